@@ -1,0 +1,88 @@
+"""Moving batches of any nesting to a device, and telling how many examples they hold."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+
+def _is_dataclass_instance(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def move_to(batch: Any, device: torch.device | str) -> Any:
+    """Return `batch` with every tensor in it on `device`.
+
+    Args:
+        batch: a tensor, or any nesting of dicts, lists, tuples, named tuples and dataclasses.
+            Containers are copied, never changed; anything else in them is passed on as it is.
+        device: where the tensors go. Copies to CUDA are non-blocking, which makes them overlap
+            with computation when the tensors are in pinned memory.
+
+    Returns:
+        A value of the same structure and types. Tensors already on `device` are not copied.
+    """
+    device = torch.device(device)
+    # Only copies *to* CUDA may be non-blocking: the stream orders them before their use there,
+    # whereas a non-blocking copy to the CPU could be read before it is finished.
+    return _move(batch, device, non_blocking=device.type == "cuda")
+
+
+def _move(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    # A PackedSequence is a named tuple, but one of its tensors must stay on the CPU.
+    if isinstance(value, (torch.Tensor, PackedSequence)):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, MutableMapping):
+        # A copy with its items replaced keeps what a subclass adds (say, a default factory).
+        moved = copy.copy(value)
+        for key, item in value.items():
+            moved[key] = _move(item, device, non_blocking)
+        return moved
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_move(item, device, non_blocking) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)([_move(item, device, non_blocking) for item in value])
+    if _is_dataclass_instance(value):
+        # Not dataclasses.replace: it rejects fields with init=False and repeats __post_init__.
+        moved = copy.copy(value)
+        for field in dataclasses.fields(value):
+            item = _move(getattr(value, field.name), device, non_blocking)
+            object.__setattr__(moved, field.name, item)  # works for frozen dataclasses, too
+        return moved
+    return value
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in `value`, depth first, in the order in which they are held."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif _is_dataclass_instance(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
+def batch_size(batch: Any) -> int:
+    """Return the first dimension of the first tensor found in `batch`.
+
+    Raises:
+        ValueError: `batch` holds no tensor, or the first one has no dimensions.
+    """
+    first = next(_tensors(batch), None)
+    if first is None:
+        raise ValueError(
+            f"no tensor in a batch of type {type(batch).__name__}: give the Bot a batch_size_of"
+        )
+    if first.ndim == 0:
+        raise ValueError(
+            "the first tensor of the batch has no dimensions: give the Bot a batch_size_of"
+        )
+    return first.shape[0]

@@ -1,0 +1,165 @@
+"""Moving batches, metrics and the guard against values that are not finite."""
+
+import collections
+import dataclasses
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helperbot import MeanMetric, NonFiniteLossError, batch_size, move_to
+from helperbot.guards import FiniteGuard, check_parameters
+
+
+class Pair(NamedTuple):
+    """A batch type."""
+
+    x: torch.Tensor
+    label: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A batch type that cannot be made with dataclasses.replace."""
+
+    x: torch.Tensor
+    name: str
+    double: torch.Tensor = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        if self.x.device.type == "meta":
+            raise AssertionError("__post_init__ ran again")
+        object.__setattr__(self, "double", self.x * 2)
+
+
+def test_move_to_moves_tensors_in_any_nesting_and_keeps_the_types():
+    # The meta device stands for one that is not the CPU.
+    marker = object()
+    defaults = collections.defaultdict(list, a=torch.ones(2))
+    batch = {
+        "pair": Pair(torch.ones(3), [torch.ones(1), "text"]),
+        "record": Record(torch.ones(2), "r"),
+        "tuple": (torch.ones(1), 3, None, marker),
+        "defaults": defaults,
+    }
+    moved = move_to(batch, "meta")
+    assert isinstance(moved["pair"], Pair)
+    assert moved["pair"].x.device.type == "meta"
+    assert moved["pair"].label[0].device.type == "meta"
+    assert moved["pair"].label[1] == "text"
+    assert isinstance(moved["record"], Record)
+    assert moved["record"].x.device.type == moved["record"].double.device.type == "meta"
+    assert moved["record"].name == "r"
+    assert moved["tuple"][0].device.type == "meta"
+    assert moved["tuple"][1:] == (3, None, marker)
+    assert moved["defaults"]["a"].device.type == "meta"
+    assert moved["defaults"].default_factory is list
+    # What went in is unchanged.
+    assert batch["pair"].x.device.type == batch["record"].x.device.type == "cpu"
+    assert defaults["a"].device.type == "cpu"
+
+
+def test_move_to_moves_packed_sequences():
+    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
+    moved = move_to([packed], "cpu")[0]
+    assert torch.equal(moved.data, packed.data)
+    assert torch.equal(moved.batch_sizes, packed.batch_sizes)
+
+
+nested = st.recursive(
+    st.one_of(st.integers(), st.text(max_size=3), st.none(), st.just(torch.ones(2))),
+    lambda children: st.one_of(
+        st.lists(children, max_size=3),
+        st.lists(children, max_size=3).map(tuple),
+        st.dictionaries(st.text(max_size=2), children, max_size=3),
+        st.builds(Pair, st.just(torch.ones(1)), children),
+    ),
+    max_leaves=8,
+)
+
+
+@given(nested)
+def test_move_to_keeps_every_structure(batch):
+    def describe(value):
+        if isinstance(value, torch.Tensor):
+            return ("tensor", value.shape)
+        if isinstance(value, dict):
+            return {key: describe(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value), [describe(item) for item in value]
+        return value
+
+    def all_meta(value):
+        if isinstance(value, torch.Tensor):
+            return value.device.type == "meta"
+        if isinstance(value, dict):
+            return all(map(all_meta, value.values()))
+        return all(map(all_meta, value)) if isinstance(value, (list, tuple)) else True
+
+    moved = move_to(batch, "meta")
+    assert describe(moved) == describe(batch)
+    assert all_meta(moved)
+
+
+def test_batch_size_is_the_first_dimension_of_the_first_tensor():
+    assert batch_size(torch.ones(4, 2)) == 4
+    assert batch_size({"names": ["a"], "x": (torch.ones(3), torch.ones(5))}) == 3
+    assert batch_size([1, Record(torch.ones(6), "r")]) == 6
+
+
+@pytest.mark.parametrize("batch", [["a", 1], torch.tensor(1.0)])
+def test_batch_size_needs_a_tensor_with_dimensions(batch):
+    with pytest.raises(ValueError, match="batch_size_of"):
+        batch_size(batch)
+
+
+def test_mean_metric_weighs_examples_not_batches():
+    metric = MeanMetric("right", lambda outputs, batch: outputs == batch)
+    metric.reset()
+    metric.update(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3]))
+    metric.update(torch.tensor([1]), torch.tensor([0]))
+    assert metric.compute() == 0.75
+    metric.reset()
+    metric.update(torch.tensor([1]), torch.tensor([0]))
+    assert metric.compute() == 0.0
+
+
+def test_mean_metric_refuses_wrong_shapes_and_no_examples():
+    metric = MeanMetric("m", lambda outputs, batch: outputs)
+    metric.reset()
+    with pytest.raises(ValueError, match="1-d.*shape \\(2, 1\\)"):
+        metric.update(torch.ones(2, 1), None)
+    with pytest.raises(ValueError, match="no examples"):
+        metric.compute()
+
+
+def test_immediate_guard_raises_at_once():
+    guard = FiniteGuard(immediate=True)
+    guard.observe("loss", torch.tensor(1.0), 1)
+    with pytest.raises(NonFiniteLossError, match="loss is inf at step 2") as error:
+        guard.observe("loss", torch.tensor(float("inf")), 2)
+    assert error.value.step == 2
+
+
+def test_deferred_guard_names_the_first_bad_step_once():
+    guard = FiniteGuard(immediate=False)
+    for step, value in enumerate([1.0, 2.0, float("nan"), 1.0, float("inf")], start=1):
+        guard.observe("loss", torch.tensor(value), step)
+        guard.observe("norm", torch.tensor(1.0 if step < 5 else float("nan")), step)
+    with pytest.raises(NonFiniteLossError, match="loss is not finite at step 3") as error:
+        guard.check()
+    assert error.value.step == 3
+    guard.check()
+
+
+def test_parameter_check_names_the_parameter_and_skips_frozen_ones():
+    net = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        net.bias[0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match="parameter bias .* after step 7"):
+        check_parameters(net.named_parameters(), 7)
+    net.bias.requires_grad_(False)
+    check_parameters(net.named_parameters(), 7)
+    check_parameters([], 7)

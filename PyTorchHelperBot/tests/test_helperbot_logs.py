@@ -1,0 +1,81 @@
+"""Logging set-up."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+from tqdm import tqdm
+
+from helperbot import close_logger, get_logger, logging_to
+
+
+def test_lines_go_to_stderr_and_file_once_after_two_calls(tmp_path, capsys):
+    file = tmp_path / "logs" / "run.log"
+    logger = get_logger("helperbot-test-twice", file)
+    try:
+        assert get_logger("helperbot-test-twice", file) is logger
+        logger.info("grüße")
+        logger.debug("not this")
+        assert file.read_text(encoding="utf-8").count("INFO grüße\n") == 1
+        captured = capsys.readouterr()
+        assert captured.err.count("INFO grüße\n") == 1
+        assert "not this" not in captured.err
+        assert captured.out == ""
+    finally:
+        close_logger(logger)
+
+
+def test_context_manager_closes_the_file_and_undoes_the_set_up(tmp_path, capsys):
+    file = tmp_path / "run.log"
+    with logging_to("helperbot-test-context", file, logging.DEBUG) as logger:
+        handlers = list(logger.handlers)
+        logger.debug("inside")
+    logger.warning("outside")
+    assert not logger.handlers
+    assert logger.propagate and logger.level == logging.NOTSET
+    assert file.read_text(encoding="utf-8").endswith("DEBUG inside\n")
+    assert all(getattr(h, "stream", None) is None for h in handlers if hasattr(h, "baseFilename"))
+    with logging_to("helperbot-test-context", file) as logger:
+        logger.info("again")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert [line.split()[-1] for line in lines] == ["inside", "again"]
+    assert "again" in capsys.readouterr().err
+
+
+def test_closing_leaves_the_handlers_of_others():
+    logger = get_logger("helperbot-test-others")
+    other = logging.NullHandler()
+    logger.addHandler(other)
+    close_logger(logger)
+    assert logger.handlers == [other]
+
+
+def test_file_that_cannot_be_opened_leaves_the_logger_as_it_was(tmp_path):
+    with pytest.raises(OSError):
+        get_logger("helperbot-test-failing", tmp_path)
+    assert not logging.getLogger("helperbot-test-failing").handlers
+
+
+def test_lines_do_not_break_a_progress_bar(capsys):
+    with logging_to("helperbot-test-bar") as logger, tqdm(total=2, file=sys.stderr) as shown:
+        shown.update(1)
+        logger.info("a line")
+    printed = capsys.readouterr().err
+    line = next(part for part in printed.replace("\r", "\n").split("\n") if "a line" in part)
+    assert line.endswith("INFO a line") and "%|" not in line
+
+
+def test_import_configures_nothing():
+    code = (
+        "import logging, helperbot; print(logging.getLogger().handlers, "
+        "logging.getLogger('helperbot').handlers)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(path for path in sys.path if path)},
+    )
+    assert result.stdout.strip() == "[] []"

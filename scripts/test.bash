@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Lint and tests of both packages, with a small run through all commands among them. Sets up .venv first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash scripts/setup.bash requirements-dev.txt
+
+.venv/bin/python -m pylint --jobs 2 yt8m PyTorchHelperBot/helperbot tests PyTorchHelperBot/tests
+.venv/bin/python -m pytest "$@"

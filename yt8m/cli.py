@@ -1,0 +1,124 @@
+"""What the commands share: options, errors, devices. Imports nothing heavy, so that `--help` is instant."""
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yt8m import __version__
+from yt8m.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_SEED = 0
+
+
+def make_parser(description: str | None, example: str, *options: str) -> argparse.ArgumentParser:
+    """A parser with `--data-dir`, `--version` and those of the shared `options`: device, seed, workers, top-k."""
+    parser = argparse.ArgumentParser(
+        description=description, epilog=f"example:\n  {example}", allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
+                        help="folder with video/, segment/, the vocabulary and cache/ (default: data)")
+    if "device" in options:
+        parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]",
+                            help="where to compute (default: auto, a GPU if there is one)")
+    if "seed" in options:
+        parser.add_argument("--seed", type=_count, metavar="S",
+                            help=f"seed of the run (default: the environment variable SEED, else {DEFAULT_SEED})")
+    if "workers" in options:
+        parser.add_argument("--workers", type=_count, metavar="N",
+                            help="loader processes; 0 loads in the command itself "
+                                 "(default: 0 on CPU, up to 4 with a GPU)")
+    return parser
+
+
+def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
+    """What the three trainers have in common: CONFIG, `--name`, `--steps`, `--patience`."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
+    parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
+    parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
+    parser.add_argument("--patience", type=positive, metavar="N",
+                        help="stop after N evaluations without improvement (default: never)")
+
+
+def _name(text: str) -> str:
+    if not text or text.startswith(".") or "/" in text:
+        raise ValueError
+    return text
+
+
+_name.__name__ = "folder name"
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+_count.__name__ = "number of at least 0"  # argparse names the type in its message
+
+
+def positive(text: str) -> int:
+    """An option's value as an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+positive.__name__ = "number of at least 1"
+
+
+def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
+    """Parse the command line and run a command.
+
+    A `UserError` ends it with its one line and status 2, Ctrl-C with status 130.
+    """
+    args = parser.parse_args()
+    try:
+        if "seed" in args and args.seed is None:
+            args.seed = _seed_from_environment()
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        main(args)
+    except UserError as error:
+        print(f"{Path(parser.prog).stem}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _seed_from_environment() -> int:
+    text = os.environ.get("SEED", str(DEFAULT_SEED))
+    if not text.isdecimal():
+        raise UserError(f"environment variable SEED: expected a number of at least 0, found {text!r}")
+    return int(text)
+
+
+def resolve_device(name: str) -> "torch.device":
+    """The device that `--device` names. Raises `UserError` for one that is not there."""
+    import torch  # pylint: disable=import-outside-toplevel
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs here")
+    return device
+
+
+def resolve_workers(workers: int | None, device: "torch.device") -> int:
+    """The number of loader processes that `--workers` asks for; on a CPU they would only take turns with training."""
+    if workers is not None:
+        return workers
+    return 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)

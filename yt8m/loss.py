@@ -1,0 +1,26 @@
+"""Losses of the two training stages. Dimensions: B videos, S segments, C classes."""
+from torch import Tensor
+from torch.nn import functional
+
+MINED_WEIGHT = 0.5
+
+
+def video_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean binary cross-entropy of logits (B, C) against labels (B, C), bool or 0/1."""
+    return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+
+def segment_loss(logits: Tensor, classes: Tensor, scores: Tensor, negatives: Tensor,
+                 negative_weight: float) -> Tensor:
+    """Loss of ratings: their cross-entropy, and half the mean cross-entropy of mined negatives.
+
+    Logits (S, C); rated class (S,), score (S,) 0 or 1; `negatives` (S, C) bool marks the classes that
+    surely are not in the segment's video. A rating weighs score + `negative_weight`: with 0.5 a positive
+    counts 1.5 and a negative 0.5 (Lee 2019 has 1 for both).
+    """
+    rated = logits.gather(1, classes.unsqueeze(1)).squeeze(1)
+    scores = scores.to(logits.dtype)
+    losses = functional.binary_cross_entropy_with_logits(rated, scores, reduction="none")
+    mask = negatives.to(logits.dtype)
+    mined = (functional.softplus(logits) * mask).sum() / mask.sum().clamp(min=1)  # BCE against 0
+    return (losses * (scores + negative_weight)).mean() + MINED_WEIGHT * mined

@@ -1,0 +1,86 @@
+"""Write a small made-up data set in the official schema, to try the whole pipeline on."""
+import argparse
+
+from yt8m.cli import make_parser, positive, run
+
+_SIZES = {"train-videos": 1000, "valid-videos": 160, "rated-videos": 480, "test-videos": 120,
+          "classes": 20, "shard-videos": 30, "min-seconds": 80, "max-seconds": 180}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(__doc__, "python -m yt8m.make_demo_data --data-dir data/demo", "seed")
+    for name, default in _SIZES.items():
+        parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=f"(default: {default})")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write shards, the official vocabulary, and what a scorer needs: `truth.csv`, `test_labels.csv`."""
+    import csv
+
+    import numpy as np
+    from tqdm import tqdm
+
+    from yt8m.demo_data import RGB, Rating, Video, World
+    from yt8m.errors import UserError
+    from yt8m.files import replacing
+
+    if args.min_seconds > args.max_seconds:
+        raise UserError(f"--min-seconds {args.min_seconds} is more than --max-seconds {args.max_seconds}")
+    for name in ("video", "segment"):
+        if (args.data_dir / name).exists():
+            raise UserError(f"{args.data_dir / name}: exists already; remove it or choose another --data-dir")
+
+    from tensorflow.io import TFRecordWriter
+    from tensorflow.train import (
+        BytesList, Feature, FeatureList, FeatureLists, Features, FloatList, Int64List, SequenceExample)
+
+    def record(video: Video, labelled: bool, ratings: list[Rating]) -> bytes:
+        context = {"id": Feature(bytes_list=BytesList(value=[video.video_id.encode()]))}
+        if labelled:
+            context["labels"] = Feature(int64_list=Int64List(value=video.labels))
+        if ratings:
+            starts = [rating.start for rating in ratings]
+            context["segment_start_times"] = Feature(int64_list=Int64List(value=starts))
+            context["segment_end_times"] = Feature(int64_list=Int64List(value=[start + 5 for start in starts]))
+            context["segment_labels"] = Feature(int64_list=Int64List(value=[rating.label for rating in ratings]))
+            context["segment_scores"] = Feature(float_list=FloatList(value=[rating.score for rating in ratings]))
+        lists = {key: FeatureList(feature=[Feature(bytes_list=BytesList(value=[frame.tobytes()])) for frame in frames])
+                 for key, frames in (("rgb", video.frames[:, :RGB]), ("audio", video.frames[:, RGB:]))}
+        return SequenceExample(context=Features(feature=context),
+                               feature_lists=FeatureLists(feature_list=lists)).SerializeToString()
+
+    world = World(args.classes, args.seed)
+    truth, test_labels = [], []
+    number = 0
+    parts = (("video", "train", "train", args.train_videos), ("video", "valid", "validate", args.valid_videos),
+             ("segment", "train", "validate", args.rated_videos), ("segment", "test", "test", args.test_videos))
+    with tqdm(total=sum(part[-1] for part in parts), desc="making videos", unit="video", disable=None) as progress:
+        for kind, partition, stem, n_videos in parts:
+            rng = np.random.default_rng((args.seed, 3, number))
+            for shard, first in enumerate(range(0, n_videos, args.shard_videos)):
+                with (replacing(args.data_dir / kind / partition / f"{stem}{shard:04d}.tfrecord") as path,
+                      TFRecordWriter(str(path)) as writer):
+                    for _ in range(first, min(first + args.shard_videos, n_videos)):
+                        video = world.video(number, (args.min_seconds, args.max_seconds))
+                        rated = (kind, partition) == ("segment", "train")
+                        writer.write(record(video, partition != "test", world.ratings(video, number) if rated else []))
+                        if partition == "test":
+                            truth += world.rate_test(video, rng)
+                            test_labels += [(video.video_id, label) for label in video.labels]
+                        number += 1
+                        progress.update()
+    for name, header, rows in (
+            ("vocabulary.csv", ("Index", "KnowledgeGraphId", "Name"), world.vocabulary_rows()),
+            ("test_labels.csv", ("vid", "label"), test_labels),
+            ("truth.csv", ("vid", "start", "label", "score"), truth)):
+        with replacing(args.data_dir / name) as path, path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+    print(f"{args.data_dir}: {number} videos, {args.classes} rated classes, {len(truth)} test ratings")
+
+
+if __name__ == "__main__":
+    run(main, build_parser())

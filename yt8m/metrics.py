@@ -1,0 +1,137 @@
+"""What is measured: video metrics, segment metrics, and the challenge's MAP@K.
+
+Dimensions: B videos, S segments, C classes.
+"""
+import numpy as np
+import pandas as pd
+from helperbot import Metric
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+
+from yt8m.dataloader import SegmentBatch, VideoBatch
+
+GAP_TOP = 20
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
+
+
+class VideoMetrics(Metric):
+    """Accuracy, recall and precision at probability 0.5 over all (video, class) pairs, GAP@20 and mAP."""
+
+    def __init__(self) -> None:
+        super().__init__("video")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self._logits: list[np.ndarray] = []
+        self._labels: list[np.ndarray] = []
+
+    def update(self, outputs: Tensor, batch: VideoBatch) -> None:
+        """Take logits (B, C) of a batch."""
+        self._logits.append(outputs.float().cpu().numpy())
+        self._labels.append(batch.labels.cpu().numpy())
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over all batches since `reset`, in percent but for GAP and mAP in 0..1."""
+        logits, labels = np.concatenate(self._logits), np.concatenate(self._labels)
+        positive = logits > 0
+        hits = float((positive & labels).sum())
+        return {
+            "accuracy": 100 * float((positive == labels).mean()),
+            "recall": 100 * _ratio(hits, labels.sum()),
+            "precision": 100 * _ratio(hits, positive.sum()),
+            "gap": global_average_precision(logits, labels),
+            "map": mean_average_precision(logits, labels),
+        }
+
+
+class SegmentMetrics(Metric):
+    """ROC AUC and accuracy of the rated labels, accuracy on mined negatives, all in percent."""
+
+    def __init__(self) -> None:
+        super().__init__("segment")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self._logits: list[np.ndarray] = []
+        self._scores: list[np.ndarray] = []
+        self._mined = self._mined_right = 0
+
+    def update(self, outputs: Tensor, batch: SegmentBatch) -> None:
+        """Take logits (S, C) of a batch."""
+        rated = outputs.gather(1, batch.classes.unsqueeze(1)).squeeze(1)
+        self._logits.append(rated.float().cpu().numpy())
+        self._scores.append(batch.scores.cpu().numpy())
+        self._mined += int(batch.negatives.sum())
+        self._mined_right += int((batch.negatives & (outputs <= 0)).sum())
+
+    def compute(self) -> dict[str, float]:
+        """The metrics over all batches since `reset`; AUC is NaN where all ratings agree."""
+        logits, positive = np.concatenate(self._logits), np.concatenate(self._scores) > 0.5
+        both = positive.any() and not positive.all()
+        return {
+            "auc": 100 * float(roc_auc_score(positive, logits)) if both else float("nan"),
+            "accuracy": 100 * float(((logits > 0) == positive).mean()),
+            "negative_accuracy": 100 * _ratio(self._mined_right, self._mined),
+        }
+
+
+def global_average_precision(logits: np.ndarray, labels: np.ndarray, top: int = GAP_TOP) -> float:
+    """YouTube-8M's GAP: average precision of the pooled `top` predictions of each video, (B, C) each.
+
+    The denominator counts all labels, also those not among the top.
+    """
+    top = min(top, logits.shape[1])
+    chosen = np.argpartition(-logits, top - 1, axis=1)[:, :top]
+    confidence = np.take_along_axis(logits, chosen, axis=1).ravel()
+    relevant = np.take_along_axis(labels, chosen, axis=1).ravel()[np.argsort(-confidence, kind="stable")]
+    return _ratio(_precision_sum(relevant), labels.sum())
+
+
+def mean_average_precision(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes with a positive of average precision; (B, C) each. NaN without positives."""
+    classes = np.flatnonzero(labels.any(axis=0))
+    if not classes.size:
+        return float("nan")
+    return float(np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in classes]))
+
+
+def _precision_sum(relevant: np.ndarray) -> float:
+    """Σ precision(rank) · relevance over a ranked list of booleans."""
+    ranks = np.flatnonzero(relevant) + 1
+    return float((np.arange(1, len(ranks) + 1) / ranks).sum())
+
+
+def average_precision_at_k(rated: pd.Series, ranked: list[str], top_k: int) -> tuple[float, int]:
+    """One class's average precision as the challenge defines it, and the number of duplicates in its list.
+
+    `rated`: score (0 or 1) of each segment rated for the class, indexed by "<video id>:<start>";
+    `ranked`: segments, best first. Segments not rated for the class drop out of the list; an entry that
+    comes again counts once. NaN where nothing rated is positive.
+    """
+    found = rated.index.get_indexer(ranked[:top_k])
+    found = found[found >= 0]
+    _, first = np.unique(found, return_index=True)
+    distinct = found[np.sort(first)]
+    scores = rated.to_numpy() > 0
+    return _ratio(_precision_sum(scores[distinct]), int(scores.sum())), len(found) - len(distinct)
+
+
+def map_at_k(truth: pd.DataFrame, lists: dict[int, list[str]], top_k: int) -> tuple[pd.DataFrame, float]:
+    """MAP@K of ranked lists, one a class id, against a truth table, columns vid, start, label, score.
+
+    Returns a table (label, positives, rated, ap, duplicates) and the mean of `ap` over the classes with a
+    positive; such a class without a list scores 0.
+    """
+    rows = []
+    segments = truth["vid"] + ":" + truth["start"].astype(str)
+    for label, group in truth.groupby("label"):
+        rated = pd.Series(group["score"].to_numpy(), index=segments[group.index])
+        score, duplicates = average_precision_at_k(rated, lists.get(label, []), top_k)
+        rows.append((label, int((rated > 0).sum()), len(rated), score, duplicates))
+    table = pd.DataFrame(rows, columns=["label", "positives", "rated", "ap", "duplicates"])
+    return table, float(table["ap"].mean())  # pandas leaves NaN out: the classes without positives

@@ -1,0 +1,26 @@
+"""List the test segments to be ranked: `cache/test_meta.npz`."""
+import argparse
+
+from yt8m.cli import make_parser, run
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    return make_parser(__doc__, "python -m yt8m.prepare_test_meta --data-dir data")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the metadata. Raises `UserError`."""
+    from yt8m.index import load_index
+    from yt8m.memmaps import make_test_meta, save_test_meta
+
+    cache = args.data_dir / "cache"
+    index = load_index(args.data_dir / "segment" / "test", cache)
+    meta = make_test_meta(index)
+    path = save_test_meta(meta, cache)
+    print(f"{path}: {meta.n_rows} segments of {len(meta.records)} videos "
+          f"({len(index)} records in {len(index.shards)} shards)")
+
+
+if __name__ == "__main__":
+    run(main, build_parser())

@@ -1,0 +1,40 @@
+"""Derive `segment_vocabulary.csv` from the rated shards, for those who do not have the challenge's file."""
+import argparse
+from pathlib import Path
+
+from yt8m.cli import make_parser, run
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(__doc__, "python -m yt8m.prepare_vocabulary --names data/vocabulary.csv")
+    parser.add_argument("--names", type=Path, metavar="CSV",
+                        help="the data set's official vocabulary.csv, for the names of the classes "
+                             "(default: DIR/vocabulary.csv if it is there)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a segment_vocabulary.csv that says otherwise")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Write the vocabulary. Raises `UserError`."""
+    from yt8m.errors import UserError
+    from yt8m.index import load_index
+    from yt8m.vocabulary import FILE_NAME, derive_vocabulary, load_vocabulary, save_vocabulary
+
+    names = args.names
+    if names is None and (args.data_dir / "vocabulary.csv").is_file():
+        names = args.data_dir / "vocabulary.csv"
+    table = derive_vocabulary(load_index(args.data_dir / "segment" / "train", args.data_dir / "cache"), names)
+    path = args.data_dir / FILE_NAME
+    if path.exists() and not args.overwrite:
+        if load_vocabulary(args.data_dir).labels.tolist() != table["Index"].tolist():
+            raise UserError(f"{path}: exists and has other classes than the rated shards; use it as it is, "
+                            "or replace it with --overwrite")
+        print(f"{path}: exists and has the same {len(table)} classes; left as it is")
+        return
+    save_vocabulary(table, args.data_dir)
+    print(f"{path}: {len(table)} classes, {table['TotalSegmentCount'].sum()} ratings")
+
+
+if __name__ == "__main__":
+    run(main, build_parser())
