@@ -88,10 +88,16 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         main(args)
     except UserError as error:
-        print(f"{Path(parser.prog).stem}: error: {error}", file=sys.stderr)
+        print(f"{Path(parser.prog).stem}: error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _message(error: UserError) -> str:
+    """The one line; an error from a loader process arrives as the text of a traceback that ends in it."""
+    kind = type(error)
+    return str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
 
 
 def _seed_from_environment() -> int:

@@ -163,15 +163,28 @@ class Config(_Section):
     segment_base: BaseSection | None = None
 
 
+class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors
+    """Refuses a key that comes twice: YAML forbids it, PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        keys: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file whose top level is a mapping. Raises `UserError` for anything else."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a configuration file ({error})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
@@ -198,7 +211,7 @@ def parse_config(data: Mapping[str, Any], source: object, *sections: str) -> Con
         found: Any = data
         for key in section.split("."):
             found = found.get(key) if isinstance(found, Mapping) else None
-        if found is None:
+        if found is None and f"{section}: missing key" not in problems:
             problems.append(f"{section}: missing section")
     if config is None or problems:
         unique = list(dict.fromkeys(problems))
@@ -219,7 +232,8 @@ def override_steps(section: Trained, steps: int | None) -> Trained:
 def _describe(problem: Mapping[str, Any]) -> str:
     """One of pydantic's errors as `section.key: what is wrong (the value)`."""
     # The discriminator of a union appears in the location ("video.model.dbof.p_drop") but not in the file.
-    where = ".".join(str(part) for part in problem["loc"] if part not in ("dbof", "nextvlad"))
+    location = problem["loc"]
+    where = ".".join(str(part) for part in (location[:2] + location[3:] if len(location) > 3 else location))
     kind = problem["type"]
     if kind == "missing":
         return f"{where}: missing key"

@@ -27,6 +27,16 @@ class Video:
     labels: list[int]
     present: np.ndarray
 
+    @property
+    def rgb(self) -> np.ndarray:
+        """Visual features, (n, 1024)."""
+        return self.frames[:, :RGB]
+
+    @property
+    def audio(self) -> np.ndarray:
+        """Audio features, (n, 128)."""
+        return self.frames[:, RGB:]
+
 
 @dataclass(frozen=True)
 class Rating:

@@ -110,7 +110,7 @@ def load_index(folder: Path, cache_dir: Path) -> Index:
         try:
             with replacing(cache) as temporary, temporary.open("wb") as file:
                 np.savez(file, version=FORMAT_VERSION, shards=names, stamps=stamps, **arrays)
-        except PermissionError as error:
+        except OSError as error:
             LOGGER.warning("the index of %s is not kept: %s", folder, error)
     return Index(folder=folder, shards=names, **arrays)
 
@@ -222,6 +222,8 @@ class ShardReader:
 
     def read(self, record: int, selection: slice | np.ndarray, out: np.ndarray) -> None:
         """Copy the selected frames of a record into `out`, uint8 (frames, rgb width + audio width)."""
+        if not len(out):
+            return
         index = self.index
         buffer = self._buffer(index.shard[record])
         offset, length = int(index.offset[record]), int(index.length[record])
@@ -239,6 +241,9 @@ class ShardReader:
         if not regular:
             path = index.folder / index.shards[index.shard[record]]
             rgb_frames, audio_frames = read_unusual_frames(buffer, offset, length, path)
+            expected = [(index.rgb_count[record], rgb_width), (index.audio_count[record], self.widths[1])]
+            if [rgb_frames.shape, audio_frames.shape] != expected:
+                raise RecordError(f"{index.describe(record)}: holds other frames than the size of its lists says")
             out[:, :rgb_width] = rgb_frames[selection]
             out[:, rgb_width:] = audio_frames[selection]
 

@@ -1,7 +1,12 @@
 """Write a small made-up data set in the official schema, to try the whole pipeline on."""
 import argparse
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from yt8m.cli import make_parser, positive, run
+
+if TYPE_CHECKING:
+    from yt8m.demo_data import Rating, Video
 
 _SIZES = {"train-videos": 1000, "valid-videos": 160, "rated-videos": 480, "test-videos": 120,
           "classes": 20, "shard-videos": 30, "min-seconds": 80, "max-seconds": 180}
@@ -15,6 +20,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _serialize(train: ModuleType, video: "Video", labelled: bool, ratings: list["Rating"]) -> bytes:
+    """A video as a SequenceExample of the official schema; `train` is `tensorflow.train`."""
+    def integers(values: list[int]):
+        return train.Feature(int64_list=train.Int64List(value=values))
+
+    def strings(value: bytes):
+        return train.Feature(bytes_list=train.BytesList(value=[value]))
+
+    context = {"id": strings(video.video_id.encode())}
+    if labelled:
+        context["labels"] = integers(video.labels)
+    if ratings:
+        scores = train.FloatList(value=[rating.score for rating in ratings])
+        context |= {
+            "segment_start_times": integers([rating.start for rating in ratings]),
+            "segment_end_times": integers([rating.start + 5 for rating in ratings]),
+            "segment_labels": integers([rating.label for rating in ratings]),
+            "segment_scores": train.Feature(float_list=scores)}
+    lists = {key: train.FeatureList(feature=[strings(frame.tobytes()) for frame in frames])
+             for key, frames in (("rgb", video.rgb), ("audio", video.audio))}
+    example = train.SequenceExample(context=train.Features(feature=context),
+                                    feature_lists=train.FeatureLists(feature_list=lists))
+    return example.SerializeToString(deterministic=True)
+
+
 def main(args: argparse.Namespace) -> None:
     """Write shards, the official vocabulary, and what a scorer needs: `truth.csv`, `test_labels.csv`."""
     import csv
@@ -22,9 +52,10 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from yt8m.demo_data import RGB, Rating, Video, World
+    from yt8m.demo_data import World
     from yt8m.errors import UserError
     from yt8m.files import replacing
+    from yt8m.tensorflow_import import import_tensorflow
 
     if args.min_seconds > args.max_seconds:
         raise UserError(f"--min-seconds {args.min_seconds} is more than --max-seconds {args.max_seconds}")
@@ -32,24 +63,7 @@ def main(args: argparse.Namespace) -> None:
         if (args.data_dir / name).exists():
             raise UserError(f"{args.data_dir / name}: exists already; remove it or choose another --data-dir")
 
-    from tensorflow.io import TFRecordWriter
-    from tensorflow.train import (
-        BytesList, Feature, FeatureList, FeatureLists, Features, FloatList, Int64List, SequenceExample)
-
-    def record(video: Video, labelled: bool, ratings: list[Rating]) -> bytes:
-        context = {"id": Feature(bytes_list=BytesList(value=[video.video_id.encode()]))}
-        if labelled:
-            context["labels"] = Feature(int64_list=Int64List(value=video.labels))
-        if ratings:
-            starts = [rating.start for rating in ratings]
-            context["segment_start_times"] = Feature(int64_list=Int64List(value=starts))
-            context["segment_end_times"] = Feature(int64_list=Int64List(value=[start + 5 for start in starts]))
-            context["segment_labels"] = Feature(int64_list=Int64List(value=[rating.label for rating in ratings]))
-            context["segment_scores"] = Feature(float_list=FloatList(value=[rating.score for rating in ratings]))
-        lists = {key: FeatureList(feature=[Feature(bytes_list=BytesList(value=[frame.tobytes()])) for frame in frames])
-                 for key, frames in (("rgb", video.frames[:, :RGB]), ("audio", video.frames[:, RGB:]))}
-        return SequenceExample(context=Features(feature=context),
-                               feature_lists=FeatureLists(feature_list=lists)).SerializeToString()
+    tensorflow = import_tensorflow()
 
     world = World(args.classes, args.seed)
     truth, test_labels = [], []
@@ -61,11 +75,11 @@ def main(args: argparse.Namespace) -> None:
             rng = np.random.default_rng((args.seed, 3, number))
             for shard, first in enumerate(range(0, n_videos, args.shard_videos)):
                 with (replacing(args.data_dir / kind / partition / f"{stem}{shard:04d}.tfrecord") as path,
-                      TFRecordWriter(str(path)) as writer):
+                      tensorflow.io.TFRecordWriter(str(path)) as writer):
                     for _ in range(first, min(first + args.shard_videos, n_videos)):
                         video = world.video(number, (args.min_seconds, args.max_seconds))
-                        rated = (kind, partition) == ("segment", "train")
-                        writer.write(record(video, partition != "test", world.ratings(video, number) if rated else []))
+                        ratings = world.ratings(video, number) if (kind, partition) == ("segment", "train") else []
+                        writer.write(_serialize(tensorflow.train, video, partition != "test", ratings))
                         if partition == "test":
                             truth += world.rate_test(video, rng)
                             test_labels += [(video.video_id, label) for label in video.labels]

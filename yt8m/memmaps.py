@@ -133,17 +133,20 @@ class PredictionFile:
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such predictions; {remedy}")
         try:
-            values = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            values = np.lib.format.open_memmap(self.path, "r")  # refuses pickled objects
+        except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
             raise UserError(f"{self.path}: cannot be read as a memory map ({error}); {remedy}") from None
         if values.shape != (meta.n_rows, n_classes) or values.dtype != np.int16:
             raise UserError(f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary ask "
                             f"for int16 {(meta.n_rows, n_classes)}; {remedy}")
         try:
             origin = json.loads(self._origin_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return values  # made elsewhere: nothing says more than its shape
-        if origin.get("test_meta") != meta.digest():
+        except (OSError, ValueError):  # made elsewhere: nothing says more than its shape and values
+            if values.min() < 0 or values.max() > SCALE:
+                raise UserError(f"{self.path}: expected values of 0 to {SCALE}, found {values.min()} to "
+                                f"{values.max()}; {remedy}") from None
+            return values
+        if not isinstance(origin, dict) or origin.get("test_meta") != meta.digest():
             raise UserError(f"{self.path}: made for other test metadata; {remedy}")
         return values
 

@@ -16,6 +16,7 @@ import numpy as np
 from crc32c import crc32c
 
 from yt8m.errors import RecordError
+from yt8m.tensorflow_import import import_tensorflow
 
 Buffer = mmap.mmap | bytes | memoryview
 
@@ -219,10 +220,13 @@ def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         position += 1
         if byte < 0x80:
-            return value, position
+            break
         shift += 7
         if shift > 63:
             raise _Unusual
+    if value >> 64:
+        raise _Unusual
+    return value, position
 
 
 def _fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
@@ -353,10 +357,9 @@ def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlo
 
 def _parse_with_tensorflow(payload: bytes, offset: int, path: Path):
     """A payload as `tf.train.SequenceExample`: any legal layout, slowly."""
-    from google.protobuf.message import DecodeError  # pylint: disable=import-outside-toplevel
-    from tensorflow.train import SequenceExample  # pylint: disable=import-outside-toplevel
+    from google.protobuf.message import DecodeError
     try:
-        return SequenceExample.FromString(payload)
+        return import_tensorflow().train.SequenceExample.FromString(payload)
     except DecodeError:
         raise RecordError(f"{path}: record at byte {offset}: not a SequenceExample") from None
 

@@ -1,0 +1,55 @@
+"""Small configurations and model folders for tests."""
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from yt8m.artifacts import export_model
+from yt8m.config import BaseSection, Config, VideoSection
+from yt8m.models import build_video_model
+from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel
+from yt8m.training import exported_config
+
+DBOF = {"type": "dbof", "hidden_dim": 16, "fcn_dim": 8, "p_drop": 0.5, "max_len": 20, "n_mixtures": 2,
+        "per_class": False, "frame_se_reduction": 4, "video_se_reduction": 4}
+NEXTVLAD = {"type": "nextvlad", "n_clusters": 4, "groups": 4, "add_batchnorm": True, "fcn_dim": 8, "p_drop": 0.5,
+            "max_len": 20, "n_mixtures": 2, "per_class": False, "se_reduction": 4}
+CONTEXT = {"fcn_dim": 8, "p_drop": 0.5, "se_reduction": 4, "max_len": 20, "finetune_context": False, "n_mixture": 2}
+TRAINING = {"batch_size": 8, "steps": 6, "lr": "1e-3", "eps": "1e-7", "weight_decay": 0.02, "ckpt_interval": 3}
+
+
+def write_config(path: Path, **sections: Any) -> Path:
+    """A configuration file with these sections."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(sections), encoding="utf-8")
+    return path
+
+
+def video_folder(path: Path, model: dict[str, Any], n_classes: int, seed: int = 0) -> Path:
+    """The folder of a video model that was never trained."""
+    torch.manual_seed(seed)
+    section = VideoSection.model_validate({"model": model})
+    export_model(path, exported_config(video=section), build_video_model(section.model, n_classes))
+    return path
+
+
+def agnostic_folder(path: Path, model: dict[str, Any], n_classes: int, seed: int = 0) -> Path:
+    """The folder of a context-agnostic model that was never trained."""
+    torch.manual_seed(seed)
+    config = Config.model_validate({"video": {"model": model}, "pure_segment": {"training": TRAINING}})
+    assert config.video is not None and config.pure_segment is not None
+    export_model(path, exported_config(video=config.video, pure_segment=config.pure_segment),
+                 ContextAgnosticModel(build_video_model(config.video.model, n_classes)))
+    return path
+
+
+def aware_folder(path: Path, context: dict[str, Any], segment: dict[str, Any], n_classes: int, seed: int = 0) -> Path:
+    """The folder of a context-aware model that was never trained."""
+    torch.manual_seed(seed)
+    bases = [BaseSection.model_validate({"model": model}) for model in (context, segment)]
+    head = Config.model_validate({"segment_w_context": {"model": CONTEXT, "training": TRAINING}}).segment_w_context
+    assert head is not None
+    export_model(path, exported_config(context_base=bases[0], segment_base=bases[1], segment_w_context=head),
+                 ContextAwareModel(head.model, bases[0].model, bases[1].model, n_classes))
+    return path

@@ -1,0 +1,269 @@
+"""What a user sees who makes a mistake: one line that names it, status 2, nothing lost."""
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import Outcome
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folder, video_folder, write_config
+
+Command = Callable[..., Outcome]
+COMMANDS = ("train_video", "train_pure_segment", "train_segment_w_context", "prepare_vocabulary", "prepare_test_meta",
+            "inference_memmap", "create_submission_from_memmaps", "make_demo_data", "scoreboard")
+N_CLASSES = 5
+
+
+def assert_refused(outcome: Outcome, *parts: str) -> None:
+    """One error line with these parts, and status 2."""
+    assert outcome.status == 2, outcome
+    lines = [line for line in outcome.err.splitlines() if "error:" in line]
+    assert len(lines) == 1 and outcome.err.splitlines()[-1] == lines[0], outcome.err
+    assert "Traceback" not in outcome.err
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+@pytest.fixture(name="video_config")
+def fixture_video_config(tmp_path: Path) -> Path:
+    """A good configuration for pre-training."""
+    return write_config(tmp_path / "video.yaml", video={"model": DBOF, "training": TRAINING})
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_light(name: str) -> None:
+    script = (f"import sys, yt8m.{name} as command; command.build_parser().format_help(); "
+              "sys.exit(bool({'torch', 'tensorflow', 'pandas', 'numpy'} & set(sys.modules)))")
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_an_example_that_parses(name: str) -> None:
+    parser = importlib.import_module(f"yt8m.{name}").build_parser()
+    example = re.search(r"python -m yt8m\.(\w+)(.*)", parser.format_help())
+    assert example is not None and example[1] == name
+    parser.parse_args(example[2].split())
+
+
+def test_importing_any_module_has_no_side_effects(tmp_path: Path) -> None:
+    package = Path(importlib.import_module("yt8m").__file__ or "").parent
+    modules = [f"yt8m.{path.stem}" for path in package.glob("*.py") if path.stem != "__init__"]
+    # What other packages do when they are first imported is theirs.
+    script = ("import importlib, random, sys, torch, torch.utils.data, numpy, pandas, sklearn.metrics, joblib, helperbot\n"
+              "import sklearn.model_selection, pydantic, yaml, tqdm; before = torch.get_rng_state(), random.getstate(), "
+              "str(numpy.random.get_state())\n"
+              f"for name in {modules!r}: importlib.import_module(name)\n"
+              "assert torch.equal(before[0], torch.get_rng_state())\n"
+              "assert before[1:] == (random.getstate(), str(numpy.random.get_state()))\n"
+              "assert 'tensorflow' not in sys.modules")
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_do_not_import_each_other() -> None:
+    package = Path(importlib.import_module("yt8m").__file__ or "").parent
+    for path in package.glob("*.py"):
+        for name in COMMANDS:
+            assert not re.search(rf"(import|from)\s+yt8m\.{name}\b", path.read_text(encoding="utf-8")), (path, name)
+
+
+def test_helperbot_does_not_know_yt8m() -> None:
+    package = Path(importlib.import_module("helperbot").__file__ or "").parent
+    sources = list(package.glob("*.py"))
+    assert sources and not [path for path in sources if "yt8m" in path.read_text(encoding="utf-8")]
+
+
+def test_config_mistakes(command: Command, tiny_data: Path, tmp_path: Path) -> None:
+    model = {**DBOF, "hidden_dimm": 4, "p_drop": "often"}
+    del model["fcn_dim"]
+    config = write_config(tmp_path / "bad.yaml", video={"model": model, "training": {**TRAINING, "lr": "fast"}})
+    outcome = command("train_video", config, "--name", "x", "--data-dir", tiny_data)
+    assert_refused(outcome, "bad.yaml", "4 problems", "video.model.hidden_dimm: unknown key",
+                   "video.model.fcn_dim: missing key", "video.model.p_drop", "video.training.lr", "'fast'")
+    assert_refused(command("train_video", tmp_path / "none.yaml", "--name", "x"), "none.yaml", "no such configuration")
+    segment = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
+    assert_refused(command("train_video", segment, "--name", "x"), "segment.yaml", "video.model: missing section")
+
+
+def test_missing_data(command: Command, data_dir: Path, video_config: Path, tmp_path: Path) -> None:
+    def train() -> Outcome:
+        return command("train_video", video_config, "--name", "x", "--data-dir", data_dir)
+
+    assert_refused(command("train_video", video_config, "--name", "x", "--data-dir", tmp_path / "nowhere"),
+                   "segment_vocabulary.csv", "prepare_vocabulary")
+    shutil.rmtree(data_dir / "video" / "valid")
+    assert_refused(train(), "video/valid", "no such folder")
+    (data_dir / "video" / "valid").mkdir()
+    assert_refused(train(), "video/valid", "no .tfrecord files")
+    (data_dir / "segment_vocabulary.csv").unlink()
+    assert_refused(train(), "segment_vocabulary.csv", "prepare_vocabulary")
+    assert not (data_dir / "cache" / "video").exists()
+
+
+def test_a_damaged_shard_is_named(command: Command, data_dir: Path, video_config: Path) -> None:
+    shard = sorted((data_dir / "video" / "train").glob("*.tfrecord"))[2]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert_refused(command("train_video", video_config, "--name", "x", "--data-dir", data_dir),
+                   shard.name, "record at byte", "truncated")
+
+
+def test_damage_met_by_a_loader_process_is_named(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    command("prepare_test_meta", "--data-dir", data_dir)
+    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, N_CLASSES)
+    shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0]
+    stat = shard.stat()
+    content = bytearray(shard.read_bytes())
+    content[-2000] ^= 1  # inside the last record's features; size and time stay as they were
+    shard.write_bytes(content)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for workers in (0, 1):
+        outcome = command("inference_memmap", "--data-dir", data_dir, "--workers", workers)
+        assert_refused(outcome, shard.name, "checksum mismatch")
+        assert not list((data_dir / "cache" / "predictions").iterdir())
+    assert not (tmp_path / "sub.csv").exists()
+
+
+def test_wrong_base_models(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
+
+    def train(base: Path) -> Outcome:
+        return command("train_pure_segment", config, base, "--fold", 0, "--name", "x", "--data-dir", data_dir)
+
+    assert_refused(train(tmp_path / "none"), "none", "no such model folder")
+    base = video_folder(tmp_path / "base", DBOF, N_CLASSES + 1)
+    assert_refused(train(base), "base", "6 classes", "vocabulary has 5")
+    (base / "model.pth").unlink()
+    assert_refused(train(base), "base", "no model.pth")
+    other = video_folder(tmp_path / "other", {**DBOF, "video_dim": 24, "audio_dim": 8}, N_CLASSES)
+    assert_refused(train(other), "1024", "24", "video_dim")
+    assert not (data_dir / "cache" / "segment").exists()
+
+
+def test_folds(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
+    base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
+    arguments = ("train_pure_segment", config, base, "--name", "x", "--data-dir", data_dir, "--fold")
+    assert_refused(command(*arguments, 8), "--fold 8", "0 to 7")
+    for shard in sorted((data_dir / "segment" / "train").glob("*.tfrecord"))[5:]:
+        shard.unlink()
+    assert_refused(command(*arguments, 0), "5 shards", "8 folds")
+
+
+def test_inference_mistakes(command: Command, data_dir: Path) -> None:
+    def infer(*options: object) -> Outcome:
+        return command("inference_memmap", "--data-dir", data_dir, *options)
+
+    assert_refused(infer(), "test_meta.npz", "prepare_test_meta")
+    assert command("prepare_test_meta", "--data-dir", data_dir).status == 0
+    assert_refused(infer(), "cache/segment", "no such folder of models")
+    agnostic_folder(data_dir / "cache" / "segment" / "good_0", DBOF, N_CLASSES)
+    (data_dir / "cache" / "segment" / "unfinished_1").mkdir()
+    assert_refused(infer(), "unfinished_1", "not a finished model")
+    assert_refused(infer("--model-names", "missing_0"), "missing_0", "no such model folder")
+    assert_refused(infer("--model-names", "good_0", "--offset", -1), "--offset -1")
+    assert_refused(infer("--model-names", "good_0", "--device", "tpu"), "--device tpu")
+    assert_refused(infer("--model-names", "good_0", "--device", "cuda:99"), "--device cuda:99")
+    assert infer("--model-names", "good_0").status == 0
+    sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0].unlink()
+    assert_refused(infer("--model-names", "good_0"), "prepare_test_meta")
+
+
+def test_submission_mistakes(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "sub.csv"
+    output.write_text("an earlier submission", encoding="utf-8")
+
+    def submit(*options: object) -> Outcome:
+        return command("create_submission_from_memmaps", "--data-dir", data_dir, "--output", output, *options)
+
+    assert_refused(submit(), "prepare_test_meta")
+    command("prepare_test_meta", "--data-dir", data_dir)
+    assert_refused(submit(), "no predictions", "inference_memmap")
+    assert_refused(submit("--model-names", "ghost"), "ghost.npy", "no such predictions")
+    assert output.read_text(encoding="utf-8") == "an earlier submission"
+
+
+def test_a_run_that_diverges_says_what_to_do(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": {**TRAINING, "lr": 1e30}})
+    outcome = command("train_video", config, "--name", "x", "--data-dir", data_dir, "--device", "cpu")
+    assert_refused(outcome, "at step", "training.lr")
+    assert not (data_dir / "cache" / "video" / "x" / "model.pth").exists()
+
+
+def test_validation_ratings_that_all_agree(command: Command, data_dir: Path, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    from yt8m import dataloader
+
+    original = dataloader.RatedSegmentDataset.__init__
+
+    def agree(self: dataloader.RatedSegmentDataset, *arguments: object) -> None:
+        original(self, *arguments)
+        self.scores[:] = 1
+
+    monkeypatch.setattr(dataloader.RatedSegmentDataset, "__init__", agree)
+    config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
+    base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
+    assert_refused(command("train_pure_segment", config, base, "--fold", 0, "--name", "x", "--data-dir", data_dir),
+                   "fold 0", "AUC is not defined")
+
+
+def test_seed_from_the_environment(command: Command, video_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEED", "many")
+    assert_refused(command("train_video", video_config, "--name", "x"), "SEED", "'many'")
+
+
+def test_options_out_of_range(command: Command, video_config: Path) -> None:
+    for options in (("--steps", 0), ("--seed", -1), ("--workers", "some"), ("--name", "a/b"), ("--patience", 0)):
+        outcome = command("train_video", video_config, "--name", "x", *options)
+        assert outcome.status == 2 and options[0] in outcome.err.splitlines()[-1]
+
+
+def test_prepare_vocabulary_does_not_replace_another_one(command: Command, data_dir: Path) -> None:
+    path = data_dir / "segment_vocabulary.csv"
+    derived = path.read_text(encoding="utf-8")
+    outcome = command("prepare_vocabulary", "--data-dir", data_dir)
+    assert outcome.status == 0 and "left as it is" in outcome.out
+    path.write_text("Index,Name\n1,one\n", encoding="utf-8")
+    assert_refused(command("prepare_vocabulary", "--data-dir", data_dir), "segment_vocabulary.csv", "--overwrite")
+    assert command("prepare_vocabulary", "--data-dir", data_dir, "--overwrite").status == 0
+    assert path.read_text(encoding="utf-8") == derived
+
+
+def test_make_demo_data_does_not_overwrite(command: Command, data_dir: Path) -> None:
+    assert_refused(command("make_demo_data", "--data-dir", data_dir), "exists already")
+    assert_refused(command("make_demo_data", "--min-seconds", 9, "--max-seconds", 8), "--min-seconds 9")
+
+
+def test_other_feature_widths_from_the_configuration(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    """Data of another kind: 24 visual and 8 audio features; nothing else has to be said."""
+    from yt8m import demo_data
+
+    shutil.rmtree(data_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_data, "RGB", 24)
+        patch.setattr(demo_data, "AUDIO", 8)
+        sizes = ("--train-videos", 12, "--valid-videos", 6, "--rated-videos", 16, "--test-videos", 3, "--shard-videos",
+                 2, "--classes", 3, "--min-seconds", 45, "--max-seconds", 60)
+        assert command("make_demo_data", "--data-dir", data_dir, *sizes).status == 0
+    where = ("--data-dir", data_dir, "--device", "cpu")
+    assert command("prepare_vocabulary", "--data-dir", data_dir).status == 0
+    widths = {"video_dim": 24, "audio_dim": 8}
+    video = write_config(tmp_path / "v.yaml", video={"model": {**NEXTVLAD, **widths}, "training": TRAINING})
+    aware = write_config(tmp_path / "a.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
+    base = data_dir / "cache" / "video" / "base"
+    for arguments in (("train_video", video, "--name", "base", *where),
+                      ("train_segment_w_context", aware, base, base, "--fold", 0, "--name", "aware", *where),
+                      ("prepare_test_meta", "--data-dir", data_dir), ("inference_memmap", *where),
+                      ("create_submission_from_memmaps", "--data-dir", data_dir, "--output", tmp_path / "sub.csv")):
+        outcome = command(*arguments)
+        assert outcome.status == 0, outcome.err
+    assert (tmp_path / "sub.csv").is_file()
+    state = torch.load(base / "model.pth", weights_only=True)
+    assert state["model.video_encoder.expansion_mapper.weight"].shape == (48, 24)
+    assert yaml.safe_load((base / "config.yaml").read_text(encoding="utf-8"))["video"]["model"]["video_dim"] == 24

@@ -1,0 +1,362 @@
+"""The index of a folder: the same with and without its cache, which is never trusted and never in the way."""
+import dataclasses
+import errno
+import logging
+import os
+import pickle
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import yt8m.index
+from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
+from yt8m.errors import RecordError, UserError
+from yt8m.index import Index, ShardReader, load_index
+
+
+@pytest.fixture(name="data")
+def fixture_data(tmp_path) -> Path:
+    """A data folder of four shards of two videos, not indexed yet, written in another order than their names'."""
+    for number in (2, 0, 3, 1):
+        write_videos(shard(tmp_path, number), shard_videos(number))
+    return tmp_path
+
+
+@pytest.fixture(name="scanned")
+def fixture_scanned(monkeypatch) -> list[str]:
+    """The names of the shards that are read for an index, in that order."""
+    names: list[str] = []
+    scan = yt8m.index._scan_shard  # pylint: disable=protected-access
+
+    def scan_and_tell(path: Path):
+        names.append(path.name)
+        return scan(path)
+    monkeypatch.setattr(yt8m.index, "_scan_shard", scan_and_tell)
+    return names
+
+
+def shard(data: Path, number: int) -> Path:
+    return data / "segment" / "train" / f"train{number:02d}.tfrecord"
+
+
+def shard_videos(number: int) -> list[Video]:
+    return [make_video(2 * number, 4 + number, (number, 20), ((0, 20, 1.0), (5, 3, 0.0))),
+            make_video(2 * number + 1, 3, (7,) * number)]
+
+
+def load(data: Path) -> Index:
+    return load_index(shard(data, 0).parent, data / "cache")
+
+
+def load_anew(data: Path) -> Index:
+    """The index as a machine without a cache would make it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        return load_index(shard(data, 0).parent, Path(temporary))
+
+
+def assert_same(index: Index, other: Index) -> None:
+    for item in dataclasses.fields(Index):
+        mine, others = getattr(index, item.name), getattr(other, item.name)
+        assert np.array_equal(mine, others), item.name
+        assert getattr(mine, "dtype", None) == getattr(others, "dtype", None), item.name
+
+
+def assert_holds(index: Index, shards: list[list[Video]]) -> None:
+    """Every record of these shards is in the index, in their order, and nothing else."""
+    videos = [video for videos in shards for video in videos]
+    assert len(index) == len(videos)
+    assert index.shard.tolist() == [number for number, videos in enumerate(shards) for _ in videos]
+    assert index.video_id.tolist() == [video.video_id for video in videos]
+    assert index.n_frames.tolist() == [min(len(video.rgb), len(video.audio)) for video in videos]
+    for record, video in enumerate(videos):
+        ratings = list(zip(*(index.of_record(record, values, index.rating_ends).tolist()
+                             for values in (index.rating_start, index.rating_label, index.rating_score))))
+        assert index.of_record(record, index.labels, index.label_ends).tolist() == list(video.labels)
+        assert ratings == [tuple(rating) for rating in video.ratings or ()]
+    assert index.owners(index.label_ends).tolist() == [
+        record for record, video in enumerate(videos) for _ in video.labels]
+
+
+def assert_reads(index: Index, shards: list[list[Video]]) -> None:
+    """Every frame of these shards is read through the index."""
+    reader = ShardReader(index)
+    for record, video in enumerate(video for videos in shards for video in videos):
+        out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
+        reader.verify(record)
+        reader.read(record, slice(0, len(out)), out)
+        np.testing.assert_array_equal(out, video.frames)
+
+
+def test_the_index_is_in_order_of_shard_names_and_holds_what_was_written(data):
+    index = load(data)
+    assert index.shards.tolist() == [f"train{number:02d}.tfrecord" for number in range(4)]
+    assert_holds(index, [shard_videos(number) for number in range(4)])
+    assert_reads(index, [shard_videos(number) for number in range(4)])
+
+
+def test_the_cached_index_is_the_same_and_reads_no_shard(data, scanned):
+    first = load(data)
+    assert len(scanned) == 4
+    second = load(data)
+    assert len(scanned) == 4
+    assert_same(first, second)
+
+
+def test_only_a_changed_shard_is_read_again(data, scanned):
+    load(data)
+    scanned.clear()
+    changed = [make_video(50, 2, (1, 2, 3)), make_video(51, 9, (), ((0, 5, 1.0),)), make_video(52, 1)]
+    write_videos(shard(data, 1), changed)
+    index = load(data)
+    assert scanned == ["train01.tfrecord"]
+    assert_same(index, load_anew(data))
+    assert_holds(index, [shard_videos(0), changed, shard_videos(2), shard_videos(3)])
+
+
+def test_a_shard_rewritten_at_the_same_size_is_read_again(data, scanned):
+    load(data)
+    scanned.clear()
+    size, before = shard(data, 1).stat().st_size, shard(data, 1).stat().st_mtime_ns
+    changed = [dataclasses.replace(video, video_id=b"new%d" % row) for row, video in enumerate(shard_videos(1))]
+    write_videos(shard(data, 1), changed)
+    os.utime(shard(data, 1), ns=(before + 1000, before + 1000))
+    assert shard(data, 1).stat().st_size == size
+    assert load(data).video_id.tolist()[2:4] == [b"new0", b"new1"]
+    assert scanned == ["train01.tfrecord"]
+
+
+@pytest.mark.parametrize("number", [4, -1])
+def test_only_an_added_shard_is_read(number, data, scanned):
+    load(data)
+    scanned.clear()
+    added = write_videos(shard(data, number).with_name("added.tfrecord" if number < 0 else "train04.tfrecord"),
+                         shard_videos(4))
+    index = load(data)
+    assert scanned == [added.name]
+    assert_same(index, load_anew(data))
+    known = [shard_videos(row) for row in range(4)]
+    shards = [shard_videos(4), *known] if number < 0 else [*known, shard_videos(4)]
+    assert_holds(index, shards)
+    assert_reads(index, shards)
+
+
+def test_a_removed_shard_disappears_and_nothing_is_read(data, scanned):
+    load(data)
+    scanned.clear()
+    shard(data, 0).unlink()
+    shard(data, 2).unlink()
+    index = load(data)
+    assert not scanned
+    assert_same(index, load_anew(data))
+    assert_holds(index, [shard_videos(1), shard_videos(3)])
+
+
+def cut(cache: Path) -> None:
+    cache.write_bytes(cache.read_bytes()[:-100])
+
+
+def garble(cache: Path) -> None:
+    content = bytearray(cache.read_bytes())
+    content[200:400] = bytes(200)
+    cache.write_bytes(content)
+
+
+def replace_by_text(cache: Path) -> None:
+    cache.write_text("not a zip file")
+
+
+def empty(cache: Path) -> None:
+    cache.write_bytes(b"")
+
+
+def lose_arrays(cache: Path) -> None:
+    np.savez(cache, shards=np.array(["train00.tfrecord"]))
+
+
+def hold_pickles(cache: Path) -> None:
+    with np.load(cache) as file:
+        np.savez(cache, **{**file, "version": np.array([print], object)})
+
+
+@pytest.mark.parametrize("damage", [cut, garble, replace_by_text, empty, lose_arrays, hold_pickles])
+def test_a_damaged_cache_is_rebuilt_with_a_warning(damage, data, scanned, caplog):
+    first = load(data)
+    cache, = (data / "cache" / "index").iterdir()
+    damage(cache)
+    scanned.clear()
+    assert_same(load(data), first)
+    assert len(scanned) == 4
+    warning, = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert str(cache) in warning.getMessage()
+    scanned.clear()
+    assert_same(load(data), first)
+    assert not scanned
+
+
+def test_a_cache_of_another_version_is_rebuilt(data, scanned, monkeypatch):
+    first = load(data)
+    monkeypatch.setattr(yt8m.index, "FORMAT_VERSION", yt8m.index.FORMAT_VERSION + 1)
+    scanned.clear()
+    assert_same(load(data), first)
+    assert len(scanned) == 4
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_cache_folder_that_cannot_be_written_costs_a_warning(number, data, monkeypatch, caplog):
+    expected = load_anew(data)
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    assert_same(load(data), expected)
+    warning, = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert os.strerror(number) in warning.getMessage()
+
+
+def test_a_file_in_place_of_the_cache_folder_costs_a_warning(data, caplog):
+    (data / "cache").write_text("in the way")
+    assert_same(load(data), load_anew(data))
+    assert "not kept" in caplog.text
+
+
+def test_folders_without_shards_are_named(tmp_path):
+    folder = tmp_path / "segment" / "train"
+    with pytest.raises(UserError, match="no such folder") as missing:
+        load_index(folder, tmp_path / "cache")
+    folder.mkdir(parents=True)
+    (folder / "readme.txt").touch()
+    with pytest.raises(UserError, match=r"no \.tfrecord files") as without:
+        load_index(folder, tmp_path / "cache")
+    assert str(folder) in str(missing.value) and str(folder) in str(without.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_damaged_shard_is_named_and_the_good_cache_stays(data, scanned):
+    first = load(data)
+    whole = shard(data, 2).read_bytes()
+    stamp = shard(data, 2).stat().st_mtime_ns
+    shard(data, 2).write_bytes(whole[:-1])
+    with pytest.raises(RecordError, match="train02.tfrecord.*truncated"):
+        load(data)
+    shard(data, 2).write_bytes(whole)
+    os.utime(shard(data, 2), ns=(stamp, stamp))
+    scanned.clear()
+    assert_same(load(data), first)
+    assert not scanned
+
+
+def test_lists_of_different_length_give_the_seconds_that_have_both(tmp_path):
+    shards = [[make_video(0, 5, n_audio=3), make_video(1, 2, n_audio=6), make_video(2, 0), make_video(3, 4, n_audio=0),
+               make_video(4, 0, n_audio=2)]]
+    index = index_videos(tmp_path, shards)
+    assert index.n_frames.tolist() == [3, 2, 0, 0, 0]
+    assert_reads(index, shards)
+
+
+def test_a_folder_without_any_frame_is_an_error(tmp_path):
+    index = index_videos(tmp_path, [[make_video(0, 0, (1,))], [make_video(1, 0, (2,), n_audio=3)]])
+    assert index.labels.tolist() == [1, 2]
+    with pytest.raises(RecordError, match="no record has any frame of rgb") as caught:
+        ShardReader(index)
+    assert str(index.folder) in str(caught.value)
+
+
+def test_a_model_for_other_widths_is_refused(data):
+    reader = ShardReader(load(data))
+    reader.require_widths(RGB, AUDIO)
+    for widths in ((RGB, AUDIO + 1), (RGB - 1, AUDIO), (AUDIO, RGB)):
+        with pytest.raises(UserError, match=f"8 .rgb. and 3 .audio. wide.*made for {widths[0]} and {widths[1]}"):
+            reader.require_widths(*widths)
+
+
+def assert_refuses(index: Index, record: int, path: Path) -> None:
+    out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
+    for use in (ShardReader(index).verify, lambda row: ShardReader(index).read(row, slice(0, len(out)), out)):
+        with pytest.raises(RecordError) as caught:
+            use(record)
+        assert str(path) in str(caught.value)
+
+
+def test_a_shard_that_is_gone_or_shorter_when_read_is_named(data):
+    index = load(data)
+    content = shard(data, 1).read_bytes()
+    for change in (shard(data, 1).unlink, lambda: shard(data, 1).write_bytes(b""),
+                   *(lambda size=size: shard(data, 1).write_bytes(content[:size])
+                     for size in (1, int(index.offset[3]), int(index.offset[3]) + 30, len(content) - 1))):
+        change()
+        assert_refuses(index, 3, shard(data, 1))
+    shard(data, 1).write_bytes(content)
+    assert_reads(index, [shard_videos(number) for number in range(4)])
+
+
+def test_a_shard_that_holds_other_bytes_when_read_is_named(data):
+    index = load(data)
+    shard(data, 1).write_bytes(bytes(shard(data, 1).stat().st_size))
+    assert_refuses(index, 2, shard(data, 1))
+
+
+def test_a_reader_goes_through_pickle_even_while_in_use(data):
+    index = load(data)
+    reader = ShardReader(index)
+    before, after = np.empty((2, 4, RGB + AUDIO), np.uint8)
+    reader.read(0, slice(0, 4), before)
+    copy = pickle.loads(pickle.dumps(reader))
+    copy.read(0, slice(0, 4), after)
+    np.testing.assert_array_equal(after, before)
+    assert_same(copy.index, index)
+
+
+def test_more_shards_than_may_be_open_are_read_with_a_bounded_number_open(data, monkeypatch):
+    monkeypatch.setattr(ShardReader, "MAX_OPEN", 2)
+    index = load(data)
+    reader = ShardReader(index)
+    videos = [video for number in range(4) for video in shard_videos(number)]
+    most = 0
+    for record in [0, 2, 4, 6, 1, 3, 5, 7, 7, 0, 6, 2, 5, 5, 1]:
+        out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
+        reader.read(record, slice(0, len(out)), out)
+        np.testing.assert_array_equal(out, videos[record].frames)
+        most = max(most, Path("/proc/self/maps").read_text(encoding="utf-8").count(str(index.folder)))
+    assert most == 2
+
+
+@st.composite
+def shard_lists(draw) -> list[list[Video]]:
+    """A few shards of a few videos, with frames or without."""
+    label = st.integers(0, 3861)
+    rating = st.tuples(st.integers(0, 300), label, st.sampled_from([0.0, 1.0]))
+    video = st.builds(
+        make_video, st.integers(0, 255), st.integers(0, 4), st.lists(label, max_size=3),
+        st.none() | st.lists(rating, max_size=3), st.none() | st.integers(0, 4))
+    return draw(st.lists(st.lists(video, min_size=1, max_size=4), min_size=1, max_size=4))
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(shard_lists(), st.data())
+def test_the_index_is_the_indexes_of_the_shards_one_after_the_other(shards, choice):
+    with tempfile.TemporaryDirectory() as temporary:
+        data = Path(temporary)
+        known = choice.draw(st.sets(st.integers(0, len(shards) - 1), min_size=1))
+        for number in known:  # these come from the cache afterwards
+            write_videos(shard(data, number), shards[number])
+        load(data)
+        for number in set(range(len(shards))) - known:
+            write_videos(shard(data, number), shards[number])
+        index = load(data)
+        assert_same(index, load_anew(data))
+        assert_same(index, load(data))
+        assert_holds(index, shards)
+
+
+def test_many_shards_are_indexed_by_processes_to_the_same_index(data, monkeypatch):
+    alone = load_anew(data)
+    monkeypatch.setattr(yt8m.index, "_SHARDS_WORTH_A_PROCESS", 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert_same(load_anew(data), alone)
+    shard(data, 3).write_bytes(shard(data, 3).read_bytes()[:-1])
+    with pytest.raises(RecordError, match="train03.tfrecord.*truncated"):
+        load_anew(data)

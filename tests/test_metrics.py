@@ -1,0 +1,210 @@
+"""Metrics against slow, literal implementations of their definitions."""
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
+
+from yt8m.dataloader import SegmentBatch, VideoBatch
+from yt8m.metrics import SegmentMetrics, VideoMetrics, global_average_precision, map_at_k, mean_average_precision
+
+NOTHING = torch.empty(0)
+
+
+def _distinct(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """Logits on both sides of zero, no two alike."""
+    return (rng.permutation(shape[0] * shape[1]).reshape(shape) - shape[0] * shape[1] * 0.7 + 0.25).astype(np.float32)
+
+
+def _slow_gap(logits: np.ndarray, labels: np.ndarray) -> float:
+    pooled = []
+    for row, truth in zip(logits.tolist(), labels.tolist()):
+        pooled += sorted(zip(row, truth), reverse=True)[:20]
+    pooled.sort(reverse=True)
+    hits, total = 0, 0.0
+    for rank, (_, relevant) in enumerate(pooled, 1):
+        if relevant:
+            hits += 1
+            total += hits / rank
+    return total / labels.sum()
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.integers(1, 8), st.integers(1, 45), st.floats(0.05, 1), st.integers(0, 2**32 - 1))
+def test_gap_equals_its_definition(n_videos: int, n_classes: int, share: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = _distinct(rng, (n_videos, n_classes))
+    labels = rng.random((n_videos, n_classes)) < share
+    labels[0, 0] = True
+    assert global_average_precision(logits, labels) == pytest.approx(_slow_gap(logits, labels), rel=1e-12)
+
+
+def test_gap_counts_a_label_that_is_not_among_the_top_20() -> None:
+    logits = np.arange(25, 0, -1, dtype=np.float32)[None]
+    labels = np.zeros((1, 25), bool)
+    labels[0, [0, 24]] = True
+    assert global_average_precision(logits, labels) == pytest.approx(0.5)
+
+
+def test_gap_and_map_without_any_label_are_nan() -> None:
+    logits, labels = np.ones((2, 3), np.float32), np.zeros((2, 3), bool)
+    assert np.isnan(global_average_precision(logits, labels))
+    assert np.isnan(mean_average_precision(logits, labels))
+
+
+def test_map_is_the_mean_over_the_classes_with_a_positive() -> None:
+    logits = np.array([[4, 1, 9], [3, 2, 8], [2, 3, 7], [1, 4, 6]], np.float32)
+    labels = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0]], bool)
+    # Class 0: hits at ranks 1 and 3; class 1: at ranks 1 and 4; class 2 has no positive.
+    by_hand = ((1 + 2 / 3) / 2 + (1 + 2 / 4) / 2) / 2
+    assert mean_average_precision(logits, labels) == pytest.approx(by_hand, rel=1e-12)
+    by_sklearn = average_precision_score(labels[:, :2], logits[:, :2], average="macro")
+    assert mean_average_precision(logits, labels) == pytest.approx(by_sklearn, rel=1e-12)
+
+
+def _video_batch(labels: np.ndarray) -> VideoBatch:
+    return VideoBatch(NOTHING, NOTHING, torch.from_numpy(labels), NOTHING)
+
+
+def _parts(n_rows: int, ends: list[int]) -> list[slice]:
+    return [slice(start, stop) for start, stop in zip([0, *ends], [*ends, n_rows])]
+
+
+def test_video_metrics_by_hand() -> None:
+    metric = VideoMetrics()
+    logits = torch.tensor([[2.0, -1.0, 0.5], [-3.0, 1.0, -0.5]])
+    metric.update(logits, _video_batch(np.array([[True, True, False], [False, True, False]])))
+    values = metric.compute()
+    # 2.0 and 1.0 are right; 0.5 is a false alarm; -1.0 is a miss. Pooled: right, right, wrong, wrong, right, wrong.
+    assert values["accuracy"] == pytest.approx(100 * 4 / 6)
+    assert values["recall"] == pytest.approx(100 * 2 / 3)
+    assert values["precision"] == pytest.approx(100 * 2 / 3)
+    assert values["gap"] == pytest.approx((1 + 1 + 3 / 5) / 3)
+    assert values["map"] == pytest.approx(1)
+
+
+def test_video_metrics_do_not_depend_on_the_batches_and_forget() -> None:
+    rng = np.random.default_rng(3)
+    logits, labels = torch.from_numpy(_distinct(rng, (23, 30))), rng.random((23, 30)) < 0.2
+    metric = VideoMetrics()
+    metric.update(logits, _video_batch(labels))
+    whole = metric.compute()
+    metric.reset()
+    for part in _parts(23, [1, 2, 13]):
+        metric.update(logits[part], _video_batch(labels[part]))
+    assert metric.compute() == pytest.approx(whole, rel=1e-12)
+    assert whole["gap"] == pytest.approx(_slow_gap(logits.numpy(), labels), rel=1e-12)
+
+
+def test_precision_is_nan_where_nothing_is_predicted() -> None:
+    metric = VideoMetrics()
+    metric.update(torch.full((2, 3), -1.0), _video_batch(np.eye(2, 3, dtype=bool)))
+    values = metric.compute()
+    assert np.isnan(values["precision"])
+    assert values["recall"] == 0
+
+
+def _segment_batch(classes: np.ndarray, scores: np.ndarray, negatives: np.ndarray) -> SegmentBatch:
+    return SegmentBatch(NOTHING, torch.from_numpy(classes), torch.from_numpy(scores), torch.from_numpy(negatives),
+                        None, None, NOTHING, NOTHING)
+
+
+def test_segment_metrics_by_hand() -> None:
+    metric = SegmentMetrics()
+    logits = torch.tensor([[2.0, -9.0], [9.0, -1.0], [-0.5, 9.0], [1.0, -9.0]])
+    negatives = np.array([[False, True], [True, False], [False, True], [False, True]])
+    metric.update(logits, _segment_batch(np.array([0, 1, 0, 0]), np.array([1, 0, 1, 0], np.float32), negatives))
+    values = metric.compute()
+    # Rated logits 2, -1, -0.5, 1 with scores 1, 0, 1, 0: of the four pairs only (-0.5, 1) is the wrong way round.
+    assert values == pytest.approx({"auc": 75, "accuracy": 50, "negative_accuracy": 50})
+
+
+def test_segment_metrics_do_not_depend_on_the_batches_and_forget() -> None:
+    rng = np.random.default_rng(4)
+    logits = torch.from_numpy(_distinct(rng, (29, 7)))
+    classes, scores = rng.integers(0, 7, 29), rng.integers(0, 2, 29).astype(np.float32)
+    negatives = rng.random((29, 7)) < 0.6
+    metric = SegmentMetrics()
+    metric.update(logits, _segment_batch(classes, scores, negatives))
+    whole = metric.compute()
+    metric.reset()
+    for part in _parts(29, [1, 12, 14]):
+        metric.update(logits[part], _segment_batch(classes[part], scores[part], negatives[part]))
+    assert metric.compute() == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.parametrize("score", [0, 1])
+def test_auc_is_nan_where_all_ratings_agree(score: int) -> None:
+    metric = SegmentMetrics()
+    metric.update(torch.tensor([[1.0], [-1.0]]),
+                  _segment_batch(np.zeros(2, np.int64), np.full(2, score, np.float32), np.zeros((2, 1), bool)))
+    values = metric.compute()
+    assert np.isnan(values["auc"])
+    assert values["accuracy"] == 50
+    assert np.isnan(values["negative_accuracy"])  # nothing was mined
+
+
+VIDEOS, STARTS = ["aB3-", "0012", "NA"], [30, 35, 60]
+RATED = st.tuples(st.sampled_from(VIDEOS), st.sampled_from(STARTS), st.integers(0, 3))
+ENTRY = st.builds("{}:{}".format, st.sampled_from([*VIDEOS, "none"]), st.sampled_from([*STARTS, 5]))
+
+
+def _table(ratings: dict[tuple[str, int, int], int]) -> pd.DataFrame:
+    return pd.DataFrame([(*key, score) for key, score in ratings.items()], columns=["vid", "start", "label", "score"])
+
+
+def _slow_map(ratings: dict[tuple[str, int, int], int], lists: dict[int, list[str]],
+              top_k: int) -> tuple[dict[int, tuple[int, int, float, int]], float]:
+    """Label → (positives, rated, AP, duplicates), and the mean of AP, as the challenge defines them."""
+    rows = {}
+    for label in {label for _, _, label in ratings}:
+        scores = {f"{vid}:{start}": score for (vid, start, other), score in ratings.items() if other == label}
+        positives = sum(scores.values())
+        seen: set[str] = set()
+        rank = hits = repeated = 0
+        total = 0.0
+        for segment in lists.get(label, [])[:top_k]:
+            if segment in seen:
+                repeated += 1
+            elif segment in scores:
+                seen.add(segment)
+                rank += 1
+                if scores[segment]:
+                    hits += 1
+                    total += hits / rank
+        rows[label] = positives, len(scores), total / positives if positives else float("nan"), repeated
+    defined = [ap for positives, _, ap, _ in rows.values() if positives]
+    return rows, sum(defined) / len(defined) if defined else float("nan")
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.dictionaries(RATED, st.integers(0, 1), min_size=1, max_size=25),
+       st.dictionaries(st.integers(0, 4), st.lists(ENTRY, max_size=20), max_size=5), st.integers(1, 25))
+def test_map_at_k_equals_its_definition(ratings: dict[tuple[str, int, int], int], lists: dict[int, list[str]],
+                                        top_k: int) -> None:
+    table, mean = map_at_k(_table(ratings), lists, top_k)
+    rows, expected = _slow_map(ratings, lists, top_k)
+    assert mean == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    found = {row.label: (row.positives, row.rated, row.ap, row.duplicates) for row in table.itertuples()}
+    assert found.keys() == rows.keys()
+    for label, row in rows.items():
+        assert found[label] == pytest.approx(row, abs=1e-12, nan_ok=True)
+
+
+def test_map_at_k_by_hand() -> None:
+    ratings = {("a", 30, 7): 1, ("a", 35, 7): 0, ("b", 30, 7): 1, ("b", 35, 7): 1,  # listed
+               ("a", 30, 8): 1,  # positive, but not in the submission: counts as 0
+               ("a", 30, 9): 0}  # no positive: does not count
+    lists = {7: ["c:30", "b:30", "b:30", "a:35", "a:30", "b:35"], 9: ["a:30"], 10: ["a:30"]}
+    table, mean = map_at_k(_table(ratings), lists, 5)
+    ap = (1 + 2 / 3) / 3  # c:30 is not rated, the second b:30 does not count, b:35 is number 6
+    assert mean == pytest.approx(ap / 2, rel=1e-12)
+    assert table["label"].tolist() == [7, 8, 9]
+    assert table["duplicates"].tolist() == [1, 0, 0]
+
+
+def test_map_at_k_of_a_perfect_list_is_1() -> None:
+    ratings = {("a", start, 3): int(start < 60) for start in range(30, 100, 5)}
+    assert map_at_k(_table(ratings), {3: [f"a:{start}" for start in range(30, 100, 5)]}, 100)[1] == 1

@@ -1,0 +1,211 @@
+"""Models: the published formulas taken literally, independence of padding, freezing, initialization."""
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from torch import nn
+from torch.nn import functional
+
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD
+from yt8m.artifacts import copy_encoder
+from yt8m.config import ContextModelConfig, VideoModelConfig
+from yt8m.encoders import DbofEncoder, NextvladEncoder, NextvladLayer, Packing, SEGating, mix_experts
+from yt8m.models import build_video_model
+from yt8m.segment_models import ContextAwareModel
+
+N_CLASSES = 3
+
+
+def parse(model: dict, **changes: object) -> VideoModelConfig:
+    """A model section as a configuration."""
+    return TypeAdapter(VideoModelConfig).validate_python({**model, **changes})
+
+
+def random_frames(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Raw features."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
+def disturb(model: nn.Module) -> nn.Module:
+    """Give the batch norms statistics as after training, so that no layer is an identity by chance."""
+    generator = torch.Generator().manual_seed(5)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.running_mean.copy_(torch.randn(layer.num_features, generator=generator) * 0.1)
+            layer.running_var.copy_(torch.rand(layer.num_features, generator=generator) + 0.5)
+    return model
+
+
+def literal_vlad(layer: NextvladLayer, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """NeXtVLAD with the five-dimensional difference written out; frames (B, L, D), mask (B, L)."""
+    n_videos, length, _ = frames.shape
+    k, groups = layer.n_clusters, layer.groups
+    expanded = layer.expansion_mapper(frames / frames.norm(dim=2, keepdim=True).clamp(min=1e-12))
+    attention = layer.attention_mapper(expanded).sigmoid() * mask.unsqueeze(2)
+    if isinstance(layer.soft_assignment_mapper, nn.Sequential):
+        linear, norm = layer.soft_assignment_mapper
+        flat = linear(expanded)
+        by_cluster = flat.reshape(n_videos, length, groups, k)
+        bn = norm.bn
+        flat = ((by_cluster - bn.running_mean) / (bn.running_var + bn.eps).sqrt() * bn.weight + bn.bias).flatten(2)
+    else:
+        flat = layer.soft_assignment_mapper(expanded)
+    if layer.soft_assignment == "2019":
+        assignment = flat.reshape(n_videos, length, k, groups).softmax(dim=2)
+    else:
+        assignment = flat.reshape(n_videos, length, groups, k).softmax(dim=3).transpose(2, 3)
+    parts = expanded.reshape(n_videos, length, 1, groups, -1)
+    difference = parts - layer.centroids[:, None, :]  # (B, L, K, G, 2D/G)
+    vlad = (attention[:, :, None, :, None] * assignment[..., None] * difference).sum(dim=(1, 3))
+    return layer.final_bn(functional.normalize(vlad, dim=2).flatten(1))
+
+
+@pytest.mark.parametrize("soft_assignment", ["2019", "paper"])
+@pytest.mark.parametrize("add_batchnorm", [True, False])
+@torch.no_grad()
+def test_nextvlad_equals_the_five_dimensional_formula(soft_assignment: str, add_batchnorm: bool) -> None:
+    torch.manual_seed(1)
+    layer = disturb(NextvladLayer(24, 6, 4, 0.2, add_batchnorm, soft_assignment)).eval()
+    if not add_batchnorm:
+        layer.soft_assignment_mapper.weight.mul_(0.01)  # else every softmax is saturated
+    frames, lengths = random_frames(3, 7, 24).float(), torch.tensor([7, 2, 5])
+    packing = Packing(frames, lengths)
+    mask = torch.arange(7) < lengths[:, None]
+    torch.testing.assert_close(layer(packing.pack(frames), packing), literal_vlad(layer, frames, mask),
+                               rtol=1e-5, atol=1e-5)
+
+
+def test_soft_assignment_readings_differ() -> None:
+    frames = random_frames(2, 6, 1152)
+    logits = []
+    for reading in ("2019", "paper"):
+        torch.manual_seed(2)
+        logits.append(disturb(build_video_model(parse(NEXTVLAD, soft_assignment=reading), N_CLASSES)).eval()(frames))
+    assert not torch.allclose(*logits)
+
+
+@torch.no_grad()
+def test_initial_assignment_is_that_of_netvlad() -> None:
+    layer = NextvladLayer(8, 3, 2, 0.0, False, "paper")
+    expanded = torch.rand(5, 16)
+    logits = layer.soft_assignment_mapper(expanded).unflatten(1, (2, 3))
+    tiled = layer.centroids.repeat(1, 2)  # (K, 2D)
+    literal = 2 * 100 * expanded @ tiled.T - 100 * layer.centroids.norm(dim=1)
+    torch.testing.assert_close(logits, literal.unsqueeze(1).expand_as(logits))
+    assert 0 <= layer.centroids.min() and layer.centroids.max() < 1
+
+
+@pytest.mark.parametrize("model", [DBOF, {**DBOF, "frame_se_reduction": 0, "video_se_reduction": 0, "per_class": True},
+                                   NEXTVLAD, {**NEXTVLAD, "add_batchnorm": False, "se_reduction": 0}],
+                         ids=["dbof", "dbof-plain", "nextvlad", "nextvlad-plain"])
+@settings(deadline=None, derandomize=True, max_examples=8)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), padding=st.integers(0, 5))
+def test_a_prediction_does_not_depend_on_padding_or_neighbours(model: dict, lengths: list[int], padding: int) -> None:
+    torch.manual_seed(3)
+    classifier = disturb(build_video_model(parse(model), N_CLASSES)).eval()
+    frames = random_frames(len(lengths), max(lengths) + padding, 1152)  # noise in the padding, too
+    with torch.no_grad():
+        together = classifier(frames, torch.tensor(lengths))
+        alone = torch.cat([classifier(frames[row:row + 1, :length]) for row, length in enumerate(lengths)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [DBOF, NEXTVLAD], ids=["dbof", "nextvlad"])
+def test_training_statistics_do_not_depend_on_padding(model: dict) -> None:
+    lengths = torch.tensor([4, 6, 5])
+    statistics = []
+    for length in (6, 11):
+        torch.manual_seed(4)
+        classifier = build_video_model(parse(model, p_drop=0.0), N_CLASSES).train()
+        frames = torch.zeros(3, length, 1152, dtype=torch.uint8)
+        frames[:, :6] = random_frames(3, 6, 1152)
+        classifier(frames, lengths).sum().backward()
+        statistics.append({**dict(classifier.named_buffers()),
+                           **{key: value.grad for key, value in classifier.named_parameters()}})
+    for key, value in statistics[0].items():
+        torch.testing.assert_close(value, statistics[1][key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_dbof_pools_maximum_and_mean_of_valid_frames() -> None:
+    config = parse(DBOF, frame_se_reduction=0, video_se_reduction=0)
+    encoder = DbofEncoder(config).eval()
+    frames = random_frames(1, 6, 1152)
+    hidden = functional.relu(encoder.encoder[0](frames[0, :4].float()))
+    pooled = torch.cat([hidden.max(dim=0).values, hidden.sum(dim=0) / 4])
+    torch.testing.assert_close(encoder(frames, torch.tensor([4])), encoder.intermediate_fc(pooled.unsqueeze(0)))
+
+
+def test_gating_stored_as_convolutions_is_the_same_gating() -> None:
+    convolutions, linears = SEGating(8, 2, per_frame=True).eval(), SEGating(8, 2).eval()
+    linears.load_state_dict({key: value.squeeze(2) if value.dim() == 3 else value
+                             for key, value in convolutions.state_dict().items()})
+    rows = torch.randn(5, 8)
+    squeezed = convolutions.fc1(rows.T.unsqueeze(0))  # as a convolution over (1, D, N)
+    assert squeezed.shape == (1, 4, 5)
+    torch.testing.assert_close(convolutions(rows), linears(rows))
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_mixture_is_of_logits_with_a_dummy_expert(per_class: bool) -> None:
+    experts, gates = torch.randn(2, 3 * 2), torch.randn(2, 3 * (3 if per_class else 1))
+    logits = mix_experts(experts, gates, 2)
+    for row in range(2):
+        for label in range(3):
+            gate = gates[row].reshape(-1, 3)[label if per_class else 0].softmax(0)
+            value = sum(experts[row].reshape(3, 2)[label, m] * gate[m] for m in range(2))
+            assert logits[row, label].item() == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_published_initialization() -> None:
+    model = build_video_model(parse(DBOF, hidden_dim=512), N_CLASSES)
+    linear, norm = model.encoder[0], model.intermediate_fc[0]
+    assert linear.weight.std().item() == pytest.approx((2 / 1152) ** 0.5, rel=0.02)
+    assert linear.bias.abs().max() == 0 and norm.bias.abs().max() == 0
+    assert norm.weight.min() >= 0 and norm.weight.max() <= 1 and norm.weight.std() > 0.2
+    nextvlad = build_video_model(parse(NEXTVLAD), N_CLASSES)
+    assert nextvlad.expert_fc[0].weight.std() > 0
+    for untouched in (nextvlad.video_encoder.final_bn, nextvlad.se_gating.bn1):
+        assert (untouched.weight == 1).all()
+    assert (nextvlad.video_encoder.soft_assignment_mapper[1].bn.weight == 1).all()
+
+
+def context_aware(finetune: bool) -> ContextAwareModel:
+    """A small context-aware model."""
+    config = ContextModelConfig.model_validate({**CONTEXT, "finetune_context": finetune})
+    return ContextAwareModel(config, parse(DBOF), parse(NEXTVLAD), N_CLASSES)
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_the_context_encoder_is_frozen_unless_fine_tuned(finetune: bool) -> None:
+    model = context_aware(finetune).train()
+    before = {key: value.clone() for key, value in model.context_model.state_dict().items()}
+    segments, videos = random_frames(4, 11, 1152), random_frames(2, 15, 1152, seed=1)
+    logits = model(segments, videos, torch.tensor([15, 9]), torch.tensor([0, 0, 1, 1]))
+    logits.sum().backward()
+    moved = any(not torch.equal(value, before[key]) for key, value in model.context_model.state_dict().items())
+    has_gradient = any(parameter.grad is not None for parameter in model.context_model.parameters())
+    assert moved == has_gradient == finetune
+    assert all(parameter.grad is not None for parameter in model.segment_model.parameters())
+
+
+def test_context_encoders_start_from_video_models() -> None:
+    torch.manual_seed(6)
+    context, segment = (build_video_model(parse(model), N_CLASSES) for model in (DBOF, NEXTVLAD))
+    model = context_aware(False)
+    copy_encoder(model.context_model, context)
+    copy_encoder(model.segment_model, segment)
+    frames = random_frames(2, 11, 1152)
+    disturbed = disturb(model).eval(), disturb(context).eval(), disturb(segment).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(disturbed[0].encode_context(frames), DbofEncoder.forward(disturbed[1], frames))
+    assert not [key for key in model.segment_model.state_dict() if key.startswith(("se_gating", "expert"))]
+    assert len(model.segment_model.intermediate_fc) == 1  # the first Linear only: no ReLU, no gating
+
+
+def test_other_feature_widths() -> None:
+    for model in (DBOF, NEXTVLAD):
+        classifier = build_video_model(parse(model, video_dim=24, audio_dim=8), N_CLASSES).eval()
+        assert classifier(random_frames(2, 5, 32)).shape == (2, N_CLASSES)
+    assert NextvladEncoder(parse(NEXTVLAD, video_dim=24, audio_dim=8)).video_encoder.centroids.shape == (4, 12)

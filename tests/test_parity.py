@@ -1,0 +1,94 @@
+"""Models of the 2019 release, as it saved them, give the logits that it gave."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.parity_2019 import weights
+from yt8m.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.dataloader import context_frames
+from yt8m.loss import segment_loss
+
+FOLDER = Path(__file__).parent / "parity_2019"
+CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))
+N_CLASSES = 1000
+
+
+def expected(case: str) -> np.ndarray:
+    """What the 2019 release computed."""
+    with np.load(FOLDER / "expected_logits.npz") as file:
+        return file[case]
+
+
+def model_folder(case: str, path: Path) -> Path:
+    """A case as the model folder that the 2019 release exported."""
+    state = weights.state(CASES[case]["state_dict"])
+    torch.save({key: torch.from_numpy(value) for key, value in state.items()}, path / "model.pth")
+    (path / "config.yaml").write_text(yaml.safe_dump(CASES[case]["config"]), encoding="utf-8")
+    return path
+
+
+def raw_frames(spec: dict) -> torch.Tensor:
+    """The input of a case, uint8."""
+    return torch.from_numpy(weights.frames(**spec))
+
+
+def video_frames(spec: dict) -> torch.Tensor:
+    """The frames of a case's videos that a video model sees."""
+    frames = raw_frames(spec)
+    return frames[:, slice(*context_frames(frames.shape[1]))]
+
+
+def assert_parity(logits: torch.Tensor, case: str) -> None:
+    """Equal to 1e-4, relative to the size of the logits."""
+    reference = expected(case)
+    assert logits.shape == reference.shape
+    np.testing.assert_allclose(logits.numpy(), reference, rtol=1e-4, atol=1e-4 * np.abs(reference).mean())
+
+
+def names(kind: str) -> list[str]:
+    """The cases of a kind."""
+    return [name for name, case in CASES.items() if case["kind"] == kind]
+
+
+@pytest.mark.parametrize("case", names("video"))
+@torch.no_grad()
+def test_video_model(case: str, tmp_path: Path) -> None:
+    model = load_video_model(model_folder(case, tmp_path), N_CLASSES).eval()
+    assert_parity(model(video_frames(CASES[case]["frames"])), case)
+
+
+@pytest.mark.parametrize("case", names("context_agnostic"))
+@torch.no_grad()
+def test_context_agnostic_model(case: str, tmp_path: Path) -> None:
+    folder = open_folder(model_folder(case, tmp_path))
+    assert (folder.kind, folder.offset) == ("context-agnostic", 3)
+    assert_parity(load_segment_model(folder, N_CLASSES).eval()(raw_frames(CASES[case]["segments"])), case)
+
+
+@pytest.mark.parametrize("case", names("context_aware"))
+@torch.no_grad()
+def test_context_aware_model(case: str, tmp_path: Path) -> None:
+    folder = open_folder(model_folder(case, tmp_path))
+    assert (folder.kind, folder.offset) == ("context-aware", 3)
+    model = load_segment_model(folder, N_CLASSES).eval()
+    segments = raw_frames(CASES[case]["segments"])
+    owners = torch.zeros(len(segments), dtype=torch.long)
+    assert_parity(model(segments, video_frames(CASES[case]["video"]), None, owners), case)
+
+
+def test_segment_loss() -> None:
+    random = np.random.RandomState(21)
+    logits = (random.standard_normal((6, N_CLASSES)) * 2).astype(np.float32)
+    labels, scores = random.randint(0, N_CLASSES, 6), random.randint(0, 2, 6)
+    mask = (random.rand(6, N_CLASSES) < .995).astype(int)
+    mask[np.arange(6), labels] = 0
+    loss = segment_loss(*map(torch.from_numpy, (logits, labels, scores, mask)), 0.5)
+    assert loss.item() == pytest.approx(float(expected("loss")), rel=1e-6)
+
+
+def test_every_case_is_tested() -> None:
+    assert set(CASES) == {*names("video"), *names("context_agnostic"), *names("context_aware"), "loss"}

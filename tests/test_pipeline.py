@@ -1,0 +1,128 @@
+"""The commands chained as a user chains them, on generated shards, in processes of their own."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
+from yt8m.metrics import map_at_k
+from yt8m.submission import read_submission, read_truth
+
+
+def python(module: str, *arguments: object, **environment: str) -> str:
+    """Run a command in a process of its own; returns what it printed. Its working directory is elsewhere."""
+    done = subprocess.run([sys.executable, "-m", f"yt8m.{module}", *map(str, arguments)], check=False, text=True,
+                          capture_output=True, env={**os.environ, **environment}, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(name="run_dir", scope="module")
+def fixture_run_dir(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder, read-only shards and all, after every step of the walk-through."""
+    path = tmp_path_factory.mktemp("pipeline") / "data"
+    path.mkdir()
+    for name in ("video", "segment", "segment_vocabulary.csv", "truth.csv", "test_labels.csv"):
+        (path / name).symlink_to(tiny_data / name)
+    configs, where = path / "configs", ("--data-dir", path, "--device", "cpu")
+    video = {**TRAINING, "steps": 6}
+    write_config(configs / "dbof.yaml", video={"model": DBOF, "training": video})
+    write_config(configs / "nextvlad.yaml", video={"model": NEXTVLAD, "training": video})
+    write_config(configs / "agnostic.yaml", pure_segment={"training": {**TRAINING, "offset": 3}})
+    write_config(configs / "aware.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
+    base = path / "cache" / "video"
+    python("train_video", configs / "dbof.yaml", "--name", "dbof", *where, SEED="5")
+    python("train_video", configs / "nextvlad.yaml", "--name", "nextvlad", "--steps", 4, "--seed", 6, *where)
+    python("train_pure_segment", configs / "agnostic.yaml", base / "dbof", "--fold", 0, "--name", "dbof", *where)
+    python("train_segment_w_context", configs / "aware.yaml", base / "dbof", base / "nextvlad", "--fold", 1, "--name",
+           "both", "--workers", 2, *where)
+    python("prepare_test_meta", "--data-dir", path)
+    python("inference_memmap", *where)
+    python("create_submission_from_memmaps", "--data-dir", path, "--output", path / "sub.csv")
+    return path
+
+
+def test_exported_folders(run_dir: Path) -> None:
+    cache = run_dir / "cache"
+    for folder, sections in (("video/dbof", {"video"}), ("video/nextvlad", {"video"}),
+                             ("segment/dbof_0", {"video", "pure_segment"}),
+                             ("segment/both_1", {"context_base", "segment_base", "segment_w_context"})):
+        names = sorted(path.name for path in (cache / folder).iterdir())
+        assert names == ["config.yaml", "model.pth", "train.log"]
+        assert set(yaml.safe_load((cache / folder / "config.yaml").read_text(encoding="utf-8"))) == sections
+    log = (cache / "video" / "dbof" / "train.log").read_text(encoding="utf-8")
+    assert "seed 5" in log and "evaluation at step 3/6" in log and "evaluation at step 6/6" in log
+    for metric in ("accuracy", "recall", "precision", "gap", "map"):
+        assert f"| {metric} " in log
+    exported = yaml.safe_load((cache / "video" / "nextvlad" / "config.yaml").read_text(encoding="utf-8"))
+    assert exported["video"]["training"]["steps"] == 4  # what was run, not what the file said
+
+
+def test_predictions_and_submission(run_dir: Path, tiny_data: Path) -> None:
+    vocabulary = pd.read_csv(tiny_data / "segment_vocabulary.csv")
+    maps = [np.load(run_dir / "cache" / "predictions" / f"{name}.npy") for name in ("both_1", "dbof_0")]
+    assert maps[0].dtype == np.int16 and maps[0].shape == maps[1].shape and maps[0].shape[1] == len(vocabulary)
+    assert 0 <= min(values.min() for values in maps) and max(values.max() for values in maps) <= 9999
+    assert (maps[0] != maps[1]).any()
+    lists = read_submission(run_dir / "sub.csv")
+    assert list(lists) == vocabulary["Index"].tolist()
+    for segments in lists.values():
+        assert len(segments) == len(set(segments)) == len(maps[0])
+    _, score = map_at_k(read_truth(tiny_data / "truth.csv"), lists, 100_000)
+    assert 0 < score < 1
+
+
+def test_scoreboard(run_dir: Path) -> None:
+    out = python("scoreboard", "--data-dir", run_dir, "--truth", run_dir / "truth.csv", "--video-labels",
+                 run_dir / "test_labels.csv", "--submission", run_dir / "sub.csv")
+    lines = out.splitlines()
+    assert lines[0].strip() == "MAP@100000"
+    scores = {line.rsplit(maxsplit=1)[0].strip(): float(line.rsplit(maxsplit=1)[1]) for line in lines[1:]}
+    assert list(scores) == ["random order", "video labels only", "both_1", "dbof_0", "ensemble (sub.csv)"]
+    assert scores["random order"] < scores["video labels only"] < 1
+    _, literal = map_at_k(read_truth(run_dir / "truth.csv"), read_submission(run_dir / "sub.csv"), 100_000)
+    assert scores["ensemble (sub.csv)"] == pytest.approx(literal, abs=1e-4)
+
+
+def test_inference_keeps_what_is_up_to_date_and_replaces_what_is_not(run_dir: Path) -> None:
+    predictions = run_dir / "cache" / "predictions"
+    stamps = {path.name: path.stat().st_mtime_ns for path in predictions.glob("*.npy")}
+    out = python("inference_memmap", "--data-dir", run_dir)
+    assert out.count("up to date") == 2
+    assert stamps == {path.name: path.stat().st_mtime_ns for path in predictions.glob("*.npy")}
+    origin = json.loads((predictions / "dbof_0.json").read_text(encoding="utf-8"))
+    (predictions / "dbof_0.json").write_text(json.dumps({**origin, "model": "another"}), encoding="utf-8")
+    before = np.load(predictions / "dbof_0.npy")
+    out = python("inference_memmap", "--data-dir", run_dir, "--batch-size", 7, "--workers", 1)
+    assert out.count("up to date") == 1
+    np.testing.assert_allclose(np.load(predictions / "dbof_0.npy"), before, atol=1)
+    assert json.loads((predictions / "dbof_0.json").read_text(encoding="utf-8")) == origin
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_repeats_exactly_whatever_the_workers(run_dir: Path, workers: int) -> None:
+    name = f"again-{workers}"
+    python("train_video", run_dir / "configs" / "dbof.yaml", "--name", name, "--data-dir", run_dir, "--seed", 5,
+           "--workers", workers, "--device", "cpu")
+    first, second = (torch.load(run_dir / "cache" / "video" / folder / "model.pth", weights_only=True)
+                     for folder in ("dbof", name))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_frozen_context_encoder_is_that_of_the_base_model(run_dir: Path) -> None:
+    base = torch.load(run_dir / "cache" / "video" / "dbof" / "model.pth", weights_only=True)
+    aware = torch.load(run_dir / "cache" / "segment" / "both_1" / "model.pth", weights_only=True)
+    context = [key for key in aware if key.startswith("context_model.")]
+    assert context
+    for key in context:
+        assert torch.equal(aware[key], base[key.replace("context_model.", "model.")])
+    segment = torch.load(run_dir / "cache" / "video" / "nextvlad" / "model.pth", weights_only=True)
+    trained = [key for key in aware if key.startswith("segment_model.") and key.endswith("weight")]
+    assert any(not torch.equal(aware[key], segment[key.replace("segment_model.", "model.")]) for key in trained)

@@ -1,0 +1,108 @@
+"""The exact ranking against a full sort, whatever the block size, and the fairness of its ties."""
+from collections import Counter
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yt8m import ranking
+from yt8m.ranking import fused_blocks, top_rows
+
+
+def _maps(n_maps: int, n_rows: int, n_classes: int, levels: int, seed: int) -> list[np.ndarray]:
+    """Scores of up to `levels` values spread over 0..9999; few levels mean many ties, one that all are equal."""
+    rng = np.random.default_rng(seed)
+    values = rng.choice(10_000, levels, replace=False).astype(np.int16)
+    return [values[rng.integers(0, levels, (n_rows, n_classes))] for _ in range(n_maps)]
+
+
+def _mean(maps: list[np.ndarray]) -> np.ndarray:
+    """The mean of the maps, exactly, rounded to the nearest integer and halves to the even one."""
+    total = np.sum(maps, axis=0, dtype=np.int64)
+    return np.array([[round(Fraction(value, len(maps))) for value in row] for row in total.tolist()])
+
+
+def _rank(maps: list[np.ndarray], top_k: int, seed: int, block_rows: int) -> list[list[int]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK_BYTES", 4 * maps[0].shape[1] * block_rows)
+        return [rows.tolist() for rows in top_rows(maps, top_k, seed)]
+
+
+CASES = {
+    "n_maps": st.integers(1, 4), "n_rows": st.integers(1, 40), "n_classes": st.integers(1, 4),
+    "levels": st.sampled_from([1, 2, 3, 10, 10_000]), "data_seed": st.integers(0, 2**32 - 1),
+    "top_k": st.integers(1, 50), "seed": st.integers(0, 10_000),
+    "block_rows": st.integers(1, 45), "other_block_rows": st.integers(1, 45)}
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(**CASES)
+def test_top_rows_are_those_of_a_full_sort(
+        n_maps: int, n_rows: int, n_classes: int, levels: int, data_seed: int, top_k: int, seed: int,
+        block_rows: int, other_block_rows: int) -> None:
+    maps = _maps(n_maps, n_rows, n_classes, levels, data_seed)
+    mean = _mean(maps)
+    ranked = _rank(maps, top_k, seed, block_rows)
+    other = _rank(maps, top_k, seed, other_block_rows)
+    assert len(ranked) == n_classes
+    for label, rows in enumerate(ranked):
+        assert len(rows) == len(set(rows)) == min(top_k, n_rows)
+        assert mean[rows, label].tolist() == sorted(mean[:, label].tolist(), reverse=True)[:top_k]
+        assert mean[other[label], label].tolist() == mean[rows, label].tolist()
+    assert _rank(maps, top_k, seed, block_rows) == ranked
+
+
+@settings(deadline=None, derandomize=True, max_examples=80)
+@given(st.integers(1, 6), st.integers(1, 12), st.integers(1, 4), st.integers(0, 300), st.integers(0, 2**32 - 1))
+def test_mean_of_maps_is_rounded_half_to_even(n_maps: int, n_rows: int, n_classes: int, block_bytes: int,
+                                              seed: int) -> None:
+    maps = _maps(n_maps, n_rows, n_classes, 10_000, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK_BYTES", block_bytes)
+        blocks = list(fused_blocks(maps))
+    assert [start for start, _ in blocks] == np.cumsum([0] + [len(block) for _, block in blocks])[:-1].tolist()
+    fused = np.concatenate([block for _, block in blocks])
+    assert fused.tolist() == _mean(maps).tolist()
+    assert fused.tolist() == np.rint(np.mean(maps, axis=0)).astype(int).tolist()
+
+
+def test_extreme_scores_of_many_maps_do_not_overflow() -> None:
+    maps = [np.array([[9999, 0], [9999, 9999], [0, 9999]], np.int16)] * 300
+    first, second = _rank(maps, 2, 0, 2)
+    assert set(first) == {0, 1}
+    assert set(second) == {1, 2}
+
+
+def test_another_seed_orders_ties_differently() -> None:
+    maps = [np.full((50, 1), 7, np.int16)]
+    assert _rank(maps, 50, 1, 8) != _rank(maps, 50, 2, 8)
+    assert _rank(maps, 50, 1, 8)[0] != list(range(50))
+
+
+def test_classes_with_the_same_scores_order_their_ties_differently() -> None:
+    first, second = _rank([np.zeros((50, 2), np.int16)], 20, 1, 8)
+    assert set(first) != set(second)
+
+
+@pytest.mark.parametrize("block_rows", [1, 5, 100])
+def test_ties_are_drawn_and_ordered_uniformly(block_rows: int) -> None:
+    scores = np.array([5, 9, 5, 1, 5, 5, 9, 1, 5, 5], np.int16)  # three of the six 5s get a place
+    tied = [0, 2, 4, 5, 8, 9]
+    maps = [np.repeat(scores[:, None], 20, axis=1)]
+    lists = [rows for seed in range(240) for rows in _rank(maps, 5, seed, block_rows)]
+    assert {frozenset(rows[:2]) for rows in lists} == {frozenset([1, 6])}
+    # 4,800 draws; the bounds are about five standard deviations.
+    assert sum(rows[0] == 1 for rows in lists) == pytest.approx(2400, abs=175)
+    chosen = Counter(frozenset(rows[2:]) for rows in lists)
+    assert chosen.keys() == {frozenset(triple) for triple in combinations(tied, 3)}
+    for count in chosen.values():
+        assert count == pytest.approx(4800 / 20, abs=76)
+    for place in (2, 3, 4):
+        at_place = Counter(rows[place] for rows in lists)
+        for row in tied:
+            assert at_place[row] == pytest.approx(4800 / 6, abs=130)
+    ascending = sum(rows[2] < rows[3] < rows[4] for rows in lists)
+    assert ascending == pytest.approx(4800 / 6, abs=130)

@@ -1,0 +1,103 @@
+"""The chained scripts: their commands, skipping what is finished, stopping at the first failure."""
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "scripts"
+PYTHON_STUB = """#!/usr/bin/env bash
+echo "$*" >>"$RECORD"
+case "$*" in *"$FAIL_ON"*) [ -z "$FAIL_ON" ] || exit 3 ;; esac
+while [ $# -gt 0 ]; do
+    case $1 in
+        --name) name=$2 ;; --fold) fold=_$2 ;; --data-dir) data=$2 ;;
+        yt8m.train_video) kind=video ;; yt8m.train_*) kind=segment ;;
+    esac
+    shift
+done
+folder=$data/cache/$kind/$name${fold:-}
+mkdir -p "$folder" && touch "$folder/model.pth"
+"""
+
+
+class Chain:
+    """A chained script with an interpreter that only records what it is asked to run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.record, self.python = folder / "data", folder / "record", folder / "python"
+        self.python.write_text(PYTHON_STUB, encoding="utf-8")
+        self.python.chmod(0o755)
+
+    def run(self, script: str, *options: str, fail_on: str = "") -> tuple[int, list[list[str]]]:
+        """Exit status and the commands run."""
+        self.record.write_text("", encoding="utf-8")
+        environment = {**os.environ, "PYTHON": str(self.python), "DATA_DIR": str(self.data),
+                       "RECORD": str(self.record), "FAIL_ON": fail_on}
+        done = subprocess.run(["bash", SCRIPTS / script, *options], env=environment, check=False, cwd=self.data.parent)
+        return done.returncode, [shlex.split(line) for line in self.record.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(name="chain")
+def fixture_chain(tmp_path: Path) -> Chain:
+    """Scripts that do not train."""
+    return Chain(tmp_path)
+
+
+EXPECTED = {
+    "pretraining.bash": [("video/dbof-3", 4827), ("video/nextvlad-2", 1635)],
+    "context-agnostic.bash": [
+        ("segment/dbof-3_0", 1213), ("segment/dbof-3_1", 1216), ("segment/dbof-3_2", 1351),
+        ("segment/nextvlad-2_0", 5696), ("segment/nextvlad-2_1", 1696), ("segment/nextvlad-2_2", 2396)],
+    "context-aware.bash": [
+        ("segment/dbof-3-nextvlad-2_3", 4055), ("segment/dbof-3-nextvlad-2_4", 5055),
+        ("segment/nextvlad-2-nextvlad-2_5", 5455), ("segment/dbof-3-dbof-3_4", 3055)],
+}
+
+
+@pytest.mark.parametrize("script", EXPECTED)
+def test_a_script_makes_the_published_models(chain: Chain, script: str) -> None:
+    status, commands = chain.run(script, "--device", "cpu")
+    assert status == 0
+    assert [int(command[command.index("--seed") + 1]) for command in commands] == [seed for _, seed in EXPECTED[script]]
+    for folder, _ in EXPECTED[script]:
+        assert (chain.data / "cache" / folder / "model.pth").is_file()
+    for command in commands:
+        assert command[0] == "-m" and (ROOT / command[2]).is_file()
+        assert command[command.index("--device") + 1] == "cpu"
+    assert chain.run(script) == (0, [])  # all finished
+
+
+@pytest.mark.parametrize("script", EXPECTED)
+def test_a_script_stops_at_the_first_failure_and_goes_on_from_there(chain: Chain, script: str) -> None:
+    second_seed = EXPECTED[script][1][1]
+    status, commands = chain.run(script, fail_on=f"--seed {second_seed}")
+    assert status == 3 and len(commands) == 2
+    status, commands = chain.run(script)
+    assert status == 0 and len(commands) == len(EXPECTED[script]) - 1
+
+
+def test_the_longer_runs_say_so(chain: Chain) -> None:
+    longer = []
+    for script in EXPECTED:
+        longer += [command for command in chain.run(script)[1] if "--steps" in command]
+    assert [(command[command.index("--seed") + 1], command[command.index("--steps") + 1]) for command in longer] == [
+        ("1696", "12000"), ("4055", "12000")]
+
+
+def test_scripts_are_valid_bash() -> None:
+    scripts = [*SCRIPTS.glob("*.bash"), ROOT / ".ci" / "run"]
+    assert len(scripts) >= 7
+    for script in scripts:
+        subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_published_configurations_have_a_header() -> None:
+    for path in SCRIPTS.glob("*.yaml"):
+        header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        text = "\n".join(header)
+        assert "python -m yt8m.train_" in text and "Hardware and time" in text and "Score" in text
+        assert yaml.safe_load(path.read_text(encoding="utf-8"))
