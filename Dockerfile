@@ -4,7 +4,7 @@
 # The CUDA libraries come inside the torch wheel: the host needs the NVIDIA container toolkit, nothing else.
 FROM python:3.11-slim
 
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 PYTHON=python
 
 RUN useradd --create-home docker
 WORKDIR /home/docker/src

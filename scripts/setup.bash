@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Make or mend .venv: the pinned requirements (requirements.txt, or the file given) and both packages.
-# Does nothing when .venv is as it should be. PYTHON3 chooses the interpreter (3.11 or newer).
+# Does nothing when .venv is as it should be, or when PYTHON names an interpreter that has everything already
+# (a conda environment, the Docker image). PYTHON3 chooses the interpreter to make .venv with (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ -z "${PYTHON:-}" ] || exit 0
 
 requirements=${1:-requirements.txt}
 stamp=.venv/installed-$requirements

@@ -4,5 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.bash requirements-dev.txt
 
-.venv/bin/python -m pylint --jobs 2 yt8m PyTorchHelperBot/helperbot tests PyTorchHelperBot/tests
-.venv/bin/python -m pytest "$@"
+source scripts/common.bash
+"$PYTHON" -m pylint --jobs 2 yt8m PyTorchHelperBot/helperbot tests PyTorchHelperBot/tests
+"$PYTHON" -m pytest "$@"

@@ -56,8 +56,9 @@ def test_importing_any_module_has_no_side_effects(tmp_path: Path) -> None:
     package = Path(importlib.import_module("yt8m").__file__ or "").parent
     modules = [f"yt8m.{path.stem}" for path in package.glob("*.py") if path.stem != "__init__"]
     # What other packages do when they are first imported is theirs.
-    script = ("import importlib, random, sys, torch, torch.utils.data, numpy, pandas, sklearn.metrics, joblib, helperbot\n"
-              "import sklearn.model_selection, pydantic, yaml, tqdm; before = torch.get_rng_state(), random.getstate(), "
+    script = ("import importlib, random, sys, torch.utils.data, numpy, pandas, sklearn.metrics, joblib, helperbot\n"
+              "import sklearn.model_selection, pydantic, yaml, tqdm\n"
+              "before = torch.get_rng_state(), random.getstate(), "
               "str(numpy.random.get_state())\n"
               f"for name in {modules!r}: importlib.import_module(name)\n"
               "assert torch.equal(before[0], torch.get_rng_state())\n"
@@ -186,6 +187,7 @@ def test_submission_mistakes(command: Command, data_dir: Path, tmp_path: Path) -
     command("prepare_test_meta", "--data-dir", data_dir)
     assert_refused(submit(), "no predictions", "inference_memmap")
     assert_refused(submit("--model-names", "ghost"), "ghost.npy", "no such predictions")
+    assert "ghost is named more than once" in submit("--model-names", "ghost", "ghost").err
     assert output.read_text(encoding="utf-8") == "an earlier submission"
 
 

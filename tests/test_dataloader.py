@@ -317,6 +317,7 @@ def test_random_ratings(tmp_path_factory, videos, offset):
 
 
 def make_dataset(kind: str, index):
+    """One of the two data sets for training, with sampling."""
     if kind == "videos":
         return VideoDataset(index, VOCABULARY, 8, 3)
     return RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, True, 8, 3)

@@ -9,12 +9,12 @@ from yt8m.files import replacing
 
 def test_the_target_has_the_new_content_after_the_block_and_the_old_one_within(tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text("old")
+    path.write_bytes(b"old")
     with replacing(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
         assert temporary.parent == path.parent  # the same file system: the replacement is one step
-    assert path.read_text() == "new"
+    assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -23,12 +23,12 @@ def test_the_target_has_the_new_content_after_the_block_and_the_old_one_within(t
 def test_an_error_leaves_the_target_untouched_and_no_temporary(error, existing, tmp_path):
     path = tmp_path / "table.csv"
     if existing:
-        path.write_text("old")
+        path.write_bytes(b"old")
     with pytest.raises(error):
         with replacing(path) as temporary:
-            temporary.write_text("half")
+            temporary.write_bytes(b"half")
             raise error
-    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"] * existing
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"] * existing
 
 
 @pytest.mark.parametrize("umask, expected", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0, 0o666)])
@@ -54,7 +54,7 @@ def test_nested_replacements_of_one_file_do_not_share_a_temporary(tmp_path):
     path = tmp_path / "log"
     with replacing(path) as outer, replacing(path) as inner:
         assert outer != inner
-        outer.write_text("outer")
-        inner.write_text("inner")
-    assert path.read_text() == "outer"
+        outer.write_bytes(b"outer")
+        inner.write_bytes(b"inner")
+    assert path.read_bytes() == b"outer"
     assert list(tmp_path.iterdir()) == [path]

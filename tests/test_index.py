@@ -40,15 +40,18 @@ def fixture_scanned(monkeypatch) -> list[str]:
 
 
 def shard(data: Path, number: int) -> Path:
+    """Where shard `number` lies."""
     return data / "segment" / "train" / f"train{number:02d}.tfrecord"
 
 
 def shard_videos(number: int) -> list[Video]:
+    """What shard `number` holds."""
     return [make_video(2 * number, 4 + number, (number, 20), ((0, 20, 1.0), (5, 3, 0.0))),
             make_video(2 * number + 1, 3, (7,) * number)]
 
 
 def load(data: Path) -> Index:
+    """The index, with the cache of the data folder."""
     return load_index(shard(data, 0).parent, data / "cache")
 
 
@@ -59,6 +62,7 @@ def load_anew(data: Path) -> Index:
 
 
 def assert_same(index: Index, other: Index) -> None:
+    """Two indexes are equal in all their arrays, types included."""
     for item in dataclasses.fields(Index):
         mine, others = getattr(index, item.name), getattr(other, item.name)
         assert np.array_equal(mine, others), item.name
@@ -155,34 +159,34 @@ def test_a_removed_shard_disappears_and_nothing_is_read(data, scanned):
     assert_holds(index, [shard_videos(1), shard_videos(3)])
 
 
-def cut(cache: Path) -> None:
+def _cut(cache: Path) -> None:
     cache.write_bytes(cache.read_bytes()[:-100])
 
 
-def garble(cache: Path) -> None:
+def _garble(cache: Path) -> None:
     content = bytearray(cache.read_bytes())
     content[200:400] = bytes(200)
     cache.write_bytes(content)
 
 
-def replace_by_text(cache: Path) -> None:
+def _replace_by_text(cache: Path) -> None:
     cache.write_text("not a zip file")
 
 
-def empty(cache: Path) -> None:
+def _empty(cache: Path) -> None:
     cache.write_bytes(b"")
 
 
-def lose_arrays(cache: Path) -> None:
+def _lose_arrays(cache: Path) -> None:
     np.savez(cache, shards=np.array(["train00.tfrecord"]))
 
 
-def hold_pickles(cache: Path) -> None:
+def _hold_pickles(cache: Path) -> None:
     with np.load(cache) as file:
         np.savez(cache, **{**file, "version": np.array([print], object)})
 
 
-@pytest.mark.parametrize("damage", [cut, garble, replace_by_text, empty, lose_arrays, hold_pickles])
+@pytest.mark.parametrize("damage", [_cut, _garble, _replace_by_text, _empty, _lose_arrays, _hold_pickles])
 def test_a_damaged_cache_is_rebuilt_with_a_warning(damage, data, scanned, caplog):
     first = load(data)
     cache, = (data / "cache" / "index").iterdir()
@@ -274,6 +278,7 @@ def test_a_model_for_other_widths_is_refused(data):
 
 
 def assert_refuses(index: Index, record: int, path: Path) -> None:
+    """Neither the checksum nor the frames of a record can be read, and the message names the file."""
     out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
     for use in (ShardReader(index).verify, lambda row: ShardReader(index).read(row, slice(0, len(out)), out)):
         with pytest.raises(RecordError) as caught:

@@ -1,4 +1,6 @@
 """Inference: the same numbers whatever the batch size and the neighbours, over the right frames."""
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.artifacts import load_segment_model, open_folder
 from yt8m.dataloader import context_frames
+from yt8m.errors import UserError
 from yt8m.inference import Member, expanded_segments, predict
 
 N_CLASSES = 3
@@ -68,6 +71,13 @@ def test_predictions_equal_one_segment_at_a_time(videos: list[torch.Tensor], mem
                 np.testing.assert_allclose(values[row], logits[0].sigmoid().numpy(), atol=1e-5)
                 row += 1
         assert row == len(values)
+
+
+def test_a_model_of_nans_is_refused_by_name(videos: list[torch.Tensor], members: list[Member]) -> None:
+    broken = copy.deepcopy(members[0])
+    next(broken.model.parameters()).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="^a: predicts values that are not numbers"):
+        predict_all(videos, [broken], 10)
 
 
 def test_context_sees_the_video_without_head_and_tail(videos: list[torch.Tensor], members: list[Member]) -> None:

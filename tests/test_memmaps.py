@@ -134,7 +134,7 @@ def _flipped_meta(path: Path) -> None:
     lambda path: np.save(path.open("wb"), np.zeros(3))])
 def test_damaged_metadata_names_the_remedy(damage, tmp_path: Path) -> None:
     damage(save_test_meta(_meta(), tmp_path))
-    with pytest.raises(UserError, match=r"test_meta.npz: cannot be read .*run `python -m yt8m.prepare_test_meta` again"):
+    with pytest.raises(UserError, match="test_meta.npz: cannot be read .*run `python -m yt8m.prepare_test_meta` again"):
         load_test_meta(tmp_path)
 
 

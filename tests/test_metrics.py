@@ -113,11 +113,12 @@ def _segment_batch(classes: np.ndarray, scores: np.ndarray, negatives: np.ndarra
 
 def test_segment_metrics_by_hand() -> None:
     metric = SegmentMetrics()
-    logits = torch.tensor([[2.0, -9.0], [9.0, -1.0], [-0.5, 9.0], [1.0, -9.0]])
+    logits = torch.tensor([[2.0, 0.0], [0.1, -1.0], [-0.5, 9.0], [1.0, -0.1]])
     negatives = np.array([[False, True], [True, False], [False, True], [False, True]])
     metric.update(logits, _segment_batch(np.array([0, 1, 0, 0]), np.array([1, 0, 1, 0], np.float32), negatives))
     values = metric.compute()
     # Rated logits 2, -1, -0.5, 1 with scores 1, 0, 1, 0: of the four pairs only (-0.5, 1) is the wrong way round.
+    # Mined logits 0, 0.1, 9, -0.1: the first and the last are not above 0.
     assert values == pytest.approx({"auc": 75, "accuracy": 50, "negative_accuracy": 50})
 
 
@@ -147,8 +148,9 @@ def test_auc_is_nan_where_all_ratings_agree(score: int) -> None:
 
 
 VIDEOS, STARTS = ["aB3-", "0012", "NA"], [30, 35, 60]
-RATED = st.tuples(st.sampled_from(VIDEOS), st.sampled_from(STARTS), st.integers(0, 3))
-ENTRY = st.builds("{}:{}".format, st.sampled_from([*VIDEOS, "none"]), st.sampled_from([*STARTS, 5]))
+KEYS = [(vid, start, label) for label in range(4) for vid in VIDEOS for start in STARTS]
+SCORES = st.lists(st.sampled_from([None, 0, 1]), min_size=len(KEYS), max_size=len(KEYS)).filter(any)
+ENTRY = st.sampled_from([f"{vid}:{start}" for vid in (*VIDEOS, "none") for start in (*STARTS, 5)])
 
 
 def _table(ratings: dict[tuple[str, int, int], int]) -> pd.DataFrame:
@@ -180,29 +182,36 @@ def _slow_map(ratings: dict[tuple[str, int, int], int], lists: dict[int, list[st
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
-@given(st.dictionaries(RATED, st.integers(0, 1), min_size=1, max_size=25),
-       st.dictionaries(st.integers(0, 4), st.lists(ENTRY, max_size=20), max_size=5), st.integers(1, 25))
-def test_map_at_k_equals_its_definition(ratings: dict[tuple[str, int, int], int], lists: dict[int, list[str]],
+@given(SCORES, st.lists(st.none() | st.lists(ENTRY, max_size=20), min_size=5, max_size=5), st.integers(1, 25))
+def test_map_at_k_equals_its_definition(scores: list[int | None], entries: list[list[str] | None],
                                         top_k: int) -> None:
+    ratings = {key: score for key, score in zip(KEYS, scores) if score is not None}
+    lists = {label: segments for label, segments in enumerate(entries) if segments is not None}
     table, mean = map_at_k(_table(ratings), lists, top_k)
     rows, expected = _slow_map(ratings, lists, top_k)
-    assert mean == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert mean == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
     found = {row.label: (row.positives, row.rated, row.ap, row.duplicates) for row in table.itertuples()}
     assert found.keys() == rows.keys()
     for label, row in rows.items():
-        assert found[label] == pytest.approx(row, abs=1e-12, nan_ok=True)
+        assert found[label] == pytest.approx(row, rel=0, abs=1e-12, nan_ok=True)
 
 
 def test_map_at_k_by_hand() -> None:
     ratings = {("a", 30, 7): 1, ("a", 35, 7): 0, ("b", 30, 7): 1, ("b", 35, 7): 1,  # listed
                ("a", 30, 8): 1,  # positive, but not in the submission: counts as 0
                ("a", 30, 9): 0}  # no positive: does not count
-    lists = {7: ["c:30", "b:30", "b:30", "a:35", "a:30", "b:35"], 9: ["a:30"], 10: ["a:30"]}
+    lists = {7: ["c:30", "b:30", "b:30", "b:35", "a:35", "a:30"], 9: ["a:30"], 10: ["a:30"]}
     table, mean = map_at_k(_table(ratings), lists, 5)
-    ap = (1 + 2 / 3) / 3  # c:30 is not rated, the second b:30 does not count, b:35 is number 6
+    ap = (1 + 2 / 2) / 3  # c:30 is not rated, the second b:30 does not count, a:30 is number 6
     assert mean == pytest.approx(ap / 2, rel=1e-12)
     assert table["label"].tolist() == [7, 8, 9]
     assert table["duplicates"].tolist() == [1, 0, 0]
+
+
+def test_map_at_k_without_any_positive_is_nan() -> None:
+    table, mean = map_at_k(_table({("a", 30, 7): 0}), {7: ["a:30"]}, 5)
+    assert np.isnan(mean)
+    assert table["rated"].tolist() == [1]
 
 
 def test_map_at_k_of_a_perfect_list_is_1() -> None:

@@ -81,7 +81,7 @@ def test_context_aware_model(case: str, tmp_path: Path) -> None:
 
 
 def test_segment_loss() -> None:
-    random = np.random.RandomState(21)
+    random = np.random.RandomState(21)  # pylint: disable=no-member
     logits = (random.standard_normal((6, N_CLASSES)) * 2).astype(np.float32)
     labels, scores = random.randint(0, N_CLASSES, 6), random.randint(0, 2, 6)
     mask = (random.rand(6, N_CLASSES) < .995).astype(int)

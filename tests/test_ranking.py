@@ -83,8 +83,11 @@ def test_another_seed_orders_ties_differently() -> None:
 
 
 def test_classes_with_the_same_scores_order_their_ties_differently() -> None:
-    first, second = _rank([np.zeros((50, 2), np.int16)], 20, 1, 8)
-    assert set(first) != set(second)
+    maps = [np.zeros((50, 2), np.int16)]
+    chosen = _rank(maps, 20, 1, 8)
+    assert set(chosen[0]) != set(chosen[1])
+    everything = _rank(maps, 50, 1, 50)
+    assert np.corrcoef(everything)[0, 1] == pytest.approx(0, abs=0.5)
 
 
 @pytest.mark.parametrize("block_rows", [1, 5, 100])

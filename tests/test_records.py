@@ -24,6 +24,7 @@ INT64 = st.integers(-2**63, 2**63 - 1)
 
 
 def parse_shard(path: Path) -> list:
+    """All records of a shard."""
     shard = path.read_bytes()
     return [parse_record(shard, offset, length, path) for offset, length in record_spans(shard, path)]
 
@@ -43,6 +44,7 @@ def assert_context(record, video: Video) -> None:
 
 
 def read(reader: ShardReader, record: int, selection: slice | np.ndarray) -> np.ndarray:
+    """The selected frames of a record."""
     n_selected = len(np.arange(reader.index.n_frames[record])[selection])
     out = np.full((n_selected, reader.frame_dim), 99, np.uint8)
     reader.read(record, selection, out)
@@ -68,7 +70,7 @@ def video_lists(draw) -> list[Video]:
         rgb, audio = (
             None if n_frames is None else rng.integers(0, 256, (n_frames, size), np.uint8)
             for n_frames, size in zip(draw(st.tuples(*[st.none() | st.integers(0, 12)] * 2)), widths))
-        rating = st.tuples(INT64, INT64, st.floats(width=32, allow_nan=False))
+        rating = st.tuples(st.integers(-2**62, 2**62), INT64, st.floats(width=32, allow_nan=False))
         videos.append(Video(
             draw(st.text("abcXYZ019_-", min_size=1, max_size=11)).encode(), rgb, audio,
             draw(st.none() | st.lists(INT64 | st.integers(0, 3861), max_size=6)),
@@ -157,6 +159,8 @@ LAYOUTS = {
         "between frames": context_field(CONTEXT) + lists_field(
             {**LISTS, "rgb": LISTS["rgb"][:HALF] + extra + LISTS["rgb"][HALF:]}),
         "in a frame": with_frames(f2=field(1, bytes_feature(FRAME), extra)),
+        "in a list of the context": context_field(
+            {**CONTEXT, "id": field(1, field(1, VIDEO.video_id), extra)}) + lists_field(LISTS),
         "in a context feature": context_field({**CONTEXT, "labels": CONTEXT["labels"] + extra}) + lists_field(LISTS),
     }.items()},
     "a repeated context key, the last one counts": field(
@@ -260,7 +264,8 @@ def test_a_flipped_bit_in_a_payload_or_its_checksum_is_noticed_by_verify(tmp_pat
 
 @pytest.mark.parametrize("content, said", [
     (b"", "empty file"), (gzip.compress(b"".join(SMALL), mtime=0), "gzip"),
-    (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "HTML"), (b"\n <?xml version='1.0'?><Error/>", "HTML or XML"),
+    (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "HTML"),
+    (b"\n <?xml version='1.0'?><Error/>", "HTML or XML"),
     (b"these are no records at all", "not a TFRecord shard"), (b"short", "truncated")])
 def test_what_is_no_shard_is_told_apart(content, said, tmp_path):
     path = tmp_path / "train" / "a.tfrecord"
@@ -299,6 +304,38 @@ def read_payload_or_refuse(payload: bytes) -> None:
             assert str(path) in str(error)
 
 
+def test_a_varint_without_an_end_at_the_end_of_a_shard_is_an_error(tmp_path):
+    path = tmp_path / "a.tfrecord"
+    for payload in (bytes([first, second]) for first in (0x80, 0x8a, 0xff) for second in range(0x80, 0x100)):
+        write_payloads(path, [payload])  # in some of these the checksum that follows looks like more of the varint
+        with pytest.raises(RecordError, match="a.tfrecord: record at byte 0: not a SequenceExample"):
+            parse_shard(path)
+
+
+def overlong(number: int, content: bytes) -> bytes:
+    """A field whose length says one byte more than there is."""
+    return varint(number << 3 | 2) + varint(len(content) + 1) + content
+
+
+@pytest.mark.parametrize("payload", [
+    overlong(2, b""), context_field(CONTEXT) + overlong(2, entry("rgb", LISTS["rgb"])),
+    context_field({**CONTEXT, "labels": overlong(3, field(1, varint(3)))}) + lists_field(LISTS),
+    context_field({**CONTEXT, "labels": field(3, overlong(1, varint(3)))}) + lists_field(LISTS),
+    context_field({**CONTEXT, "labels": field(3, field(1, b"\x83"))}) + lists_field(LISTS),
+    context_field({**CONTEXT, "id": overlong(1, field(1, b"v001"))}) + lists_field(LISTS),
+    context_field({**CONTEXT, "id": field(1, overlong(1, b"v001"))}) + lists_field(LISTS),
+    context_field({**CONTEXT, "segment_scores": field(2, field(1, b"12345678901"))}) + lists_field(LISTS),
+    context_field(CONTEXT) + lists_field({**LISTS, "rgb": overlong(1, bytes_feature(b"frame"))}),
+    context_field(CONTEXT) + lists_field({**LISTS, "rgb": field(1, overlong(1, field(1, b"frame")))}),
+    context_field(CONTEXT) + lists_field(LISTS) + b"\x0f", context_field(CONTEXT) + lists_field(LISTS) + b"\x00\x00"])
+def test_what_tensorflow_refuses_is_an_error(payload, tmp_path):
+    with pytest.raises(Exception, match="Error parsing message"):
+        decode(payload)
+    path = write_payloads(tmp_path / "a.tfrecord", [payload])
+    with pytest.raises(RecordError, match="a.tfrecord: record at byte 0: not a SequenceExample"):
+        parse_shard(path)
+
+
 @settings(deadline=None, derandomize=True, max_examples=400)
 @given(st.binary(max_size=60) | st.builds(field, st.integers(1, 2), st.binary(max_size=60)))
 def test_random_payloads_never_crash_the_parser(payload):
@@ -322,6 +359,7 @@ def test_garbled_payloads_never_crash_the_parser(changes, how):
 
 
 def frames_of_widths(*widths: int) -> bytes:
+    """A FeatureList of frames of these widths."""
     return b"".join(field(1, bytes_feature(bytes(width))) for width in widths)
 
 

@@ -12,7 +12,8 @@ from yt8m.errors import UserError
 from yt8m.memmaps import TestMeta, save_test_meta
 from yt8m.submission import read_submission, read_table, read_truth, write_submission
 
-ENTRY = st.from_regex(r"[A-Za-z0-9_-]{1,11}:[0-9]{1,4}", fullmatch=True)
+ENTRY = st.builds(lambda video_id, start: f"{video_id}:{start}",
+                  st.text("abzAZ019_-", min_size=1, max_size=11), st.integers(0, 1500))
 
 
 @pytest.fixture(name="path", scope="module")

@@ -80,7 +80,8 @@ def test_a_missing_file_is_an_error_that_says_what_to_run(tmp_path):
 
 
 @pytest.mark.parametrize("content, said", [
-    ("", "cannot be read as CSV"), ("Label,Name\n1,a\n", "expected a column Index"), ("Index,Name\n", "at least one row"),
+    ("", "cannot be read as CSV"), ("Label,Name\n1,a\n", "expected a column Index"),
+    ("Index,Name\n", "at least one row"),
     ("Index,Name\n1,a\ntwo,b\n", "expected a column Index"), ("Index,Name\n1,a\n,b\n", "expected a column Index"),
     ("Index,Name\n1.5,a\n2,b\n", "expected a column Index"), ("Index,Name\n1,a\n1,b\n", "without duplicates"),
     ("Index,Name\n2,a\n1,b\n", "must ascend"), ("Index,Name\n-1,a\n1,b\n", "negative"),

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yt8m import __version__
 from yt8m.errors import UserError
@@ -17,10 +17,10 @@ DEFAULT_SEED = 0
 
 
 def make_parser(description: str | None, example: str, *options: str) -> argparse.ArgumentParser:
-    """A parser with `--data-dir`, `--version` and those of the shared `options`: device, seed, workers, top-k."""
+    """A parser with `--data-dir`, `--version` and those of the shared `options`: device, seed, workers."""
     parser = argparse.ArgumentParser(
-        description=description, epilog=f"example:\n  {example}", allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog=f"python -m yt8m.{Path(sys.argv[0]).stem}", description=description, epilog=f"example:\n  {example}",
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
                         help="folder with video/, segment/, the vocabulary and cache/ (default: data)")
@@ -44,6 +44,22 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument("--patience", type=positive, metavar="N",
                         help="stop after N evaluations without improvement (default: never)")
+
+
+def add_model_names(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """`--model-names`, for a command that works on all models unless told otherwise."""
+    parser.add_argument("--model-names", nargs="+", metavar="NAME", action=_Distinct, help=f"{purpose} (default: all)")
+
+
+class _Distinct(argparse.Action):
+    """Values of which none comes twice: a model named twice would count twice."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        for value in values:
+            if values.count(value) > 1:
+                parser.error(f"argument {option_string}: {value} is named more than once")
+        setattr(namespace, self.dest, values)
 
 
 def _name(text: str) -> str:
@@ -88,7 +104,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         main(args)
     except UserError as error:
-        print(f"{Path(parser.prog).stem}: error: {_message(error)}", file=sys.stderr)
+        print(f"{parser.prog}: error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,14 +2,13 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import add_model_names, make_parser, positive, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.create_submission_from_memmaps --output sub.csv", "seed")
-    parser.add_argument("--model-names", nargs="+", metavar="NAME",
-                        help="whose predictions to average (default: all in cache/predictions)")
+    add_model_names(parser, "which models' predictions in cache/predictions to average")
     parser.add_argument("--output", type=Path, default=Path("sub.csv"), metavar="CSV",
                         help="the submission (default: sub.csv)")
     parser.add_argument("--top-k", type=positive, default=100_000, metavar="K",

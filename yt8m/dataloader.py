@@ -100,11 +100,11 @@ class _ShardDataset:
                           None if self.seed is None else (self.seed, *key))
             for record, key in zip(records, keys)]
         lengths = [chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen) for chosen in selections]
-        frames = torch.empty(len(records), max(lengths), self.reader.frame_dim, dtype=torch.uint8)
+        frames = np.empty((len(records), max(lengths), self.reader.frame_dim), np.uint8)
         for row, (record, chosen, length) in enumerate(zip(records, selections, lengths)):
-            self.reader.read(record, chosen, frames[row, :length].numpy())
+            self.reader.read(record, chosen, frames[row, :length])
             frames[row, length:] = 0
-        return frames, torch.tensor(lengths)
+        return torch.from_numpy(frames), torch.tensor(lengths)
 
 
 class VideoDataset(_ShardDataset):
@@ -132,11 +132,11 @@ class VideoDataset(_ShardDataset):
     def __getitems__(self, keys: Sequence[Key]) -> VideoBatch:
         records = self.records[[example for _, example in keys]]
         frames, lengths = self.read_videos(records, keys)
-        labels = torch.zeros(len(keys), self.n_classes, dtype=torch.bool)
+        labels = np.zeros((len(keys), self.n_classes), bool)
         for row, record in enumerate(records):
             classes = self.index.of_record(record, self.classes, self.index.label_ends)
             labels[row, classes[classes >= 0]] = True
-        return VideoBatch(frames, lengths, labels, torch.from_numpy(records))
+        return VideoBatch(frames, lengths, torch.from_numpy(labels), torch.from_numpy(records))
 
 
 class RatedSegmentDataset(_ShardDataset):
@@ -172,19 +172,19 @@ class RatedSegmentDataset(_ShardDataset):
     def __getitems__(self, keys: Sequence[Key]) -> SegmentBatch:
         examples = np.array([example for _, example in keys])
         records = self.records[examples]
-        segments = torch.empty(len(keys), SEGMENT_SECONDS + 2 * self.offset, self.reader.frame_dim, dtype=torch.uint8)
-        negatives = torch.ones(len(keys), self.n_classes, dtype=torch.bool)
+        segments = np.empty((len(keys), SEGMENT_SECONDS + 2 * self.offset, self.reader.frame_dim), np.uint8)
+        negatives = np.ones((len(keys), self.n_classes), bool)
         for row, (record, start) in enumerate(zip(records, self.starts[examples])):
-            self._read_segment(record, int(start), segments[row].numpy())
+            self._read_segment(record, int(start), segments[row])
             classes, ends = self._positives
             negatives[row, self.index.of_record(record, classes, ends)] = False
         videos = lengths = None
         distinct, first, video_index = np.unique(records, return_index=True, return_inverse=True)
         if self.context:
             videos, lengths = self.read_videos(distinct, [keys[row] for row in first])
-        return SegmentBatch(
-            segments, torch.from_numpy(self.classes[examples]), torch.from_numpy(self.scores[examples]), negatives,
-            videos, lengths, torch.from_numpy(video_index), torch.from_numpy(records))
+        arrays = (segments, self.classes[examples], self.scores[examples], negatives)
+        return SegmentBatch(*map(torch.from_numpy, arrays), videos, lengths, torch.from_numpy(video_index),
+                            torch.from_numpy(records))
 
     def _read_segment(self, record: int, start: int, out: np.ndarray) -> None:
         """The expanded segment, frames [start − offset, start + 5 + offset), zeros beyond the video."""

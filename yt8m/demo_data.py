@@ -138,7 +138,6 @@ class World:
                     ratings.append(Rating(start, int(self.labels[label]), score))
         return sorted(ratings, key=lambda rating: (rating.start, rating.label))
 
-
     def rate_test(self, video: Video, rng: np.random.Generator) -> list[tuple[str, int, int, int]]:
         """Truth rows (vid, start, label, score) of a test video.
 

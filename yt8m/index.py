@@ -222,7 +222,7 @@ class ShardReader:
 
     def read(self, record: int, selection: slice | np.ndarray, out: np.ndarray) -> None:
         """Copy the selected frames of a record into `out`, uint8 (frames, rgb width + audio width)."""
-        if not len(out):
+        if not out.size:
             return
         index = self.index
         buffer = self._buffer(index.shard[record])

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from yt8m.dataloader import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments, context_frames
+from yt8m.errors import UserError
 from yt8m.segment_models import ContextAgnosticModel, SegmentModel
 
 
@@ -70,5 +71,8 @@ def _predict_group(group: list[Tensor], members: list[Member], device: torch.dev
             contexts = [member.model.encode_context(video[slice(*context_frames(len(video)))].unsqueeze(0))
                         for video in frames]
             logits = member.model.classify(segments, torch.cat(contexts)[owners])
-        results.append(logits.float().sigmoid().cpu().numpy())
+        probabilities = logits.float().sigmoid().cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise UserError(f"{member.name}: predicts values that are not numbers; its weights are of no use")
+        results.append(probabilities)
     return results

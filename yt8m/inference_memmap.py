@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import add_model_names, make_parser, positive, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -11,7 +11,7 @@ def build_parser() -> argparse.ArgumentParser:
                          "device", "workers")
     parser.add_argument("--model-dir", type=Path, metavar="D",
                         help="folder of segment models (default: cache/segment of the data folder)")
-    parser.add_argument("--model-names", nargs="+", metavar="NAME", help="which of them (default: all)")
+    add_model_names(parser, "which of them to predict with")
     parser.add_argument("--offset", type=int, metavar="N",
                         help="frames on either side of a segment (default: what each model was trained with)")
     parser.add_argument("--batch-size", type=positive, default=512, metavar="N",

@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import add_model_names, make_parser, positive, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,8 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--video-labels", type=Path, metavar="CSV",
                         help="labels of the test videos, columns vid,label, for the baseline that knows only those")
     parser.add_argument("--submission", type=Path, metavar="CSV", help="the ensemble's submission")
-    parser.add_argument("--model-names", nargs="+", metavar="NAME",
-                        help="which models' predictions to score (default: all in cache/predictions)")
+    add_model_names(parser, "which models' predictions in cache/predictions to score")
     parser.add_argument("--top-k", type=positive, default=100_000, metavar="K",
                         help="segments of a class that count (default: 100000)")
     return parser

@@ -279,11 +279,13 @@ class PartlyFrozen(nn.Module):
         self.modes = []
 
     def train(self, mode=True):
+        """As nn.Module.train, but the frozen part stays in evaluation mode."""
         super().train(mode)
         self.frozen.eval()
         return self
 
     def forward(self, x):
+        """x (n, 4) to (n, 1)."""
         self.modes.append((self.frozen[0].training, self.head[0].training))
         return self.head(self.frozen(x))
 
@@ -352,7 +354,7 @@ def test_deferred_check_raises_before_the_log_line_or_evaluation(log_interval, n
         callbacks=[recorder],
         log_interval=log_interval,
     )
-    bot._guard = FiniteGuard(immediate=False)  # what a Bot on CUDA has
+    bot._guard = FiniteGuard(immediate=False)  # what a Bot on CUDA has  # pylint: disable=protected-access
     with pytest.raises(NonFiniteLossError, match="step 3"):
         bot.train(10, 5)
     assert bot.step == noticed_at
@@ -370,7 +372,7 @@ def test_deferred_check_precedes_the_evaluation_after_a_stop():
     bot = make_bot(
         train_batches=failing_batches(0), valid_batches=regression(1), callbacks=[stop]
     )
-    bot._guard = FiniteGuard(immediate=False)
+    bot._guard = FiniteGuard(immediate=False)  # pylint: disable=protected-access
     with pytest.raises(NonFiniteLossError, match="the training loss .* step 1"):
         bot.train(10, 5)
     assert stop.evaluations() == []
