@@ -47,7 +47,7 @@ def test_help_is_light(name: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_has_an_example_that_parses(name: str) -> None:
     parser = importlib.import_module(f"yt8m.{name}").build_parser()
-    example = re.search(r"python -m yt8m\.(\w+)(.*)", parser.format_help())
+    example = re.search(r"example:\n.*python -m yt8m\.(\w+)(.*)", parser.format_help())
     assert example is not None and example[1] == name
     parser.parse_args(example[2].split())
 
