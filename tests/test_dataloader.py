@@ -270,6 +270,12 @@ def test_context_is_sampled_in_training(index):
     assert len(drawn) > 1
 
 
+def test_sampled_context_does_not_depend_on_other_videos_of_the_batch(index):
+    dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, True, 7, 5)
+    alone, among = dataset.__getitems__([(1, 0)]), dataset.__getitems__([(1, 6), (1, 3), (1, 0)])
+    np.testing.assert_array_equal(among.videos[among.video_index[2]], alone.videos[0])
+
+
 def test_videos_of_the_same_id_stay_apart(tmp_path):
     first, second = (dataclasses.replace(video, video_id=b"same") for video in (
         make_video(0, 50, (3,), ((30, 7, 1.0),)), make_video(1, 60, (7,), ((30, 20, 0.0),))))

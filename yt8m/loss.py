@@ -1,4 +1,5 @@
 """Losses of the two training stages. Dimensions: B videos, S segments, C classes."""
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -7,7 +8,13 @@ MINED_WEIGHT = 0.5
 
 def video_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean binary cross-entropy of logits (B, C) against labels (B, C), bool or 0/1."""
-    return functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
+    logits = _at_least_float32(logits)
+    return functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    """Sums over many videos and classes would overflow half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def segment_loss(logits: Tensor, classes: Tensor, scores: Tensor, negatives: Tensor,
@@ -18,10 +25,10 @@ def segment_loss(logits: Tensor, classes: Tensor, scores: Tensor, negatives: Ten
     surely are not in the segment's video. A rating weighs score + `negative_weight`: with 0.5 a positive
     counts 1.5 and a negative 0.5 (Lee 2019 has 1 for both).
     """
-    logits = logits.float()  # sums over many classes would overflow half precision
+    logits = _at_least_float32(logits)
     rated = logits.gather(1, classes.unsqueeze(1)).squeeze(1)
-    scores = scores.float()
+    scores = scores.to(logits.dtype)
     losses = functional.binary_cross_entropy_with_logits(rated, scores, reduction="none")
-    mask = negatives.float()
+    mask = negatives.to(logits.dtype)
     mined = (functional.softplus(logits) * mask).sum() / mask.sum().clamp(min=1)  # BCE against 0
     return (losses * (scores + negative_weight)).mean() + MINED_WEIGHT * mined
