@@ -82,7 +82,7 @@ def shard_paths(folder: Path) -> list[Path]:
     """The shards of a folder, sorted by name. Raises `UserError` if there are none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the .tfrecord shards there or set --data-dir")
-    paths = sorted(folder.glob("*.tfrecord"))
+    paths = sorted(path for path in folder.glob("*.tfrecord") if path.is_file())
     if not paths:
         raise UserError(f"{folder}: no .tfrecord files in this folder")
     return paths

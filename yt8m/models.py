@@ -1,38 +1,31 @@
 """Video classifiers: an encoder and a mixture-of-experts head. Dimensions as in `encoders`."""
-from torch import Tensor
+from torch import Tensor, nn
 
 from yt8m.config import DbofConfig, NextvladConfig, VideoModelConfig
 from yt8m.encoders import DbofEncoder, NextvladEncoder, mix_experts, mixture_layers
 
 
-class DbofModel(DbofEncoder):
+class _Classifier(nn.Module):
+    """A mixture-of-experts head on the encoder that comes next among the base classes."""
+
+    def __init__(self, config: DbofConfig | NextvladConfig, n_classes: int) -> None:
+        super().__init__(config)
+        self.config = config
+        self.expert_fc, self.gating_fc = mixture_layers(
+            config.fcn_dim, n_classes, config.n_mixtures, config.per_class, config.p_drop)
+
+    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Frames (B, L, D), uint8 or float in 0..255, lengths (B,) → logits (B, C)."""
+        features = super().forward(frames, lengths)
+        return mix_experts(self.expert_fc(features), self.gating_fc(features), self.config.n_mixtures)
+
+
+class DbofModel(_Classifier, DbofEncoder):
     """Context-gated DBoF video classifier."""
 
-    def __init__(self, config: DbofConfig, n_classes: int) -> None:
-        super().__init__(config)
-        self.config = config
-        self.expert_fc, self.gating_fc = mixture_layers(
-            config.fcn_dim, n_classes, config.n_mixtures, config.per_class, config.p_drop)
 
-    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Frames (B, L, D), uint8 or float in 0..255, lengths (B,) → logits (B, C)."""
-        features = super().forward(frames, lengths)
-        return mix_experts(self.expert_fc(features), self.gating_fc(features), self.config.n_mixtures)
-
-
-class NextvladModel(NextvladEncoder):
+class NextvladModel(_Classifier, NextvladEncoder):
     """NeXtVLAD video classifier."""
-
-    def __init__(self, config: NextvladConfig, n_classes: int) -> None:
-        super().__init__(config)
-        self.config = config
-        self.expert_fc, self.gating_fc = mixture_layers(
-            config.fcn_dim, n_classes, config.n_mixtures, config.per_class, config.p_drop)
-
-    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Frames (B, L, D), uint8 or float in 0..255, lengths (B,) → logits (B, C)."""
-        features = super().forward(frames, lengths)
-        return mix_experts(self.expert_fc(features), self.gating_fc(features), self.config.n_mixtures)
 
 
 VideoModel = DbofModel | NextvladModel

@@ -64,11 +64,6 @@ class Record:
     rgb: FrameBlock | None
     audio: FrameBlock | None
 
-    @property
-    def n_frames(self) -> int:
-        """Frames that have both features."""
-        return min(self.rgb_count, self.audio_count)
-
 
 def masked_crc(data: Buffer) -> int:
     """TFRecord's masked CRC-32C."""
@@ -259,27 +254,19 @@ def _single(buffer: Buffer, start: int, end: int) -> tuple[int, int, int]:
 
 def _map_entries(buffer: Buffer, start: int, end: int) -> Iterator[tuple[str, int, int]]:
     """Key and value span of each entry of a map<string, message>, which is field 1 of its message."""
-    seen = set()
     for number, wire, entry, stop in _fields(buffer, start, end):
         parts = list(_fields(buffer, entry, stop)) if wire == _BYTES else []
         if number != 1 or [part[:2] for part in parts] != [(1, _BYTES), (2, _BYTES)]:
             raise _Unusual
-        key = bytes(buffer[parts[0][2]:parts[0][3]]).decode("utf-8", errors="replace")
-        if key in seen:
-            raise _Unusual
-        seen.add(key)
-        yield key, parts[1][2], parts[1][3]
+        yield bytes(buffer[parts[0][2]:parts[0][3]]).decode("utf-8", errors="replace"), parts[1][2], parts[1][3]
 
 
 def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict, dict]:
     """Context values and `FrameBlock`s of a payload in the usual layout; `_Unusual` for any other."""
-    top = list(_fields(buffer, start, end))
-    if not {part[0] for part in top} <= {1, 2} or len({part[0] for part in top}) != len(top):
-        raise _Unusual
     context: dict = {}
     blocks: dict = {}
-    for number, wire, message, stop in top:
-        if wire != _BYTES:
+    for number, wire, message, stop in _fields(buffer, start, end):
+        if number not in (1, 2) or wire != _BYTES:
             raise _Unusual
         for key, value, value_stop in _map_entries(buffer, message, stop):
             if number == 1:

@@ -61,12 +61,13 @@ def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
     counts["Name"] = [f"label {label}" for label in counts["Index"]]
     if official is not None:
         known = _read_csv(official)
-        if not {"Index", "KnowledgeGraphId", "Name"} <= set(known.columns):
-            raise UserError(f"{official}: expected the columns Index, KnowledgeGraphId and Name")
+        columns = {"Index", "KnowledgeGraphId", "Name"}
+        if not columns <= set(known.columns) or not pd.api.types.is_integer_dtype(known["Index"]):
+            raise UserError(f"{official}: expected the columns Index (of label ids), KnowledgeGraphId and Name")
         known = known.drop_duplicates("Index").set_index("Index")
         for column in ("KnowledgeGraphId", "Name"):
             found = counts["Index"].map(known[column])
-            counts[column] = found.where(found.notna(), counts[column])
+            counts[column] = found.where(found.notna() & (found != ""), counts[column])
     return counts[list(_COLUMNS)]
 
 
