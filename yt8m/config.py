@@ -179,7 +179,7 @@ class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file whose top level is a mapping. Raises `UserError` for anything else."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -147,7 +147,7 @@ def train(model: VideoModel | SegmentModel, groups: list[dict[str, Any]], task: 
     get_logger("yt8m", run.folder / LOG)
     LOGGER.info("%s: seed %d, %d steps of %d on %s, %d parameters", run.folder, run.seed, settings.steps,
                 settings.batch_size, run.device, sum(value.numel() for value in model.parameters()))
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, eps=settings.eps, fused=True)  # one kernel: faster, on CPU too
+    optimizer = torch.optim.AdamW(groups, lr=settings.lr, eps=settings.eps, fused=True)
     schedule = task.schedule
     best = BestCheckpoints(run.folder / CHECKPOINTS, task.monitor, task.mode)
     callbacks = [
