@@ -198,6 +198,16 @@ def test_a_run_that_diverges_says_what_to_do(command: Command, data_dir: Path, t
     assert not (data_dir / "cache" / "video" / "x" / "model.pth").exists()
 
 
+def test_a_run_whose_evaluations_are_no_numbers_exports_nothing(command: Command, data_dir: Path, video_config: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    from helperbot import Bot
+
+    monkeypatch.setattr(Bot, "evaluate", lambda _: {"loss": float("nan")})
+    outcome = command("train_video", video_config, "--name", "x", "--data-dir", data_dir, "--device", "cpu")
+    assert_refused(outcome, "nothing to export", "'loss'", "training.lr")
+    assert not (data_dir / "cache" / "video" / "x" / "model.pth").exists()
+
+
 def test_validation_ratings_that_all_agree(command: Command, data_dir: Path, tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     from yt8m import dataloader

@@ -100,6 +100,7 @@ class _ShardDataset:
                           None if self.seed is None else (self.seed, *key))
             for record, key in zip(records, keys)]
         lengths = [chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen) for chosen in selections]
+        # numpy's, not torch's: filling a tensor would wake a thread pool for every video.
         frames = np.empty((len(records), max(lengths), self.reader.frame_dim), np.uint8)
         for row, (record, chosen, length) in enumerate(zip(records, selections, lengths)):
             self.reader.read(record, chosen, frames[row, :length])

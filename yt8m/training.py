@@ -165,7 +165,10 @@ def train(model: VideoModel | SegmentModel, groups: list[dict[str, Any]], task: 
     except NonFiniteLossError as error:
         raise UserError(f"{run.folder}: {error}; lower training.lr (now {settings.lr:g}) or raise training.eps, "
                         f"now {settings.eps:g}") from None
-    best.load_best(model)
+    try:
+        best.load_best(model)
+    except LookupError as error:
+        raise UserError(f"{run.folder}: nothing to export: {error}; lower training.lr, now {settings.lr:g}") from None
     export_model(run.folder, config, model)
     shutil.rmtree(run.folder / CHECKPOINTS)
     score, step, _ = best.best
