@@ -13,14 +13,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from yt8m.config import Config, parse_config, read_yaml
+from yt8m.config import DEFAULT_OFFSET, Config, parse_config, read_yaml
 from yt8m.errors import UserError
 from yt8m.files import replacing
 from yt8m.models import VideoModel, build_video_model
 from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 
 CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.pth"
-DEFAULT_OFFSET = 3
 _VIDEO_PREFIX = "model."
 
 Model = TypeVar("Model", bound=nn.Module)

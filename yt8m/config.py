@@ -18,6 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from yt8m.errors import UserError
 
+DEFAULT_OFFSET = 3  # frames on either side of a segment
+
 
 def _number(value: object) -> object:
     """YAML reads `2e-4` as a string: take what Python's float takes, but not booleans."""
@@ -123,7 +125,7 @@ class VideoTraining(_Section):
 class SegmentTraining(VideoTraining):
     """Fine-tuning on rated segments: batch size in ratings; `offset` in frames on either side."""
 
-    offset: Annotated[StrictInt, Field(ge=0)] = 3
+    offset: Annotated[StrictInt, Field(ge=0)] = DEFAULT_OFFSET
     negative_weight: NonNegative = 0.5
 
 

@@ -164,7 +164,7 @@ class RatedSegmentDataset(_ShardDataset):
                     "vocabulary", index.folder, len(self.ratings), len(shards), beyond.sum(), unknown.sum())
         self.records, self.starts = owners[self.ratings], index.rating_start[self.ratings]
         self.classes, self.scores = classes[self.ratings], index.rating_score[self.ratings]
-        self._positives = _known_classes(index, vocabulary)
+        self._known = _known_classes(index, vocabulary)
         self.n_classes = len(vocabulary)
 
     def __len__(self) -> int:
@@ -177,8 +177,7 @@ class RatedSegmentDataset(_ShardDataset):
         negatives = np.ones((len(keys), self.n_classes), bool)
         for row, (record, start) in enumerate(zip(records, self.starts[examples])):
             self._read_segment(record, int(start), segments[row])
-            classes, ends = self._positives
-            negatives[row, self.index.of_record(record, classes, ends)] = False
+            negatives[row, self.index.of_record(record, *self._known)] = False
         videos = lengths = None
         distinct, first, video_index = np.unique(records, return_index=True, return_inverse=True)
         if self.context:

@@ -46,6 +46,11 @@ class Rating:
     label: int
     score: int
 
+    @property
+    def end(self) -> int:
+        """The second behind the segment."""
+        return self.start + SEGMENT_SECONDS
+
 
 class World:
     """Scenes, concepts and distractors, drawn from a seed; makes videos of them."""

@@ -35,7 +35,7 @@ def _serialize(train: ModuleType, video: "Video", labelled: bool, ratings: list[
         scores = train.FloatList(value=[rating.score for rating in ratings])
         context |= {
             "segment_start_times": integers([rating.start for rating in ratings]),
-            "segment_end_times": integers([rating.start + 5 for rating in ratings]),
+            "segment_end_times": integers([rating.end for rating in ratings]),
             "segment_labels": integers([rating.label for rating in ratings]),
             "segment_scores": train.Feature(float_list=scores)}
     lists = {key: train.FeatureList(feature=[strings(frame.tobytes()) for frame in frames])

@@ -10,6 +10,7 @@ import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -304,6 +305,7 @@ def _feature_values(buffer: Buffer, start: int, end: int) -> list | np.ndarray:
     return np.array(integers, np.uint64).astype(np.int64)
 
 
+@cache
 def _frame_header(width: int) -> bytes:
     """The bytes before each frame: Feature in FeatureList, BytesList in Feature, value in BytesList."""
     header = b""
