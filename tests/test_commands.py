@@ -17,7 +17,7 @@ from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folde
 
 Command = Callable[..., Outcome]
 COMMANDS = ("train_video", "train_pure_segment", "train_segment_w_context", "prepare_vocabulary", "prepare_test_meta",
-            "inference_memmap", "create_submission_from_memmaps", "make_demo_data", "scoreboard")
+            "inference_memmap", "create_submission_from_memmaps", "make_demo_data", "scoreboard", "check_data")
 N_CLASSES = 5
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_named(command: Command, data_dir: Path, video_config
                    shard.name, "record at byte", "truncated")
 
 
-def test_damage_met_by_a_loader_process_is_named(command: Command, data_dir: Path, tmp_path: Path) -> None:
+def test_damage_met_by_a_loader_thread_is_named(command: Command, data_dir: Path, tmp_path: Path) -> None:
     command("prepare_test_meta", "--data-dir", data_dir)
     agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, N_CLASSES)
     shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0]
@@ -168,7 +168,7 @@ def test_inference_mistakes(command: Command, data_dir: Path) -> None:
     (data_dir / "cache" / "segment" / "unfinished_1").mkdir()
     assert_refused(infer(), "unfinished_1", "not a finished model")
     assert_refused(infer("--model-names", "missing_0"), "missing_0", "no such model folder")
-    assert_refused(infer("--model-names", "good_0", "--offset", -1), "--offset -1")
+    assert_refused(infer("--model-names", "good_0", "--offset", -1), "--offset")
     assert_refused(infer("--model-names", "good_0", "--device", "tpu"), "--device tpu")
     assert_refused(infer("--model-names", "good_0", "--device", "cuda:99"), "--device cuda:99")
     assert infer("--model-names", "good_0").status == 0
@@ -210,15 +210,15 @@ def test_a_run_whose_evaluations_are_no_numbers_exports_nothing(command: Command
 
 def test_validation_ratings_that_all_agree(command: Command, data_dir: Path, tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    from yt8m import dataloader
+    from yt8m import datasets
 
-    original = dataloader.RatedSegmentDataset.__init__
+    original = datasets.RatedSegmentDataset.__init__
 
-    def agree(self: dataloader.RatedSegmentDataset, *arguments: object) -> None:
+    def agree(self: datasets.RatedSegmentDataset, *arguments: object) -> None:
         original(self, *arguments)
         self.scores[:] = 1
 
-    monkeypatch.setattr(dataloader.RatedSegmentDataset, "__init__", agree)
+    monkeypatch.setattr(datasets.RatedSegmentDataset, "__init__", agree)
     config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
     base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
     assert_refused(command("train_pure_segment", config, base, "--fold", 0, "--name", "x", "--data-dir", data_dir),

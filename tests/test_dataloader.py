@@ -1,33 +1,22 @@
-"""Batches hold the bytes that were written, in an order that is a pure function of the seed."""
-import dataclasses
-import logging
+"""Batches read ahead: the same whatever the number of workers, from any batch on, and no thread left behind."""
+import threading
+import time
 from itertools import islice
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.model_selection import KFold
 
-from tests.shards import AUDIO, RGB, Video, index_videos, make_video
-from yt8m.dataloader import (
-    RatedSegmentDataset, SequentialBatches, TrainingBatches, VideoDataset, WholeVideoDataset, candidate_segments,
-    context_frames, make_loader, sample_frames, split_fold)
-from yt8m.errors import RecordError, UserError
+from tests.shards import index_videos, make_video
+from yt8m.dataloader import BATCHES_AHEAD, BatchLoader
+from yt8m.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
+from yt8m.errors import UserError
+from yt8m.sampling import SequentialBatches, TrainingBatches
 from yt8m.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
-SHARDS = [
-    [make_video(0, 60, (3, 999, 20), ((0, 3, 1.0), (35, 7, 0.0), (35, 20, 1.0))),
-     make_video(1, 45, (7,), ((40, 21, 1.0), (44, 3, 0.0), (45, 7, 1.0))),  # the last one starts beyond the end
-     make_video(2, 0, (3,), ((0, 3, 1.0),))],  # no frames
-    [make_video(3, 20, (999,), ((10, 3, 0.0), (10, 999, 1.0), (300, 888, 1.0), (-5, 3, 1.0))),  # labels nobody rates
-     make_video(4, 3, (21, 21), ((0, 20, 1.0),)),
-     make_video(5, 200, (20, 0, 3861))],
-    [make_video(6, 41, (), ((36, 21, 0.0),)), dataclasses.replace(make_video(7, 100, (3,)), video_id=b"v000")]]
-VIDEOS = [video for videos in SHARDS for video in videos]
-ALL_SHARDS = np.arange(len(SHARDS))
+SHARDS = [[make_video(3 * shard + row, 30 + 15 * row + shard, (3, 20), ((5 * row, 7, 1.0), (10, 20, 0.0)))
+           for row in range(3)] for shard in range(4)]
 
 
 @pytest.fixture(name="index", scope="module")
@@ -36,364 +25,111 @@ def fixture_index(tmp_path_factory):
     return index_videos(tmp_path_factory.mktemp("data"), SHARDS)
 
 
-def seconds(frames: np.ndarray) -> list[int]:
-    """The second of each frame, which `make_video` wrote into it."""
-    return (frames[:, 1].astype(int) * 256 + frames[:, 2]).tolist()
-
-
-# --- which frames and segments ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n_frames, expected", [
-    (0, (0, 0)), (1, (0, 1)), (5, (0, 5)), (39, (0, 39)), (40, (0, 40)), (41, (30, 31)), (44, (30, 34)),
-    (45, (30, 35)), (46, (30, 36)), (300, (30, 290))])
-def test_context_frames(n_frames, expected):
-    assert context_frames(n_frames) == expected
-
-
-@pytest.mark.parametrize("n_frames, expected", [
-    (0, 0), (1, 0), (5, 0), (39, 0), (40, 0), (41, 1), (44, 1), (45, 1), (46, 2), (50, 2), (51, 3), (299, 52),
-    (300, 52)])
-def test_candidate_segments(n_frames, expected):
-    assert candidate_segments(np.array([n_frames])).tolist() == [expected]
-
-
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.integers(0, 400))
-def test_context_and_candidates_leave_out_6_segments_at_the_head_and_2_at_the_tail(n_frames):
-    starts = range(0, n_frames, 5)[6:-2]
-    assert candidate_segments(np.array([n_frames, 300])).tolist() == [len(starts), 52]
-    inner = list(range(n_frames))[30:-10]
-    assert list(range(*context_frames(n_frames))) == (inner or list(range(n_frames)))
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(st.integers(1, 400), st.integers(1, 200), st.tuples(*[st.integers(0, 2**31)] * 3))
-def test_sampled_frames_are_distinct_ascending_and_of_the_context(n_frames, max_len, seed):
-    every = np.arange(n_frames)
-    start, stop = context_frames(n_frames)
-    chosen = every[sample_frames(n_frames, max_len, seed)]
-    assert len(chosen) == min(max_len, stop - start)
-    assert (np.diff(chosen) > 0).all()
-    assert chosen[0] >= start and chosen[-1] < stop
-    np.testing.assert_array_equal(every[sample_frames(n_frames, max_len, seed)], chosen)
-    np.testing.assert_array_equal(every[sample_frames(n_frames, max_len, None)], every[start:stop])
-    np.testing.assert_array_equal(every[sample_frames(n_frames, -1, seed)], every[start:stop])
-
-
-def test_sampled_frames_differ_between_seeds_epochs_and_examples():
-    drawn = {tuple(sample_frames(300, 150, (seed, epoch, example)).tolist())
-             for seed in range(3) for epoch in range(3) for example in range(3)}
-    assert len(drawn) == 27
-
-
-def test_every_frame_of_the_context_is_sampled_alike():
-    counts = np.zeros(70)
-    for epoch in range(2000):
-        counts[sample_frames(70, 10, (1, epoch, 0))] += 1
-    assert not counts[:30].any() and not counts[60:].any()
-    assert counts[30:60].min() > 550 and counts[30:60].max() < 790  # 667 expected, standard deviation 21
-
-
-# --- the order of examples -------------------------------------------------------------------------------
-
-
-@settings(deadline=None, derandomize=True, max_examples=100)
-@given(st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**32), st.integers(0, 25))
-def test_training_batches(n_examples, batch_size, seed, start):
-    n_batches = -(-3 * n_examples // batch_size) + start
-    batches = list(islice(TrainingBatches(n_examples, batch_size, seed), n_batches))
-    assert all(len(batch) == batch_size for batch in batches)
-    stream = [key for batch in batches for key in batch]
-    for epoch in range(3):
-        keys = stream[epoch * n_examples:(epoch + 1) * n_examples]
-        assert [key[0] for key in keys] == [epoch] * n_examples
-        assert sorted(key[1] for key in keys) == list(range(n_examples))
-    resumed = TrainingBatches(n_examples, batch_size, seed, start)
-    assert list(islice(resumed, n_batches - start)) == batches[start:]
-    assert list(islice(resumed, n_batches - start)) == batches[start:]  # iterating leaves no trace
-
-
-def test_training_batches_differ_between_seeds_and_epochs():
-    orders = {tuple(example for _, example in batch)
-              for seed in range(4) for batch in islice(TrainingBatches(50, 50, seed), 4)}
-    assert len(orders) == 16
-
-
-@pytest.mark.parametrize("n_examples, batch_size, sizes", [
-    (7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (1, 1, [1]), (0, 4, [])])
-def test_sequential_batches(n_examples, batch_size, sizes):
-    batches = SequentialBatches(n_examples, batch_size)
-    assert len(batches) == len(sizes)
-    assert [len(batch) for batch in batches] == sizes
-    assert [key for batch in batches for key in batch] == [(0, example) for example in range(n_examples)]
-
-
-# --- videos ----------------------------------------------------------------------------------------------
-
-
-def test_videos_without_frames_or_labels_of_the_vocabulary_are_left_out(index):
-    assert VideoDataset(index, VOCABULARY, -1, None).records.tolist() == [0, 1, 4, 5, 7]
-
-
-def test_video_batches_hold_the_written_bytes_and_zeros(index):
-    dataset = VideoDataset(index, VOCABULARY, 5, None)
-    batch, = make_loader(dataset, SequentialBatches(len(dataset), 8), 0, False)
-    assert batch.examples.tolist() == [0, 1, 4, 5, 7]
-    assert batch.lengths.tolist() == [20, 5, 3, 160, 60]
-    assert batch.labels.dtype == torch.bool
-    assert batch.labels.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]]
-    assert batch.frames.shape == (5, 160, RGB + AUDIO) and batch.frames.dtype == torch.uint8
-    for frames, record, span in zip(batch.frames.numpy(), batch.examples, [(30, 50), (30, 35), (0, 3), (30, 190),
-                                                                          (30, 90)]):
-        expected = VIDEOS[record].frames[slice(*span)]
-        np.testing.assert_array_equal(frames[:len(expected)], expected)
-        assert not frames[len(expected):].any()
-
-
-def test_training_videos_are_sampled_anew_each_epoch(index):
-    dataset = VideoDataset(index, VOCABULARY, 8, 11)
-    drawn = []
-    for epoch in range(2):
-        batch = dataset.__getitems__([(epoch, 3), (epoch, 2), (epoch, 0)])
-        assert batch.examples.tolist() == [5, 4, 0]
-        assert batch.lengths.tolist() == [8, 3, 8]
-        for frames, length, record in zip(batch.frames.numpy(), batch.lengths, batch.examples):
-            np.testing.assert_array_equal(frames[:length], VIDEOS[record].frames[seconds(frames[:length])])
-        drawn.append(seconds(batch.frames[0].numpy()))
-        assert drawn[-1] == sorted(set(drawn[-1])) and drawn[-1][0] >= 30 and drawn[-1][-1] < 190
-    assert drawn[0] != drawn[1]
-
-
-def test_a_video_is_sampled_alike_whatever_else_is_in_the_batch(index):
-    dataset = VideoDataset(index, VOCABULARY, 8, 11)
-    alone, among = dataset.__getitems__([(4, 3)]), dataset.__getitems__([(4, 0), (4, 3), (4, 1)])
-    np.testing.assert_array_equal(alone.frames[0], among.frames[1])
-    other = VideoDataset(index, VOCABULARY, 8, 12).__getitems__([(4, 3)])
-    assert not torch.equal(alone.frames, other.frames)
-
-
-def test_no_video_with_labels_of_the_vocabulary_is_an_error_naming_the_folder(index):
-    with pytest.raises(UserError, match="no video with frames has a label") as caught:
-        VideoDataset(index, Vocabulary(np.array([1, 2]), ("a", "b")), -1, None)
-    assert str(index.folder) in str(caught.value)
-
-
-# --- rated segments --------------------------------------------------------------------------------------
-
-
-USABLE = [(0, 0, 3, 1.0), (0, 35, 7, 0.0), (0, 35, 20, 1.0), (1, 40, 21, 1.0), (1, 44, 3, 0.0), (3, 10, 3, 0.0),
-          (4, 0, 20, 1.0), (6, 36, 21, 0.0)]  # record, start, label, score
-MINED = {0: {21}, 1: {20}, 3: {7, 20, 21}, 4: {3, 7}, 6: {3, 7, 20}}  # labels neither given nor rated, by record
-
-
-def expanded(video: Video, start: int, offset: int) -> np.ndarray:
-    """The expanded segment the slow way, a second at a time."""
-    frames = np.zeros((5 + 2 * offset, RGB + AUDIO), np.uint8)
-    for row, second in enumerate(range(start - offset, start + 5 + offset)):
-        if 0 <= second < len(video.frames):
-            frames[row] = video.frames[second]
-    return frames
-
-
-@pytest.mark.parametrize("offset", [0, 3, 60])
-def test_segment_batches(offset, index):
-    dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, offset, False, -1, None)
-    batch, = make_loader(dataset, SequentialBatches(len(dataset), 20), 0, False)
-    assert batch.videos is None and batch.lengths is None
-    assert batch.examples.tolist() == [record for record, *_ in USABLE]
-    assert batch.classes.tolist() == [VOCABULARY.labels.tolist().index(label) for _, _, label, _ in USABLE]
-    assert batch.scores.tolist() == [score for *_, score in USABLE]
-    assert batch.scores.dtype == torch.float32 and batch.classes.dtype == torch.int64
-    assert batch.segments.dtype == torch.uint8 and batch.negatives.dtype == torch.bool
-    for row, (record, start, *_) in enumerate(USABLE):
-        np.testing.assert_array_equal(batch.segments[row], expanded(VIDEOS[record], start, offset))
-        assert set(VOCABULARY.labels[batch.negatives[row].numpy()].tolist()) == MINED[record]
-
-
-def test_a_segment_at_either_end_is_filled_with_zeros(index):
-    dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, False, -1, None)
-    segments = dataset.__getitems__([(0, 0), (0, 4), (0, 6)]).segments.numpy()
-    blank = [[not frame.any() for frame in segment] for segment in segments]
-    assert blank[0] == [True] * 3 + [False] * 8  # starts at 0
-    assert blank[1] == [False] * 4 + [True] * 7  # starts at the last of 45 frames
-    assert blank[2] == [True] * 3 + [False] * 3 + [True] * 5  # all of a video of 3 frames
-
-
-def test_ratings_left_out_are_counted_in_the_log(index, caplog):
-    caplog.set_level(logging.INFO, "yt8m.dataloader")
-    dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, False, -1, None)
-    assert len(dataset) == len(USABLE)
-    # beyond: 45 of 45 s, 0 of 0 s, 300 of 20 s, before the video; outside the vocabulary: 999 and 888
-    assert f"{len(USABLE)} ratings in 3 shards; left out: 4 beyond the end of their video, 2 outside" in caplog.text
-    assert str(index.folder) in caplog.text
-
-
-@pytest.mark.parametrize("shards, records", [([0], [0, 0, 0, 1, 1]), ([1], [3, 4]), ([2, 1], [3, 4, 6])])
-def test_ratings_of_other_shards_are_left_out(shards, records, index, caplog):
-    caplog.set_level(logging.INFO, "yt8m.dataloader")
-    dataset = RatedSegmentDataset(index, VOCABULARY, np.array(shards), 3, False, -1, None)
-    assert [int(dataset.__getitems__([(0, row)]).examples) for row in range(len(dataset))] == records
-    assert f"{len(records)} ratings in {len(shards)} shards" in caplog.text
-
-
-def test_shards_without_usable_ratings_are_an_error_naming_the_folder(tmp_path):
-    index = index_videos(tmp_path, [SHARDS[0], [make_video(8, 10, (3,), ((10, 3, 1.0), (0, 999, 1.0)))]])
-    with pytest.raises(UserError, match="no usable segment ratings in 1 shards") as caught:
-        RatedSegmentDataset(index, VOCABULARY, np.array([1]), 3, False, -1, None)
-    assert str(index.folder) in str(caught.value)
-
-
-def test_context_comes_once_per_video_however_often_it_is_rated(index):
-    dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, True, -1, None)
-    rows = [7, 1, 3, 0, 1, 6, 2]
-    batch = dataset.__getitems__([(0, row) for row in rows])
-    assert batch.examples.tolist() == [USABLE[row][0] for row in rows]
-    assert len(batch.videos) == len(batch.lengths) == 4  # records 6, 0, 1, 4
-    for video, record in zip(batch.video_index, batch.examples):
-        expected = VIDEOS[record].frames[slice(*context_frames(len(VIDEOS[record].frames)))]
-        assert batch.lengths[video] == len(expected)
-        np.testing.assert_array_equal(batch.videos[video, :len(expected)], expected)
-        assert not batch.videos[video, len(expected):].any()
-
-
-def test_context_is_sampled_in_training(index):
-    dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, True, 7, 5)
-    drawn = set()
-    for epoch in range(4):
-        batch = dataset.__getitems__([(epoch, 1), (epoch, 2)])
-        assert batch.lengths.tolist() == [7] and batch.video_index.tolist() == [0, 0]
-        chosen = seconds(batch.videos[0].numpy())
-        assert chosen == sorted(set(chosen)) and chosen[0] >= 30 and chosen[-1] < 50
-        np.testing.assert_array_equal(batch.videos[0], VIDEOS[0].frames[chosen])
-        drawn.add(tuple(chosen))
-    assert len(drawn) > 1
-
-
-def test_sampled_context_does_not_depend_on_other_videos_of_the_batch(index):
-    dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, True, 7, 5)
-    alone, among = dataset.__getitems__([(1, 0)]), dataset.__getitems__([(1, 6), (1, 3), (1, 0)])
-    np.testing.assert_array_equal(among.videos[among.video_index[2]], alone.videos[0])
-
-
-def test_videos_of_the_same_id_stay_apart(tmp_path):
-    first, second = (dataclasses.replace(video, video_id=b"same") for video in (
-        make_video(0, 50, (3,), ((30, 7, 1.0),)), make_video(1, 60, (7,), ((30, 20, 0.0),))))
-    index = index_videos(tmp_path, [[first, second], [first]])
-    dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, True, -1, None)
-    batch = dataset.__getitems__([(0, 0), (0, 1), (0, 2)])
-    assert len(batch.videos) == 3
-    for row, video in enumerate((first, second, first)):
-        np.testing.assert_array_equal(batch.segments[row], expanded(video, 30, 3))
-        np.testing.assert_array_equal(batch.videos[batch.video_index[row], 0], video.frames[30])
-    assert batch.negatives.int().tolist() == [[0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 1, 1]]
-
-
-@st.composite
-def rated_videos(draw) -> list[Video]:
-    """Videos with labels and ratings in and out of the vocabulary and of the video."""
-    label = st.sampled_from([3, 7, 20, 21, 0, 999])
-    rating = st.tuples(st.integers(-2, 16), label, st.sampled_from([0.0, 1.0]))
-    return [make_video(number, draw(st.integers(0, 14)), draw(st.lists(label, max_size=3)),
-                       draw(st.lists(rating, max_size=4)), n_audio=draw(st.none() | st.integers(0, 14)))
-            for number in range(draw(st.integers(1, 4)))]
-
-
-@settings(deadline=None, derandomize=True, max_examples=40)
-@given(rated_videos(), st.integers(0, 4))
-def test_random_ratings(tmp_path_factory, videos, offset):
-    videos = [make_video(9, 12, (3,), ((5, 3, 1.0),)), *videos]
-    index = index_videos(tmp_path_factory.mktemp("data"), [videos])
-    usable = [(record, *rating) for record, video in enumerate(videos) for rating in video.ratings
-              if 0 <= rating[0] < len(video.frames) and rating[1] in VOCABULARY.labels]
-    dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(1), offset, True, -1, None)
-    batch, = make_loader(dataset, SequentialBatches(len(dataset), 100), 0, False)
-    assert len(dataset) == len(usable)
-    for row, (record, start, label, score) in enumerate(usable):
-        video = videos[record]
-        known = {*video.labels, *(rated for _, rated, _ in video.ratings)}
-        assert (int(batch.examples[row]), float(batch.scores[row])) == (record, score)
-        assert VOCABULARY.labels[batch.classes[row]] == label
-        assert batch.negatives[row].tolist() == [other not in known for other in VOCABULARY.labels.tolist()]
-        np.testing.assert_array_equal(batch.segments[row], expanded(video, start, offset))
-        np.testing.assert_array_equal(batch.videos[batch.video_index[row], :len(video.frames)], video.frames)
-
-
-# --- workers, folds, whole videos ------------------------------------------------------------------------
-
-
-def make_dataset(kind: str, index):
-    """One of the two data sets for training, with sampling."""
-    if kind == "videos":
-        return VideoDataset(index, VOCABULARY, 8, 3)
-    return RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, True, 8, 3)
-
-
-@pytest.mark.parametrize("kind", ["videos", "segments"])
-def test_batches_are_the_same_whatever_the_number_of_workers(kind, index):
-    streams = []
-    for workers in (0, 1, 2):
-        dataset = make_dataset(kind, index)
-        batches = TrainingBatches(len(dataset), 3, seed=9, start=1)
-        streams.append(list(islice(make_loader(dataset, batches, workers, False), 7)))
-    keys = list(islice(TrainingBatches(len(make_dataset(kind, index)), 3, seed=9, start=1), 7))
-    assert [batch.examples.tolist() for batch in streams[0]] == [
-        make_dataset(kind, index).records[[example for _, example in batch]].tolist() for batch in keys]
-    for stream in streams[1:]:
-        for batch, expected in zip(stream, streams[0], strict=True):
-            assert all(torch.equal(*pair) for pair in zip(batch, expected, strict=True))
-
-
-def test_reading_leaves_the_global_generators_alone(index):
-    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    dataset = make_dataset("segments", index)
-    for batch in islice(TrainingBatches(len(dataset), 4, 1), 3):
-        dataset.__getitems__(batch)
-    assert torch.equal(torch.get_rng_state(), torch_before)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)
-
-
-@pytest.mark.parametrize("n_shards", [8, 9, 20, 3844])
-def test_folds_are_those_of_sklearn_over_sorted_shards(n_shards, index):
-    index = dataclasses.replace(index, shards=np.array([f"train{number:04d}" for number in range(n_shards)]))
-    expected = list(KFold(8, shuffle=True, random_state=42).split(sorted(index.shards)))
-    validated = []
-    for fold in range(8):
-        train, valid = split_fold(index, fold)
-        np.testing.assert_array_equal(train, expected[fold][0])
-        np.testing.assert_array_equal(valid, expected[fold][1])
-        assert sorted([*train, *valid]) == list(range(n_shards))
-        validated += valid.tolist()
-    assert sorted(validated) == list(range(n_shards))
-
-
-def test_bad_folds_and_too_few_shards_are_errors(index):
-    with pytest.raises(UserError, match="3 shards cannot be split into 8 folds") as caught:
-        split_fold(index, 0)
-    assert str(index.folder) in str(caught.value)
-    enough = dataclasses.replace(index, shards=np.arange(8).astype(str))
-    for fold in (-1, 8):
-        with pytest.raises(UserError, match=f"--fold {fold}: folds are numbered 0 to 7"):
-            split_fold(enough, fold)
-
-
-def test_whole_videos_in_the_order_asked_for_even_without_frames(index):
-    dataset = WholeVideoDataset(index, np.array([5, 2, 0, 7]))
-    assert len(dataset) == 4
-    for item, record in enumerate([5, 2, 0, 7]):
-        frames = dataset[item]
-        assert frames.dtype == torch.uint8
-        np.testing.assert_array_equal(frames, VIDEOS[record].frames)
-
-
-def test_whole_videos_are_checked_against_their_checksums(tmp_path):
-    index = index_videos(tmp_path, SHARDS)
-    path = index.folder / "train01.tfrecord"
-    content = bytearray(path.read_bytes())
-    content[content.index(VIDEOS[4].frames[1, :RGB].tobytes()) + 5] ^= 4  # the length and the layout stay right
-    path.write_bytes(content)
+def make_loader(kind: str, index, workers: int, window: int | None = None, seed: int = 9) -> BatchLoader:
+    """Training batches of either kind, with sampling."""
+    dataset = (VideoDataset(index, VOCABULARY, 8, 3) if kind == "videos"
+               else RatedSegmentDataset(index, VOCABULARY, np.arange(4), 3, kind == "context", 8, 3))
+    return BatchLoader(dataset, TrainingBatches(dataset.shards, 5, seed, window), workers)
+
+
+def assert_equal(stream, other) -> None:
+    """Two streams of batches are equal in every tensor and in their order."""
+    for batch, expected in zip(stream, other, strict=True):
+        for mine, theirs in zip(batch, expected, strict=True):
+            assert mine is theirs is None or torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("kind", ["videos", "segments", "context"])
+def test_batches_are_the_same_whatever_the_number_of_workers(kind, window, index):
+    expected = list(islice(make_loader(kind, index, 0, window), 12))
+    for workers in (1, 2, 4):
+        assert_equal(islice(make_loader(kind, index, workers, window), 12), expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["videos", "context"])
+def test_a_loader_goes_on_from_any_batch(kind, workers, index):
+    expected = list(islice(make_loader(kind, index, 0), 14))
+    loader = make_loader(kind, index, workers)
+    states = [loader.state_dict()]
+    for _ in islice(loader, 9):
+        states.append(loader.state_dict())  # however far the workers have read ahead
+    for done, state in enumerate(states):
+        resumed = make_loader(kind, index, workers)
+        resumed.load_state_dict(state)
+        assert resumed.state_dict() == state
+        assert_equal(islice(resumed, 14 - done), expected[done:])
+        resumed.load_state_dict(states[0])
+        assert_equal(islice(resumed, 2), expected[:2])
+
+
+def test_a_state_of_other_data_or_another_seed_is_refused(index, tmp_path):
+    state = make_loader("videos", index, 0).state_dict()
+    other = index_videos(tmp_path, [*SHARDS[:3], [*SHARDS[3][:2], make_video(11, 63, (3, 21))]])
+    with pytest.raises(UserError, match="not the shards that the order of examples was made from"):
+        make_loader("videos", other, 0).load_state_dict(state)
+    with pytest.raises(UserError, match="seed was 9, is 4"):
+        make_loader("videos", index, 0, seed=4).load_state_dict(state)
+
+
+class _Counting:
+    """A data set that counts what it is asked for, fails at one batch, and is slow at the first."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        self.asked: list[int] = []
+        self.fails_at = fails_at
+
+    def __getitems__(self, keys):
+        number = keys[0][1]
+        self.asked.append(number)
+        if number == 0:
+            time.sleep(0.05)
+        if number == self.fails_at:
+            raise UserError("broken")
+        return number
+
+
+def loader_threads() -> list[str]:
+    """The names of the threads of loaders."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_every_batch_comes_once_and_in_order(workers):
+    dataset = _Counting()
+    loader = BatchLoader(dataset, SequentialBatches(40, 1), workers)
+    for _ in range(2):
+        assert list(loader) == list(range(40))
+    assert sorted(dataset.asked) == sorted([*range(40)] * 2)
+    assert not loader_threads()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_is_read_ahead_than_a_few_batches(workers):
+    dataset = _Counting()
+    batches = iter(BatchLoader(dataset, TrainingBatches(np.zeros(1000), 1, 0), workers))
+    for taken in range(1, 6):
+        next(batches)
+        assert len(dataset.asked) <= taken + BATCHES_AHEAD * workers
+    batches.close()
+    assert not loader_threads()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_an_error_comes_where_its_batch_would_and_ends_the_threads(workers):
+    seen = []
+    with pytest.raises(UserError, match="broken"):
+        for batch in BatchLoader(_Counting(fails_at=7), SequentialBatches(40, 1), workers):
+            seen.append(batch)
+    assert seen == list(range(7))
+    assert not loader_threads()
+
+
+def test_whole_videos_come_in_order_from_several_threads(index):
     dataset = WholeVideoDataset(index, np.arange(len(index)))
-    np.testing.assert_array_equal(dataset[3], VIDEOS[3].frames)
-    with pytest.raises(RecordError, match=f"record at byte {index.offset[4]}: checksum mismatch") as caught:
-        dataset[4]  # pylint: disable=pointless-statement
-    assert str(path) in str(caught.value)
+    videos = [video for shard in SHARDS for video in shard]
+    numbered = [item for batch in BatchLoader[list](dataset, SequentialBatches(len(dataset), 2), 3) for item in batch]
+    assert [number for number, _ in numbered] == list(range(len(videos)))
+    for (_, frames), video in zip(numbered, videos):
+        np.testing.assert_array_equal(frames, video.frames)

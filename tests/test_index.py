@@ -3,7 +3,9 @@ import dataclasses
 import errno
 import logging
 import os
-import pickle
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from hypothesis import strategies as st
 import yt8m.index
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
 from yt8m.errors import RecordError, UserError
-from yt8m.index import Index, ShardReader, load_index
+from yt8m.index import Index, load_index
+from yt8m.reader import Frames, ShardReader
 
 
 @pytest.fixture(name="data")
@@ -32,9 +35,9 @@ def fixture_scanned(monkeypatch) -> list[str]:
     names: list[str] = []
     scan = yt8m.index._scan_shard  # pylint: disable=protected-access
 
-    def scan_and_tell(path: Path):
+    def scan_and_tell(path: Path, whole: bool):
         names.append(path.name)
-        return scan(path)
+        return scan(path, whole)
     monkeypatch.setattr(yt8m.index, "_scan_shard", scan_and_tell)
     return names
 
@@ -90,8 +93,7 @@ def assert_reads(index: Index, shards: list[list[Video]]) -> None:
     reader = ShardReader(index)
     for record, video in enumerate(video for videos in shards for video in videos):
         out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
-        reader.verify(record)
-        reader.read(record, slice(0, len(out)), out)
+        assert reader.read([Frames(record, slice(0, len(out)), out)], whole=True).all()
         np.testing.assert_array_equal(out, video.frames)
 
 
@@ -250,8 +252,48 @@ def test_a_damaged_shard_is_named_and_the_good_cache_stays(data, scanned):
     os.utime(shard(data, 2), ns=(stamp, stamp))
     scanned.clear()
     assert_same(load(data), first)
-    assert not scanned
+    assert scanned == ["train02.tfrecord"]
 
+
+def test_every_damaged_shard_is_looked_at_and_what_the_others_hold_is_kept(data, scanned):
+    for number in (1, 3):
+        shard(data, number).write_bytes(shard(data, number).read_bytes()[:-1])
+    with pytest.raises(RecordError, match="01.tfrecord.*truncated.*2 shards are damaged, .*check_data .*/train` lists"):
+        load(data)
+    assert len(scanned) == 4
+    write_videos(shard(data, 1), shard_videos(1))
+    shard(data, 3).unlink()
+    scanned.clear()
+    assert_holds(load(data), [shard_videos(number) for number in range(3)])
+    assert scanned == ["train01.tfrecord"]
+
+
+def test_two_processes_indexing_at_once_leave_a_whole_cache(data):
+    code = ("import sys; from pathlib import Path; from yt8m.index import load_index; "
+            "folder = Path(sys.argv[1]); sys.stdin.readline(); "
+            "print(*[load_index(folder / 'segment' / 'train', folder / 'cache').digest for _ in range(20) "
+            "if [path.unlink(missing_ok=True) for path in (folder / 'cache').glob('index/*')] is not None])")
+    command = [sys.executable, "-c", code, str(data)]
+    with (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first,
+          subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as second):
+        for process in (first, second):  # both have been told to go before either can have ended
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        digests = [process.communicate(timeout=120)[0].split() for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0]
+    expected = load_anew(data).digest
+    assert digests == [[expected] * 20] * 2
+    assert load(data).digest == expected
+    assert not list((data / "cache" / "index").glob(".*"))
+
+
+def test_the_digest_is_of_the_records_not_of_where_and_when_they_lie(data, tmp_path_factory):
+    index = load(data)
+    copy = Path(shutil.copytree(data / "segment", tmp_path_factory.mktemp("copy") / "segment"))
+    os.utime(copy / "train" / "train00.tfrecord", ns=(0, 0))
+    assert load_index(copy / "train", copy).digest == index.digest
+    write_videos(shard(data, 1), [make_video(2, 5, (1, 21), ((0, 20, 1.0), (5, 3, 0.0))), shard_videos(1)[1]])
+    assert load(data).digest != index.digest  # one label differs
 
 def test_lists_of_different_length_give_the_seconds_that_have_both(tmp_path):
     shards = [[make_video(0, 5, n_audio=3), make_video(1, 2, n_audio=6), make_video(2, 0), make_video(3, 4, n_audio=0),
@@ -264,7 +306,7 @@ def test_lists_of_different_length_give_the_seconds_that_have_both(tmp_path):
 def test_a_folder_without_any_frame_is_an_error(tmp_path):
     index = index_videos(tmp_path, [[make_video(0, 0, (1,))], [make_video(1, 0, (2,), n_audio=3)]])
     assert index.labels.tolist() == [1, 2]
-    with pytest.raises(RecordError, match="no record has any frame of rgb") as caught:
+    with pytest.raises(UserError, match="no record has any frame of rgb") as caught:
         ShardReader(index)
     assert str(index.folder) in str(caught.value)
 
@@ -280,9 +322,9 @@ def test_a_model_for_other_widths_is_refused(data):
 def assert_refuses(index: Index, record: int, path: Path) -> None:
     """Neither the checksum nor the frames of a record can be read, and the message names the file."""
     out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
-    for use in (ShardReader(index).verify, lambda row: ShardReader(index).read(row, slice(0, len(out)), out)):
+    for whole in (False, True):
         with pytest.raises(RecordError) as caught:
-            use(record)
+            ShardReader(index).read([Frames(record, slice(0, len(out)), out)], whole)
         assert str(path) in str(caught.value)
 
 
@@ -295,24 +337,44 @@ def test_a_shard_that_is_gone_or_shorter_when_read_is_named(data):
         change()
         assert_refuses(index, 3, shard(data, 1))
     shard(data, 1).write_bytes(content)
+    os.utime(shard(data, 1), ns=(0, index.stamps[1, 1]))
     assert_reads(index, [shard_videos(number) for number in range(4)])
+
+
+def test_a_shard_replaced_by_one_of_the_same_size_is_refused_before_a_wrong_byte_is_read(data):
+    index = load(data)
+    others = [dataclasses.replace(video, rgb=255 - video.rgb) for video in shard_videos(1)]
+    write_videos(shard(data, 1).with_name("new"), others).replace(shard(data, 1))
+    assert shard(data, 1).stat().st_size == index.stamps[1, 0]
+    for whole in (False, True):
+        with pytest.raises(RecordError, match="train01.tfrecord: has changed since it was indexed"):
+            ShardReader(index).read([Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))], whole)
+
+
+def test_a_shard_cut_while_it_is_mapped_is_an_error_not_a_crash(data):
+    index = load(data)
+    reader = ShardReader(index)
+    request = Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))
+    reader.read([request])
+    os.truncate(shard(data, 1), 5)
+    with pytest.raises(RecordError, match="train01.tfrecord: record at byte 0, video v002: the shard has changed"):
+        reader.read([request])
+
+
+def test_a_shard_removed_or_replaced_while_it_is_mapped_is_read_on_as_it_was(data):
+    index = load(data)
+    reader = ShardReader(index)
+    assert reader.read([Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))]).all()
+    shard(data, 1).unlink()
+    out = np.empty((index.n_frames[2], RGB + AUDIO), np.uint8)
+    assert reader.read([Frames(2, slice(0, len(out)), out)], whole=True).all()
+    np.testing.assert_array_equal(out, shard_videos(1)[0].frames)
 
 
 def test_a_shard_that_holds_other_bytes_when_read_is_named(data):
     index = load(data)
     shard(data, 1).write_bytes(bytes(shard(data, 1).stat().st_size))
     assert_refuses(index, 2, shard(data, 1))
-
-
-def test_a_reader_goes_through_pickle_even_while_in_use(data):
-    index = load(data)
-    reader = ShardReader(index)
-    before, after = np.empty((2, 4, RGB + AUDIO), np.uint8)
-    reader.read(0, slice(0, 4), before)
-    copy = pickle.loads(pickle.dumps(reader))
-    copy.read(0, slice(0, 4), after)
-    np.testing.assert_array_equal(after, before)
-    assert_same(copy.index, index)
 
 
 def test_more_shards_than_may_be_open_are_read_with_a_bounded_number_open(data, monkeypatch):
@@ -323,7 +385,7 @@ def test_more_shards_than_may_be_open_are_read_with_a_bounded_number_open(data, 
     most = 0
     for record in [0, 2, 4, 6, 1, 3, 5, 7, 7, 0, 6, 2, 5, 5, 1]:
         out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
-        reader.read(record, slice(0, len(out)), out)
+        reader.read([Frames(record, slice(0, len(out)), out)])
         np.testing.assert_array_equal(out, videos[record].frames)
         most = max(most, Path("/proc/self/maps").read_text(encoding="utf-8").count(str(index.folder)))
     assert most == 2

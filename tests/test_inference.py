@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.artifacts import load_segment_model, open_folder
-from yt8m.dataloader import context_frames
 from yt8m.errors import UserError
 from yt8m.inference import Member, expanded_segments, predict
+from yt8m.segments import context_frames
 
 N_CLASSES = 3
 CPU = torch.device("cpu")
@@ -49,7 +49,8 @@ def fixture_videos() -> list[torch.Tensor]:
 
 def predict_all(videos: list[torch.Tensor], members: list[Member], batch_size: int) -> list[np.ndarray]:
     """The predictions of each member for all segments."""
-    groups = list(predict(videos, members, batch_size, CPU))
+    numbers, groups = zip(*predict(enumerate(videos), members, batch_size, CPU))
+    assert [number for group in numbers for number in group] == list(range(len(videos)))
     return [np.concatenate(parts) for parts in zip(*groups)]
 
 

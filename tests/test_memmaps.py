@@ -23,8 +23,8 @@ def _index(videos: list[tuple[str, int, int]]) -> Index:
     """An index of videos, (id, frames of rgb, frames of audio), without anything that metadata does not need."""
     none, zeros = np.empty(0, np.int64), np.zeros(len(videos), np.int64)
     return Index(
-        folder=Path("data/segment/test"), shards=np.array(["test0000.tfrecord"]), shard=zeros,
-        offset=1000 * np.arange(len(videos)), length=zeros,
+        folder=Path("data/segment/test"), shards=np.array(["test0000.tfrecord"]), stamps=np.zeros((1, 2), np.int64),
+        shard=zeros, offset=1000 * np.arange(len(videos)), length=zeros,
         video_id=np.array([video_id for video_id, _, _ in videos], np.bytes_),
         rgb_start=zeros, rgb_count=np.array([rgb for _, rgb, _ in videos], np.int64), rgb_width=zeros + 1024,
         audio_start=zeros, audio_count=np.array([audio for _, _, audio in videos], np.int64),

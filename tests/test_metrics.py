@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from yt8m.dataloader import SegmentBatch, VideoBatch
+from yt8m.datasets import SegmentBatch, VideoBatch
 from yt8m.metrics import SegmentMetrics, VideoMetrics, global_average_precision, map_at_k, mean_average_precision
 
 NOTHING = torch.empty(0)

@@ -9,8 +9,8 @@ import yaml
 
 from tests.parity_2019 import weights
 from yt8m.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.dataloader import context_frames
 from yt8m.loss import segment_loss
+from yt8m.segments import context_frames
 
 FOLDER = Path(__file__).parent / "parity_2019"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """Records decode to what TensorFlow decodes, in every legal layout, and damage is named, never a crash."""
 import gzip
+import os
 import struct
 import tempfile
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.shards import (
     frame_fields, integer_feature, list_entries, lists_field, make_video, serialize, varint, write_payloads,
     write_videos)
 from yt8m.errors import RecordError, UserError
-from yt8m.index import ShardReader, load_index
+from yt8m.index import load_index
+from yt8m.reader import Frames, ShardReader
 from yt8m.records import HEADER_BYTES, masked_crc, parse_record, record_spans
 
 RATINGS = ((0, 7, 1.0), (5, 7, 0.0), (5, 9, 1.0))
@@ -43,11 +45,11 @@ def assert_context(record, video: Video) -> None:
         assert count == (0 if frames is None else len(frames))
 
 
-def read(reader: ShardReader, record: int, selection: slice | np.ndarray) -> np.ndarray:
+def read(reader: ShardReader, record: int, selection: slice | np.ndarray, whole: bool = False) -> np.ndarray:
     """The selected frames of a record."""
     n_selected = len(np.arange(reader.index.n_frames[record])[selection])
     out = np.full((n_selected, reader.frame_dim), 99, np.uint8)
-    reader.read(record, selection, out)
+    assert reader.read([Frames(record, selection, out)], whole).all()
     return out
 
 
@@ -55,8 +57,8 @@ def read_everything(folder: Path, cache: Path) -> None:
     """What a run may do with a folder of shards: index it, verify it, read every frame."""
     reader = ShardReader(load_index(folder, cache))
     for record in range(len(reader.index)):
-        reader.verify(record)
-        read(reader, record, slice(0, reader.index.n_frames[record]))
+        for whole in (True, False):
+            read(reader, record, slice(0, reader.index.n_frames[record]), whole)
 
 
 @st.composite
@@ -244,22 +246,24 @@ def test_a_flipped_bit_in_a_length_or_its_checksum_names_file_and_offset(tmp_pat
             assert f"{path}: record at byte {start}: " in str(caught.value)
 
 
-def test_a_flipped_bit_in_a_payload_or_its_checksum_is_noticed_by_verify(tmp_path):
+def test_a_flipped_bit_in_a_payload_or_its_checksum_is_noticed_when_the_whole_record_is_read(tmp_path):
     path = write_payloads(tmp_path / "train" / "a.tfrecord", SMALL)
     shard = path.read_bytes()
-    index = load_index(path.parent, tmp_path)
+    index, stamp = load_index(path.parent, tmp_path), path.stat().st_mtime_ns
     start = int(index.offset[1])
     for position in range(start + HEADER_BYTES, len(shard)):
         damaged = bytearray(shard)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
+        os.utime(path, ns=(stamp, stamp))
         reader = ShardReader(index)
-        reader.verify(0)
+        read(reader, 0, slice(0, 2), whole=True)
         with pytest.raises(RecordError) as caught:
-            reader.verify(1)
-        assert f"{path}: record at byte {start}: checksum mismatch" in str(caught.value)
+            read(reader, 1, slice(0, 2), whole=True)
+        assert f"{path}: record at byte {start}, video v002: checksum mismatch" in str(caught.value)
     path.write_bytes(shard)
-    ShardReader(index).verify(1)
+    os.utime(path, ns=(stamp, stamp))
+    read(ShardReader(index), 1, slice(0, 2), whole=True)
 
 
 @pytest.mark.parametrize("content, said", [
@@ -378,7 +382,8 @@ def test_frames_of_differing_width_are_an_error_naming_the_record(rgb, tmp_path)
 def test_widths_that_differ_between_records_are_an_error_naming_both(tmp_path):
     wide = Video(b"wide", np.zeros((2, RGB + 1), np.uint8), np.zeros((2, AUDIO), np.uint8))
     path = write_videos(tmp_path / "train" / "a.tfrecord", [VIDEO, wide])
-    with pytest.raises(RecordError, match=r"video wide: frames of rgb are 9 wide, those of .*video v001 8") as caught:
+    said = "video wide: frames are 9 .rgb. and 3 .audio. wide, those of .*byte 0, 8 and 3"
+    with pytest.raises(RecordError, match=said) as caught:
         ShardReader(load_index(path.parent, tmp_path))
     assert str(path) in str(caught.value)
 

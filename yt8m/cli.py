@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yt8m import __version__
+from yt8m.damage import Damage
 from yt8m.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ DEFAULT_SEED = 0
 
 
 def make_parser(description: str | None, example: str, *options: str) -> argparse.ArgumentParser:
-    """A parser with `--data-dir`, `--version` and those of the shared `options`: device, seed, workers."""
+    """A parser with `--data-dir`, `--version` and those of the shared `options`: device, seed, workers, on-error."""
     parser = argparse.ArgumentParser(
         prog=f"python -m yt8m.{Path(sys.argv[0]).stem}", description=description, epilog=f"example:\n  {example}",
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,12 +29,15 @@ def make_parser(description: str | None, example: str, *options: str) -> argpars
         parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]",
                             help="where to compute (default: auto, a GPU if there is one)")
     if "seed" in options:
-        parser.add_argument("--seed", type=_count, metavar="S",
+        parser.add_argument("--seed", type=count, metavar="S",
                             help=f"seed of the run (default: the environment variable SEED, else {DEFAULT_SEED})")
     if "workers" in options:
-        parser.add_argument("--workers", type=_count, metavar="N",
-                            help="loader processes; 0 loads in the command itself "
-                                 "(default: 0 on CPU, up to 4 with a GPU)")
+        parser.add_argument("--workers", type=count, metavar="N",
+                            help="threads that read ahead; 0 reads between the steps (default: 0 on CPU, 2 with a GPU)")
+    if "on-error" in options:
+        parser.add_argument("--on-error", type=_damage, default="raise", dest="damage", metavar="raise|skip",
+                            help="a damaged shard or record ends the command, or is left out and reported at the end "
+                                 "(default: raise)")
     return parser
 
 
@@ -71,14 +75,24 @@ def _name(text: str) -> str:
 _name.__name__ = "folder name"
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """An option's value as an integer of at least 0."""
     value = int(text)
     if value < 0:
         raise ValueError
     return value
 
 
-_count.__name__ = "number of at least 0"  # argparse names the type in its message
+count.__name__ = "number of at least 0"  # argparse names the type in its message
+
+
+def _damage(text: str) -> Damage:
+    if text not in ("raise", "skip"):
+        raise ValueError
+    return Damage(skip=text == "skip")
+
+
+_damage.__name__ = "raise or skip"
 
 
 def positive(text: str) -> int:
@@ -95,7 +109,8 @@ positive.__name__ = "number of at least 1"
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parse the command line and run a command.
 
-    A `UserError` ends it with its one line and status 2, Ctrl-C with status 130.
+    A `UserError`, or a file that cannot be read or written, ends it with one line and status 2, Ctrl-C with
+    status 130.
     """
     args = parser.parse_args()
     try:
@@ -104,16 +119,18 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         main(args)
     except UserError as error:
-        print(f"{parser.prog}: error: {_message(error)}", file=sys.stderr)
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:  # a full disk, a folder without permission, a file where a folder should be
+        if error.filename is None:
+            raise
+        print(f"{parser.prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _message(error: UserError) -> str:
-    """The one line; an error from a loader process arrives as the text of a traceback that ends in it."""
-    kind = type(error)
-    return str(error).strip().splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__qualname__}: ")
+    finally:
+        if "damage" in args:
+            args.damage.report()
 
 
 def _seed_from_environment() -> int:
@@ -140,7 +157,7 @@ def resolve_device(name: str) -> "torch.device":
 
 
 def resolve_workers(workers: int | None, device: "torch.device") -> int:
-    """The number of loader processes that `--workers` asks for; on a CPU they would only take turns with training."""
+    """The number of reading threads that `--workers` asks for; on a CPU they would only take turns with training."""
     if workers is not None:
         return workers
-    return 0 if device.type == "cpu" else min(4, os.cpu_count() or 1)
+    return 0 if device.type == "cpu" else 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yt8m.dataloader import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments
+from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments
 
 N_LABELS = 3862  # ids of the video-level label space
 RGB, AUDIO = 1024, 128

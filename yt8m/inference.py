@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from yt8m.dataloader import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments, context_frames
 from yt8m.errors import UserError
 from yt8m.segment_models import ContextAgnosticModel, SegmentModel
+from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments, context_frames
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,25 @@ def expanded_segments(frames: Tensor, offset: int) -> Tensor:
     return window.unfold(0, SEGMENT_SECONDS + 2 * offset, SEGMENT_SECONDS).transpose(1, 2)
 
 
-def predict(videos: Iterable[Tensor], members: list[Member], batch_size: int,
-            device: torch.device) -> Iterator[list[np.ndarray]]:
-    """Probabilities of the candidate segments of videos (L, D) uint8, read once for all models.
+def predict(videos: Iterable[tuple[int, Tensor]], members: list[Member], batch_size: int,
+            device: torch.device) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Probabilities of the candidate segments of numbered videos (L, D) uint8, read once for all models.
 
-    Yields for groups of consecutive videos, about `batch_size` segments each, one array (all their
+    Yields for groups of videos, about `batch_size` segments each, their numbers and one array (all their
     segments, C) per model, float32 in 0..1.
     """
+    numbers: list[int] = []
     group: list[Tensor] = []
     waiting = 0
-    for video in videos:
+    for number, video in videos:
+        numbers.append(number)
         group.append(video)
         waiting += int(candidate_segments(np.array(len(video))))
         if waiting >= batch_size:
-            yield _predict_group(group, members, device)
-            group, waiting = [], 0
+            yield numbers, _predict_group(group, members, device)
+            numbers, group, waiting = [], [], 0
     if group:
-        yield _predict_group(group, members, device)
+        yield numbers, _predict_group(group, members, device)
 
 
 @torch.inference_mode()

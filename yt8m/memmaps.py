@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m.dataloader import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments
 from yt8m.errors import UserError
 from yt8m.files import replacing
 from yt8m.index import Index
+from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments
 
 LOGGER = logging.getLogger(__name__)
 META_NAME, PREDICTIONS_NAME = "test_meta.npz", "predictions"

@@ -8,7 +8,7 @@ from helperbot import Metric
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
-from yt8m.dataloader import SegmentBatch, VideoBatch
+from yt8m.datasets import SegmentBatch, VideoBatch
 
 GAP_TOP = 20
 

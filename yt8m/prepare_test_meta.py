@@ -6,7 +6,7 @@ from yt8m.cli import make_parser, run
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    return make_parser(__doc__, "python -m yt8m.prepare_test_meta --data-dir data")
+    return make_parser(__doc__, "python -m yt8m.prepare_test_meta --data-dir data", "on-error")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -15,7 +15,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.memmaps import make_test_meta, save_test_meta
 
     cache = args.data_dir / "cache"
-    index = load_index(args.data_dir / "segment" / "test", cache)
+    index = load_index(args.data_dir / "segment" / "test", cache, args.damage)
     meta = make_test_meta(index)
     path = save_test_meta(meta, cache)
     print(f"{path}: {meta.n_rows} segments of {len(meta.records)} videos "

@@ -7,7 +7,7 @@ from yt8m.cli import make_parser, run
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.prepare_vocabulary --names data/vocabulary.csv")
+    parser = make_parser(__doc__, "python -m yt8m.prepare_vocabulary --names data/vocabulary.csv", "on-error")
     parser.add_argument("--names", type=Path, metavar="CSV",
                         help="the data set's official vocabulary.csv, for the names of the classes "
                              "(default: DIR/vocabulary.csv if it is there)")
@@ -24,7 +24,8 @@ def main(args: argparse.Namespace) -> None:
     names = args.names
     if names is None and (args.data_dir / "vocabulary.csv").is_file():
         names = args.data_dir / "vocabulary.csv"
-    table = derive_vocabulary(load_index(args.data_dir / "segment" / "train", args.data_dir / "cache"), names)
+    index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache", args.damage)
+    table = derive_vocabulary(index, names)
     path = args.data_dir / FILE_NAME
     if path.exists() and not args.overwrite:
         if load_vocabulary(args.data_dir).labels.tolist() != table["Index"].tolist():

@@ -7,10 +7,11 @@ feature lie at a constant stride, so that they are a numpy view of the file and 
 by frame. Any other legal layout is decoded by TensorFlow's protobuf classes, to the same arrays.
 """
 import mmap
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from yt8m.tensorflow_import import import_tensorflow
 Buffer = mmap.mmap | bytes | memoryview
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
+DOWNLOAD = "download the shard again"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -66,6 +68,30 @@ class Record:
     audio: FrameBlock | None
 
 
+def stamp_of(stat: os.stat_result) -> tuple[int, int]:
+    """What tells a changed shard: size in bytes and modification time in ns."""
+    return stat.st_size, stat.st_mtime_ns
+
+
+def map_shard(path: Path, stamp: Sequence[int] | None = None) -> mmap.mmap:
+    """A shard as a read-only memory map from which the system reads just the pages that are asked for.
+
+    Raises `RecordError` for a file that is empty, cannot be read, or is not of the size and time of `stamp`.
+    """
+    try:
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if stamp is not None and stamp_of(stat) != tuple(stamp):
+                raise RecordError(path, "has changed since it was indexed; run the command again")
+            if not stat.st_size:
+                raise RecordError(path, f"empty file; {DOWNLOAD}")
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise RecordError(path, f"cannot be read ({error.strerror})") from None
+    buffer.madvise(mmap.MADV_RANDOM)
+    return buffer
+
+
 def masked_crc(data: Buffer) -> int:
     """TFRecord's masked CRC-32C."""
     crc = crc32c(data)
@@ -79,20 +105,19 @@ def record_spans(buffer: Buffer, path: Path) -> Iterator[tuple[int, int]]:
     """
     size = len(buffer)
     if size == 0:
-        raise RecordError(f"{path}: empty file; download the shard again")
+        raise RecordError(path, f"empty file; {DOWNLOAD}")
     offset = 0
     while offset < size:
         header = bytes(buffer[offset:offset + HEADER_BYTES])
         if len(header) < HEADER_BYTES:
-            raise RecordError(f"{path}: record at byte {offset}: truncated; download the shard again")
+            raise RecordError(path, f"truncated; {DOWNLOAD}", offset)
         length, crc = struct.unpack("<QI", header)
         if masked_crc(header[:8]) != crc:
             what = _foreign_file(header) if offset == 0 else "damaged record length"
-            raise RecordError(f"{path}: record at byte {offset}: {what}; download the shard again")
+            raise RecordError(path, f"{what}; {DOWNLOAD}", offset)
         end = offset + HEADER_BYTES + length + FOOTER_BYTES
         if end > size:
-            raise RecordError(f"{path}: record at byte {offset}: truncated, {end - size} bytes are missing; "
-                              "download the shard again")
+            raise RecordError(path, f"truncated, {end - size} bytes are missing; {DOWNLOAD}", offset)
         yield offset, length
         offset = end
 
@@ -105,14 +130,13 @@ def _foreign_file(header: bytes) -> str:
     return "damaged record length, or not a TFRecord shard"
 
 
-def read_payload(buffer: Buffer, offset: int, length: int, path: Path) -> bytes:
-    """The payload of a record, its checksum verified."""
+def read_payload(buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None) -> memoryview:
+    """The payload of a record where it lies, its checksum verified. `video_id` is for the message, if known."""
     start = offset + HEADER_BYTES
-    payload = bytes(buffer[start:start + length])
+    payload = memoryview(buffer)[start:start + length]
     footer = bytes(buffer[start + length:start + length + FOOTER_BYTES])
     if len(footer) < FOOTER_BYTES or masked_crc(payload) != struct.unpack("<I", footer)[0]:
-        raise RecordError(f"{path}: record at byte {offset}: checksum mismatch, the file is damaged; "
-                          "download the shard again")
+        raise RecordError(path, f"checksum mismatch, the file is damaged; {DOWNLOAD}", offset, video_id)
     return payload
 
 
@@ -133,6 +157,22 @@ def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record
                         for key, features in example.feature_lists.feature_list.items()})
 
 
+def will_need(buffer: Buffer, start: int, stop: int) -> None:
+    """Have the system read these bytes of a mapped file, all at once, while we go on.
+
+    Without it each page is waited for, or, with the system's own guess, far more is read than is used.
+    """
+    if isinstance(buffer, mmap.mmap):
+        first = start - start % mmap.PAGESIZE
+        buffer.madvise(mmap.MADV_WILLNEED, first, stop - first)
+
+
+def block_span(payload_start: int, block: FrameBlock, first: int, stop: int) -> tuple[int, int]:
+    """Where frames `first` to `stop` of a block lie in the file, headers included."""
+    stride = len(_frame_header(block.width)) + block.width
+    return payload_start + block.start + first * stride, payload_start + block.start + stop * stride
+
+
 def read_frames(buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray,
                 out: np.ndarray) -> bool:
     """Copy the selected frames of a block into `out` (frames, width) uint8, reading nothing else.
@@ -140,68 +180,90 @@ def read_frames(buffer: Buffer, payload_start: int, block: FrameBlock, selection
     Returns False where one of those frames is not where the constant stride says: the record is then
     one for `read_unusual_frames`.
     """
-    header = _frame_header(block.width)
-    frames = np.frombuffer(buffer, np.uint8, block.count * (len(header) + block.width),
-                           payload_start + block.start).reshape(block.count, -1)
-    out[:] = frames[selection, len(header):]
-    return bool((frames[selection, :len(header)] == np.frombuffer(header, np.uint8)).all())
+    rows, regular = _frame_rows(buffer, payload_start, block, selection)
+    out[:] = rows[:, rows.shape[1] - block.width:]
+    return regular
 
 
-def read_unusual_frames(buffer: Buffer, offset: int, length: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _frame_rows(buffer: Buffer, payload_start: int, block: FrameBlock,
+                selection: slice | np.ndarray = slice(None)) -> tuple[np.ndarray, bool]:
+    """Selected frames with their headers, (frames, header + width) uint8, and whether the headers are all right."""
+    header = np.frombuffer(_frame_header(block.width), np.uint8)
+    rows = np.frombuffer(buffer, np.uint8, block.count * (len(header) + block.width),
+                         payload_start + block.start).reshape(block.count, len(header) + block.width)
+    # take() copies whole rows; indexing rows and columns at once would go byte by byte.
+    rows = rows[selection] if isinstance(selection, slice) else rows.take(selection, axis=0)
+    return rows, bool((rows[:, :len(header)] == header).all())
+
+
+def read_unusual_frames(buffer: Buffer, offset: int, length: int, path: Path,
+                        video_id: bytes | None = None) -> tuple[np.ndarray, np.ndarray]:
     """All frames of a record of any legal layout, through TensorFlow: rgb and audio, uint8 (frames, width)."""
-    example = _parse_with_tensorflow(read_payload(buffer, offset, length, path), offset, path)
+    example = _parse_with_tensorflow(read_payload(buffer, offset, length, path, video_id), offset, path)
     lists = example.feature_lists.feature_list
     rgb, audio = (_stack([feature.bytes_list.value for feature in lists[key].feature] if key in lists else [],
-                         key, offset, path) for key in ("rgb", "audio"))
+                         partial(RecordError, path, offset=offset, video_id=video_id), key) for key in ("rgb", "audio"))
     return rgb, audio
 
 
-def _stack(frames: list, key: str, offset: int, path: Path) -> np.ndarray:
-    width = _common_width(frames, key, f"{path}: record at byte {offset}")
+def check_record(buffer: Buffer, record: Record, path: Path) -> None:
+    """Read all of a record: its checksum and the place of every frame. Raises `RecordError`."""
+    offset, length, video_id = record.offset, record.length, record.video_id
+    will_need(buffer, offset, offset + HEADER_BYTES + length + FOOTER_BYTES)
+    read_payload(buffer, offset, length, path, video_id)
+    start = offset + HEADER_BYTES
+    if all(block is not None and _frame_rows(buffer, start, block)[1] for block in (record.rgb, record.audio)):
+        return
+    rgb, audio = read_unusual_frames(buffer, offset, length, path, video_id)
+    if (len(rgb), len(audio)) != (record.rgb_count, record.audio_count):
+        raise RecordError(path, "holds other frames than the size of its lists says", offset, video_id)
+
+
+def _stack(frames: list, error: Callable[[str], RecordError], key: str) -> np.ndarray:
+    width = _common_width(frames, error, key)
     return np.frombuffer(b"".join(frame[0] for frame in frames), np.uint8).reshape(len(frames), width)
 
 
-def _common_width(frames: list, key: str, where: str) -> int:
+def _common_width(frames: list, error: Callable[[str], RecordError], key: str) -> int:
     """Width in bytes of a list of frames, each a list of one byte string; 0 for no frames."""
     widths = {len(frame[0]) if len(frame) == 1 else -1 for frame in frames}
     if len(widths) > 1 or -1 in widths:
-        raise RecordError(f"{where}: frames of {key} differ in width")
+        raise error(f"frames of {key} differ in width")
     return widths.pop() if widths else 0
 
 
 def _record(offset: int, length: int, context: dict, path: Path, lists: dict) -> Record:
     """Put a record together from its context and its feature lists (`FrameBlock`s or lists of frames)."""
-    where = f"{path}: record at byte {offset}"
     name = next((key for key in ("id", "video_id") if key in context), None)
     if name is None or len(context[name]) != 1 or not isinstance(context[name][0], bytes):
-        raise RecordError(f"{where}: no video id in the context; is this a YouTube-8M frame-level shard?")
+        raise RecordError(path, "no video id in the context; is this a YouTube-8M frame-level shard?", offset)
     video_id = context[name][0]
-    where += f", video {video_id.decode(errors='replace')}"
+    error = partial(RecordError, path, offset=offset, video_id=video_id)
     labels, starts, rated = (
-        _integers(context, key, where) for key in ("labels", "segment_start_times", "segment_labels"))
+        _integers(context, key, error) for key in ("labels", "segment_start_times", "segment_labels"))
     scores = np.asarray(context.get("segment_scores", ()))
     if scores.size and scores.dtype.kind != "f":
-        raise RecordError(f"{where}: segment_scores are not floats")
+        raise error("segment_scores are not floats")
     scores = scores.astype(np.float32)
     if not len(starts) == len(rated) == len(scores):
-        raise RecordError(f"{where}: {len(starts)} segment_start_times, {len(rated)} segment_labels and "
-                          f"{len(scores)} segment_scores; they must be parallel")
+        raise error(f"{len(starts)} segment_start_times, {len(rated)} segment_labels and {len(scores)} segment_scores; "
+                    "they must be parallel")
     sizes = {}
     for key in ("rgb", "audio"):
         frames = lists.get(key, [])
         if isinstance(frames, FrameBlock):
             sizes[key] = (frames.count, frames.width, frames)
         else:
-            sizes[key] = (len(frames), _common_width(frames, key, where), None)
+            sizes[key] = (len(frames), _common_width(frames, error, key), None)
     return Record(offset, length, video_id, labels, starts, rated, scores,
                   sizes["rgb"][0], sizes["audio"][0], sizes["rgb"][1], sizes["audio"][1],
                   sizes["rgb"][2], sizes["audio"][2])
 
 
-def _integers(context: dict, key: str, where: str) -> np.ndarray:
+def _integers(context: dict, key: str, error: Callable[[str], RecordError]) -> np.ndarray:
     values = np.asarray(context.get(key, ()))
     if values.size and values.dtype.kind != "i":
-        raise RecordError(f"{where}: {key} are not integers")
+        raise error(f"{key} are not integers")
     return values.astype(np.int64)
 
 
@@ -344,13 +406,13 @@ def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlo
     return FrameBlock(start - payload, (end - start) // stride, width)
 
 
-def _parse_with_tensorflow(payload: bytes, offset: int, path: Path):
+def _parse_with_tensorflow(payload: memoryview, offset: int, path: Path):
     """A payload as `tf.train.SequenceExample`: any legal layout, slowly."""
     from google.protobuf.message import DecodeError
     try:
-        return import_tensorflow().train.SequenceExample.FromString(payload)
+        return import_tensorflow().train.SequenceExample.FromString(bytes(payload))
     except DecodeError:
-        raise RecordError(f"{path}: record at byte {offset}: not a SequenceExample") from None
+        raise RecordError(path, "not a SequenceExample", offset) from None
 
 
 def _values(feature) -> list | np.ndarray:

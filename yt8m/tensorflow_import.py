@@ -3,13 +3,19 @@ import importlib
 import os
 import sys
 import tempfile
+import threading
 from types import ModuleType
+
+_LOCK = threading.Lock()
 
 
 def import_tensorflow() -> ModuleType:
     """The `tensorflow` module. What its libraries write to stderr meanwhile is shown only if the import fails."""
-    if "tensorflow" in sys.modules:
-        return sys.modules["tensorflow"]
+    with _LOCK:  # a thread that came second would find the module half made
+        return sys.modules["tensorflow"] if "tensorflow" in sys.modules else _import_quietly()
+
+
+def _import_quietly() -> ModuleType:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # later warnings and errors still show
     sys.stderr.flush()
     kept = os.dup(2)

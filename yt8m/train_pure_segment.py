@@ -9,7 +9,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
         __doc__, "SEED=1213 python -m yt8m.train_pure_segment scripts/pure_segment_dbof.yaml data/cache/video/dbof-3 "
-        "--fold 0 --name dbof-3", "device", "seed", "workers")
+        "--fold 0 --name dbof-3", "device", "seed", "workers", "on-error")
     add_training_options(parser, "cache/segment/NAME_FOLD")
     parser.add_argument("base_model", type=Path, metavar="BASE_MODEL_DIR", help="folder of the pre-trained video model")
     parser.add_argument("--fold", type=int, required=True, metavar="K",

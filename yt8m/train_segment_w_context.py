@@ -10,7 +10,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         __doc__, "SEED=4055 python -m yt8m.train_segment_w_context scripts/segment_with_context.yaml "
         "data/cache/video/dbof-3 data/cache/video/nextvlad-2 --fold 3 --name dbof-3-nextvlad-2",
-        "device", "seed", "workers")
+        "device", "seed", "workers", "on-error")
     add_training_options(parser, "cache/segment/NAME_FOLD")
     parser.add_argument("context_model", type=Path, metavar="CONTEXT_MODEL_DIR",
                         help="folder of the video model that becomes the context encoder")

@@ -1,15 +1,18 @@
 """Pre-train a video classifier on video-level labels: `cache/video/NAME`."""
 import argparse
 
-from yt8m.cli import add_training_options, make_parser, run
+from yt8m.cli import add_training_options, make_parser, positive, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
         __doc__, "SEED=4827 python -m yt8m.train_video scripts/video_gated_dbof.yaml --name dbof-3",
-        "device", "seed", "workers")
+        "device", "seed", "workers", "on-error")
     add_training_options(parser, "cache/video/NAME")
+    parser.add_argument("--window", type=positive, metavar="SHARDS",
+                        help="shuffle the videos of so many shards at a time, so that what is read fits the page cache "
+                             "(default: shuffle all videos)")
     return parser
 
 
@@ -27,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
     architecture, settings = section.model, section.training
     vocabulary = load_vocabulary(args.data_dir)
     session = start_run(args, args.data_dir / "cache" / "video" / args.name)
-    loaders = video_loaders(args.data_dir, vocabulary, architecture, settings, session)
+    loaders = video_loaders(args.data_dir, vocabulary, architecture, settings, args.window, session)
     model = build_video_model(architecture, len(vocabulary))
     groups = parameter_groups(model, settings.lr, settings.weight_decay)
     train(model, groups, VideoTask(), settings, loaders, exported_config(video=section), session)

@@ -13,19 +13,19 @@ from helperbot import (
     warmup_linear_decay)
 from pydantic import BaseModel
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from yt8m.artifacts import export_model
 from yt8m.cli import resolve_device, resolve_workers
 from yt8m.config import SegmentTraining, VideoModelConfig, VideoTraining
-from yt8m.dataloader import (
-    RatedSegmentDataset, SegmentBatch, SequentialBatches, TrainingBatches, VideoBatch, VideoDataset, make_loader,
-    split_fold)
+from yt8m.damage import Damage
+from yt8m.dataloader import BatchLoader
+from yt8m.datasets import RatedSegmentDataset, SegmentBatch, VideoBatch, VideoDataset
 from yt8m.errors import UserError
 from yt8m.index import load_index
 from yt8m.loss import segment_loss, video_loss
 from yt8m.metrics import SegmentMetrics, VideoMetrics
 from yt8m.models import VideoModel
+from yt8m.sampling import SequentialBatches, TrainingBatches, split_fold
 from yt8m.segment_models import SegmentModel
 from yt8m.vocabulary import Vocabulary
 
@@ -52,6 +52,7 @@ class Run:
     workers: int
     seed: int
     patience: int | None
+    damage: Damage
 
 
 def start_run(args: argparse.Namespace, folder: Path) -> Run:
@@ -59,7 +60,8 @@ def start_run(args: argparse.Namespace, folder: Path) -> Run:
     get_logger("yt8m")
     device = resolve_device(args.device)
     torch.manual_seed(args.seed)
-    return Run(folder, device, resolve_workers(args.workers, device), args.seed, args.patience)
+    return Run(folder, device, resolve_workers(args.workers, device), args.seed, args.patience,
+               args.damage)
 
 
 def exported_config(**sections: BaseModel) -> dict[str, Any]:
@@ -105,44 +107,47 @@ class SegmentTask:
         return segment_loss(logits, batch.classes, batch.scores, batch.negatives, self.negative_weight)
 
 
+Loaders = tuple[BatchLoader, BatchLoader]
+
+
 def video_loaders(data_dir: Path, vocabulary: Vocabulary, model: VideoModelConfig, settings: VideoTraining,
-                  run: Run) -> tuple[DataLoader, DataLoader]:
-    """Training and validation batches of `video/train` and `video/valid`."""
-    indexes = [load_index(data_dir / "video" / part, data_dir / "cache") for part in ("train", "valid")]
-    train_set, valid_set = (VideoDataset(index, vocabulary, model.max_len, seed)
+                  window: int | None, run: Run) -> Loaders:
+    """Training and validation batches of `video/train` and `video/valid`; see `sampling.epoch_order` for `window`."""
+    indexes = [load_index(data_dir / "video" / part, data_dir / "cache", run.damage) for part in ("train", "valid")]
+    train_set, valid_set = (VideoDataset(index, vocabulary, model.max_len, seed, run.damage)
                     for index, seed in zip(indexes, (run.seed, None)))
     for dataset in (train_set, valid_set):
         dataset.reader.require_widths(model.video_dim, model.audio_dim)
-    return _loaders(train_set, valid_set, settings.batch_size, run)
+    return _loaders(train_set, valid_set, settings.batch_size, window, run)
 
 
 def segment_loaders(data_dir: Path, fold: int, vocabulary: Vocabulary, model: VideoModelConfig,
-                    context_max_len: int | None, settings: SegmentTraining, run: Run) -> tuple[DataLoader, DataLoader]:
+                    context_max_len: int | None, settings: SegmentTraining, run: Run) -> Loaders:
     """Training and validation batches of a fold of the rated set, `segment/train`.
 
     `context_max_len`: the most frames of a video that come along in training; None for segments alone.
     """
-    index = load_index(data_dir / "segment" / "train", data_dir / "cache")
+    index = load_index(data_dir / "segment" / "train", data_dir / "cache", run.damage)
     train_set, valid_set = (
         RatedSegmentDataset(index, vocabulary, shards, settings.offset, context_max_len is not None,
-                            context_max_len or -1, seed)
+                            context_max_len or -1, seed, run.damage)
         for shards, seed in zip(split_fold(index, fold), (run.seed, None)))
     train_set.reader.require_widths(model.video_dim, model.audio_dim)
     if len(set(valid_set.scores > 0)) < 2:
         raise UserError(f"{index.folder}: all {len(valid_set)} ratings of fold {fold}'s validation shards agree, so "
                         "that ROC AUC is not defined; choose another --fold or add rated shards")
-    return _loaders(train_set, valid_set, settings.batch_size, run)
+    return _loaders(train_set, valid_set, settings.batch_size, None, run)
 
 
 def _loaders(train_set: VideoDataset | RatedSegmentDataset, valid_set: VideoDataset | RatedSegmentDataset,
-             batch_size: int, run: Run) -> tuple[DataLoader, DataLoader]:
-    pin_memory = run.device.type == "cuda"
-    return (make_loader(train_set, TrainingBatches(len(train_set), batch_size, run.seed), run.workers, pin_memory),
-            make_loader(valid_set, SequentialBatches(len(valid_set), batch_size), run.workers, pin_memory))
+             batch_size: int, window: int | None, run: Run) -> Loaders:
+    training = TrainingBatches(train_set.shards, batch_size, run.seed, window)
+    return (BatchLoader(train_set, training, run.workers, run.device),
+            BatchLoader(valid_set, SequentialBatches(len(valid_set), batch_size), run.workers, run.device))
 
 
 def train(model: VideoModel | SegmentModel, groups: list[dict[str, Any]], task: VideoTask | SegmentTask,
-          settings: VideoTraining, loaders: tuple[DataLoader, DataLoader], config: dict[str, Any], run: Run) -> None:
+          settings: VideoTraining, loaders: Loaders, config: dict[str, Any], run: Run) -> None:
     """Train a model, keep the weights of its best evaluation and export them with `config` to the run's folder."""
     get_logger("yt8m", run.folder / LOG)
     LOGGER.info("%s: seed %d, %d steps of %d on %s, %d parameters", run.folder, run.seed, settings.steps,

@@ -9,7 +9,7 @@ from helperbot.callbacks import (
     LearningRateSchedule,
     MovingAverage,
 )
-from helperbot.devices import batch_size, move_to
+from helperbot.devices import batch_size, move_to, pin_memory
 from helperbot.guards import NonFiniteLossError
 from helperbot.logs import close_logger, get_logger, logging_to
 from helperbot.metrics import MeanMetric, Metric
@@ -35,5 +35,6 @@ __all__ = [
     "logging_to",
     "move_to",
     "parameter_groups",
+    "pin_memory",
     "warmup_linear_decay",
 ]

@@ -1,0 +1,52 @@
+"""What the benchmarks share: generated data, fair timing, and a table of ours against the plain way."""
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from yt8m import make_demo_data
+
+SIZES = ("--train-videos 1500 --valid-videos 8 --rated-videos 800 --test-videos 300 --classes 200 --shard-videos 100 "
+         "--min-seconds 120 --max-seconds 300 --seed 8").split()
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """`--data-dir` and `--repeats`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data/benchmark"), metavar="DIR",
+                        help="where the generated data is kept, 650 MB (default: data/benchmark)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timings of each way (default: 5)")
+    return parser
+
+
+def make_data(data_dir: Path) -> None:
+    """Generate shards of videos as long as real ones, unless they are there."""
+    if not (data_dir / "truth.csv").is_file():  # what is written last
+        make_demo_data.main(make_demo_data.build_parser().parse_args([*SIZES, "--data-dir", str(data_dir)]))
+
+
+def rates(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """The rates of several ways of doing the same, each way in turn: the median of `repeats` turns.
+
+    A way does its work and returns its rate, in units of its own per second.
+    """
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats):
+        for name, way in ways.items():
+            print(f"\r{name}, {turn + 1} of {repeats} ... ", end="", file=sys.stderr, flush=True)
+            found[name].append(way())
+    print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def print_rates(title: str, unit: str, values: Mapping[str, float], plain: str) -> None:
+    """A table of rates and of how many times that of the plain way, by the name it begins with, each is.
+
+    Of several plain ways the fastest counts.
+    """
+    print(f"\n{title}")
+    fastest = max(value for name, value in values.items() if name.startswith(plain))
+    for name, value in values.items():
+        ratio = "" if name.startswith(plain) else f"{value / fastest:8.1f} x"
+        print(f"  {name:<40}{value:>12,.0f} {unit}/s{ratio}", flush=True)

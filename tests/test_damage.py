@@ -1,0 +1,296 @@
+"""Damaged shards: named by `check_data`, refused by a run or, with `--on-error skip`, left out and counted."""
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Outcome
+from tests.shards import AUDIO, RGB, Video, index_videos, make_video, serialize, write_payloads, write_videos
+from tests.small_models import DBOF, TRAINING, agnostic_folder, write_config
+from yt8m.damage import Damage
+from yt8m.dataloader import BatchLoader
+from yt8m.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.errors import RecordError, UserError
+from yt8m.index import Index, check_folder, load_index
+from yt8m.sampling import SequentialBatches
+from yt8m.vocabulary import Vocabulary
+
+Command = Callable[..., Outcome]
+VOCABULARY = Vocabulary(np.array([3, 7]), ("a", "b"))
+VIDEOS = [make_video(number, 50 + number, (3,), ((10, 7, 1.0), (45, 3, 0.0))) for number in range(6)]
+
+
+def flip(path: Path, *positions: int) -> None:
+    """Flip a bit at each of these places of a shard, and leave no trace in its size and time."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    for position in positions:
+        content[position] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def frame_position(index: Index, record: int, second: int) -> int:
+    """Where the wire header of a frame of rgb lies in its shard."""
+    payload = int(index.offset[record]) + 12
+    stride = index.rgb_width[record] + 6  # of these narrow frames
+    return payload + int(index.rgb_start[record]) + second * int(stride)
+
+
+@pytest.fixture(name="index")
+def fixture_index(tmp_path: Path) -> Index:
+    """Two shards of three videos each."""
+    return index_videos(tmp_path, [VIDEOS[:3], VIDEOS[3:]])
+
+
+# --- a run -----------------------------------------------------------------------------------------------
+
+
+def test_damage_met_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixture) -> None:
+    error = RecordError(Path("a.tfrecord"), "broken", 17, b"vid")
+    with pytest.raises(RecordError) as caught:
+        Damage().meet(error)
+    assert str(caught.value) == "a.tfrecord: record at byte 17, video vid: broken"
+    damage = Damage(skip=True)
+    for _ in range(3):
+        damage.meet(error)
+    damage.meet(RecordError(Path("b.tfrecord"), "empty"))
+    damage.report()
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["left out"] * 2 + [
+        "left out because of damage"]
+    assert "2 records or rests of shards, all named above, of 2 shards" in caplog.text
+    assert caplog.text.strip().endswith("Download again: a.tfrecord b.tfrecord")
+    caplog.clear()
+    Damage(skip=True).report()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_lacks_the_videos_that_cannot_be_read_and_nothing_else(index: Index, workers: int) -> None:
+    whole, = BatchLoader(VideoDataset(index, VOCABULARY, -1, None), SequentialBatches(6, 6), 0)
+    flip(index.folder / "train00.tfrecord", frame_position(index, 1, 33))
+    dataset = VideoDataset(index, VOCABULARY, -1, None)
+    with pytest.raises(RecordError, match="train00.tfrecord: record at byte .*, video v001: checksum mismatch"):
+        list(BatchLoader(dataset, SequentialBatches(6, 6), workers))
+    damage = Damage(skip=True)
+    dataset = VideoDataset(index, VOCABULARY, -1, None, damage)
+    for _ in range(2):
+        batch, = BatchLoader(dataset, SequentialBatches(6, 6), workers)
+        assert batch.examples.tolist() == [0, 2, 3, 4, 5]
+        for part, full in zip(batch, whole):
+            assert torch.equal(part, full[[0, 2, 3, 4, 5]])
+    assert [error.video_id for error in damage.left_out.values()] == [b"v001"]
+
+
+def test_a_batch_of_segments_lacks_those_whose_segment_or_video_cannot_be_read(index: Index) -> None:
+    flip(index.folder / "train00.tfrecord", frame_position(index, 1, 33))  # in the context, in no segment
+    flip(index.folder / "train01.tfrecord", frame_position(index, 5, 12))  # in the first segment, not in the context
+    expected = {False: [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5], True: [0, 0, 2, 2, 3, 3, 4, 4, 5]}
+    for context, records in expected.items():
+        dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, context, -1, None, Damage(skip=True))
+        batch, = BatchLoader(dataset, SequentialBatches(12, 12), 0)
+        assert batch.examples.tolist() == records
+        for part in (batch.segments, batch.classes, batch.negatives, batch.video_index):
+            assert len(part) == len(records)
+        if context:
+            assert len(batch.videos) == 5
+            for row, record in enumerate(records):
+                np.testing.assert_array_equal(batch.videos[batch.video_index[row], 0], VIDEOS[record].frames[30])
+
+
+def test_a_batch_of_damaged_videos_alone_is_an_error_naming_the_folder(index: Index) -> None:
+    os.remove(index.folder / "train01.tfrecord")
+    dataset = VideoDataset(index, VOCABULARY, -1, None, Damage(skip=True))
+    batches = iter(BatchLoader(dataset, SequentialBatches(6, 3), 0))
+    assert next(batches).examples.tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="all 3 examples of a batch are damaged.*check_data") as caught:
+        next(batches)
+    assert str(index.folder) in str(caught.value)
+
+
+def test_the_index_holds_what_comes_before_the_damage(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    sound = [serialize(video) for video in VIDEOS[:3]]
+    write_payloads(folder / "a.tfrecord", [sound[0], b"no record", sound[1]])
+    cut = write_payloads(folder / "b.tfrecord", [sound[2], sound[1]])
+    cut.write_bytes(cut.read_bytes()[:-9])
+    (folder / "c.tfrecord").write_bytes(b"")
+    for _ in range(2):  # the second time from the cache as far as that goes
+        damage = Damage(skip=True)
+        index = load_index(folder, tmp_path / "cache", damage)
+        assert index.video_id.tolist() == [b"v000", b"v001", b"v002"]
+        assert index.shards.tolist() == ["a.tfrecord", "b.tfrecord", "c.tfrecord"]  # folds stay as they are
+        assert sorted(error.path.name for error in damage.left_out.values()) == [
+            "a.tfrecord", "b.tfrecord", "c.tfrecord"]
+        with pytest.raises(RecordError, match="a.tfrecord.*3 shards are damaged"):
+            load_index(folder, tmp_path / "cache")
+    (folder / "a.tfrecord").unlink()
+    (folder / "b.tfrecord").unlink()
+    with pytest.raises(UserError, match="no readable record in 1 shards"):
+        load_index(folder, tmp_path / "cache", Damage(skip=True))
+
+
+def test_frames_of_another_width_than_most_are_damage(tmp_path: Path) -> None:
+    wide = Video(b"wide", np.zeros((50, RGB + 1), np.uint8), np.zeros((50, AUDIO), np.uint8), (3,))
+    index = index_videos(tmp_path, [[wide], VIDEOS[:2]])
+    with pytest.raises(RecordError, match="video wide: frames are 9 .rgb. and 3 .audio. wide, those of .*8 and 3"):
+        VideoDataset(index, VOCABULARY, -1, None)
+    dataset = VideoDataset(index, VOCABULARY, -1, None, Damage(skip=True))
+    batch, = BatchLoader(dataset, SequentialBatches(3, 3), 0)
+    assert batch.examples.tolist() == [1, 2] and batch.frames.shape[2] == RGB + AUDIO
+
+
+def test_training_leaves_damage_out_and_says_so_at_the_end(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    cut, lost = sorted((data_dir / "video" / "train").glob("*.tfrecord"))[1:3]
+    cut.write_bytes(cut.read_bytes()[:-100])
+    lost.write_bytes(b"<html>404 Not Found</html>")
+    config = write_config(tmp_path / "video.yaml", video={"model": DBOF, "training": TRAINING})
+    arguments = ("train_video", config, "--name", "x", "--data-dir", data_dir, "--device", "cpu")
+    refused = command(*arguments)
+    assert refused.status == 2 and f"{cut}: record at byte" in refused.err and "2 shards are damaged" in refused.err
+    assert not (data_dir / "cache" / "video").exists()
+    outcome = command(*arguments, "--on-error", "skip")
+    assert outcome.status == 0, outcome.err
+    assert (data_dir / "cache" / "video" / "x" / "model.pth").is_file()
+    last = outcome.err.strip().splitlines()[-1]
+    assert "left out because of damage: 2 records" in last and last.endswith(f"Download again: {cut} {lost}")
+    wrong = command(*arguments, "--on-error", "ignore")
+    assert wrong.status == 2 and "--on-error" in wrong.err
+
+
+def test_predictions_of_damaged_videos_are_0_until_they_are_mended(command: Command, data_dir: Path) -> None:
+    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, 5)
+    where = ("--data-dir", data_dir, "--on-error", "skip")
+    assert command("prepare_test_meta", *where).status == 0
+    predictions = data_dir / "cache" / "predictions" / "m_0.npy"
+    assert command("inference_memmap", *where, "--device", "cpu").status == 0
+    whole = np.load(predictions)
+    origin = json.loads(predictions.with_suffix(".json").read_text(encoding="utf-8"))
+    predictions.unlink()
+    index = load_index(data_dir / "segment" / "test", data_dir / "cache")
+    shard = index.path(0)
+    middle = int(index.offset[1] + index.length[1] // 2)
+    flip(shard, middle)
+    outcome = command("inference_memmap", *where, "--device", "cpu", "--workers", 2)
+    assert outcome.status == 0 and "Download again" in outcome.err and str(shard) in outcome.err
+    meta = np.load(data_dir / "cache" / "test_meta.npz")
+    first, last = meta["row_ends"][:2]
+    damaged = np.load(predictions)
+    assert not damaged[first:last].any() and whole[first:last].any()
+    np.testing.assert_array_equal(np.delete(damaged, np.s_[first:last], axis=0),
+                                  np.delete(whole, np.s_[first:last], axis=0))
+    assert json.loads(predictions.with_suffix(".json").read_text(encoding="utf-8")) == {
+        **origin, "left_out": last - first}
+    submit = ("create_submission_from_memmaps", "--data-dir", data_dir, "--output", data_dir / "sub.csv")
+    assert command(*submit).status == 0
+    flip(shard, middle)
+    outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu")
+    assert outcome.status == 0 and "up to date" not in outcome.err
+    np.testing.assert_array_equal(np.load(predictions), whole)
+    assert "up to date" in command("inference_memmap", "--data-dir", data_dir, "--device", "cpu").err
+
+
+# --- check_data ------------------------------------------------------------------------------------------
+
+
+def cells(out: str) -> dict[str, list[str]]:
+    """The rows of the tables that `check_data` prints, by name."""
+    lines = (line.partition("  ") for line in out.splitlines())
+    return {name: values.split() for name, gap, values in lines if name and gap}
+
+
+def test_check_data_of_whole_folders(command: Command, tiny_data: Path) -> None:
+    outcome = command("check_data", "--data-dir", tiny_data)
+    assert outcome.status == 0, outcome
+    rows = cells(outcome.out)
+    assert rows["shards"] == ["10", "4", "8", "2"]
+    assert rows["videos"] == ["40", "16", "32", "6"]
+    assert rows["width of rgb / audio"] == ["1024", "/", "128"] * 4
+    index = load_index(tiny_data / "segment" / "train", tiny_data / "cache")
+    assert rows["frames"][2] == f"{index.n_frames.sum():,}" and rows["ratings"][2] == f"{len(index.rating_label):,}"
+    assert " ".join(rows["classes of the vocabulary with ratings"]) == (
+        "0 of 5 (0.0 %) 0 of 5 (0.0 %) 5 of 5 (100.0 %) 0 of 5 (0.0 %)")
+    assert "oddities: none" in outcome.out and "no damage: every checksum is right" in outcome.out
+
+
+def test_check_data_names_every_damaged_record_and_the_shards_to_download(command: Command, data_dir: Path) -> None:
+    folder = data_dir / "segment" / "train"
+    index = load_index(folder, data_dir / "cache")
+    paths = sorted(folder.glob("*.tfrecord"))
+    records = np.flatnonzero(index.shard == 0)
+    flip(paths[0], *(int(index.offset[record]) + 3000 for record in records[[0, 2]]))
+    last = int(index.offset[np.flatnonzero(index.shard == 1)[-1]])
+    paths[1].write_bytes(paths[1].read_bytes()[:-1])
+    flip(paths[2], 3)
+    paths[3].write_bytes(b"\x1f\x8b" + bytes(30))
+    outcome = command("check_data", folder, "--data-dir", data_dir)
+    assert outcome.status == 1 and not outcome.err
+    for record in records[[0, 2]]:
+        assert (f"{paths[0]}: record at byte {index.offset[record]}, video {index.video_id[record].decode()}: "
+                "checksum mismatch") in outcome.out
+    assert f"{paths[1]}: record at byte {last}: truncated, 1 bytes are missing" in outcome.out
+    assert f"{paths[2]}: record at byte 0: damaged record length" in outcome.out
+    assert f"{paths[3]}: record at byte 0: a gzip file" in outcome.out
+    assert outcome.out.endswith("download again, 4 shards:\n" + "".join(f"{path}\n" for path in paths[:4]))
+    assert cells(outcome.out)["videos"] == ["21"]  # 32 less 2, 1, and two whole shards of 4
+    assert command("check_data", data_dir / "video" / "train", "--data-dir", data_dir).status == 0
+
+
+def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
+    odd = [make_video(0, 0, (3,)), make_video(1, 3, (4000, -1)), make_video(2, 301, (3,)),
+           make_video(3, 20, (), ((20, 3, 1.0), (-5, 3, 0.0), (3, 3, 1.0), (5, 3, 0.5), (10, 3, 0.0), (10, 3, 1.0))),
+           make_video(4, 9, n_audio=8), dataclasses.replace(make_video(5, 9), video_id=b"v004"),
+           Video(b"wide", np.zeros((6, RGB + 1), np.uint8), np.zeros((6, AUDIO), np.uint8))]
+    path = write_videos(tmp_path / "one" / "a.tfrecord", odd)
+    shutil.copytree(path.parent, tmp_path / "two")
+    outcome = command("check_data", tmp_path / "one", tmp_path / "two", "--data-dir", tmp_path)
+    assert outcome.status == 0
+    rows = cells(outcome.out)
+    assert rows["width of rgb / audio"] == ["8,", "9", "/", "3"] * 2
+    assert rows["shortest / median / longest video"] == ["0", "/", "8", "/", "301"] * 2
+    assert {name: [int(value) for value in values] for name, values in rows.items()
+            if name.startswith(("videos ", "labels ", "ratings ")) and len(values) == 2 and values[0].isdecimal()} == {
+        "videos without frames": [1, 1], "videos of 1 to 4 frames": [1, 1], "videos of more than 300 frames": [1, 1],
+        "videos with unlike numbers of rgb and audio frames": [1, 1],
+        "videos with frames of another width than most": [1, 1], "videos whose id came before": [1, 1],
+        "videos whose id is in a folder before this one": [0, 6], "labels outside 0 to 3861": [2, 2],
+        "ratings beyond the end of their video": [2, 2], "ratings that do not start at a multiple of 5 s": [1, 1],
+        "ratings with another score than 0 and 1": [1, 1], "ratings of a segment and label that came before": [1, 1]}
+
+
+def test_check_data_reads_unusual_layouts(command: Command, tmp_path: Path) -> None:
+    usual = serialize(VIDEOS[0])
+    unknown = b"\x48\x01"  # field 9, which a reader has to pass over
+    write_payloads(tmp_path / "one" / "a.tfrecord", [usual, usual + unknown])
+    outcome = command("check_data", tmp_path / "one", "--data-dir", tmp_path)
+    assert outcome.status == 0, outcome.out
+    assert cells(outcome.out)["videos laid out unusually (read through TensorFlow, slowly)"] == ["1"]
+
+
+def test_check_data_of_what_is_not_there(command: Command, tmp_path: Path) -> None:
+    for arguments, said in (((), "none of video/train"), ((tmp_path / "nowhere",), "no such folder"),
+                            ((tmp_path,), "no .tfrecord files")):
+        outcome = command("check_data", *arguments, "--data-dir", tmp_path)
+        assert outcome.status == 2 and said in outcome.err and len(outcome.err.splitlines()) == 1
+        assert not outcome.out
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(st.data())
+def test_any_flipped_bit_is_found(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("bits")
+    path = write_videos(folder / "a.tfrecord", [make_video(1, 2, (3,), ((0, 3, 1.0),)), make_video(2, 1)])
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    index, errors = check_folder(folder)
+    assert len(errors) == 1 and errors[0].path == path
+    assert len(index) < 2

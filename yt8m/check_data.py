@@ -1,0 +1,66 @@
+"""Read every byte of folders of shards: what they hold, what is odd, and which shards to download again.
+
+The exit status is 0 if all shards are whole, 1 if any is damaged, 2 if something could not be looked at.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from yt8m.cli import make_parser, run
+
+PARTITIONS = ("video/train", "video/valid", "segment/train", "segment/test")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(__doc__, "python -m yt8m.check_data data/video/train data/segment/train")
+    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER",
+                        help=f"folders of .tfrecord files (default: those of {', '.join(PARTITIONS)} that are in the "
+                             "data folder)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print a table, then the damage; ends with status 1 if there is any. Raises `UserError`."""
+    import numpy as np
+    import pandas as pd
+
+    from yt8m.checks import contents, oddities
+    from yt8m.errors import UserError
+    from yt8m.index import check_folder, shard_paths
+    from yt8m.vocabulary import FILE_NAME, load_vocabulary
+
+    folders = args.folders or [args.data_dir / name for name in PARTITIONS if (args.data_dir / name).is_dir()]
+    if not folders:
+        raise UserError(f"{args.data_dir}: none of {', '.join(PARTITIONS)} is in this folder; name the folders to check, "
+                        "or set --data-dir")
+    vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
+    for folder in folders:
+        shard_paths(folder)  # a wrong name is better known before hours of reading
+    columns, odd, damage = {}, {}, []
+    earlier = np.empty(0, np.bytes_)
+    for folder in folders:
+        index, errors = check_folder(folder)
+        columns[str(folder)] = contents(index, vocabulary)
+        odd[str(folder)] = oddities(index)
+        ids = np.unique(index.video_id)
+        odd[str(folder)]["videos whose id is in a folder before this one"] = int(np.isin(ids, earlier).sum())
+        earlier = np.union1d(earlier, ids)
+        damage += errors
+    print(pd.DataFrame(columns).to_string())
+    table = pd.DataFrame(odd)
+    table = table[(table > 0).any(axis=1)]
+    print("\noddities: none" if table.empty else f"\noddities:\n{table.to_string()}")
+    if not damage:
+        print("\nno damage: every checksum is right")
+        return
+    print(f"\ndamage, {len(damage)} records or rests of shards:")
+    print(*damage, sep="\n")
+    shards = sorted({error.path for error in damage})
+    print(f"\ndownload again, {len(shards)} shards:")
+    print(*shards, sep="\n")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main, build_parser())

@@ -1,0 +1,18 @@
+"""Which seconds of a video are segments, which of them are ranked, and what a video model sees."""
+import numpy as np
+
+SEGMENT_SECONDS = 5
+HEAD_SEGMENTS, TAIL_SEGMENTS = 6, 2  # never shown to raters
+HEAD_FRAMES, TAIL_FRAMES = HEAD_SEGMENTS * SEGMENT_SECONDS, TAIL_SEGMENTS * SEGMENT_SECONDS
+
+
+def context_frames(n_frames: int) -> tuple[int, int]:
+    """First and last-plus-one of the frames that a video model sees; all where head and tail are everything."""
+    start, stop = HEAD_FRAMES, n_frames - TAIL_FRAMES
+    return (start, stop) if start < stop else (0, n_frames)
+
+
+def candidate_segments(n_frames: np.ndarray) -> np.ndarray:
+    """How many segments of each video are ranked: all but the first 6 and last 2; a partial last one counts."""
+    n_segments = -(-n_frames // SEGMENT_SECONDS)
+    return np.maximum(n_segments - HEAD_SEGMENTS - TAIL_SEGMENTS, 0)
