@@ -32,8 +32,8 @@ def main(args: argparse.Namespace) -> None:
 
     folders = args.folders or [args.data_dir / name for name in PARTITIONS if (args.data_dir / name).is_dir()]
     if not folders:
-        raise UserError(f"{args.data_dir}: none of {', '.join(PARTITIONS)} is in this folder; name the folders to check, "
-                        "or set --data-dir")
+        raise UserError(f"{args.data_dir}: none of {', '.join(PARTITIONS)} is in this folder; name the folders to "
+                        "check, or set --data-dir")
     vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
     for folder in folders:
         shard_paths(folder)  # a wrong name is better known before hours of reading
