@@ -1,5 +1,6 @@
 """Frames of indexed records, copied straight from memory-mapped shards."""
 import mmap
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -33,16 +34,19 @@ class _Place(NamedTuple):
 class ShardReader:
     """Reads frames of indexed records from memory-mapped shards, a bounded number of them open at a time.
 
-    May be used by several threads at once.
+    Opening a shard costs as much as reading a segment, so they stay open: up to `MAX_OPEN`, and up to a quarter
+    of the files that the process may have open (`ulimit -n`). May be used by several threads at once.
     """
 
-    MAX_OPEN = 128
+    MAX_OPEN = 4096
 
     def __init__(self, index: Index, damage: Damage = RAISE) -> None:
         self.index, self.damage = index, damage
         self.widths = _common_widths(index, damage.skip)
         self._odd = _other_widths(index, self.widths) if damage.skip else None
         self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._max_open = self.MAX_OPEN if allowed == resource.RLIM_INFINITY else min(self.MAX_OPEN, max(1, allowed // 4))
         self._lock = threading.Lock()
 
     @property
@@ -135,7 +139,7 @@ class ShardReader:
             if buffer is None:
                 buffer = map_shard(index.path(record), index.stamps[shard])
                 self._open[shard] = buffer
-                if len(self._open) > self.MAX_OPEN:
+                if len(self._open) > self._max_open:
                     self._open.popitem(last=False)
             else:
                 self._open.move_to_end(shard)
