@@ -189,8 +189,8 @@ def time_index(data: Data, repeats: int) -> None:
     n_bytes = bytes_from_disk() - before
     print_rates(f"index of {n_records} records, 1 process", "records", found, "shards in the page cache")
     size = sum(path.stat().st_size for path in folder.glob("*.tfrecord"))
-    print(f"  a record has {size / n_records:,.0f} bytes; for the index {n_bytes / n_records:,.0f} were read from disk, "
-          f"and {kept / n_records:.0f} are kept")
+    print(f"  a record has {size / n_records:,.0f} bytes; for the index {n_bytes / n_records:,.0f} of them were read "
+          f"from disk, and {kept / n_records:.0f} bytes are kept")
 
 
 def _recall(folder: Path, cache: Path, n_records: int) -> float:

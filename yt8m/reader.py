@@ -46,7 +46,8 @@ class ShardReader:
         self._odd = _other_widths(index, self.widths) if damage.skip else None
         self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._max_open = self.MAX_OPEN if allowed == resource.RLIM_INFINITY else min(self.MAX_OPEN, max(1, allowed // 4))
+        unlimited = allowed == resource.RLIM_INFINITY
+        self._max_open = self.MAX_OPEN if unlimited else min(self.MAX_OPEN, max(1, allowed // 4))
         self._lock = threading.Lock()
 
     @property
