@@ -5,11 +5,10 @@ from typing import Any
 import torch
 import yaml
 
-from yt8m.artifacts import export_model
+from yt8m.artifacts import export_model, exported_config
 from yt8m.config import BaseSection, Config, VideoSection
 from yt8m.models import build_video_model
 from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel
-from yt8m.training import exported_config
 
 DBOF = {"type": "dbof", "hidden_dim": 16, "fcn_dim": 8, "p_drop": 0.5, "max_len": 20, "n_mixtures": 2,
         "per_class": False, "frame_se_reduction": 4, "video_se_reduction": 4}

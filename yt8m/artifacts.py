@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import yaml
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from yt8m.config import DEFAULT_OFFSET, Config, parse_config, read_yaml
@@ -116,6 +117,11 @@ def load_segment_model(folder: ModelFolder, n_classes: int) -> SegmentModel:
             _check_classes(state, "", head.n_mixture, n_classes, folder.path)
             model = ContextAwareModel(head, config.context_base.model, config.segment_base.model, n_classes)
     return _fill(model, state, folder.path)
+
+
+def exported_config(**sections: BaseModel) -> dict[str, Any]:
+    """Sections of a configuration as plain values, the way an exported model's `config.yaml` holds them."""
+    return {name: section.model_dump(mode="json", exclude_none=True) for name, section in sections.items()}
 
 
 def export_model(path: Path, config: dict[str, Any], model: VideoModel | SegmentModel) -> None:

@@ -42,12 +42,21 @@ def make_parser(description: str | None, example: str, *options: str) -> argpars
 
 
 def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
-    """What the three trainers have in common: CONFIG, `--name`, `--steps`, `--patience`."""
+    """What the three trainers have in common: CONFIG, `--name`, and how to train."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
     parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument("--patience", type=positive, metavar="N",
                         help="stop after N evaluations without improvement (default: never)")
+    parser.add_argument("--save-every", type=positive, default=500, metavar="N",
+                        help="save the state of the run every N steps and at each evaluation; the same command goes on "
+                             "from there (default: 500)")
+    parser.add_argument("--restart", action="store_true", help="begin anew, whatever there is under this name")
+    parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default="auto",
+                        help="mixed precision (default: auto, bf16 or else fp16 on a GPU, off on a CPU)")
+    parser.add_argument("--accumulate", type=positive, default=1, metavar="N",
+                        help="take each batch in N parts, to need less memory (default: 1)")
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
 
 
 def add_model_names(parser: argparse.ArgumentParser, purpose: str) -> None:
@@ -144,7 +153,9 @@ def resolve_device(name: str) -> "torch.device":
     """The device that `--device` names. Raises `UserError` for one that is not there."""
     import torch  # pylint: disable=import-outside-toplevel
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: each process has a GPU of its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -112,7 +112,10 @@ class ContextModelConfig(_Section):
 
 
 class VideoTraining(_Section):
-    """Pre-training: batch size in videos; `steps` and `ckpt_interval` in optimizer steps."""
+    """Pre-training: batch size in videos; `steps` and `ckpt_interval` in optimizer steps.
+
+    With `ema_decay` the exponential moving average of the weights is evaluated and exported.
+    """
 
     batch_size: Count
     steps: Count
@@ -120,6 +123,7 @@ class VideoTraining(_Section):
     eps: Positive
     weight_decay: NonNegative
     ckpt_interval: Count
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
 
 class SegmentTraining(VideoTraining):

@@ -33,13 +33,19 @@ class VideoBatch(NamedTuple):
     labels: Tensor
     examples: Tensor
 
+    def split(self, parts: int) -> list["VideoBatch"]:
+        """The batch in so many parts of about equal size, or one a video if there are fewer."""
+        return [VideoBatch(*(value[rows] for value in self)) for rows in _parts(len(self.examples), parts)]
+
 
 class SegmentBatch(NamedTuple):
     """A batch of S ratings.
 
     `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,) rated class; `scores` (S,) 0 or 1; `negatives`
     (S, C) bool, classes mined as negatives; `videos` (V, L, D) uint8 with `lengths` (V,), or None where no
-    context is asked for; `video_index` (S,) row in `videos`; `examples` (S,) rows of the index.
+    context is asked for; `video_index` (S,) row in `videos`; `examples` (S,) rows of the index;
+    `mined_per_rating` () float32, how many classes are mined on average, also in a part of the batch that of
+    all of it.
     """
 
     segments: Tensor
@@ -50,6 +56,24 @@ class SegmentBatch(NamedTuple):
     lengths: Tensor | None
     video_index: Tensor
     examples: Tensor
+    mined_per_rating: Tensor
+
+    def split(self, parts: int) -> list["SegmentBatch"]:
+        """The batch in so many parts of about equal size, each with the videos of its own segments."""
+        return [self._part(rows) for rows in _parts(len(self.examples), parts)]
+
+    def _part(self, rows: slice) -> "SegmentBatch":
+        used, video_index = self.video_index[rows].unique(return_inverse=True)
+        own = {name: getattr(self, name)[rows] for name in ("segments", "classes", "scores", "negatives", "examples")}
+        if self.videos is not None and self.lengths is not None:
+            own |= {"videos": self.videos[used], "lengths": self.lengths[used]}
+        return self._replace(**own, video_index=video_index)
+
+
+def _parts(size: int, parts: int) -> list[slice]:
+    """0 to `size` cut into about equal, not empty parts."""
+    ends = [size * part // min(parts, size) for part in range(min(parts, size) + 1)]
+    return [slice(*span) for span in zip(ends, ends[1:])]
 
 
 class _ShardDataset:
@@ -177,7 +201,7 @@ class RatedSegmentDataset(_ShardDataset):
             negatives[row, self.index.of_record(record, *self._known)] = False
         arrays = (segments, self.classes[examples], self.scores[examples], negatives)
         return SegmentBatch(*map(torch.from_numpy, arrays), videos, lengths, torch.from_numpy(video_index),
-                            torch.from_numpy(records))
+                            torch.from_numpy(records), torch.tensor(negatives.sum() / len(keys), dtype=torch.float32))
 
     def _read_segments(self, records: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Expanded segments, frames [start − offset, start + 5 + offset) with zeros beyond the video.

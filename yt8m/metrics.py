@@ -4,7 +4,9 @@ Dimensions: B videos, S segments, C classes.
 """
 import numpy as np
 import pandas as pd
+import torch
 from helperbot import Metric
+from helperbot.distributed import gather_rows, sum_over_ranks
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
@@ -15,6 +17,11 @@ GAP_TOP = 20
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
+
+
+def _of_all_ranks(batches: list[np.ndarray]) -> np.ndarray:
+    """The rows of all batches of all processes."""
+    return gather_rows(torch.from_numpy(np.concatenate(batches))).numpy()
 
 
 class VideoMetrics(Metric):
@@ -36,7 +43,7 @@ class VideoMetrics(Metric):
 
     def compute(self) -> dict[str, float]:
         """The metrics over all batches since `reset`, in percent but for GAP and mAP in 0..1."""
-        logits, labels = np.concatenate(self._logits), np.concatenate(self._labels)
+        logits, labels = _of_all_ranks(self._logits), _of_all_ranks(self._labels)
         positive = logits > 0
         hits = float((positive & labels).sum())
         return {
@@ -71,12 +78,13 @@ class SegmentMetrics(Metric):
 
     def compute(self) -> dict[str, float]:
         """The metrics over all batches since `reset`; AUC is NaN where all ratings agree."""
-        logits, positive = np.concatenate(self._logits), np.concatenate(self._scores) > 0.5
+        logits, positive = _of_all_ranks(self._logits), _of_all_ranks(self._scores) > 0.5
+        mined, right = sum_over_ranks(torch.tensor([self._mined, self._mined_right])).tolist()
         both = positive.any() and not positive.all()
         return {
             "auc": 100 * float(roc_auc_score(positive, logits)) if both else float("nan"),
             "accuracy": 100 * float(((logits > 0) == positive).mean()),
-            "negative_accuracy": 100 * _ratio(self._mined_right, self._mined),
+            "negative_accuracy": 100 * _ratio(right, mined),
         }
 
 

@@ -97,16 +97,20 @@ class TrainingBatches:
 
 
 class SequentialBatches:
-    """Every example once, in order, as (0, example); the last batch may be smaller."""
+    """Every example once, in order, as (0, example); the last batch may be smaller.
 
-    def __init__(self, n_examples: int, batch_size: int) -> None:
+    Of every `world_size` batches in a row rank r has the r-th.
+    """
+
+    def __init__(self, n_examples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.n_examples, self.batch_size = n_examples, batch_size
+        self._starts = range(rank * batch_size, n_examples, world_size * batch_size)
 
     def __len__(self) -> int:
-        return -(-self.n_examples // self.batch_size)
+        return len(self._starts)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for start in range(0, self.n_examples, self.batch_size):
+        for start in self._starts:
             yield [(0, example) for example in range(start, min(start + self.batch_size, self.n_examples))]
 
 

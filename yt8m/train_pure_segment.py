@@ -19,25 +19,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train and export. Raises `UserError`."""
-    from helperbot import parameter_groups
+    from yt8m.experiments import agnostic_experiment
+    from yt8m.training import run_training
 
-    from yt8m.artifacts import load_video_model
-    from yt8m.config import VideoSection, load_config, override_steps
-    from yt8m.segment_models import ContextAgnosticModel
-    from yt8m.training import SegmentTask, exported_config, segment_loaders, start_run, train
-    from yt8m.vocabulary import load_vocabulary
-
-    config = load_config(args.config, "pure_segment.training")
-    section = override_steps(config.pure_segment, args.steps)
-    settings = section.training
-    vocabulary = load_vocabulary(args.data_dir)
-    base = load_video_model(args.base_model, len(vocabulary))
-    session = start_run(args, args.data_dir / "cache" / "segment" / f"{args.name}_{args.fold}")
-    loaders = segment_loaders(args.data_dir, args.fold, vocabulary, base.config, None, settings, session)
-    model = ContextAgnosticModel(base)
-    groups = parameter_groups(model, settings.lr, settings.weight_decay)
-    sections = exported_config(video=VideoSection(model=base.config), pure_segment=section)
-    train(model, groups, SegmentTask(settings.negative_weight), settings, loaders, sections, session)
+    run_training(args, args.data_dir / "cache" / "segment" / f"{args.name}_{args.fold}", agnostic_experiment)
 
 
 if __name__ == "__main__":

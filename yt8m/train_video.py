@@ -18,22 +18,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Train and export. Raises `UserError`."""
-    from helperbot import parameter_groups
+    from yt8m.experiments import video_experiment
+    from yt8m.training import run_training
 
-    from yt8m.config import load_config, override_steps
-    from yt8m.models import build_video_model
-    from yt8m.training import VideoTask, exported_config, start_run, train, video_loaders
-    from yt8m.vocabulary import load_vocabulary
-
-    config = load_config(args.config, "video.model", "video.training")
-    section = override_steps(config.video, args.steps)
-    architecture, settings = section.model, section.training
-    vocabulary = load_vocabulary(args.data_dir)
-    session = start_run(args, args.data_dir / "cache" / "video" / args.name)
-    loaders = video_loaders(args.data_dir, vocabulary, architecture, settings, args.window, session)
-    model = build_video_model(architecture, len(vocabulary))
-    groups = parameter_groups(model, settings.lr, settings.weight_decay)
-    train(model, groups, VideoTask(), settings, loaders, exported_config(video=section), session)
+    run_training(args, args.data_dir / "cache" / "video" / args.name, video_experiment)
 
 
 if __name__ == "__main__":

@@ -1,180 +1,136 @@
-"""What the three trainers share: optimizer, schedule, loop, best checkpoint, export."""
+"""A training run: from an experiment to an exported model, through any interruption."""
 import argparse
 import logging
 import shutil
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from helperbot import (
-    BestCheckpoints, Bot, EarlyStopping, LearningRateSchedule, MovingAverage, NonFiniteLossError, get_logger,
-    warmup_linear_decay)
-from pydantic import BaseModel
-from torch import Tensor
+    BestCheckpoints, Bot, EarlyStopping, HistoryFile, LearningRateSchedule, MovingAverage, NonFiniteLossError,
+    StateError, TensorBoardLog, get_logger, process_group, resolve_amp, warmup_linear_decay)
+from helperbot.distributed import is_distributed, rank, world_size
 
 from yt8m.artifacts import export_model
 from yt8m.cli import resolve_device, resolve_workers
-from yt8m.config import SegmentTraining, VideoModelConfig, VideoTraining
-from yt8m.damage import Damage
-from yt8m.dataloader import BatchLoader
-from yt8m.datasets import RatedSegmentDataset, SegmentBatch, VideoBatch, VideoDataset
+from yt8m.curves import plot_curves
 from yt8m.errors import UserError
-from yt8m.index import load_index
-from yt8m.loss import segment_loss, video_loss
-from yt8m.metrics import SegmentMetrics, VideoMetrics
-from yt8m.models import VideoModel
-from yt8m.sampling import SequentialBatches, TrainingBatches, split_fold
-from yt8m.segment_models import SegmentModel
-from yt8m.vocabulary import Vocabulary
+from yt8m.experiments import Builder, Experiment, Sources
+from yt8m.notifications import reporting
+from yt8m.runs import begin_run
 
 LOGGER = logging.getLogger(__name__)
 CLIP_GRAD_NORM = 10.0
 WARMUP_START = 0.01
-CHECKPOINTS, LOG = "checkpoints", "train.log"
+LOG, CHECKPOINTS, STATE = "train.log", "checkpoints", "state.pt"
+HISTORY, CURVES, TENSORBOARD = "history.csv", "curves.png", "tensorboard"
+IDS_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up over the first `warmup` of the steps, then linear decay to `end` times the rate."""
+class Options:
+    """How to train, from the command line; `patience`: evaluations without improvement before the end, or None."""
 
-    warmup: float
-    end: float
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a command line says of a run. `patience`: evaluations without improvement before it ends, or None."""
-
-    folder: Path
     device: torch.device
-    workers: int
-    seed: int
     patience: int | None
-    damage: Damage
+    save_every: int
+    restart: bool
+    amp: torch.dtype | None
+    accumulate: int
+    compiled: bool
 
 
-def start_run(args: argparse.Namespace, folder: Path) -> Run:
-    """Seed torch and settle what the command line left open. Creates nothing yet."""
-    get_logger("yt8m")
-    device = resolve_device(args.device)
-    torch.manual_seed(args.seed)
-    return Run(folder, device, resolve_workers(args.workers, device), args.seed, args.patience,
-               args.damage)
+def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None:
+    """Train what `build` makes of the command line and export it to `folder`; go on where a run was interrupted.
 
-
-def exported_config(**sections: BaseModel) -> dict[str, Any]:
-    """Sections of a configuration as plain values, the way an exported model's `config.yaml` holds them."""
-    return {name: section.model_dump(mode="json", exclude_none=True) for name, section in sections.items()}
-
-
-@dataclass(frozen=True)
-class VideoTask:
-    """Pre-training: labels of videos; the best checkpoint has the lowest validation loss."""
-
-    schedule = Schedule(warmup=0.2, end=0.01)
-    monitor, mode = "loss", "min"
-    metric_type = VideoMetrics
-
-    def forward(self, model: VideoModel, batch: VideoBatch) -> Tensor:
-        """Logits (B, C)."""
-        return model(batch.frames, batch.lengths)
-
-    def criterion(self, logits: Tensor, batch: VideoBatch) -> Tensor:
-        """Mean cross-entropy over videos and classes."""
-        return video_loss(logits, batch.labels)
-
-
-@dataclass(frozen=True)
-class SegmentTask:
-    """Fine-tuning: ratings of segments; the best checkpoint has the highest ROC AUC."""
-
-    negative_weight: float
-
-    schedule = Schedule(warmup=0.25, end=0.001)
-    monitor, mode = "auc", "max"
-    metric_type = SegmentMetrics
-
-    def forward(self, model: SegmentModel, batch: SegmentBatch) -> Tensor:
-        """Logits (S, C)."""
-        if batch.videos is None:
-            return model(batch.segments)
-        return model(batch.segments, batch.videos, batch.lengths, batch.video_index)
-
-    def criterion(self, logits: Tensor, batch: SegmentBatch) -> Tensor:
-        """Loss of the ratings and of the mined negatives."""
-        return segment_loss(logits, batch.classes, batch.scores, batch.negatives, self.negative_weight)
-
-
-Loaders = tuple[BatchLoader, BatchLoader]
-
-
-def video_loaders(data_dir: Path, vocabulary: Vocabulary, model: VideoModelConfig, settings: VideoTraining,
-                  window: int | None, run: Run) -> Loaders:
-    """Training and validation batches of `video/train` and `video/valid`; see `sampling.epoch_order` for `window`."""
-    indexes = [load_index(data_dir / "video" / part, data_dir / "cache", run.damage) for part in ("train", "valid")]
-    train_set, valid_set = (VideoDataset(index, vocabulary, model.max_len, seed, run.damage)
-                    for index, seed in zip(indexes, (run.seed, None)))
-    for dataset in (train_set, valid_set):
-        dataset.reader.require_widths(model.video_dim, model.audio_dim)
-    return _loaders(train_set, valid_set, settings.batch_size, window, run)
-
-
-def segment_loaders(data_dir: Path, fold: int, vocabulary: Vocabulary, model: VideoModelConfig,
-                    context_max_len: int | None, settings: SegmentTraining, run: Run) -> Loaders:
-    """Training and validation batches of a fold of the rated set, `segment/train`.
-
-    `context_max_len`: the most frames of a video that come along in training; None for segments alone.
+    Raises `UserError`. Ends the process with status 128 + n after signal n, the state of the run saved.
     """
-    index = load_index(data_dir / "segment" / "train", data_dir / "cache", run.damage)
-    train_set, valid_set = (
-        RatedSegmentDataset(index, vocabulary, shards, settings.offset, context_max_len is not None,
-                            context_max_len or -1, seed, run.damage)
-        for shards, seed in zip(split_fold(index, fold), (run.seed, None)))
-    train_set.reader.require_widths(model.video_dim, model.audio_dim)
-    if len(set(valid_set.scores > 0)) < 2:
-        raise UserError(f"{index.folder}: all {len(valid_set)} ratings of fold {fold}'s validation shards agree, so "
-                        "that ROC AUC is not defined; choose another --fold or add rated shards")
-    return _loaders(train_set, valid_set, settings.batch_size, None, run)
+    device = resolve_device(args.device)
+    with process_group(device):
+        get_logger("yt8m", level=logging.INFO if rank() == 0 else logging.ERROR)
+        try:
+            amp = resolve_amp(args.amp, device)
+        except ValueError as error:
+            raise UserError(f"--amp {args.amp}: {error}") from None
+        options = Options(device, args.patience, args.save_every, args.restart, amp, args.accumulate, args.compile)
+        torch.manual_seed(args.seed)
+        experiment = build(args, Sources(args.data_dir, args.seed, resolve_workers(args.workers, device), device,
+                                         args.damage))
+        origin = {"seed": args.seed, "processes": world_size(), "amp": str(amp), "accumulate": args.accumulate,
+                  "compile": args.compile, "patience": args.patience, **experiment.origin,
+                  "config": experiment.config}
+        if not begin_run(folder, origin, args.restart, (CHECKPOINTS, HISTORY, CURVES, TENSORBOARD)):
+            return
+        if rank() > 0:
+            torch.manual_seed(args.seed + rank())  # dropout of its own; the weights come from rank 0
+        with reporting(f"{folder}, {experiment.settings.steps} steps") as report:
+            report.result = _train(folder, experiment, options)
 
 
-def _loaders(train_set: VideoDataset | RatedSegmentDataset, valid_set: VideoDataset | RatedSegmentDataset,
-             batch_size: int, window: int | None, run: Run) -> Loaders:
-    training = TrainingBatches(train_set.shards, batch_size, run.seed, window)
-    return (BatchLoader(train_set, training, run.workers, run.device),
-            BatchLoader(valid_set, SequentialBatches(len(valid_set), batch_size), run.workers, run.device))
-
-
-def train(model: VideoModel | SegmentModel, groups: list[dict[str, Any]], task: VideoTask | SegmentTask,
-          settings: VideoTraining, loaders: Loaders, config: dict[str, Any], run: Run) -> None:
-    """Train a model, keep the weights of its best evaluation and export them with `config` to the run's folder."""
-    get_logger("yt8m", run.folder / LOG)
-    LOGGER.info("%s: seed %d, %d steps of %d on %s, %d parameters", run.folder, run.seed, settings.steps,
-                settings.batch_size, run.device, sum(value.numel() for value in model.parameters()))
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, eps=settings.eps, fused=True)
-    schedule = task.schedule
-    best = BestCheckpoints(run.folder / CHECKPOINTS, task.monitor, task.mode)
-    callbacks = [
-        LearningRateSchedule(partial(warmup_linear_decay, steps=settings.steps, warmup=schedule.warmup,
-                                     start_factor=WARMUP_START, end_factor=schedule.end)),
-        MovingAverage(),
-        best,
-    ]
-    if run.patience is not None:
-        callbacks.append(EarlyStopping(task.monitor, task.mode, run.patience))
-    bot = Bot(model, optimizer, task.forward, task.criterion, *loaders, metrics=[task.metric_type()],
-              callbacks=callbacks, device=run.device, clip_grad_norm=CLIP_GRAD_NORM, logger=LOGGER)
+def _train(folder: Path, experiment: Experiment, options: Options) -> str:
+    """Train and export; returns what to tell of the outcome."""
+    settings, task = experiment.settings, experiment.task
+    if rank() == 0:
+        get_logger("yt8m", folder / LOG)
+    best = BestCheckpoints(folder / CHECKPOINTS, task.monitor, task.mode)
+    bot = _make_bot(folder, experiment, options, best)
     try:
+        if bot.resume():
+            LOGGER.info("%s: going on after step %d of %d", folder, bot.step, settings.steps)
+        else:
+            LOGGER.info("%s: %d steps of %d on %s%s, %d parameters", folder, settings.steps, settings.batch_size,
+                        options.device, f" and {world_size() - 1} more" if is_distributed() else "",
+                        sum(value.numel() for value in experiment.model.parameters()))
         bot.train(settings.steps, settings.ckpt_interval)
     except NonFiniteLossError as error:
-        raise UserError(f"{run.folder}: {error}; lower training.lr (now {settings.lr:g}) or raise training.eps, "
-                        f"now {settings.eps:g}") from None
+        raise UserError(_diverged(folder, error, bot, settings.lr)) from None
+    except StateError as error:
+        raise UserError(f"{error}; begin anew with --restart") from None
+    if bot.signal:
+        LOGGER.info("%s: the state is saved; the same command goes on from step %d", folder, bot.step)
+        sys.exit(128 + bot.signal)
     try:
-        best.load_best(model)
+        score, step, _ = best.best
     except LookupError as error:
-        raise UserError(f"{run.folder}: nothing to export: {error}; lower training.lr, now {settings.lr:g}") from None
-    export_model(run.folder, config, model)
-    shutil.rmtree(run.folder / CHECKPOINTS)
-    score, step, _ = best.best
-    LOGGER.info("%s: exported the weights of step %d, %s %.6g", run.folder, step, task.monitor, score)
+        raise UserError(f"{folder}: nothing to export: {error}; lower training.lr, now {settings.lr:g}, and begin anew "
+                        "with --restart") from None
+    if rank() == 0:
+        best.load_best(experiment.model)
+        plot_curves(folder / HISTORY, folder / CURVES)
+        export_model(folder, experiment.config, experiment.model)
+        shutil.rmtree(folder / CHECKPOINTS)
+    outcome = f"exported the weights of step {step}, {task.monitor} {score:.6g}"
+    LOGGER.info("%s: %s", folder, outcome)
+    return outcome
+
+
+def _make_bot(folder: Path, experiment: Experiment, options: Options, best: BestCheckpoints) -> Bot:
+    settings, task = experiment.settings, experiment.task
+    factor = partial(warmup_linear_decay, steps=settings.steps, warmup=task.schedule.warmup,
+                     start_factor=WARMUP_START, end_factor=task.schedule.end)
+    callbacks = [LearningRateSchedule(factor), MovingAverage(), best, HistoryFile(folder / HISTORY),
+                 TensorBoardLog(folder / TENSORBOARD)]
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(task.monitor, task.mode, options.patience))
+    optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
+    return Bot(experiment.model, optimizer, task.forward, task.criterion, experiment.training, experiment.validation,
+               metrics=[task.metric_type()], callbacks=callbacks, device=options.device,
+               clip_grad_norm=CLIP_GRAD_NORM, logger=LOGGER, state_file=folder / CHECKPOINTS / STATE,
+               save_every=options.save_every, amp=options.amp, accumulate=options.accumulate,
+               split_batch=lambda batch, parts: batch.split(parts), ema_decay=settings.ema_decay,
+               compiled=options.compiled, identify=lambda batch: batch.examples)
+
+
+def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, lr: float) -> str:
+    """The one line about a run that is not to go on."""
+    ids = []
+    if error.batch is not None:
+        ids = [video.decode(errors="replace") for video in bot.train_batches.dataset.index.video_id[error.batch]]
+    more = f" and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else ""
+    state = folder / CHECKPOINTS / STATE
+    last = (f"the last good state is {state}, of step {bot.saved_step}" if bot.saved_step is not None
+            else "no state had been saved yet")
+    return (f"{folder}: {error}; videos of that batch: {', '.join(ids[:IDS_SHOWN])}{more}; {last}; lower training.lr "
+            f"(now {lr:g}) or raise training.eps, and begin anew with --restart")

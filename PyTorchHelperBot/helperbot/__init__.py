@@ -10,11 +10,15 @@ from helperbot.callbacks import (
     MovingAverage,
 )
 from helperbot.devices import batch_size, move_to, pin_memory
+from helperbot.distributed import process_group
 from helperbot.guards import NonFiniteLossError
 from helperbot.logs import close_logger, get_logger, logging_to
 from helperbot.metrics import MeanMetric, Metric
 from helperbot.optim import parameter_groups
+from helperbot.precision import resolve_amp
+from helperbot.progress import HistoryFile, TensorBoardLog
 from helperbot.schedules import warmup_linear_decay
+from helperbot.state import StateError
 
 __version__ = "0.3.0"
 
@@ -24,11 +28,14 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "EarlyStopping",
+    "HistoryFile",
     "LearningRateSchedule",
     "MeanMetric",
     "Metric",
     "MovingAverage",
     "NonFiniteLossError",
+    "StateError",
+    "TensorBoardLog",
     "batch_size",
     "close_logger",
     "get_logger",
@@ -36,5 +43,7 @@ __all__ = [
     "move_to",
     "parameter_groups",
     "pin_memory",
+    "process_group",
+    "resolve_amp",
     "warmup_linear_decay",
 ]

@@ -4,18 +4,34 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from helperbot.callbacks import Callback, MovingAverage
 from helperbot.devices import batch_size, move_to
-from helperbot.guards import FiniteGuard, check_parameters
+from helperbot.distributed import is_distributed, rank, sum_over_ranks, synchronize_batch_norm, world_size
+from helperbot.guards import FiniteGuard, NonFiniteLossError, RecentBatches, check_parameters
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
+from helperbot.signals import SignalFlag
+from helperbot.state import (
+    STATE_VERSION,
+    StateError,
+    load_file,
+    random_state,
+    save_file,
+    set_random_state,
+)
+
+LEAST_LOSS_SCALE = 1e-3
 
 
 class Bot:  # pylint: disable=too-many-instance-attributes
@@ -46,6 +62,22 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         progress: whether to show a progress bar when stderr is a terminal.
         batch_size_of: gets a batch and returns how many examples it has; by default the first
             dimension of the first tensor in it.
+        state_file: where to keep the state of the run, see `save` and `resume`; None for nowhere.
+        save_every: save the state every so many steps, at least 1, beside every evaluation.
+        amp: the half precision to compute the forward pass in, see `resolve_amp`; None for none.
+            With float16 the loss is scaled.
+        accumulate: in how many parts a batch goes through the model, at least 1; the gradient is
+            that of the whole batch, but for batch norms.
+        split_batch: gets (batch, parts) and returns that many batches, or fewer of a small one;
+            needed where `accumulate` is more than 1.
+        ema_decay: the decay of an exponential moving average of the weights, in (0, 1). It is the
+            average that is evaluated then, and `evaluated_model`. None for no average.
+        compiled: whether to train through `torch.compile`.
+        identify: gets a batch before it is moved and returns what a `NonFiniteLossError` is to
+            say of it (`batch`), such as the ids of its examples.
+
+    In processes of a launcher (see `helperbot.distributed`) each Bot trains on its own batches,
+    gradients are averaged, batch norms synchronized, and losses and metrics are those of all.
 
     Attributes:
         step: how many steps are finished, over all calls of `train`.
@@ -56,10 +88,15 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         history: one dict for each evaluation made by `train`: "step" (int), "train_loss" (float,
             the mean over the steps since the evaluation before), "lr" (float, see `lr`) and
             "results" (dict of name to float).
+        log: one dict for each log line: "step", "loss" (the average that the line shows), "lr",
+            "examples_per_second".
         stop_reason: why `stop` was called since the last start of `train`, or None.
+        signal: the number of the signal (SIGTERM, SIGINT) that ended `train`, or None.
+        resumed: whether `resume` has found a state that `train` has not gone on from yet.
+        saved_step: of the state in `state_file`, or None.
 
     Raises:
-        ValueError: `clip_grad_norm` or `log_interval` is out of its range.
+        ValueError: an argument is out of its range.
     """
 
     # pylint: disable-next=too-many-arguments,too-many-positional-arguments,too-many-locals
@@ -79,13 +116,45 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         logger: logging.Logger | None = None,
         progress: bool = True,
         batch_size_of: Callable[[Any], int] | None = None,
+        state_file: Path | None = None,
+        save_every: int = 500,
+        amp: torch.dtype | None = None,
+        accumulate: int = 1,
+        split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
+        ema_decay: float | None = None,
+        compiled: bool = False,
+        identify: Callable[[Any], Any] | None = None,
     ) -> None:
         if clip_grad_norm is not None and not clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm must be above 0 or None, got {clip_grad_norm}")
-        if log_interval < 1:
-            raise ValueError(f"log_interval must be at least 1, got {log_interval}")
+        for name, value in (
+            ("log_interval", log_interval),
+            ("save_every", save_every),
+            ("accumulate", accumulate),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if accumulate > 1 and split_batch is None:
+            raise ValueError("accumulate needs split_batch")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), got {ema_decay}")
         self.device = torch.device(device)
         self.model = model.to(self.device)
+        self._trained: Callable[..., Any] = self.model
+        if is_distributed():
+            self.model = synchronize_batch_norm(self.model, self.device)
+            self._trained = DistributedDataParallel(
+                self.model,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,  # they are equal anyway
+            )
+        if compiled:
+            self._trained = torch.compile(self._trained)
+        self._average_model = None
+        if ema_decay is not None:
+            self._average_model = AveragedModel(
+                self.model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
+            )
         self.optimizer = optimizer
         self.forward = forward
         self.criterion = criterion
@@ -98,18 +167,33 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self.logger = _default_logger() if logger is None else logger
         self.progress = progress
         self.batch_size_of = batch_size if batch_size_of is None else batch_size_of
+        self.state_file = state_file
+        self.save_every = save_every
+        self.amp = amp
+        self.accumulate = accumulate
+        self.split_batch = split_batch
+        # Without float16 the scaler passes everything through.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp == torch.float16)
 
         self.step = 0
         self.total_steps = 0
         self.last_loss: torch.Tensor | None = None
         self.last_grad_norm: torch.Tensor | None = None
         self.history: list[dict[str, Any]] = []
+        self.log: list[dict[str, Any]] = []
         self.stop_reason: str | None = None
+        self.signal: int | None = None
+        self.resumed = False
+        self.saved_step: int | None = None
 
         # Reading a value costs nothing on the CPU, but elsewhere it waits for the device.
         self._guard = FiniteGuard(immediate=self.device.type == "cpu")
+        self._recent = RecentBatches(identify, log_interval)
         self._loss_sum: torch.Tensor | None = None
         self._loss_count = 0
+        self._examples = 0  # of the steps since the last log line, in this process
+        self._first = 0  # steps finished when `train` was called
+        self._batches_taken = 0  # of the present iteration of the training batches
         self._clock = _StepClock()
         # The log lines need an average: the user's if there is one, else one of our own.
         averages = [callback for callback in self.callbacks if isinstance(callback, MovingAverage)]
@@ -153,36 +237,172 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             raise ValueError(f"steps must be at least 1, got {steps}")
         if ckpt_interval < 1:
             raise ValueError(f"ckpt_interval must be at least 1, got {ckpt_interval}")
-        self.stop_reason = None
-        first = self.step
-        self.total_steps = first + steps
-        self._reset_train_loss()
+        if not self.resumed:
+            self.stop_reason = None
+            self._first = self.step
+            self._batches_taken = 0
+            self._reset_train_loss()
+        self.signal = None
+        self.total_steps = self._first + steps
         self.model.train()
         for callback in self.callbacks:
             callback.on_train_start(self)
         self._clock.restart(self.step)
         with (
             closing(self._endless_batches()) as batches,
-            self._progress_bar(steps) as progress_bar,
+            self._progress_bar(self.step - self._first, steps) as progress_bar,
+            SignalFlag(self.state_file is not None) as flag,
         ):
-            while self.step < self.total_steps and self.stop_reason is None:
+            if self.resumed and self._due(ckpt_interval) and not self._evaluated():
+                self._checkpoint(flag)
+            self.resumed = False
+            while self.step < self.total_steps and self.stop_reason is None and not self.signal:
                 self._train_step(next(batches))
-                due = (self.step - first) % ckpt_interval == 0 or self.step == self.total_steps
+                due = self._due(ckpt_interval)
                 log_due = self.step % self.log_interval == 0
-                if due or log_due:
-                    self._guard.check()
+                save_due = self.state_file is not None and self.step % self.save_every == 0
+                if due or log_due or save_due:
+                    self._check_finite()
                 for callback in self.callbacks:
                     callback.on_step_end(self)
                 progress_bar.update(1)
                 if log_due:
                     self._log_step(progress_bar)
-                if due or self.stop_reason is not None:
-                    self._checkpoint()
+                self._read_signal(flag)
+                if self.signal or due or self.stop_reason is not None or save_due:
+                    self._check_finite()
+                    self.save()  # before the evaluation, which may take long
+                if not self.signal and (due or self.stop_reason is not None):
+                    self._checkpoint(flag)
+        if self.signal:
+            self.logger.info("ended at step %d by signal %d", self.step, self.signal)
+            return self.history
         if self.stop_reason is not None:
             self.logger.info("stopped at step %d: %s", self.step, self.stop_reason)
         for callback in self.callbacks:
             callback.on_train_end(self)
         return self.history
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What is evaluated: the model, or the moving average of its weights."""
+        return self.model if self._average_model is None else self._average_model.module
+
+    def save(self) -> None:
+        """Write the state of the run to `state_file`, if there is one; process 0 does.
+
+        It holds everything that `train` depends on: model, optimizer, callbacks, random
+        generators, the place in the training batches, history. Killed at any time and resumed
+        from its last state, a run ends on a CPU with the same weights, bit by bit.
+        """
+        if self.state_file is None:
+            return
+        state = self.state_dict()
+        self.saved_step = self.step
+        if rank() == 0:
+            save_file(state, self.state_file)
+            for callback in self.callbacks:
+                callback.on_state_saved(self)
+
+    def resume(self) -> bool:
+        """Go on from `state_file`, if it is there: the next call of `train` ends what was begun.
+
+        Returns:
+            Whether there was a state.
+
+        Raises:
+            StateError: the file cannot be read, or does not fit this Bot.
+        """
+        if self.state_file is None or not self.state_file.exists():
+            return False
+        state = load_file(self.state_file)
+        try:
+            self.load_state_dict(state)
+        except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            message = f"{self.state_file}: does not fit this run ({type(error).__name__}: {reason})"
+            raise StateError(message) from error
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the run: tensors and plain values. All processes must call it."""
+        average = self._average_model
+        return {
+            "version": STATE_VERSION,
+            "first": self._first,
+            "step": self.step,
+            "stop_reason": self.stop_reason,
+            "model": self.model.state_dict(),
+            "average": None if average is None else average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "callbacks": [
+                (type(callback).__name__, callback.state_dict()) for callback in self.callbacks
+            ],
+            "history": self.history,
+            "log": self.log,
+            "loss_sum": self._loss_sum,
+            "loss_count": self._loss_count,
+            "batches": self._place_in_batches(),
+            "random": random_state(self.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state, which has to come from a Bot that was made alike."""
+        names = [type(callback).__name__ for callback in self.callbacks]
+        if [name for name, _ in state["callbacks"]] != names:
+            raise ValueError(f"the callbacks were {state['callbacks']}, are {names}")
+        self.model.load_state_dict(state["model"])
+        if self._average_model is not None:
+            self._average_model.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        for callback, (_, own) in zip(self.callbacks, state["callbacks"]):
+            callback.load_state_dict(own)
+        self._first, self.step = state["first"], state["step"]
+        self.saved_step = self.step
+        self.stop_reason = state["stop_reason"]
+        self.history, self.log = state["history"], state["log"]
+        loss_sum = state["loss_sum"]
+        self._loss_sum = None if loss_sum is None else loss_sum.to(self.device)
+        self._loss_count = state["loss_count"]
+        if hasattr(self.train_batches, "load_state_dict"):
+            self.train_batches.load_state_dict(state["batches"])
+        else:
+            self._batches_taken = state["batches"]
+        set_random_state(state["random"], self.device)
+        self.resumed = True
+
+    def _place_in_batches(self) -> Any:
+        """Where the training batches are: what they say themselves, or how many were taken."""
+        if hasattr(self.train_batches, "state_dict"):
+            return self.train_batches.state_dict()
+        return self._batches_taken
+
+    def _due(self, ckpt_interval: int) -> bool:
+        """Whether this is a step to evaluate after."""
+        done = self.step - self._first
+        return done > 0 and (done % ckpt_interval == 0 or self.step == self.total_steps)
+
+    def _evaluated(self) -> bool:
+        """Whether the evaluation after this step is done, or there are none."""
+        last = self.history[-1]["step"] if self.history else -1
+        return self.valid_batches is None or last == self.step
+
+    def _read_signal(self, flag: SignalFlag) -> None:
+        """Learn of a signal to any of the processes, so that all end after the same step."""
+        if self.state_file is not None:
+            number = torch.tensor(flag.number or 0, device=self.device)
+            self.signal = int(sum_over_ranks(number)) and (flag.number or flag.default) or None
+
+    def _check_finite(self) -> None:
+        """Raise for what was not finite since the last check, with the batch where it was."""
+        try:
+            self._guard.check()
+            check_parameters(self.model.named_parameters(), self.step)
+        except NonFiniteLossError as error:
+            error.batch = self._recent.batch(error.step)
+            raise
 
     def evaluate(self, batches: Iterable[Any] | None = None) -> dict[str, float]:
         """Evaluate the model in evaluation and inference mode.
@@ -204,29 +424,40 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             batches = self.valid_batches
         if batches is None:
             raise ValueError("nothing to evaluate on: the Bot has no valid_batches")
+        return self._evaluate(batches, None)
+
+    def _evaluate(self, batches: Iterable[Any], flag: SignalFlag | None) -> dict[str, float]:
+        """See `evaluate`. Raises `_Interrupted` at a signal."""
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        examples = torch.zeros((), dtype=torch.int64, device=self.device)
+        model = self.evaluated_model
         for metric in self.metrics:
             metric.reset()
-        loss_sum: torch.Tensor | None = None
-        examples = 0
-        with _evaluation_mode(self.model), torch.inference_mode():
+        with _evaluation_mode(model), torch.inference_mode():
             for batch in batches:
+                if flag is not None and flag.number and not is_distributed():
+                    raise _Interrupted
                 batch = move_to(batch, self.device)
                 size = self.batch_size_of(batch)
                 if size < 1:
                     raise ValueError(f"a validation batch has {size} examples")
-                outputs = self.forward(self.model, batch)
+                with self._autocast():
+                    outputs = self.forward(model, batch)
                 # Summed on the device: reading each batch's loss would wait for it every time.
-                weighted = self._loss(outputs, batch).double() * size
-                loss_sum = weighted if loss_sum is None else loss_sum + weighted
+                loss_sum += self._loss(outputs, batch).double() * size
                 examples += size
                 for metric in self.metrics:
                     metric.update(outputs, batch)
-            if loss_sum is None:
+            total = int(sum_over_ranks(examples))
+            if total == 0:
                 raise ValueError(
                     "the validation set is empty (or is an iterator that is exhausted: give an "
                     "iterable that can be iterated many times)"
                 )
-            return self._results(loss_sum.item() / examples)
+            return self._results(sum_over_ranks(loss_sum).item() / total)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
     def _results(self, loss: float) -> dict[str, float]:
         results = {"loss": loss}
@@ -253,44 +484,80 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     def _train_step(self, batch: Any) -> None:
         for callback in self.callbacks:
             callback.on_step_start(self)
-        batch = move_to(batch, self.device)
         number = self.step + 1
-        loss = self._loss(self.forward(self.model, batch), batch)
-        self._guard.observe("the training loss", loss, number)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.clip_grad_norm is not None:
-            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
-            self._guard.observe("the gradient norm", norm, number)
-            self.last_grad_norm = norm.detach()
-        self.optimizer.step()
-        # A copy, because a compiled criterion may write its next result to the same memory.
-        self.last_loss = loss.detach().clone()
+        self._recent.remember(number, batch)
+        try:
+            self.last_loss = self._backward(move_to(batch, self.device), number)
+            self._scaler.unscale_(self.optimizer)
+            if self.clip_grad_norm is not None:
+                trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+                norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
+                if not self._scaler.is_enabled():  # which steps over what has overflowed
+                    self._guard.observe("the gradient norm", norm, number)
+                self.last_grad_norm = norm.detach()
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+            if self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_LOSS_SCALE:
+                raise NonFiniteLossError(f"gradients overflow at every loss scale at step {number}", number)
+        except NonFiniteLossError as error:
+            error.batch = self._recent.batch(error.step)
+            raise
+        if self._average_model is not None:
+            self._average_model.update_parameters(self.model)
         total = self.last_loss.double()
         self._loss_sum = total if self._loss_sum is None else self._loss_sum + total
         self._loss_count += 1
         self.step = number
 
+    def _backward(self, batch: Any, number: int) -> torch.Tensor:
+        """Compute the gradients of a batch; returns its loss, the mean over all processes."""
+        size = self.batch_size_of(batch)
+        self._examples += size
+        parts = [batch] if self.accumulate == 1 else self.split_batch(batch, self.accumulate)
+        self.optimizer.zero_grad(set_to_none=True)
+        whole: torch.Tensor | None = None
+        for place, part in enumerate(parts, 1):
+            share = self.batch_size_of(part) / size if len(parts) > 1 else 1.0
+            # The processes' gradients are averaged once, with the last part.
+            waiting = place < len(parts) and is_distributed()
+            with self._trained.no_sync() if waiting else nullcontext():
+                with self._autocast():
+                    outputs = self.forward(self._trained, part)
+                loss = self._loss(outputs, part) * share
+                # A copy, because a compiled criterion may write its next result to the same memory.
+                own = loss.detach().clone()
+                whole = own if whole is None else whole + own
+                if place == len(parts):
+                    whole = sum_over_ranks(whole) / world_size()
+                    self._guard.observe("the training loss", whole, number)
+                self._scaler.scale(loss).backward()
+        return whole
+
     def _endless_batches(self) -> Iterator[Any]:
+        skip, self._batches_taken = self._batches_taken, 0
         while True:
             empty = True
-            for batch in self.train_batches:
+            for batch in islice(self.train_batches, skip, None):
                 empty = False
+                self._batches_taken += 1
                 yield batch
-            if empty:
+            if empty and not skip:
                 raise ValueError(
                     "train_batches gives no batch: it is empty, or is an iterator that is "
                     "exhausted (give an iterable that can be iterated again)"
                 )
+            skip = self._batches_taken = 0
 
-    def _checkpoint(self) -> None:
-        """Evaluate after a step, keep and log the results and tell the callbacks."""
+    def _checkpoint(self, flag: SignalFlag) -> None:
+        """Evaluate after a step, keep and log the results, tell the callbacks and save the state."""
         start = time.perf_counter()
-        self._guard.check()
-        check_parameters(self.model.named_parameters(), self.step)
+        self._check_finite()
         if self.valid_batches is not None:
-            results = self.evaluate()
+            try:
+                results = self._evaluate(self.valid_batches, flag)
+            except _Interrupted:
+                self._read_signal(flag)
+                return
             train_loss = self._read_train_loss()
             self._reset_train_loss()
             self.history.append(
@@ -306,6 +573,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             )
             for callback in self.callbacks:
                 callback.on_eval_end(self, dict(results))
+            self.save()
         self._clock.leave_out(time.perf_counter() - start)
 
     def _reset_train_loss(self) -> None:
@@ -317,9 +585,10 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             raise RuntimeError("no step since the last evaluation")
         return self._loss_sum.item() / self._loss_count
 
-    def _progress_bar(self, steps: int) -> tqdm:
-        shown = self.progress and sys.stderr.isatty()
+    def _progress_bar(self, done: int, steps: int) -> tqdm:
+        shown = self.progress and sys.stderr.isatty() and rank() == 0
         return tqdm(
+            initial=done,
             total=steps,
             disable=not shown,
             file=sys.stderr,
@@ -330,18 +599,28 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     def _log_step(self, progress_bar: tqdm) -> None:
         loss = self._average.statistics()["loss"]  # waits for the device, so before the clock
-        rate = self._clock.steps_per_second(self.step)
-        left = (self.total_steps - self.step) / rate
+        steps, seconds = self._clock.measure(self.step)
+        examples = self._examples * world_size() / seconds
+        self._examples = 0
         progress_bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        self.log.append(
+            {"step": self.step, "loss": loss, "lr": self.lr, "examples_per_second": examples}
+        )
         self.logger.info(
-            "step %d/%d | loss %.6g | lr %.3g | %.1f steps/s | %s left",
+            "step %d/%d | loss %.6g | lr %.3g | %.1f examples/s | %s left",
             self.step,
             self.total_steps,
             loss,
             self.lr,
-            rate,
-            tqdm.format_interval(left),
+            examples,
+            tqdm.format_interval((self.total_steps - self.step) * seconds / steps),
         )
+        for callback in self.callbacks:
+            callback.on_log(self, dict(self.log[-1]))
+
+
+class _Interrupted(Exception):
+    """A signal came during an evaluation, which can be made again from the state saved before it."""
 
 
 class _StepClock:
@@ -360,12 +639,12 @@ class _StepClock:
         """Do not count the `seconds` just passed."""
         self._start += seconds
 
-    def steps_per_second(self, step: int) -> float:
-        """Return the rate of the steps up to `step`, above 0, and restart there."""
-        # Clocks are coarse on some systems: at least a nanosecond keeps the rate finite.
-        rate = (step - self._step) / max(time.perf_counter() - self._start, 1e-9)
+    def measure(self, step: int) -> tuple[int, float]:
+        """Return how many steps up to `step` took how many seconds, above 0, and restart there."""
+        # Clocks are coarse on some systems: at least a nanosecond keeps rates finite.
+        measured = step - self._step, max(time.perf_counter() - self._start, 1e-9)
         self.restart(step)
-        return rate
+        return measured
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
+from helperbot.distributed import rank
+from helperbot.state import save_file
+
 if TYPE_CHECKING:
     from helperbot.bot import Bot
 
@@ -39,8 +42,21 @@ class Callback:
     def on_eval_end(self, bot: Bot, results: dict[str, float]) -> None:
         """Called after each of the evaluations in `Bot.train`, with its results."""
 
+    def on_log(self, bot: Bot, entry: dict[str, Any]) -> None:
+        """Called after each log line, with its entry in `bot.log`."""
+
+    def on_state_saved(self, bot: Bot) -> None:
+        """Called in process 0 after the state of the run has been written to a file."""
+
     def on_train_end(self, bot: Bot) -> None:
-        """Called when `Bot.train` has ended regularly, but not when it raises."""
+        """Called when `Bot.train` has ended regularly, but not when it raises or by a signal."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to know, tensors and plain values; by default nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned, before `on_train_start`."""
 
 
 def _check_mode(mode: str) -> None:
@@ -116,6 +132,14 @@ class MovingAverage(Callback):
             if value is not None:
                 self._values[name].append(value)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {name: list(values) for name, values in self._values.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, values in self._values.items():
+            values.clear()
+            values.extend(state[name])
+
     def statistics(self) -> dict[str, float]:
         """Return the averages "loss" and "grad_norm", less those without any values.
 
@@ -143,6 +167,8 @@ class BestCheckpoints(Callback):
     name and then renamed, so that there is never a half-written one. Of equal scores the earlier
     one ranks higher, and a score that is NaN is never kept. Files from earlier runs in the same
     folder are not looked at, but replaced where a name is the same. Use one instance per Bot.
+    Where a Bot saves its state, files that fall out are deleted only once a state without them is
+    saved: a run killed in between still finds them. Of several processes only process 0 writes.
 
     Args:
         folder: where the files go; made, with its parents, when missing.
@@ -169,6 +195,7 @@ class BestCheckpoints(Callback):
         self.mode = mode
         self.keep = keep
         self._kept: list[Checkpoint] = []
+        self._dropped: list[Path] = []
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -222,24 +249,32 @@ class BestCheckpoints(Callback):
         kept, dropped = ranked[: self.keep], ranked[self.keep :]
         if new in dropped:
             return
-        _save(bot.model.state_dict(), new.path)
+        if rank() == 0:
+            save_file(bot.evaluated_model.state_dict(), new.path)
         self._kept = kept
-        for checkpoint in dropped:
-            checkpoint.path.unlink(missing_ok=True)
+        self._dropped += [checkpoint.path for checkpoint in dropped]
+        if bot.state_file is None:
+            self._delete_dropped()
 
+    def on_state_saved(self, bot: Bot) -> None:
+        """Delete the files that no saved state needs any more."""
+        self._delete_dropped()
 
-def _save(state: dict[str, Any], path: Path) -> None:
-    """Write `state` to `path`, which is replaced in one go or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash could leave the new name on an empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def state_dict(self) -> dict[str, Any]:
+        """Return the checkpoints kept, (score, step, file name) each."""
+        return {"kept": [(kept.score, kept.step, kept.path.name) for kept in self._kept]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over the checkpoints kept; their files are in the folder."""
+        self._kept = [
+            Checkpoint(score, step, self.folder / name) for score, step, name in state["kept"]
+        ]
+
+    def _delete_dropped(self) -> None:
+        dropped, self._dropped = self._dropped, []
+        if rank() == 0:
+            for path in dropped:
+                path.unlink(missing_ok=True)
 
 
 class EarlyStopping(Callback):
@@ -270,9 +305,19 @@ class EarlyStopping(Callback):
         self._waited = 0
 
     def on_train_start(self, bot: Bot) -> None:
-        """Start afresh: every call of `Bot.train` has its own best result and full patience."""
-        self._best = None
-        self._waited = 0
+        """Start afresh: every call of `Bot.train` has its own best result and full patience.
+
+        A call that goes on with a resumed run goes on with that one's.
+        """
+        if not bot.resumed:
+            self._best = None
+            self._waited = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._best, self._waited = state["best"], state["waited"]
 
     def on_eval_end(self, bot: Bot, results: dict[str, float]) -> None:
         """Compare the result with the best one, and stop the Bot when patience is used up.

@@ -1,16 +1,45 @@
 """Noticing losses, gradients and weights that are no longer finite."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
 
 class NonFiniteLossError(ArithmeticError):
-    """Training has diverged; `step` is the step (counted from 1) where this was first seen."""
+    """Training has diverged; `step` is the step (counted from 1) where this was first seen.
+
+    `batch` is what the Bot's `identify` said of that step's batch, or None.
+    """
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+        self.batch: Any = None
+
+
+class RecentBatches:
+    """Remembers what identifies the batches of the last steps.
+
+    Args:
+        identify: gets a batch and returns what to remember of it; None to remember nothing.
+        keep: of how many steps.
+    """
+
+    def __init__(self, identify: Callable[[Any], Any] | None, keep: int) -> None:
+        self.identify = identify
+        self.keep = keep
+        self._remembered: dict[int, Any] = {}
+
+    def remember(self, step: int, batch: Any) -> None:
+        """Take note of the batch of a step, and forget that of `keep` steps before."""
+        if self.identify is not None:
+            self._remembered[step] = self.identify(batch)
+            self._remembered.pop(step - self.keep, None)
+
+    def batch(self, step: int) -> Any:
+        """What was remembered of a step's batch, or None."""
+        return self._remembered.get(step)
 
 
 class FiniteGuard:

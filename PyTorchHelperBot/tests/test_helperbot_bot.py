@@ -521,7 +521,7 @@ def test_log_file_has_a_line_per_interval_and_per_evaluation(tmp_path, capsys):
     average = (recorder.losses[2] + recorder.losses[3]).item() / 2
     for line, step in zip(lines, (2, 4)):
         assert re.search(
-            rf"INFO step {step}/5 \| loss [\d.e-]+ \| lr 0\.1 \| [\d.]+ steps/s \| 00:00 left$",
+            rf"INFO step {step}/5 \| loss [\d.e-]+ \| lr 0\.1 \| [\d.]+ examples/s \| 00:00 left$",
             line,
         )
     assert float(re.search(r"loss ([\d.e-]+)", lines[1])[1]) == pytest.approx(average, rel=1e-4)

@@ -14,12 +14,17 @@ from helperbot import BestCheckpoints, EarlyStopping, LearningRateSchedule, Movi
 NAN = math.nan
 
 
+def stub_bot(model: nn.Module, step: int) -> SimpleNamespace:
+    """What of a Bot the callback that saves models looks at."""
+    return SimpleNamespace(evaluated_model=model, step=step, state_file=None)
+
+
 def feed(callback, scores):
     """Show the scores to a BestCheckpoints, one per 10 steps; the weight tells the step."""
     model = nn.Linear(1, 1, bias=False)
     for number, score in enumerate(scores, start=1):
         nn.init.constant_(model.weight, 10 * number)
-        bot = SimpleNamespace(model=model, step=10 * number)
+        bot = stub_bot(model=model, step=10 * number)
         callback.on_eval_end(bot, {"score": score, "loss": 0.0})
     return model
 
@@ -56,7 +61,7 @@ def test_files_on_disk_are_right_after_every_evaluation(tmp_path):
     expected = [[10], [10, 20], [20, 30], [20, 30], [20, 50]]
     model = nn.Linear(1, 1)
     for number, (score, steps) in enumerate(zip([1.0, 3.0, 2.0, 1.0, 4.0], expected), start=1):
-        best.on_eval_end(SimpleNamespace(model=model, step=10 * number), {"score": score})
+        best.on_eval_end(stub_bot(model=model, step=10 * number), {"score": score})
         assert steps_on_disk(tmp_path) == steps
 
 
@@ -82,10 +87,10 @@ def test_load_best_restores_the_exact_weights_and_buffers(tmp_path):
     model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     model(torch.randn(5, 3))
     saved = {name: value.clone() for name, value in model.state_dict().items()}
-    best.on_eval_end(SimpleNamespace(model=model, step=1), {"score": 1.0})
+    best.on_eval_end(stub_bot(model=model, step=1), {"score": 1.0})
     model(torch.randn(5, 3))
     nn.init.zeros_(model[0].weight)
-    best.on_eval_end(SimpleNamespace(model=model, step=2), {"score": 0.0})
+    best.on_eval_end(stub_bot(model=model, step=2), {"score": 0.0})
     best.load_best(model)
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
 
@@ -109,7 +114,7 @@ def test_failed_save_leaves_the_kept_files_and_nothing_else(tmp_path, monkeypatc
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        best.on_eval_end(SimpleNamespace(model=nn.Linear(1, 1), step=20), {"score": 2.0})
+        best.on_eval_end(stub_bot(model=nn.Linear(1, 1), step=20), {"score": 2.0})
     assert steps_on_disk(tmp_path) == [10]
     assert best.best.step == 10
 
@@ -136,7 +141,7 @@ def test_missing_monitor_lists_the_names_there_are(make):
 def stopping_evaluation(callback, scores):
     """After which evaluation (from 1) the callback stops, or None."""
     reasons = []
-    bot = SimpleNamespace(stop=reasons.append)
+    bot = SimpleNamespace(stop=reasons.append, resumed=False)
     callback.on_train_start(bot)
     for number, score in enumerate(scores, start=1):
         callback.on_eval_end(bot, {"score": score})

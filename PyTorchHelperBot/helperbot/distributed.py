@@ -1,0 +1,169 @@
+"""Several processes that train one model, as `torchrun` starts them.
+
+Everything here works with one process, too, and then costs nothing.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def launched() -> bool:
+    """Whether the environment says that a launcher such as `torchrun` has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def local_rank() -> int:
+    """Which of the processes of its machine this one is; 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the other processes of a launcher for the duration of the block; nothing without one.
+
+    Args:
+        device: where this process computes. CUDA devices talk through NCCL, CPUs through gloo.
+    """
+    if not launched():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def is_distributed() -> bool:
+    """Whether there are several processes."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+@contextmanager
+def rank_zero_first() -> Iterator[None]:
+    """Let process 0 go through the block before the others, which then find what it has made."""
+    if rank() > 0:
+        dist.barrier()
+    yield
+    if is_distributed() and rank() == 0:
+        dist.barrier()
+
+
+def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor over all processes, without gradient. All must call this alike."""
+    if not is_distributed():
+        return value
+    total = value.detach().to(_common_device(), copy=True)
+    dist.all_reduce(total)
+    return total.to(value.device)
+
+
+def _common_device() -> torch.device:
+    """Where tensors have to be to go between the processes."""
+    cuda = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+
+
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """The rows of a tensor of all processes, those of process 0 first.
+
+    Args:
+        rows: (any number, ...); the processes may have different numbers of rows.
+    """
+    if not is_distributed():
+        return rows
+    counts = torch.zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = len(rows)
+    counts = sum_over_ranks(counts)
+    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:], device=_common_device())
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    gathered = torch.cat([part[:count] for part, count in zip(parts, counts.tolist())])
+    return gathered.to(rows.device)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """`sum_over_ranks` with a gradient: every process's loss depends on every process's value."""
+
+    @staticmethod
+    def forward(ctx, value):  # pylint: disable=arguments-differ
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx, grad):  # pylint: disable=arguments-differ
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+class SyncBatchNorm1d(nn.BatchNorm1d):
+    """Batch norm over the batches of all processes; torch's own has no CPU kernel.
+
+    The processes may have different numbers of examples.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # pylint: disable=redefined-builtin
+        """(N, C) or (N, C, L), as `nn.BatchNorm1d`."""
+        if not (self.training and is_distributed()):
+            return super().forward(input)
+        self._check_input_dim(input)
+        dims = [0] if input.ndim == 2 else [0, 2]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        count = input.new_tensor([input.numel() / self.num_features])
+        totals = _SumOverRanks.apply(torch.cat([input.sum(dims), count]))
+        total = totals[-1].detach()
+        mean = totals[:-1] / total
+        centered = input - mean.view(shape)
+        variance = _SumOverRanks.apply(centered.square().sum(dims)) / total
+        if self.track_running_stats:
+            self._update(mean.detach(), variance.detach() * (total / (total - 1)))
+        normalized = centered * (variance + self.eps).rsqrt().view(shape)
+        if not self.affine:
+            return normalized
+        return normalized * self.weight.view(shape) + self.bias.view(shape)
+
+    def _update(self, mean: torch.Tensor, unbiased_variance: torch.Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(unbiased_variance, momentum)
+
+
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Have the batch norms of a model use the batches of all processes. Names stay as they are.
+
+    Args:
+        model: changed in place, but for itself being a batch norm.
+        device: where it will be; CUDA has a kernel of torch's own for it.
+
+    Returns:
+        The model.
+    """
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm1d:  # pylint: disable=unidiomatic-typecheck
+            module.__class__ = SyncBatchNorm1d
+    return model

@@ -1,0 +1,110 @@
+"""The course of a training run in files: a table, and live curves."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helperbot.callbacks import Callback
+from helperbot.distributed import rank
+
+if TYPE_CHECKING:
+    from helperbot.bot import Bot
+
+
+class HistoryFile(Callback):
+    """A CSV file with a row for each log line and each evaluation, written anew at each evaluation.
+
+    Columns: "step"; of log lines "loss", "lr" and "examples_per_second"; of evaluations "lr",
+    "train_loss" (the mean since the one before), "valid_loss" and the metrics. A log line and an
+    evaluation of the same step share a row. A resumed run's file goes on. Process 0 writes.
+
+    Args:
+        path: of the file; it is replaced in one go.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def on_eval_end(self, bot: Bot, results: dict[str, float]) -> None:
+        """Write the file."""
+        self._write(bot)
+
+    def on_train_end(self, bot: Bot) -> None:
+        """Write the file."""
+        self._write(bot)
+
+    def _write(self, bot: Bot) -> None:
+        if rank() > 0:
+            return
+        rows: dict[int, dict[str, Any]] = {}
+        for entry in bot.log:
+            rows.setdefault(entry["step"], {}).update(entry)
+        for evaluation in bot.history:
+            results = {
+                "valid_loss" if name == "loss" else name: value
+                for name, value in evaluation["results"].items()
+            }
+            entry = {name: evaluation[name] for name in ("step", "lr", "train_loss")}
+            rows.setdefault(entry["step"], {}).update(entry | results)
+        columns = list(dict.fromkeys(["step", "loss", "lr", "examples_per_second", "train_loss"]))
+        columns += [name for row in rows.values() for name in row if name not in columns]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(dict.fromkeys(columns)), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(row for _, row in sorted(rows.items()))
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class TensorBoardLog(Callback):
+    """Scalars for TensorBoard: the training loss, learning rate and speed, and every result.
+
+    Needs the package tensorboard. What an interrupted run wrote after the state that it goes on
+    from is hidden. Process 0 writes.
+
+    Args:
+        folder: where the event files go.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._writer: Any = None
+
+    def on_train_start(self, bot: Bot) -> None:
+        """Open the event file."""
+        if rank() == 0:
+            import tensorboard.compat  # pylint: disable=import-outside-toplevel
+            from torch.utils.tensorboard import SummaryWriter  # pylint: disable=import-outside-toplevel
+
+            # How tensorboard is told not to import TensorFlow, which takes seconds, for its file functions.
+            tensorboard.compat.notf = True
+            purge = bot.step + 1 if bot.resumed else None
+            self._writer = SummaryWriter(str(self.folder), purge_step=purge)
+
+    def on_log(self, bot: Bot, entry: dict[str, Any]) -> None:
+        """Write the values of a log line."""
+        self._add("train", entry, bot.step)
+
+    def on_eval_end(self, bot: Bot, results: dict[str, float]) -> None:
+        """Write the results of an evaluation."""
+        self._add("valid", results, bot.step)
+
+    def on_train_end(self, bot: Bot) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _add(self, group: str, values: dict[str, float], step: int) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                if name != "step":
+                    self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.flush()

@@ -1,0 +1,42 @@
+"""Ending in good order when the system asks for it."""
+
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class SignalFlag:
+    """Notes SIGTERM (a preemption notice, say) and SIGINT instead of dying of them, within a block.
+
+    A second signal does what it always does. Only the main thread can note signals; elsewhere, and
+    when not `active`, nothing is changed.
+
+    Attributes:
+        number: of the signal that came, or None.
+    """
+
+    default = int(signal.SIGTERM)  # for a process that ends since another one got a signal
+
+    def __init__(self, active: bool) -> None:
+        self.active = active and threading.current_thread() is threading.main_thread()
+        self.number: int | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "SignalFlag":
+        if self.active:
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

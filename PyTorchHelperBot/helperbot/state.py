@@ -1,0 +1,78 @@
+"""The state of a run in a file, so that a killed run can go on: tensors and plain values only."""
+
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from helperbot.distributed import gather_rows, rank
+
+STATE_VERSION = 1
+
+
+class StateError(RuntimeError):
+    """A state file cannot be read, or is of another version or another kind of run."""
+
+
+def save_file(state: Any, path: Path) -> None:
+    """Write `state` with `torch.save` to `path`, which is replaced in one go or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a crash could leave the new name on an empty file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """Read a state, on the CPU. Loads tensors and plain values, never pickled code.
+
+    Raises:
+        StateError: the file cannot be read, or is of another version.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise StateError(f"{path}: cannot be read as the state of a run ({reason[0]})") from None
+    version = state.get("version") if isinstance(state, dict) else None
+    if version != STATE_VERSION:
+        raise StateError(f"{path}: a state of version {version}, expected {STATE_VERSION}")
+    return state
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of all random generators: torch's of every process, Python's and numpy's."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    state = {
+        "torch": _of_all_ranks(torch.get_rng_state(), device),
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+    }
+    if device.type == "cuda":
+        state["cuda"] = _of_all_ranks(torch.cuda.get_rng_state(device), device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Put the random generators of this process back into their states."""
+    torch.set_rng_state(state["torch"][rank()].clone())
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"][rank()].clone(), device)
+
+
+def _of_all_ranks(state: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """(ranks, bytes)."""
+    return gather_rows(state.unsqueeze(0).to(device)).cpu()

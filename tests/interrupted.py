@@ -1,0 +1,71 @@
+"""Run a command of the package that kills itself at a chosen moment: `interrupted.py MOMENT MODULE ARGUMENTS...`.
+
+Moments: `step N` after the N-th step of this process; `save N` with the N-th state written but not in its place;
+`evaluation N` at the first batch of the N-th evaluation; `best N` after the N-th best checkpoint has been written;
+`export` with everything trained; `term N` is SIGTERM, not SIGKILL, after the N-th step, `term-evaluation N` in the
+N-th evaluation.
+"""
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import helperbot.bot
+import helperbot.callbacks
+import helperbot.state
+
+import yt8m.training
+from yt8m.cli import run
+
+
+def end(number: int = signal.SIGKILL) -> None:
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], None] = end) -> None:
+    """Act before or after the `at`-th call of a function."""
+    original = getattr(owner, name)
+    calls = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at and not after:
+            action()
+        result = original(*arguments, **options)
+        if calls == at and after:
+            action()
+        return result
+    setattr(owner, name, counted)
+
+
+def main() -> None:
+    """See the module."""
+    moment, at, module = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+    bot = helperbot.bot.Bot
+    if moment == "step":
+        interrupt(bot, "_train_step", at, after=True)
+    elif moment == "save":
+        interrupt(helperbot.state.os, "replace", at, after=False)
+    elif moment == "evaluation":
+        interrupt(bot, "_evaluate", at, after=False)
+    elif moment == "best":
+        interrupt(helperbot.callbacks, "save_file", at, after=True)
+    elif moment == "export":
+        interrupt(yt8m.training, "export_model", at, after=False)
+    elif moment == "term":
+        interrupt(bot, "_train_step", at, after=True, action=lambda: end(signal.SIGTERM))
+    elif moment == "term-evaluation":
+        interrupt(bot, "_evaluate", at, after=False, action=lambda: end(signal.SIGTERM))
+    else:
+        raise ValueError(moment)
+    command = importlib.import_module(f"yt8m.{module}")
+    sys.argv = [f"{module}.py", *sys.argv[4:]]
+    run(command.main, command.build_parser())
+
+
+if __name__ == "__main__":
+    main()

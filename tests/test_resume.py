@@ -1,0 +1,209 @@
+"""A run killed at any instant and started again with the same command ends in the same weights, bit by bit."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.conftest import Outcome
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+
+Command = Callable[..., Outcome]
+SETTINGS = {**TRAINING, "steps": 7, "ckpt_interval": 3, "ema_decay": 0.9}
+KILLED = -9
+
+
+@pytest.fixture(name="made", scope="module")
+def fixture_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configurations and base models."""
+    folder = tmp_path_factory.mktemp("made")
+    write_config(folder / "video.yaml", video={"model": DBOF, "training": SETTINGS})
+    write_config(folder / "nextvlad.yaml", video={"model": NEXTVLAD, "training": SETTINGS})
+    write_config(folder / "agnostic.yaml", pure_segment={"training": SETTINGS})
+    write_config(folder / "aware.yaml", segment_w_context={"model": CONTEXT, "training": SETTINGS})
+    video_folder(folder / "dbof", DBOF, 5)
+    video_folder(folder / "nextvlad_base", NEXTVLAD, 5)
+    return folder
+
+
+def arguments(kind: str, made: Path, data_dir: Path, workers: int = 0) -> list[str]:
+    """The command line of a run, `cache/video/x` or `cache/segment/x_2`."""
+    module, *rest = {
+        "dbof": ("train_video", made / "video.yaml"),
+        "nextvlad": ("train_video", made / "nextvlad.yaml"),
+        "agnostic": ("train_pure_segment", made / "agnostic.yaml", made / "dbof", "--fold", 2),
+        "aware": ("train_segment_w_context", made / "aware.yaml", made / "dbof", made / "nextvlad_base", "--fold", 2)}[kind]
+    return [str(part) for part in (module, *rest, "--name", "x", "--data-dir", data_dir, "--device", "cpu", "--seed", 5,
+                                   "--save-every", 2, "--workers", workers)]
+
+
+def folder_of(kind: str, data_dir: Path) -> Path:
+    """Where the run puts its model."""
+    return data_dir / "cache" / ("segment/x_2" if kind in ("agnostic", "aware") else "video/x")
+
+
+def interrupt(moment: str, at: int, command_line: list[str]) -> subprocess.CompletedProcess:
+    """Start a run in a process of its own that kills itself."""
+    return subprocess.run([sys.executable, "-m", "tests.interrupted", moment, str(at), *command_line], check=False,
+                          capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+
+
+@pytest.fixture(name="uninterrupted", scope="module")
+def fixture_uninterrupted(made: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of an uninterrupted run of a kind, made once, in a process of its own."""
+    folders: dict[str, Path] = {}
+
+    def run_once(kind: str) -> Path:
+        if kind not in folders:
+            data_dir = shutil.copytree(tiny_data, tmp_path_factory.mktemp(kind) / "data")
+            module, *rest = arguments(kind, made, data_dir)
+            subprocess.run([sys.executable, "-m", f"yt8m.{module}", *rest], check=True, capture_output=True)
+            folders[kind] = folder_of(kind, data_dir)
+        return folders[kind]
+    return run_once
+
+
+def assert_same_run(folder: Path, expected: Path) -> None:
+    """Two finished folders hold the same weights, the same history, and nothing that a run needs to go on."""
+    ours, theirs = (torch.load(path / "model.pth", weights_only=True) for path in (folder, expected))
+    assert list(ours) == list(theirs)
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+    tables = [pd.read_csv(path / "history.csv").drop(columns="examples_per_second") for path in (folder, expected)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert not (folder / "checkpoints").exists()
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("kind, moment, at, workers", [
+    ("dbof", "step", 5, 0), ("dbof", "save", 1, 2), ("dbof", "best", 2, 0), ("dbof", "export", 1, 0),
+    ("nextvlad", "evaluation", 2, 2), ("agnostic", "save", 4, 2), ("agnostic", "step", 3, 0), ("aware", "step", 6, 2),
+    ("aware", "best", 1, 0)])
+def test_a_killed_run_ends_in_the_same_weights(kind: str, moment: str, at: int, workers: int, made: Path, data_dir: Path,
+                                               uninterrupted: Callable[[str], Path], command: Command) -> None:
+    command_line = arguments(kind, made, data_dir, workers)
+    killed = interrupt(moment, at, command_line)
+    assert killed.returncode == KILLED, killed.stderr
+    folder = folder_of(kind, data_dir)
+    assert not (folder / "model.pth").exists()
+    outcome = command(*command_line)
+    assert outcome.status == 0, outcome.err
+    if (moment, at) != ("save", 1):  # nothing had been saved
+        assert "going on after step" in outcome.err
+    assert_same_run(folder, uninterrupted(kind))
+
+
+@pytest.mark.parametrize("moment, at", [("term", 4), ("term-evaluation", 1)])
+def test_sigterm_saves_the_state_and_the_same_command_goes_on(moment: str, at: int, made: Path, data_dir: Path,
+                                                              uninterrupted: Callable[[str], Path],
+                                                              command: Command) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    ended = interrupt(moment, at, command_line)
+    assert ended.returncode == 143, ended.stderr
+    assert "Traceback" not in ended.stderr
+    step = 4 if moment == "term" else 3
+    assert f"the state is saved; the same command goes on from step {step}" in ended.stderr.splitlines()[-1]
+    outcome = command(*command_line)
+    assert outcome.status == 0 and f"going on after step {step} of 7" in outcome.err
+    assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
+
+
+def test_a_run_killed_again_and_again_gets_there(made: Path, data_dir: Path, command: Command,
+                                                 uninterrupted: Callable[[str], Path]) -> None:
+    command_line = arguments("agnostic", made, data_dir)
+    for _ in range(3):
+        assert interrupt("step", 3, command_line).returncode == KILLED  # of each process: steps 3, 5, 7
+    assert "going on after step 6" in command(*command_line).err
+    assert_same_run(folder_of("agnostic", data_dir), uninterrupted("agnostic"))
+
+
+def test_another_run_under_the_same_name_is_refused_naming_what_differs(made: Path, data_dir: Path, tmp_path: Path,
+                                                                        command: Command) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    assert interrupt("step", 5, command_line).returncode == KILLED
+    folder = folder_of("dbof", data_dir)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def refused(*line: str) -> str:
+        outcome = command(*line)
+        assert outcome.status == 2, outcome
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+        return outcome.err.strip().splitlines()[-1]
+    changed = write_config(tmp_path / "changed.yaml", video={"model": DBOF, "training": {**SETTINGS, "lr": 0.5}})
+    line = refused("train_video", str(changed), *command_line[2:])
+    assert "config.video.training.lr was 0.001, is 0.5" in line and "--restart" in line and str(folder) in line
+    assert "seed was 5, is 6" in refused(*command_line, "--seed", "6")
+    assert "steps was 7, is 9" in refused(*command_line, "--steps", "9")
+    assert "window was None, is 2" in refused(*command_line, "--window", "2")
+    assert "accumulate was 1, is 2" in refused(*command_line, "--accumulate", "2")
+    lost = sorted((data_dir / "video" / "valid").glob("*.tfrecord"))[0]
+    kept = lost.rename(lost.with_suffix(".kept"))
+    assert "video/valid has changed" in refused(*command_line)
+    kept.rename(lost)
+    vocabulary = data_dir / "segment_vocabulary.csv"
+    rows = vocabulary.read_text(encoding="utf-8").splitlines()
+    vocabulary.write_text("\n".join(rows[:-1]) + "\n", encoding="utf-8")
+    assert "vocabulary has changed" in refused(*command_line)
+    vocabulary.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert command(*command_line).status == 0
+
+
+def test_a_finished_run_is_left_as_it_is_and_restart_begins_anew(made: Path, data_dir: Path, command: Command) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    assert command(*command_line).status == 0
+    weights = folder_of("dbof", data_dir) / "model.pth"
+    stamp = weights.stat().st_mtime_ns
+    outcome = command(*command_line)
+    assert outcome.status == 0 and "is finished already" in outcome.err
+    assert weights.stat().st_mtime_ns == stamp
+    refused = command(*command_line, "--seed", "6")
+    assert refused.status == 2 and "seed was 5, is 6" in refused.err and weights.stat().st_mtime_ns == stamp
+    outcome = command(*command_line, "--seed", "6", "--restart")
+    assert outcome.status == 0 and weights.stat().st_mtime_ns > stamp
+    assert json.loads((weights.parent / "run.json").read_text(encoding="utf-8"))["seed"] == 6
+
+
+def test_a_model_from_elsewhere_is_not_overwritten(made: Path, data_dir: Path, command: Command) -> None:
+    folder = folder_of("dbof", data_dir)
+    shutil.copytree(made / "dbof", folder)
+    outcome = command(*arguments("dbof", made, data_dir))
+    assert outcome.status == 2 and "does not say how it was made" in outcome.err and "--restart" in outcome.err
+
+
+def test_a_damaged_state_is_named_and_nothing_is_lost(made: Path, data_dir: Path, command: Command) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    assert interrupt("step", 5, command_line).returncode == KILLED
+    state = folder_of("dbof", data_dir) / "checkpoints" / "state.pt"
+    whole = state.read_bytes()
+    for content in (whole[:-50], b"", b"not a state"):
+        state.write_bytes(content)
+        outcome = command(*command_line)
+        assert outcome.status == 2 and str(state) in outcome.err and "--restart" in outcome.err
+        assert "Traceback" not in outcome.err and state.read_bytes() == content
+    state.write_bytes(whole)
+    assert command(*command_line).status == 0
+
+
+def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path) -> None:
+    assert interrupt("step", 5, arguments("aware", made, data_dir)).returncode == KILLED
+    state = torch.load(folder_of("aware", data_dir) / "checkpoints" / "state.pt", weights_only=True)
+    assert state["version"] == 1 and state["step"] == 4
+
+    def check(value: object) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                assert isinstance(key, str | int)
+                check(item)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                check(item)
+        else:
+            assert isinstance(value, torch.Tensor | int | float | str | bool | None), type(value)
+    check(state)
+    assert not [name for name in os.listdir(folder_of("aware", data_dir) / "checkpoints") if name.startswith(".")]
