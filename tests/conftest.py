@@ -24,6 +24,13 @@ class Outcome(NamedTuple):
     err: str
 
 
+@pytest.fixture(autouse=True)
+def fixture_no_telegram(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests do not write to the chat of whoever runs them."""
+    for name in ("TELEGRAM_BOT_TOKEN", "TELEGRAM_CHAT_ID", "TELEGRAM_API_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(name="command")
 def fixture_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run a command of the package with the arguments of a command line."""

@@ -38,7 +38,8 @@ def arguments(kind: str, made: Path, data_dir: Path, workers: int = 0) -> list[s
         "dbof": ("train_video", made / "video.yaml"),
         "nextvlad": ("train_video", made / "nextvlad.yaml"),
         "agnostic": ("train_pure_segment", made / "agnostic.yaml", made / "dbof", "--fold", 2),
-        "aware": ("train_segment_w_context", made / "aware.yaml", made / "dbof", made / "nextvlad_base", "--fold", 2)}[kind]
+        "aware": ("train_segment_w_context", made / "aware.yaml", made / "dbof", made / "nextvlad_base", "--fold", 2)
+    }[kind]
     return [str(part) for part in (module, *rest, "--name", "x", "--data-dir", data_dir, "--device", "cpu", "--seed", 5,
                                    "--save-every", 2, "--workers", workers)]
 
@@ -55,7 +56,8 @@ def interrupt(moment: str, at: int, command_line: list[str]) -> subprocess.Compl
 
 
 @pytest.fixture(name="uninterrupted", scope="module")
-def fixture_uninterrupted(made: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def fixture_uninterrupted(made: Path, tiny_data: Path,
+                          tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of an uninterrupted run of a kind, made once, in a process of its own."""
     folders: dict[str, Path] = {}
 
@@ -85,8 +87,9 @@ def assert_same_run(folder: Path, expected: Path) -> None:
     ("dbof", "step", 5, 0), ("dbof", "save", 1, 2), ("dbof", "best", 2, 0), ("dbof", "export", 1, 0),
     ("nextvlad", "evaluation", 2, 2), ("agnostic", "save", 4, 2), ("agnostic", "step", 3, 0), ("aware", "step", 6, 2),
     ("aware", "best", 1, 0)])
-def test_a_killed_run_ends_in_the_same_weights(kind: str, moment: str, at: int, workers: int, made: Path, data_dir: Path,
-                                               uninterrupted: Callable[[str], Path], command: Command) -> None:
+def test_a_killed_run_ends_in_the_same_weights(kind: str, moment: str, at: int, workers: int, made: Path,
+                                               data_dir: Path, uninterrupted: Callable[[str], Path],
+                                               command: Command) -> None:
     command_line = arguments(kind, made, data_dir, workers)
     killed = interrupt(moment, at, command_line)
     assert killed.returncode == KILLED, killed.stderr

@@ -51,6 +51,8 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("--save-every", type=positive, default=500, metavar="N",
                         help="save the state of the run every N steps and at each evaluation; the same command goes on "
                              "from there (default: 500)")
+    parser.add_argument("--log-every", type=positive, default=100, metavar="N",
+                        help="log a line every N steps (default: 100)")
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever there is under this name")
     parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default="auto",
                         help="mixed precision (default: auto, bf16 or else fp16 on a GPU, off on a CPU)")

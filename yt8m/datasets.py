@@ -35,7 +35,8 @@ class VideoBatch(NamedTuple):
 
     def split(self, parts: int) -> list["VideoBatch"]:
         """The batch in so many parts of about equal size, or one a video if there are fewer."""
-        return [VideoBatch(*(value[rows] for value in self)) for rows in _parts(len(self.examples), parts)]
+        return [VideoBatch(self.frames[rows], self.lengths[rows], self.labels[rows], self.examples[rows])
+                for rows in _parts(len(self.examples), parts)]
 
 
 class SegmentBatch(NamedTuple):
@@ -67,7 +68,7 @@ class SegmentBatch(NamedTuple):
         own = {name: getattr(self, name)[rows] for name in ("segments", "classes", "scores", "negatives", "examples")}
         if self.videos is not None and self.lengths is not None:
             own |= {"videos": self.videos[used], "lengths": self.lengths[used]}
-        return self._replace(**own, video_index=video_index)
+        return self._replace(**own, video_index=video_index)  # pylint: disable=no-member  # a NamedTuple's
 
 
 def _parts(size: int, parts: int) -> list[slice]:

@@ -141,8 +141,8 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
          "segment model": open_folder(args.segment_model).digest()})
 
 
-def _rated_sets(args: argparse.Namespace, sources: Sources, vocabulary: Vocabulary, model: VideoModelConfig, offset: int,
-                context_max_len: int | None) -> tuple[RatedSegmentDataset, RatedSegmentDataset]:
+def _rated_sets(args: argparse.Namespace, sources: Sources, vocabulary: Vocabulary, model: VideoModelConfig,
+                offset: int, context_max_len: int | None) -> tuple[RatedSegmentDataset, RatedSegmentDataset]:
     """Training and validation part of a fold of the rated set.
 
     `context_max_len`: the most frames of a video that come along in training; None for segments alone.
@@ -154,8 +154,8 @@ def _rated_sets(args: argparse.Namespace, sources: Sources, vocabulary: Vocabula
         for shards, seed in zip(split_fold(index, args.fold), (sources.seed, None)))
     train_set.reader.require_widths(model.video_dim, model.audio_dim)
     if len(set(valid_set.scores > 0)) < 2:
-        raise UserError(f"{index.folder}: all {len(valid_set)} ratings of fold {args.fold}'s validation shards agree, so "
-                        "that ROC AUC is not defined; choose another --fold or add rated shards")
+        raise UserError(f"{index.folder}: all {len(valid_set)} ratings of fold {args.fold}'s validation shards agree, "
+                        "so that ROC AUC is not defined; choose another --fold or add rated shards")
     return train_set, valid_set
 
 

@@ -29,12 +29,12 @@ def begin_run(folder: Path, origin: dict[str, Any], restart: bool, leftovers: tu
     if begun and not restart:
         found = _read(folder)
         if found is None:
-            raise UserError(f"{folder}: holds a model or a run that does not say how it was made; choose another --name, or "
-                            "begin anew with --restart")
+            raise UserError(f"{folder}: holds a model or a run that does not say how it was made; choose another "
+                            "--name, or begin anew with --restart")
         differing = differences(found, origin)
         if differing:
-            raise UserError(f"{folder}: belongs to another run: {'; '.join(differing)}; choose another --name, or begin "
-                            "anew with --restart")
+            raise UserError(f"{folder}: belongs to another run: {'; '.join(differing)}; choose another --name, or "
+                            "begin anew with --restart")
         if finished:
             LOGGER.info("%s: is finished already; --restart would begin anew", folder)
             return False

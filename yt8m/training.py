@@ -11,7 +11,7 @@ import torch
 from helperbot import (
     BestCheckpoints, Bot, EarlyStopping, HistoryFile, LearningRateSchedule, MovingAverage, NonFiniteLossError,
     StateError, TensorBoardLog, get_logger, process_group, resolve_amp, warmup_linear_decay)
-from helperbot.distributed import is_distributed, rank, world_size
+from helperbot.distributed import rank, world_size
 
 from yt8m.artifacts import export_model
 from yt8m.cli import resolve_device, resolve_workers
@@ -34,9 +34,10 @@ class Options:
     """How to train, from the command line; `patience`: evaluations without improvement before the end, or None."""
 
     device: torch.device
+    seed: int
     patience: int | None
     save_every: int
-    restart: bool
+    log_every: int
     amp: torch.dtype | None
     accumulate: int
     compiled: bool
@@ -54,7 +55,8 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
             amp = resolve_amp(args.amp, device)
         except ValueError as error:
             raise UserError(f"--amp {args.amp}: {error}") from None
-        options = Options(device, args.patience, args.save_every, args.restart, amp, args.accumulate, args.compile)
+        options = Options(device, args.seed, args.patience, args.save_every, args.log_every, amp, args.accumulate,
+                          args.compile)
         torch.manual_seed(args.seed)
         experiment = build(args, Sources(args.data_dir, args.seed, resolve_workers(args.workers, device), device,
                                          args.damage))
@@ -80,8 +82,8 @@ def _train(folder: Path, experiment: Experiment, options: Options) -> str:
         if bot.resume():
             LOGGER.info("%s: going on after step %d of %d", folder, bot.step, settings.steps)
         else:
-            LOGGER.info("%s: %d steps of %d on %s%s, %d parameters", folder, settings.steps, settings.batch_size,
-                        options.device, f" and {world_size() - 1} more" if is_distributed() else "",
+            LOGGER.info("%s: seed %d, %d steps of %d on %s in %d processes, %d parameters", folder, options.seed,
+                        settings.steps, settings.batch_size, options.device, world_size(),
                         sum(value.numel() for value in experiment.model.parameters()))
         bot.train(settings.steps, settings.ckpt_interval)
     except NonFiniteLossError as error:
@@ -118,9 +120,9 @@ def _make_bot(folder: Path, experiment: Experiment, options: Options, best: Best
     return Bot(experiment.model, optimizer, task.forward, task.criterion, experiment.training, experiment.validation,
                metrics=[task.metric_type()], callbacks=callbacks, device=options.device,
                clip_grad_norm=CLIP_GRAD_NORM, logger=LOGGER, state_file=folder / CHECKPOINTS / STATE,
-               save_every=options.save_every, amp=options.amp, accumulate=options.accumulate,
-               split_batch=lambda batch, parts: batch.split(parts), ema_decay=settings.ema_decay,
-               compiled=options.compiled, identify=lambda batch: batch.examples)
+               save_every=options.save_every, log_interval=options.log_every, amp=options.amp,
+               accumulate=options.accumulate, split_batch=lambda batch, parts: batch.split(parts),
+               ema_decay=settings.ema_decay, compiled=options.compiled, identify=lambda batch: batch.examples)
 
 
 def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, lr: float) -> str:

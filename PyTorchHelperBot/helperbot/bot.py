@@ -4,20 +4,18 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from helperbot.callbacks import Callback, MovingAverage
-from helperbot.devices import batch_size, move_to
-from helperbot.distributed import is_distributed, rank, sum_over_ranks, synchronize_batch_norm, world_size
+from helperbot.devices import move_to
+from helperbot.distributed import is_distributed, rank, sum_over_ranks, world_size
 from helperbot.guards import FiniteGuard, NonFiniteLossError, RecentBatches, check_parameters
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
@@ -30,8 +28,7 @@ from helperbot.state import (
     save_file,
     set_random_state,
 )
-
-LEAST_LOSS_SCALE = 1e-3
+from helperbot.stepping import Stepper
 
 
 class Bot:  # pylint: disable=too-many-instance-attributes
@@ -125,60 +122,39 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         compiled: bool = False,
         identify: Callable[[Any], Any] | None = None,
     ) -> None:
-        if clip_grad_norm is not None and not clip_grad_norm > 0:
-            raise ValueError(f"clip_grad_norm must be above 0 or None, got {clip_grad_norm}")
-        for name, value in (
-            ("log_interval", log_interval),
-            ("save_every", save_every),
-            ("accumulate", accumulate),
-        ):
+        for name, value in (("log_interval", log_interval), ("save_every", save_every)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if accumulate > 1 and split_batch is None:
-            raise ValueError("accumulate needs split_batch")
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise ValueError(f"ema_decay must be in (0, 1), got {ema_decay}")
         self.device = torch.device(device)
-        self.model = model.to(self.device)
-        self._trained: Callable[..., Any] = self.model
-        if is_distributed():
-            self.model = synchronize_batch_norm(self.model, self.device)
-            self._trained = DistributedDataParallel(
-                self.model,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,  # they are equal anyway
-            )
-        if compiled:
-            self._trained = torch.compile(self._trained)
-        self._average_model = None
-        if ema_decay is not None:
-            self._average_model = AveragedModel(
-                self.model, multi_avg_fn=get_ema_multi_avg_fn(ema_decay), use_buffers=True
-            )
+        self._stepper = Stepper(
+            model,
+            optimizer,
+            forward,
+            criterion,
+            self.device,
+            clip_grad_norm,
+            amp,
+            accumulate,
+            split_batch,
+            ema_decay,
+            compiled,
+            batch_size_of,
+        )
+        self.model = self._stepper.model
         self.optimizer = optimizer
         self.forward = forward
-        self.criterion = criterion
         self.train_batches = train_batches
         self.valid_batches = valid_batches
         self.metrics = tuple(metrics)
         self.callbacks = tuple(callbacks)
-        self.clip_grad_norm = clip_grad_norm
         self.log_interval = log_interval
         self.logger = _default_logger() if logger is None else logger
         self.progress = progress
-        self.batch_size_of = batch_size if batch_size_of is None else batch_size_of
         self.state_file = state_file
         self.save_every = save_every
-        self.amp = amp
-        self.accumulate = accumulate
-        self.split_batch = split_batch
-        # Without float16 the scaler passes everything through.
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp == torch.float16)
 
         self.step = 0
         self.total_steps = 0
-        self.last_loss: torch.Tensor | None = None
-        self.last_grad_norm: torch.Tensor | None = None
         self.history: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
         self.stop_reason: str | None = None
@@ -206,6 +182,21 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     def lr(self) -> float:
         """The learning rate; with several parameter groups, the greatest of theirs."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    @property
+    def last_loss(self) -> torch.Tensor | None:
+        """Loss of the last step, see the class."""
+        return self._stepper.last_loss
+
+    @property
+    def last_grad_norm(self) -> torch.Tensor | None:
+        """Norm of the gradients of the last step before clipping, see the class."""
+        return self._stepper.last_grad_norm
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What is evaluated: the model, or the moving average of its weights."""
+        return self._stepper.evaluated_model
 
     def stop(self, reason: str) -> None:
         """End the training after the present step; its evaluation and hooks still take place."""
@@ -253,27 +244,14 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             self._progress_bar(self.step - self._first, steps) as progress_bar,
             SignalFlag(self.state_file is not None) as flag,
         ):
-            if self.resumed and self._due(ckpt_interval) and not self._evaluated():
+            ending = self.stop_reason is not None
+            if self.resumed and (self._due(ckpt_interval) or ending) and not self._evaluated():
                 self._checkpoint(flag)
             self.resumed = False
             while self.step < self.total_steps and self.stop_reason is None and not self.signal:
                 self._train_step(next(batches))
-                due = self._due(ckpt_interval)
-                log_due = self.step % self.log_interval == 0
-                save_due = self.state_file is not None and self.step % self.save_every == 0
-                if due or log_due or save_due:
-                    self._check_finite()
-                for callback in self.callbacks:
-                    callback.on_step_end(self)
                 progress_bar.update(1)
-                if log_due:
-                    self._log_step(progress_bar)
-                self._read_signal(flag)
-                if self.signal or due or self.stop_reason is not None or save_due:
-                    self._check_finite()
-                    self.save()  # before the evaluation, which may take long
-                if not self.signal and (due or self.stop_reason is not None):
-                    self._checkpoint(flag)
+                self._after_step(flag, progress_bar, self._due(ckpt_interval))
         if self.signal:
             self.logger.info("ended at step %d by signal %d", self.step, self.signal)
             return self.history
@@ -283,10 +261,23 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             callback.on_train_end(self)
         return self.history
 
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """What is evaluated: the model, or the moving average of its weights."""
-        return self.model if self._average_model is None else self._average_model.module
+    def _after_step(self, flag: SignalFlag, progress_bar: tqdm, due: bool) -> None:
+        """Do what is to be done between steps; `due`: an evaluation is."""
+        log_due = self.step % self.log_interval == 0
+        save_due = self.state_file is not None and self.step % self.save_every == 0
+        if due or log_due or save_due:
+            self._check_finite()
+        for callback in self.callbacks:
+            callback.on_step_end(self)
+        if log_due:
+            self._log_step(progress_bar)
+        self._read_signal(flag)
+        due = due or self.stop_reason is not None
+        if due or save_due or self.signal:
+            self._check_finite()
+            self.save()  # before the evaluation, which may take long
+        if due and not self.signal:
+            self._checkpoint(flag)
 
     def save(self) -> None:
         """Write the state of the run to `state_file`, if there is one; process 0 does.
@@ -326,16 +317,12 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the run: tensors and plain values. All processes must call it."""
-        average = self._average_model
         return {
             "version": STATE_VERSION,
             "first": self._first,
             "step": self.step,
             "stop_reason": self.stop_reason,
-            "model": self.model.state_dict(),
-            "average": None if average is None else average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            **self._stepper.state_dict(),
             "callbacks": [
                 (type(callback).__name__, callback.state_dict()) for callback in self.callbacks
             ],
@@ -352,11 +339,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         names = [type(callback).__name__ for callback in self.callbacks]
         if [name for name, _ in state["callbacks"]] != names:
             raise ValueError(f"the callbacks were {state['callbacks']}, are {names}")
-        self.model.load_state_dict(state["model"])
-        if self._average_model is not None:
-            self._average_model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        self._stepper.load_state_dict(state)
         for callback, (_, own) in zip(self.callbacks, state["callbacks"]):
             callback.load_state_dict(own)
         self._first, self.step = state["first"], state["step"]
@@ -438,13 +421,13 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 if flag is not None and flag.number and not is_distributed():
                     raise _Interrupted
                 batch = move_to(batch, self.device)
-                size = self.batch_size_of(batch)
+                size = self._stepper.batch_size_of(batch)
                 if size < 1:
                     raise ValueError(f"a validation batch has {size} examples")
-                with self._autocast():
+                with self._stepper.autocast():
                     outputs = self.forward(model, batch)
                 # Summed on the device: reading each batch's loss would wait for it every time.
-                loss_sum += self._loss(outputs, batch).double() * size
+                loss_sum += self._stepper.loss(outputs, batch).double() * size
                 examples += size
                 for metric in self.metrics:
                     metric.update(outputs, batch)
@@ -455,9 +438,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                     "iterable that can be iterated many times)"
                 )
             return self._results(sum_over_ranks(loss_sum).item() / total)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
     def _results(self, loss: float) -> dict[str, float]:
         results = {"loss": loss}
@@ -470,68 +450,20 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 results[name] = float(number)
         return results
 
-    def _loss(self, outputs: Any, batch: Any) -> torch.Tensor:
-        loss = self.criterion(outputs, batch)
-        if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
-            got = (
-                f"shape {tuple(loss.shape)}"
-                if isinstance(loss, torch.Tensor)
-                else f"a {type(loss).__name__}"
-            )
-            raise ValueError(f"the criterion must return a tensor without dimensions, got {got}")
-        return loss
-
     def _train_step(self, batch: Any) -> None:
         for callback in self.callbacks:
             callback.on_step_start(self)
         number = self.step + 1
         self._recent.remember(number, batch)
         try:
-            self.last_loss = self._backward(move_to(batch, self.device), number)
-            self._scaler.unscale_(self.optimizer)
-            if self.clip_grad_norm is not None:
-                trained = [p for group in self.optimizer.param_groups for p in group["params"]]
-                norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
-                if not self._scaler.is_enabled():  # which steps over what has overflowed
-                    self._guard.observe("the gradient norm", norm, number)
-                self.last_grad_norm = norm.detach()
-            self._scaler.step(self.optimizer)
-            self._scaler.update()
-            if self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_LOSS_SCALE:
-                raise NonFiniteLossError(f"gradients overflow at every loss scale at step {number}", number)
+            self._examples += self._stepper.step(move_to(batch, self.device), number, self._guard)
         except NonFiniteLossError as error:
             error.batch = self._recent.batch(error.step)
             raise
-        if self._average_model is not None:
-            self._average_model.update_parameters(self.model)
         total = self.last_loss.double()
         self._loss_sum = total if self._loss_sum is None else self._loss_sum + total
         self._loss_count += 1
         self.step = number
-
-    def _backward(self, batch: Any, number: int) -> torch.Tensor:
-        """Compute the gradients of a batch; returns its loss, the mean over all processes."""
-        size = self.batch_size_of(batch)
-        self._examples += size
-        parts = [batch] if self.accumulate == 1 else self.split_batch(batch, self.accumulate)
-        self.optimizer.zero_grad(set_to_none=True)
-        whole: torch.Tensor | None = None
-        for place, part in enumerate(parts, 1):
-            share = self.batch_size_of(part) / size if len(parts) > 1 else 1.0
-            # The processes' gradients are averaged once, with the last part.
-            waiting = place < len(parts) and is_distributed()
-            with self._trained.no_sync() if waiting else nullcontext():
-                with self._autocast():
-                    outputs = self.forward(self._trained, part)
-                loss = self._loss(outputs, part) * share
-                # A copy, because a compiled criterion may write its next result to the same memory.
-                own = loss.detach().clone()
-                whole = own if whole is None else whole + own
-                if place == len(parts):
-                    whole = sum_over_ranks(whole) / world_size()
-                    self._guard.observe("the training loss", whole, number)
-                self._scaler.scale(loss).backward()
-        return whole
 
     def _endless_batches(self) -> Iterator[Any]:
         skip, self._batches_taken = self._batches_taken, 0
@@ -549,7 +481,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             skip = self._batches_taken = 0
 
     def _checkpoint(self, flag: SignalFlag) -> None:
-        """Evaluate after a step, keep and log the results, tell the callbacks and save the state."""
+        """Evaluate after a step; keep, log and tell the results; save the state."""
         start = time.perf_counter()
         self._check_finite()
         if self.valid_batches is not None:
@@ -620,7 +552,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
 
 class _Interrupted(Exception):
-    """A signal came during an evaluation, which can be made again from the state saved before it."""
+    """A signal came during an evaluation; it can be made again from the state before it."""
 
 
 class _StepClock:

@@ -1,4 +1,4 @@
-"""Moving batches of any nesting to a device or into pinned memory, and telling how many examples they hold."""
+"""Moving batches of any nesting to a device or into pinned memory, and telling their size."""
 
 import copy
 import dataclasses

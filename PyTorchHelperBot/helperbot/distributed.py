@@ -37,6 +37,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield
+        dist.barrier()  # a process that is still talking needs the others
     finally:
         dist.destroy_process_group()
 
@@ -100,20 +101,16 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     return gathered.to(rows.device)
 
 
-class _SumOverRanks(torch.autograd.Function):
+class _SumOverRanks(torch.autograd.Function):  # pylint: disable=abstract-method
     """`sum_over_ranks` with a gradient: every process's loss depends on every process's value."""
 
     @staticmethod
-    def forward(ctx, value):  # pylint: disable=arguments-differ
-        value = value.clone()
-        dist.all_reduce(value)
-        return value
+    def forward(ctx, value):  # pylint: disable=arguments-differ,unused-argument
+        return sum_over_ranks(value)
 
     @staticmethod
-    def backward(ctx, grad):  # pylint: disable=arguments-differ
-        grad = grad.clone()
-        dist.all_reduce(grad)
-        return grad
+    def backward(ctx, grad):  # pylint: disable=arguments-differ,unused-argument
+        return sum_over_ranks(grad)
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):

@@ -80,10 +80,10 @@ class TensorBoardLog(Callback):
     def on_train_start(self, bot: Bot) -> None:
         """Open the event file."""
         if rank() == 0:
-            import tensorboard.compat  # pylint: disable=import-outside-toplevel
-            from torch.utils.tensorboard import SummaryWriter  # pylint: disable=import-outside-toplevel
+            import tensorboard.compat  # only those who use it need it
+            from torch.utils.tensorboard import SummaryWriter
 
-            # How tensorboard is told not to import TensorFlow, which takes seconds, for its file functions.
+            # How tensorboard is told to do without TensorFlow, whose import takes seconds.
             tensorboard.compat.notf = True
             purge = bot.step + 1 if bot.resumed else None
             self._writer = SummaryWriter(str(self.folder), purge_step=purge)

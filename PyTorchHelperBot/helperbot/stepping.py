@@ -1,0 +1,170 @@
+"""One optimizer step: forward and backward in parts, precisions and processes; weights averaged."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from helperbot.devices import batch_size
+from helperbot.distributed import is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
+from helperbot.guards import FiniteGuard, NonFiniteLossError
+
+LEAST_LOSS_SCALE = 1e-3
+
+
+class Stepper:
+    """Takes the optimizer steps of a Bot, whose arguments of the same names it gets.
+
+    Attributes:
+        model: the module that is trained, on the device.
+        last_loss: of the last step, the mean over all processes; detached, without dimensions.
+        last_grad_norm: of the last step before clipping, likewise; None without clipping.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        forward: Callable[[nn.Module, Any], Any],
+        criterion: Callable[[Any, Any], torch.Tensor],
+        device: torch.device,
+        clip_grad_norm: float | None = None,
+        amp: torch.dtype | None = None,
+        accumulate: int = 1,
+        split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
+        ema_decay: float | None = None,
+        compiled: bool = False,
+        batch_size_of: Callable[[Any], int] | None = None,
+    ) -> None:
+        if clip_grad_norm is not None and not clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm must be above 0 or None, got {clip_grad_norm}")
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+        if accumulate > 1 and split_batch is None:
+            raise ValueError("accumulate needs split_batch")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise ValueError(f"ema_decay must be in (0, 1), got {ema_decay}")
+        self.device = device
+        self.model = model.to(device)
+        if is_distributed():
+            self.model = synchronize_batch_norm(self.model, device)
+        self._trained = _wrapped(self.model, device, compiled)
+        self._average = None
+        if ema_decay is not None:
+            averaging = get_ema_multi_avg_fn(ema_decay)
+            self._average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+        self.optimizer = optimizer
+        self.forward = forward
+        self.criterion = criterion
+        self.clip_grad_norm = clip_grad_norm
+        self.amp = amp
+        self.accumulate = accumulate
+        self.split_batch = split_batch
+        self.batch_size_of = batch_size if batch_size_of is None else batch_size_of
+        # Without float16 the scaler passes everything through.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
+        self.last_loss: torch.Tensor | None = None
+        self.last_grad_norm: torch.Tensor | None = None
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What is evaluated: the model, or the moving average of its weights."""
+        return self.model if self._average is None else self._average.module
+
+    def autocast(self) -> torch.autocast:
+        """The context for forward passes."""
+        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
+
+    def step(self, batch: Any, number: int, guard: FiniteGuard) -> int:
+        """Take step `number` (from 1) on a batch that is on the device.
+
+        Returns:
+            How many examples the batch has.
+
+        Raises:
+            NonFiniteLossError: from `guard`, or no loss scale keeps the gradients from overflow.
+        """
+        size = self.batch_size_of(batch)
+        self.last_loss = self._backward(batch, size, number, guard)
+        self._scaler.unscale_(self.optimizer)
+        if self.clip_grad_norm is not None:
+            trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
+            if not self._scaler.is_enabled():  # which steps over what has overflowed
+                guard.observe("the gradient norm", norm, number)
+            self.last_grad_norm = norm.detach()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_LOSS_SCALE:
+            message = f"the gradients overflow at every loss scale at step {number}"
+            raise NonFiniteLossError(message, number)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        return size
+
+    def _backward(self, batch: Any, size: int, number: int, guard: FiniteGuard) -> torch.Tensor:
+        """Compute the gradients of a batch; returns its loss, the mean over all processes."""
+        parts = [batch] if self.accumulate == 1 else self.split_batch(batch, self.accumulate)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for place, part in enumerate(parts, 1):
+            # The processes' gradients are averaged once, with the last part.
+            waiting = place < len(parts) and is_distributed()
+            with self._trained.no_sync() if waiting else nullcontext():
+                with self.autocast():
+                    outputs = self.forward(self._trained, part)
+                loss = self.loss(outputs, part)
+                if len(parts) > 1:
+                    loss = loss * (self.batch_size_of(part) / size)
+                total = total + loss.detach()
+                if place == len(parts):
+                    total = sum_over_ranks(total) / world_size()
+                    guard.observe("the training loss", total, number)
+                self._scaler.scale(loss).backward()
+        return total
+
+    def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+        """The criterion's value, checked to be a tensor without dimensions."""
+        loss = self.criterion(outputs, batch)
+        if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
+            is_tensor = isinstance(loss, torch.Tensor)
+            got = f"shape {tuple(loss.shape)}" if is_tensor else f"a {type(loss).__name__}"
+            raise ValueError(f"the criterion must return a tensor without dimensions, got {got}")
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that further steps depend on: tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` of a like Stepper returned."""
+        self.model.load_state_dict(state["model"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+
+
+def _wrapped(model: nn.Module, device: torch.device, compiled: bool) -> Callable[..., Any]:
+    """The model as it is called in training."""
+    trained: Callable[..., Any] = model
+    if is_distributed():
+        with warnings.catch_warnings():
+            # torch 2.13 has another name for broadcast_buffers, 2.7 only this one.
+            warnings.simplefilter("ignore", FutureWarning)
+            trained = DistributedDataParallel(
+                model,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,  # they are equal anyway
+            )
+    return torch.compile(trained) if compiled else trained

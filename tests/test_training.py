@@ -1,0 +1,166 @@
+"""How a run trains: in parts, in half precision, averaging weights; what it tells, and how it stops."""
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helperbot import Bot
+from torch import Tensor, nn
+
+from tests.conftest import Outcome
+from tests.shards import AUDIO, RGB, index_videos, make_video
+from tests.small_models import DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+from yt8m.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.tasks import SegmentTask, VideoTask
+from yt8m.vocabulary import Vocabulary
+
+Command = Callable[..., Outcome]
+VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
+VIDEOS = [make_video(number, 44 + 3 * number, (3, 7 * (number % 2)), ((10, 7, 1.0), (30, 20, 0.0), (35, 3, 1.0)))
+          for number in range(5)]
+
+
+class _Toy(nn.Module):
+    """A model without batch norm: the mean frame of the segment and that of its video, and a linear map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2 * (RGB + AUDIO), len(VOCABULARY))
+
+    def forward(self, segments: Tensor, videos: Tensor | None = None, lengths: Tensor | None = None,
+                video_index: Tensor | None = None) -> Tensor:
+        """Segments, or videos with lengths (B,), → logits."""
+        if videos is None:
+            return self.linear(segments.float().mean(dim=1).repeat(1, 2) / 255)
+        context = (videos.float().sum(dim=1) / lengths.unsqueeze(1))[video_index]
+        return self.linear(torch.cat([segments.float().mean(dim=1), context], dim=1) / 255)
+
+
+@pytest.mark.parametrize("kind", ["videos", "segments", "context"])
+def test_a_batch_in_parts_has_the_same_loss_and_gradient(kind: str, tmp_path: Path) -> None:
+    index = index_videos(tmp_path, [VIDEOS[:3], VIDEOS[3:]])
+    if kind == "videos":
+        dataset, task = VideoDataset(index, VOCABULARY, 7, 1), VideoTask()
+    else:
+        dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, kind == "context", 7, 1)
+        task = SegmentTask(0.5)
+    batch = dataset.__getitems__([(0, example) for example in range(len(dataset))])
+    outcomes = []
+    for parts in (1, 2, 3, len(dataset), 100):
+        torch.manual_seed(0)
+        model = _Toy()
+        forward = (lambda trained, part: trained(part.frames)) if kind == "videos" else task.forward
+        bot = Bot(model, torch.optim.SGD(model.parameters(), lr=1.0), forward, task.criterion, [batch],
+                  accumulate=parts, split_batch=lambda whole, number: whole.split(number))
+        bot.train(1, 1)
+        outcomes.append((bot.last_loss, model.linear.weight.grad))
+    for loss, gradient in outcomes[1:]:
+        torch.testing.assert_close(loss, outcomes[0][0])
+        torch.testing.assert_close(gradient, outcomes[0][1])
+
+
+def train(command: Command, data_dir: Path, tmp_path: Path, name: str, model: dict, *options: object,
+          **training: object) -> Path:
+    """Train a video model; returns its folder."""
+    config = write_config(tmp_path / f"{name}.yaml", video={"model": model, "training": {**TRAINING, **training}})
+    outcome = command("train_video", config, "--name", name, "--data-dir", data_dir, "--device", "cpu", *options)
+    assert outcome.status == 0, outcome.err
+    return data_dir / "cache" / "video" / name
+
+
+@pytest.mark.parametrize("model", [DBOF, NEXTVLAD], ids=["dbof", "nextvlad"])
+def test_half_precision_learns_about_the_same(model: dict, command: Command, data_dir: Path, tmp_path: Path) -> None:
+    losses = {}
+    for amp in ("off", "bf16", "fp16"):
+        folder = train(command, data_dir, tmp_path, amp, {**model, "p_drop": 0.0}, "--amp", amp)
+        losses[amp] = pd.read_csv(folder / "history.csv")["train_loss"].iloc[0]
+        weights = torch.load(folder / "model.pth", weights_only=True)
+        assert {value.dtype for value in weights.values()} <= {torch.float32, torch.int64}
+    assert losses["bf16"] == pytest.approx(losses["off"], rel=0.03) and losses["bf16"] != losses["off"]
+    assert losses["fp16"] == pytest.approx(losses["off"], rel=0.03) and losses["fp16"] != losses["off"]
+
+
+def test_averaged_weights_are_evaluated_and_exported(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    last, average = (train(command, data_dir, tmp_path, name, DBOF, steps=3, **options)
+                     for name, options in (("last", {}), ("average", {"ema_decay": 0.9})))
+    trained, averaged = (torch.load(folder / "model.pth", weights_only=True) for folder in (last, average))
+    assert list(trained) == list(averaged)
+    assert not torch.equal(trained["model.expert_fc.2.weight"], averaged["model.expert_fc.2.weight"])
+    tables = [pd.read_csv(folder / "history.csv") for folder in (last, average)]
+    assert tables[0]["train_loss"].tolist() == tables[1]["train_loss"].tolist()  # the same steps were taken
+    assert tables[0]["valid_loss"].tolist() != tables[1]["valid_loss"].tolist()
+
+
+def test_a_run_tells_how_it_goes(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    folder = train(command, data_dir, tmp_path, "told", DBOF, "--log-every", 2, "--accumulate", 2)
+    log = (folder / "train.log").read_text(encoding="utf-8")
+    assert log.count("INFO step ") == 3 and "examples/s" in log and " left" in log
+    table = pd.read_csv(folder / "history.csv")
+    assert table["step"].tolist() == [2, 3, 4, 6]
+    assert list(table.columns) == ["step", "loss", "lr", "examples_per_second", "train_loss", "valid_loss", "accuracy",
+                                   "recall", "precision", "gap", "map"]
+    assert table["valid_loss"].notna().tolist() == [False, True, False, True]
+    assert table["loss"].notna().tolist() == [True, False, True, True]
+    assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert list((folder / "tensorboard").glob("events.*"))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_naming_step_videos_and_the_last_good_state(
+        command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, seen = VideoTask.criterion, []
+
+    def poisoned(self: VideoTask, logits: Tensor, batch) -> Tensor:
+        loss = original(self, logits, batch)
+        if torch.is_grad_enabled():
+            seen.append(batch.examples)
+        return loss * float("nan") if len(seen) == 5 and torch.is_grad_enabled() else loss
+    monkeypatch.setattr(VideoTask, "criterion", poisoned)
+    config = write_config(tmp_path / "video.yaml", video={"model": DBOF, "training": TRAINING})
+    arguments = ("train_video", config, "--name", "x", "--data-dir", data_dir, "--device", "cpu", "--save-every", 2)
+    outcome = command(*arguments)
+    assert outcome.status == 2
+    line = outcome.err.strip().splitlines()[-1]
+    assert "the training loss is nan at step 5" in line and "training.lr" in line and "--restart" in line
+    folder = data_dir / "cache" / "video" / "x"
+    assert f"the last good state is {folder / 'checkpoints' / 'state.pt'}, of step 4" in line
+    ids = line.split("videos of that batch: ")[1].split(";")[0].split(", ")
+    index = VideoDataset(*_train_set(data_dir)).index
+    assert ids == [video.decode() for video in index.video_id[seen[4]]]
+    assert len(seen) == 5 and not (folder / "model.pth").exists()
+    assert torch.load(folder / "checkpoints" / "state.pt", weights_only=True)["step"] == 4
+
+
+def _train_set(data_dir: Path) -> tuple:
+    from yt8m.index import load_index
+    from yt8m.vocabulary import load_vocabulary
+    return load_index(data_dir / "video" / "train", data_dir / "cache"), load_vocabulary(data_dir), -1, None
+
+
+def test_amp_that_does_not_exist_is_refused(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "video.yaml", video={"model": DBOF, "training": TRAINING})
+    outcome = command("train_video", config, "--name", "x", "--data-dir", data_dir, "--amp", "int8")
+    assert outcome.status == 2 and "--amp" in outcome.err
+
+
+def test_start_and_end_are_told_to_telegram_when_it_is_set_up(command: Command, data_dir: Path, tmp_path: Path,
+                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    class Sender:
+        """In place of the thread that sends."""
+
+        def send(self, text: str) -> None:
+            """Keep the text."""
+            sent.append(text)
+
+        def finish(self) -> None:
+            """Nothing is waited for."""
+    monkeypatch.setattr("yt8m.notifications._start_sender", Sender)
+    folder = train(command, data_dir, tmp_path, "told", DBOF)
+    assert len(sent) == 2 and sent[0].startswith(f"started: {folder}, 6 steps")
+    assert sent[1].startswith(f"finished: {folder}") and "exported the weights of step" in sent[1]
+    command("train_pure_segment", tmp_path / "told.yaml", video_folder(tmp_path / "base", DBOF, 5), "--fold", 0,
+            "--name", "x", "--data-dir", data_dir)
+    assert len(sent) == 2  # a mistake in the command line is no run
