@@ -203,7 +203,7 @@ def test_a_run_whose_evaluations_are_no_numbers_exports_nothing(command: Command
                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     from helperbot import Bot
 
-    monkeypatch.setattr(Bot, "evaluate", lambda _: {"loss": float("nan")})
+    monkeypatch.setattr(Bot, "_evaluate", lambda *_: {"loss": float("nan")})
     outcome = command("train_video", video_config, "--name", "x", "--data-dir", data_dir, "--device", "cpu")
     assert_refused(outcome, "nothing to export", "'loss'", "training.lr")
     assert not (data_dir / "cache" / "video" / "x" / "model.pth").exists()

@@ -64,6 +64,17 @@ def test_map_is_the_mean_over_the_classes_with_a_positive() -> None:
     assert mean_average_precision(logits, labels) == pytest.approx(by_sklearn, rel=1e-12)
 
 
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32))
+def test_map_is_scikit_learns_also_with_equal_scores(n_videos: int, n_classes: int, n_scores: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, n_scores, (n_videos, n_classes)).astype(np.float32)
+    labels = rng.random((n_videos, n_classes)) < 0.4
+    labels[0] = True
+    expected = np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in range(n_classes)])
+    assert mean_average_precision(logits, labels) == pytest.approx(expected, rel=1e-12)
+
+
 def _video_batch(labels: np.ndarray) -> VideoBatch:
     return VideoBatch(NOTHING, NOTHING, torch.from_numpy(labels), NOTHING)
 
@@ -108,7 +119,7 @@ def test_precision_is_nan_where_nothing_is_predicted() -> None:
 
 def _segment_batch(classes: np.ndarray, scores: np.ndarray, negatives: np.ndarray) -> SegmentBatch:
     return SegmentBatch(NOTHING, torch.from_numpy(classes), torch.from_numpy(scores), torch.from_numpy(negatives),
-                        None, None, NOTHING, NOTHING)
+                        None, None, NOTHING, NOTHING, NOTHING)
 
 
 def test_segment_metrics_by_hand() -> None:
