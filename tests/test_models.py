@@ -1,4 +1,6 @@
 """Models: the published formulas taken literally, independence of padding, freezing, initialization."""
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,16 @@ from torch.nn import functional
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
 from yt8m.artifacts import copy_encoder
 from yt8m.config import ContextModelConfig, VideoModelConfig
-from yt8m.encoders import DbofEncoder, NextvladEncoder, NextvladLayer, Packing, SEGating, mix_experts
+from yt8m.encoders import (
+    DbofEncoder,
+    GatedPooling,
+    NextvladEncoder,
+    NextvladLayer,
+    NormedLinear,
+    Packing,
+    SEGating,
+    mix_experts,
+)
 from yt8m.models import build_video_model
 from yt8m.segment_models import ContextAwareModel
 
@@ -145,6 +156,67 @@ def test_gating_stored_as_convolutions_is_the_same_gating() -> None:
     squeezed = convolutions.fc1(rows.T.unsqueeze(0))  # as a convolution over (1, D, N)
     assert squeezed.shape == (1, 4, 5)
     torch.testing.assert_close(convolutions(rows), linears(rows))
+
+
+def literal_gated_pooling(gating: SEGating, rows: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """The frame-level gating as its formula has it, then each video's maximum and mean; rows (N, D) → (B, 2D)."""
+    hidden = gating.bn2(gating.fc1(gating.bn1(rows).unsqueeze(2)).relu().squeeze(2))
+    gated = rows * gating.fc2(hidden.unsqueeze(2)).squeeze(2).sigmoid()
+    return torch.stack([torch.cat([video.amax(dim=0), video.mean(dim=0)]) for video in gated.split(lengths)])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("lengths", [[4] * 11, [3, 1, 4, 1, 4, 2, 4, 3, 4, 3, 2], [2]], ids=["full", "padded", "one"])
+def test_gated_pooling_equals_plain_autograd(lengths: list[int], training: bool) -> None:
+    torch.manual_seed(7)
+    gating = disturb(SEGating(8, 2, per_frame=True)).double().train(training)
+    plain = copy.deepcopy(gating)
+    packing = Packing(torch.empty(len(lengths), 4, 1), torch.tensor(lengths))
+    rows = torch.randn(sum(lengths), 8, dtype=torch.float64).relu().requires_grad_()  # zeros tie for the maximum
+    weights = torch.randn(len(lengths), 16, dtype=torch.float64)
+    found, expected = gating.pool(rows, packing), literal_gated_pooling(plain, rows, lengths)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad((pooled * weights).sum(), [rows, *module.parameters()])
+                 for pooled, module in ((found, gating), (expected, plain))]
+    positive = rows.detach() > 0  # at 0 the maximum has many gradients, but they stop at the ReLU that rows come from
+    torch.testing.assert_close(gradients[0][0][positive], gradients[1][0][positive])
+    for (name, _), ours, literal in zip(gating.named_parameters(), gradients[0][1:], gradients[1][1:], strict=True):
+        torch.testing.assert_close(ours, literal, msg=name)
+    for ours, literal in zip(gating.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, literal)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_normed_linear(training: bool) -> None:
+    torch.manual_seed(8)
+    norm = disturb(nn.BatchNorm1d(4)).train(training).double()
+    shapes = ((5, 4), (4,), (4,), (3, 4), (3,))
+    tensors = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(lambda *inputs: NormedLinear.apply(norm, *inputs), tensors)
+
+
+@pytest.mark.parametrize("lengths", [[2, 2, 2], [3, 1, 2]])
+def test_gradients_of_gated_pooling(lengths: list[int]) -> None:
+    torch.manual_seed(9)
+    packing = Packing(torch.empty(3, max(lengths), 1), torch.tensor(lengths))
+    tensors = [torch.rand(*shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 4), (6, 2), (4, 2), (4,))]
+    assert torch.autograd.gradcheck(lambda *inputs: GatedPooling.apply(packing, *inputs), tensors)
+
+
+@pytest.mark.parametrize("lengths", [None, [9, 3, 6]])
+def test_dbof_trains_in_half_precision(lengths: list[int] | None) -> None:
+    frames = random_frames(3, 9, 1152) / 255  # raw ones would saturate the gates
+    gradients = []
+    for enabled in (False, True):
+        torch.manual_seed(10)
+        encoder = DbofEncoder(parse(DBOF, p_drop=0.0)).eval()  # batch norm over 3 videos would magnify the rounding
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            features = encoder(frames, None if lengths is None else torch.tensor(lengths))
+        features.float().square().sum().backward()
+        gradients.append({key: value.grad for key, value in encoder.named_parameters()})
+    for key, exact in gradients[0].items():
+        assert gradients[1][key].dtype == torch.float32
+        assert (gradients[1][key] - exact).norm() < 0.1 * exact.norm(), key
 
 
 @pytest.mark.parametrize("per_class", [False, True])

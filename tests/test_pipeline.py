@@ -55,7 +55,8 @@ def test_exported_folders(run_dir: Path) -> None:
                              ("segment/dbof_0", {"video", "pure_segment"}),
                              ("segment/both_1", {"context_base", "segment_base", "segment_w_context"})):
         names = sorted(path.name for path in (cache / folder).iterdir())
-        assert names == ["config.yaml", "curves.png", "history.csv", "model.pth", "run.json", "tensorboard", "train.log"]
+        assert names == ["config.yaml", "curves.png", "history.csv", "model.pth", "run.json", "tensorboard",
+                         "train.log"]
         assert set(yaml.safe_load((cache / folder / "config.yaml").read_text(encoding="utf-8"))) == sections
     log = (cache / "video" / "dbof" / "train.log").read_text(encoding="utf-8")
     assert "seed 5" in log and "evaluation at step 3/6" in log and "evaluation at step 6/6" in log

@@ -7,9 +7,17 @@ M mixtures, P pooled features.
 Frames arrive padded, (B, L, D), uint8 or float in 0..255, with `lengths` (B,) saying how many of each
 row's frames are real; None means all. Padding is dropped first: layers that look at single frames
 work on the N real ones as rows, so neither time nor batch statistics are spent on padding.
+
+An (N, H) tensor of a training batch has tens to hundreds of megabytes, so the frame-level gating has
+autograd functions of its own, which keep fewer of them for backward.
 """
+import copy
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from yt8m.config import DbofConfig, NextvladConfig
@@ -36,14 +44,118 @@ class Packing:
         """(N, ·) → (B, L, ·) with zeros in the padding."""
         if self.lengths is not None:
             padded = rows.new_zeros(self.batch * self.length, *rows.shape[1:])
-            rows = padded.index_copy(0, self.index, rows)
+            rows = padded.index_copy_(0, self.index, rows)
         return rows.unflatten(0, (self.batch, self.length))
 
     def mean(self, padded: Tensor) -> Tensor:
         """Mean over the real frames of (B, L, ·), zero in the padding → (B, ·)."""
+        dtype = torch.promote_types(padded.dtype, torch.float32)  # a sum of halves would overflow
         if self.lengths is None:
-            return padded.mean(dim=1)
-        return padded.sum(dim=1) / self.lengths[:, None]
+            return padded.mean(dim=1, dtype=dtype)
+        return padded.sum(dim=1, dtype=dtype) / self.lengths[:, None]
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the frames of each video: (N, H), nowhere negative → (B, 2H)."""
+        padded = self.unpack(rows)
+        return torch.cat([padded.amax(dim=1), self.mean(padded)], dim=1)
+
+    def split(self, n_parts: int) -> "Iterator[tuple[slice, slice, Packing]]":
+        """At most `n_parts` parts of the batch: where a part's videos are, where its rows, and its packing."""
+        size = -(-self.batch // n_parts)
+        lengths = [self.length] * self.batch if self.lengths is None else self.lengths.tolist()
+        row = 0
+        for video in range(0, self.batch, size):
+            part = copy.copy(self)
+            part.batch = min(size, self.batch - video)
+            n_rows = sum(lengths[video:video + size])
+            if self.lengths is not None:
+                part.lengths = self.lengths[video:video + size]
+                part.index = self.index[row:row + n_rows] - video * self.length
+            yield slice(video, video + size), slice(row, row + n_rows), part
+            row += n_rows
+
+
+# pylint: disable=abstract-method,arguments-differ  # what torch declares for autograd functions is optional
+class NormedLinear(torch.autograd.Function):
+    """A linear map of batch-normed rows, (N, D) → (N, J), that keeps its input but not the normed rows.
+
+    With P = gradᵀ·rows, which is (J, D), backward has the sums over rows that batch norm needs without
+    another pass, since the normed rows are rows · scale + shift.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, norm: nn.BatchNorm1d, rows: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor,
+                bias: Tensor) -> Tensor:
+        """`gamma` and `beta` (D,) are the parameters of `norm`, `weight` (J, D) and `bias` (J,) the map's."""
+        ctx.training = norm.training
+        if norm.training:
+            norm.num_batches_tracked.add_(1)
+        normed, mean, inverse_std = torch.native_batch_norm(
+            rows, gamma, beta, norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps)
+        if not norm.training:
+            mean, inverse_std = norm.running_mean.clone(), (norm.running_var + norm.eps).rsqrt()
+        ctx.save_for_backward(rows, gamma, beta, weight, mean, inverse_std)
+        return functional.linear(normed, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient (N, J) → gradients of all tensors."""
+        rows, gamma, beta, weight, mean, inverse_std = ctx.saved_tensors
+        scale = gamma * inverse_std
+        shift = beta - mean * scale
+        rows = rows.to(grad.dtype)  # they differ under autocast
+        products, grad_bias = grad.T @ rows, grad.sum(dim=0)
+        grad_beta = grad_bias @ weight.to(grad.dtype)
+        grad_gamma = ((products * weight).sum(dim=0) - mean * grad_beta) * inverse_std
+        grad_weight = products.to(weight.dtype).mul_(scale).addr_(grad_bias, shift)
+        grad_rows = grad @ (weight * scale).to(grad.dtype)
+        if ctx.training:  # rows change their own mean and variance
+            slope = -scale * inverse_std * grad_gamma / len(rows)
+            level = -scale * grad_beta / len(rows) - slope * mean
+            grad_rows.addcmul_(rows, slope.to(grad.dtype)).add_(level)
+        return None, grad_rows, grad_gamma, grad_beta, grad_weight, grad_bias
+
+
+class GatedPooling(torch.autograd.Function):
+    """Maximum and mean over frames of rows · sigmoid(linear(hidden)), rows ≥ 0: (N, H), (N, D) → (B, 2H).
+
+    Keeps the gates' logits and its inputs. All else is done a few videos at a time, in backward once
+    more, so that it takes little memory and stays in the cache.
+    """
+
+    N_PARTS = 8
+
+    @staticmethod
+    def pool(packing: Packing, rows: Tensor, logits: Tensor) -> Tensor:
+        """Rows and gate logits (N, H) → (B, 2H)."""
+        return packing.max_and_mean(rows * logits.sigmoid())
+
+    @staticmethod
+    def forward(ctx: Any, packing: Packing, rows: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Rows (N, H), the gating's hidden units (N, D), its second map's `weight` (H, D) and `bias` (H,)."""
+        logits = functional.linear(hidden, weight, bias)
+        ctx.save_for_backward(rows, hidden, weight, logits)
+        ctx.parts = list(packing.split(GatedPooling.N_PARTS))
+        return torch.cat([GatedPooling.pool(part, rows[where], logits[where]) for _, where, part in ctx.parts])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradient (B, 2H) → gradients of all tensors."""
+        rows, hidden, weight, logits = ctx.saved_tensors
+        grad_rows, grad_hidden = torch.empty_like(rows), torch.empty_like(hidden)
+        grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
+        for videos, where, part in ctx.parts:
+            leaves = [tensor[where].detach().requires_grad_() for tensor in (rows, logits)]
+            with torch.enable_grad():
+                pooled = GatedPooling.pool(part, *leaves)
+            grad_rows[where], grad_logits = torch.autograd.grad(pooled, leaves, grad[videos].to(pooled.dtype))
+            grad_hidden[where] = grad_logits @ weight.to(logits.dtype)
+            grad_weight += grad_logits.T @ hidden[where].to(logits.dtype)
+            grad_bias += grad_logits.sum(dim=0)
+        return None, grad_rows, grad_hidden, grad_weight, grad_bias
+# pylint: enable=abstract-method,arguments-differ
 
 
 class SEGating(nn.Module):
@@ -63,9 +175,21 @@ class SEGating(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(N, D) → (N, D)."""
-        hidden = functional.linear(self.bn1(rows), self.fc1.weight.flatten(1), self.fc1.bias)
-        hidden = self.bn2(functional.relu(hidden))
-        return rows * functional.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias).sigmoid()
+        return rows * functional.linear(self.squeeze(rows), self.fc2.weight.flatten(1), self.fc2.bias).sigmoid()
+
+    def squeeze(self, rows: Tensor) -> Tensor:
+        """(N, D) → hidden units (N, D/r)."""
+        weight, bias = self.fc1.weight.flatten(1), self.fc1.bias
+        # Rows that are not normed would overflow in half precision; several processes norm theirs together.
+        if torch.is_autocast_enabled(rows.device.type) or self.bn1.__class__ is not nn.BatchNorm1d:
+            hidden = functional.linear(self.bn1(rows), weight, bias)
+        else:
+            hidden = NormedLinear.apply(self.bn1, rows, self.bn1.weight, self.bn1.bias, weight, bias)
+        return self.bn2(functional.relu(hidden))
+
+    def pool(self, rows: Tensor, packing: Packing) -> Tensor:
+        """Maximum and mean over frames of what `forward` gives for rows that are nowhere negative → (B, 2D)."""
+        return GatedPooling.apply(packing, rows, self.squeeze(rows), self.fc2.weight.flatten(1), self.fc2.bias)
 
 
 class AssignmentNorm(nn.Module):
@@ -162,7 +286,7 @@ class DbofEncoder(nn.Module):
         self.out_features = config.fcn_dim
         hidden = config.hidden_dim
         # The third place was a transposition in 2019; checkpoints number the gating as the fourth.
-        encoder = [nn.Linear(config.frame_dim, hidden), nn.ReLU(), nn.Identity()]
+        encoder = [nn.Linear(config.frame_dim, hidden), nn.ReLU(inplace=True), nn.Identity()]
         if config.frame_se_reduction:
             encoder.append(SEGating(hidden, config.frame_se_reduction, per_frame=True))
         self.encoder = nn.Sequential(*encoder)
@@ -176,8 +300,9 @@ class DbofEncoder(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames (B, L, D) and lengths (B,) → (B, F)."""
         packing = Packing(frames, lengths)
-        hidden = packing.unpack(self.encoder(packing.pack(frames)))  # (B, L, H), nowhere negative
-        return self.intermediate_fc(torch.cat([hidden.amax(dim=1), packing.mean(hidden)], dim=1))
+        rows = self.encoder[:3](packing.pack(frames))  # (N, H), nowhere negative
+        gating = self.encoder[3:]
+        return self.intermediate_fc(gating[0].pool(rows, packing) if gating else packing.max_and_mean(rows))
 
 
 class NextvladEncoder(nn.Module):

@@ -45,7 +45,8 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         criterion: gets (outputs, batch) and returns the loss, the mean over the batch, as a
             tensor without dimensions.
         train_batches: the batches of one epoch. Iterated again when it is exhausted; it may also
-            be endless.
+            be endless. For `save`, it may tell its place with `state_dict` and `load_state_dict`;
+            else each iteration has to give the same batches, and a resumed run skips some.
         valid_batches: the batches to evaluate on, an iterable that can be iterated many times;
             None for training without evaluations.
         metrics: what to evaluate in addition to the loss.
@@ -240,7 +241,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             callback.on_train_start(self)
         self._clock.restart(self.step)
         with (
-            closing(self._endless_batches()) as batches,
+            closing(self._endless_batches(self.resumed)) as batches,
             self._progress_bar(self.step - self._first, steps) as progress_bar,
             SignalFlag(self.state_file is not None) as flag,
         ):
@@ -289,9 +290,10 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         if self.state_file is None:
             return
         state = self.state_dict()
-        self.saved_step = self.step
         if rank() == 0:
             save_file(state, self.state_file)
+        self.saved_step = self.step
+        if rank() == 0:
             for callback in self.callbacks:
                 callback.on_state_saved(self)
 
@@ -337,8 +339,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a state, which has to come from a Bot that was made alike."""
         names = [type(callback).__name__ for callback in self.callbacks]
-        if [name for name, _ in state["callbacks"]] != names:
-            raise ValueError(f"the callbacks were {state['callbacks']}, are {names}")
+        saved = [name for name, _ in state["callbacks"]]
+        if saved != names:
+            raise ValueError(f"the callbacks were {saved}, are {names}")
         self._stepper.load_state_dict(state)
         for callback, (_, own) in zip(self.callbacks, state["callbacks"]):
             callback.load_state_dict(own)
@@ -351,6 +354,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self._loss_count = state["loss_count"]
         if hasattr(self.train_batches, "load_state_dict"):
             self.train_batches.load_state_dict(state["batches"])
+            self._batches_taken = 0  # none to skip
         else:
             self._batches_taken = state["batches"]
         set_random_state(state["random"], self.device)
@@ -465,20 +469,23 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self._loss_count += 1
         self.step = number
 
-    def _endless_batches(self) -> Iterator[Any]:
-        skip, self._batches_taken = self._batches_taken, 0
+    def _endless_batches(self, resumed: bool) -> Iterator[Any]:
+        skip = self._batches_taken
+        # A state may be of the very end of an iteration, then there is nothing left of it.
+        may_be_empty = resumed
         while True:
             empty = True
             for batch in islice(self.train_batches, skip, None):
                 empty = False
                 self._batches_taken += 1
                 yield batch
-            if empty and not skip:
+            if empty and not may_be_empty:
                 raise ValueError(
                     "train_batches gives no batch: it is empty, or is an iterator that is "
                     "exhausted (give an iterable that can be iterated again)"
                 )
             skip = self._batches_taken = 0
+            may_be_empty = False
 
     def _checkpoint(self, flag: SignalFlag) -> None:
         """Evaluate after a step; keep, log and tell the results; save the state."""
@@ -506,6 +513,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             for callback in self.callbacks:
                 callback.on_eval_end(self, dict(results))
             self.save()
+        self._read_signal(flag)  # one that came meanwhile: after the last step nobody else would
         self._clock.leave_out(time.perf_counter() - start)
 
     def _reset_train_loss(self) -> None:

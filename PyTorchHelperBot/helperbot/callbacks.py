@@ -269,6 +269,7 @@ class BestCheckpoints(Callback):
         self._kept = [
             Checkpoint(score, step, self.folder / name) for score, step, name in state["kept"]
         ]
+        self._dropped = []  # what fell out after that state may be among those kept again
 
     def _delete_dropped(self) -> None:
         dropped, self._dropped = self._dropped, []

@@ -124,6 +124,9 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         if not (self.training and is_distributed()):
             return super().forward(input)
         self._check_input_dim(input)
+        dtype = input.dtype
+        if dtype in (torch.float16, torch.bfloat16):
+            input = input.float()  # sums and statistics need the precision
         dims = [0] if input.ndim == 2 else [0, 2]
         shape = [1, -1] + [1] * (input.ndim - 2)
         count = input.new_tensor([input.numel() / self.num_features])
@@ -135,9 +138,9 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         if self.track_running_stats:
             self._update(mean.detach(), variance.detach() * (total / (total - 1)))
         normalized = centered * (variance + self.eps).rsqrt().view(shape)
-        if not self.affine:
-            return normalized
-        return normalized * self.weight.view(shape) + self.bias.view(shape)
+        if self.affine:
+            normalized = normalized * self.weight.view(shape) + self.bias.view(shape)
+        return normalized.to(dtype)
 
     def _update(self, mean: torch.Tensor, unbiased_variance: torch.Tensor) -> None:
         self.num_batches_tracked.add_(1)

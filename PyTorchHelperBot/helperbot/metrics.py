@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from helperbot.distributed import sum_over_ranks
+
 
 class Metric(ABC):
     """Something measured over all batches of one evaluation.
@@ -36,7 +38,7 @@ class Metric(ABC):
 
 
 class MeanMetric(Metric):
-    """The mean of a per-example value over all examples.
+    """The mean of a per-example value over all examples, of all processes.
 
     Args:
         name: name of the mean in the results.
@@ -77,6 +79,10 @@ class MeanMetric(Metric):
         Raises:
             ValueError: there were no examples.
         """
-        if self._sum is None or self._count == 0:
+        # A process without batches has to take part in the sums of the others.
+        own = torch.zeros((), dtype=torch.float64) if self._sum is None else self._sum
+        count = int(sum_over_ranks(torch.tensor(self._count)))
+        total = sum_over_ranks(own).item()
+        if count == 0:
             raise ValueError(f"metric {self.name!r} has seen no examples")
-        return self._sum.item() / self._count
+        return total / count

@@ -148,6 +148,8 @@ class Stepper:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` of a like Stepper returned."""
+        if (state["average"] is None) != (self._average is None):
+            raise ValueError("one of state and Bot has a moving average of the weights")
         self.model.load_state_dict(state["model"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
