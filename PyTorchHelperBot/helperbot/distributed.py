@@ -3,6 +3,7 @@
 Everything here works with one process, too, and then costs nothing.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ def process_group(device: torch.device) -> Iterator[None]:
         yield
         dist.barrier()  # a process that is still talking needs the others
     finally:
+        # A DistributedDataParallel that outlives the group may abort the process at its exit.
+        gc.collect()
         dist.destroy_process_group()
 
 

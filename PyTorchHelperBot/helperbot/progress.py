@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from helperbot.callbacks import Callback
@@ -12,6 +14,8 @@ from helperbot.distributed import rank
 
 if TYPE_CHECKING:
     from helperbot.bot import Bot
+
+NO_TENSORFLOW = "tensorboard.compat.notf"
 
 
 class HistoryFile(Callback):
@@ -80,11 +84,11 @@ class TensorBoardLog(Callback):
     def on_train_start(self, bot: Bot) -> None:
         """Open the event file."""
         if rank() == 0:
-            import tensorboard.compat  # only those who use it need it
-            from torch.utils.tensorboard import SummaryWriter
+            # A module of this name tells tensorboard to do without TensorFlow, whose import takes
+            # seconds.
+            sys.modules.setdefault(NO_TENSORFLOW, ModuleType(NO_TENSORFLOW))
+            from torch.utils.tensorboard import SummaryWriter  # only those who use it need it
 
-            # How tensorboard is told to do without TensorFlow, whose import takes seconds.
-            tensorboard.compat.notf = True
             purge = bot.step + 1 if bot.resumed else None
             self._writer = SummaryWriter(str(self.folder), purge_step=purge)
 
