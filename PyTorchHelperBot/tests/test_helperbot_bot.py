@@ -588,7 +588,7 @@ def test_training_on_cuda_learns_and_checks_the_loss(tmp_path):
 def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
     names = {}
     exec(compile(code, str(README), "exec"), names)  # pylint: disable=exec-used
     printed = capsys.readouterr()

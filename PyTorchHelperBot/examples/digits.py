@@ -1,0 +1,81 @@
+"""Classify scikit-learn's images of digits: a run that may be killed at any time and goes on.
+
+    python digits.py FOLDER
+
+The same command after Ctrl-C or a SIGTERM goes on where the run was. FOLDER gets the state, the
+weights of the best evaluation and history.csv.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import helperbot
+
+BATCH = 32
+INTERVAL = 100
+
+
+def batches() -> tuple[list, list]:
+    """The batches to train on, and those to evaluate on: pairs of images and digits."""
+    digits = load_digits()
+    x = torch.tensor(digits.data, dtype=torch.float32) / 16
+    y = torch.tensor(digits.target)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    train, valid = order[:1400], order[1400:]
+    # A list: a resumed run skips what it has seen, so each epoch has to have the same order.
+    return [list(zip(x[part].split(BATCH), y[part].split(BATCH))) for part in (train, valid)]
+
+
+def main() -> None:
+    """Train, or go on training."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the run is kept")
+    parser.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)  # so small a model gains nothing by more
+    torch.manual_seed(0)
+    train_batches, valid_batches = batches()
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10))
+    optimizer = torch.optim.AdamW(helperbot.parameter_groups(model, lr=3e-3, weight_decay=0.1))
+    schedule = functools.partial(helperbot.warmup_linear_decay, steps=args.steps, warmup=0.1)
+    right = helperbot.MeanMetric(
+        "accuracy", lambda outputs, batch: (outputs.argmax(1) == batch[1]).float()
+    )
+    best = helperbot.BestCheckpoints(args.folder / "best", monitor="accuracy", mode="max")
+    bot = helperbot.Bot(
+        model,
+        optimizer,
+        forward=lambda model, batch: model(batch[0]),
+        criterion=lambda outputs, batch: nn.functional.cross_entropy(outputs, batch[1]),
+        train_batches=train_batches,
+        valid_batches=valid_batches,
+        metrics=[right],
+        callbacks=[
+            helperbot.LearningRateSchedule(schedule),
+            best,
+            helperbot.HistoryFile(args.folder / "history.csv"),
+        ],
+        state_file=args.folder / "state.pt",
+        save_every=100,
+    )
+    try:
+        if bot.resume():
+            print(f"going on after step {bot.step}")
+    except helperbot.StateError as error:
+        sys.exit(str(error))
+    bot.train(args.steps, INTERVAL)
+    if bot.signal:
+        print(f"the same command goes on after step {bot.step}")
+        sys.exit(128 + bot.signal)
+    print(f"accuracy {best.best.score:.4f} at step {best.best.step}: {best.best.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+"""What test_helperbot_distributed.py lets two processes do; they write down what came out.
+
+Call: python -m torch.distributed.run --standalone --nproc_per_node=2 FILE FOLDER PART
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from helperbot import (
+    BestCheckpoints,
+    Bot,
+    Callback,
+    EarlyStopping,
+    HistoryFile,
+    MeanMetric,
+    NonFiniteLossError,
+    process_group,
+)
+from helperbot.distributed import (
+    SyncBatchNorm1d,
+    gather_rows,
+    rank,
+    rank_zero_first,
+    sum_over_ranks,
+    world_size,
+)
+
+CPU = torch.device("cpu")
+ROWS = (5, 3)  # of the two processes
+STEPS = 7
+QUIET = logging.getLogger("helperbot-test-quiet")
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
+
+
+class Note(Callback):
+    """Notes the loss of every step; at one step, one of the processes gets a signal."""
+
+    def __init__(self, kill_at=None, hook="on_step_end"):
+        self.kill_at = kill_at
+        self.hook = hook
+        self.losses = []
+
+    def on_step_end(self, bot):
+        self.losses.append(bot.last_loss.item())
+        self._kill("on_step_end", bot)
+
+    def on_eval_end(self, bot, results):
+        self._kill("on_eval_end", bot)
+
+    def _kill(self, hook, bot):
+        if rank() == 1 and (hook, bot.step) == (self.hook, self.kill_at):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def batches_of(sizes, seed):
+    """Batches of a linear problem in two variables."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for size in sizes:
+        x = torch.randn(size, 2, generator=generator)
+        made.append((x, x @ torch.tensor([[2.0], [-1.0]]) + 0.5))
+    return made
+
+
+def part_of(batch, number, count):
+    """The rows of one of the processes: every second one, say."""
+    return tuple(tensor[number::count] for tensor in batch)
+
+
+def network(norm, dropout=0.0):
+    """The same initial weights each time, but others in each process."""
+    torch.manual_seed(5 + rank())  # those of process 0 have to prevail
+    # Before a batch norm the gradient of a bias is nothing but rounding, which Adam enlarges.
+    first = nn.Linear(2, 6, bias=False)
+    return nn.Sequential(first, norm(6), nn.Dropout(dropout), nn.Linear(6, 1))
+
+
+def make_bot(model, note, number, count, folder=None, **arguments):
+    """The Bot of process `number` of `count`: it sees its part of each batch."""
+    training = [part_of(batch, number, count) for batch in batches_of([8] * 4, seed=1)]
+    validation = batches_of([4, 6, 3], seed=2)[number::count]  # unequal numbers, unequal sizes
+    callbacks = [note, EarlyStopping("loss", "min", 50)]
+    if folder is not None:
+        arguments.setdefault("state_file", folder / "state.pt")
+        callbacks += [
+            BestCheckpoints(folder / "best", "error", "min", keep=2),
+            HistoryFile(folder / "history.csv"),
+        ]
+    return Bot(
+        model,
+        torch.optim.AdamW(model.parameters(), lr=0.05),
+        forward=lambda model, batch: model(batch[0]),
+        criterion=lambda outputs, batch: nn.functional.mse_loss(outputs, batch[1]),
+        train_batches=training,
+        valid_batches=validation,
+        metrics=[MeanMetric("error", lambda outputs, batch: (outputs - batch[1]).abs()[:, 0])],
+        callbacks=callbacks,
+        clip_grad_norm=1.0,
+        log_interval=2,
+        logger=QUIET,
+        save_every=2,
+        **arguments,
+    )
+
+
+def halves(batch, parts):
+    """For `split_batch`."""
+    return list(zip(*(tensor.chunk(parts) for tensor in batch)))
+
+
+VARIANTS = {
+    "batch norm": (nn.BatchNorm1d, {}),
+    "accumulate": (nn.LayerNorm, {"accumulate": 2, "split_batch": halves, "ema_decay": 0.8}),
+}
+
+
+def train_variant(name, number, count, folder):
+    """Train, and return what has to be the same in one process as in two."""
+    norm, arguments = VARIANTS[name]
+    note = Note()
+    bot = make_bot(network(norm), note, number, count, folder, **arguments)
+    bot.train(STEPS, 3)
+    return {
+        "losses": note.losses,
+        "norm": bot.last_grad_norm.item(),
+        "history": bot.history,
+        "model": dict(bot.model.state_dict()),
+        "evaluated": dict(bot.evaluated_model.state_dict()),
+        "stepped": [bot.step, len(bot.log)],
+    }
+
+
+def normalized(case):
+    """Batch norm of the rows of this process, and all gradients."""
+    shape, options, dtype = case
+    generator = torch.Generator().manual_seed(3)
+    norm = SyncBatchNorm1d(shape[0], **options)
+    if norm.affine:
+        with torch.no_grad():
+            norm.weight.copy_(torch.randn(shape[0], generator=generator))
+            norm.bias.copy_(torch.randn(shape[0], generator=generator))
+    rows = 3 + 2 * torch.randn(sum(ROWS), *shape, generator=generator)
+    weights = torch.randn(rows.shape, generator=generator)
+    place = slice(0, ROWS[0]) if rank() == 0 else slice(ROWS[0], None)
+    for _ in range(2):  # the second time with running statistics other than the initial ones
+        norm.zero_grad()
+        own = rows[place].to(dtype, copy=True).requires_grad_()
+        output = norm(own)
+        (output * weights[place]).sum().backward()
+    norm.eval()
+    return {
+        "output": output.detach(),
+        "input": own.grad,
+        "parameters": [value.grad for value in norm.parameters()],
+        "buffers": dict(norm.named_buffers()),
+        "evaluated": norm(rows[place].to(dtype)).detach(),
+    }
+
+
+CASES = {
+    "(N, C)": ((4,), {}, torch.float32),
+    "(N, C, L)": ((4, 3), {}, torch.float32),
+    "cumulative average": ((4,), {"momentum": None}, torch.float32),
+    "not affine": ((4, 2), {"affine": False}, torch.float32),
+    "no running statistics": ((4,), {"track_running_stats": False}, torch.float32),
+    "float64": ((4,), {"dtype": torch.float64}, torch.float64),
+    "bfloat16": ((4,), {}, torch.bfloat16),
+}
+
+
+def rows_gathered():
+    """Of unequal numbers of rows, and of none at all."""
+    own = torch.arange(6).reshape(3, 2)[: 2 + rank()] + 100 * rank()
+    value = torch.tensor([1.0, 2.0], requires_grad=True)
+    return {
+        "unequal": gather_rows(own),
+        "bytes": gather_rows(own[:, 0].to(torch.uint8)),
+        "float": gather_rows(own.double()),
+        "one has none": gather_rows(own[: 2 * rank()]),
+        "none": gather_rows(own[:0]),
+        "sum": sum_over_ranks(value * (1 + rank())),
+        "number": sum_over_ranks(torch.tensor(3 + rank())),
+        "untouched": value.detach(),
+    }
+
+
+def ordered(folder):
+    """Whether process 1 finds in the block what process 0 has made in it."""
+    file = folder / "made"
+    with rank_zero_first():
+        if rank() == 0:
+            time.sleep(0.3)
+            found = file.exists()
+            file.touch()
+        else:
+            found = file.exists()
+    return found
+
+
+def noisy_bot(folder, note):
+    """A Bot with dropout of its own in each process."""
+    model = network(nn.BatchNorm1d, dropout=0.4)
+    bot = make_bot(model, note, rank(), world_size(), folder)
+    torch.manual_seed(50 + rank())
+    return bot
+
+
+def ended(bot):
+    """How a run ended."""
+    return {
+        "signal": bot.signal,
+        "step": bot.step,
+        "evaluations": [entry["step"] for entry in bot.history],
+        "model": dict(bot.model.state_dict()),
+        "state": bot.state_dict()["random"]["torch"],
+    }
+
+
+def diverged():
+    """One process sees a number that is none: both have to end."""
+    bot = make_bot(network(nn.BatchNorm1d), Note(), rank(), 2, identify=lambda batch: rank())
+    if rank() == 1:
+        bot.train_batches[2][1][0] = torch.nan
+    try:
+        bot.train(STEPS, 3)
+    except NonFiniteLossError as error:
+        return error.step, error.batch
+    return None
+
+
+def begin(folder):
+    """The first launch: everything but going on."""
+    own = folder / f"rank{rank()}"
+    results = {
+        "norms": {name: normalized(case) for name, case in CASES.items()},
+        "rows": rows_gathered(),
+        "ordered": ordered(folder),
+        "variants": {
+            name: train_variant(name, rank(), 2, own / name.replace(" ", "_"))
+            for name in VARIANTS
+        },
+        "half": half_precision(),
+        "diverged": diverged(),
+    }
+    for name, note in (
+        ("all", Note()),
+        ("step", Note(4)),
+        ("evaluation", Note(3, "on_eval_end")),
+        ("last", Note(STEPS, "on_eval_end")),
+    ):
+        bot = noisy_bot(folder / name, note)
+        bot.train(STEPS, 3)
+        results[name] = ended(bot)
+    return results
+
+
+def half_precision():
+    """The losses with a batch norm between layers in bfloat16."""
+    note = Note()
+    make_bot(network(nn.BatchNorm1d), note, rank(), 2, amp=torch.bfloat16).train(STEPS, 3)
+    return note.losses
+
+
+def go_on(folder):
+    """The second launch: new processes end what was begun."""
+    results = {}
+    for name in ("step", "evaluation", "last"):
+        bot = noisy_bot(folder / name, Note())
+        torch.manual_seed(1)
+        assert bot.resume()
+        bot.train(STEPS, 3)
+        results[name] = ended(bot)
+    return results
+
+
+def main():
+    """Do the part and write down what came out."""
+    folder, part = Path(sys.argv[1]), sys.argv[2]
+    with process_group(CPU):
+        results = {"begin": begin, "go_on": go_on}[part](folder)
+        torch.save(results, folder / f"{part}{rank()}.pt")
+
+
+if __name__ == "__main__":
+    main()

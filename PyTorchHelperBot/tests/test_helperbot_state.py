@@ -1,0 +1,692 @@
+"""Runs that are killed and go on: files, signals, and what has to come out the same."""
+
+import functools
+import logging
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from helperbot import (
+    BestCheckpoints,
+    Bot,
+    Callback,
+    EarlyStopping,
+    LearningRateSchedule,
+    MeanMetric,
+    MovingAverage,
+    StateError,
+    warmup_linear_decay,
+)
+from helperbot.signals import SIGNALS
+from helperbot.state import load_file, random_state, save_file, set_random_state
+
+QUIET = logging.getLogger("helperbot-test-quiet")
+QUIET.addHandler(logging.NullHandler())
+QUIET.propagate = False
+NEVER = 10**9
+
+
+class Killed(Exception):
+    """Ends a run in these tests."""
+
+
+class Die(Callback):
+    """Ends the run once, in one of the hooks: by an exception or a signal to this process."""
+
+    def __init__(self, step=NEVER, hook="on_step_end", way="exception"):
+        self.step = step
+        self.hook = hook
+        self.way = way
+        self.ended = 0
+
+    def _at(self, hook, bot):
+        if (bot.step, hook) != (self.step, self.hook):
+            return
+        self.step = NEVER
+        if self.way == "exception":
+            raise Killed
+        os.kill(os.getpid(), self.way)
+
+    def on_step_start(self, bot):
+        self._at("on_step_start", bot)
+
+    def on_step_end(self, bot):
+        self._at("on_step_end", bot)
+
+    def on_eval_end(self, bot, results):
+        self._at("on_eval_end", bot)
+
+    def on_state_saved(self, bot):
+        self._at("on_state_saved", bot)
+
+    def on_train_end(self, bot):
+        self.ended += 1
+
+
+class Stream:
+    """Batches in another order in each epoch, which know their place."""
+
+    def __init__(self, batches):
+        self.batches = batches
+        self.epoch = 0
+        self.taken = 0
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.epoch)
+        order = torch.randperm(len(self.batches), generator=generator).tolist()
+        for number in order[self.taken :]:
+            self.taken += 1
+            yield self.batches[number]
+        self.epoch += 1
+        self.taken = 0
+
+    def state_dict(self):
+        """Plain values."""
+        return {"epoch": self.epoch, "taken": self.taken}
+
+    def load_state_dict(self, state):
+        """Go on from there at the next iteration."""
+        self.epoch, self.taken = state["epoch"], state["taken"]
+
+
+def regression(batches, size=4):
+    """Batches of a linear problem in two variables."""
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for _ in range(batches):
+        x = torch.randn(size, 2, generator=generator)
+        made.append({"x": x, "y": x @ torch.tensor([[2.0], [-1.0]]) + 0.5})
+    return made
+
+
+def noisy_forward(model, batch):
+    """Draws from every random generator there is, beside the dropout."""
+    if not model.training:
+        return model(batch["x"])
+    return model(batch["x"] + 0.01 * random.gauss(0, 1) + 0.01 * np.random.standard_normal())
+
+
+def make_bot(folder, die=None, seed=0, hidden=6, **arguments):
+    """A Bot with everything that has a state; other seeds give other initial weights."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    steps = arguments.pop("steps", 11)
+    patience = arguments.pop("patience", 50)
+    model = nn.Sequential(
+        nn.Linear(2, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.3), nn.Linear(hidden, 1)
+    )
+    schedule = functools.partial(warmup_linear_decay, steps=steps, warmup=0.2)
+    defaults = {
+        "optimizer": torch.optim.AdamW(model.parameters(), lr=0.05),
+        "train_batches": regression(4),
+        "valid_batches": regression(2),
+        "callbacks": [
+            LearningRateSchedule(schedule),
+            MovingAverage(5),
+            BestCheckpoints(folder / "best", "loss", "min", keep=2),
+            EarlyStopping("loss", "min", patience, min_delta=0.05),
+            die or Die(),
+        ],
+        "clip_grad_norm": 1.0,
+        "log_interval": 2,
+        "logger": QUIET,
+        "state_file": folder / "state.pt",
+        "save_every": 3,
+        "ema_decay": 0.8,
+    }
+    return Bot(
+        model,
+        forward=noisy_forward,
+        criterion=lambda outputs, batch: nn.functional.mse_loss(outputs, batch["y"]),
+        **defaults | arguments,
+    )
+
+
+def batches_of(kind):
+    """The training batches, which all runs of one test see alike."""
+    return regression(4) if kind == "list" else Stream(regression(4))
+
+
+def outcome(bot, folder):
+    """All that has to be the same after an interruption."""
+    state = bot.state_dict()
+    for entry in state["log"]:
+        entry.pop("examples_per_second")  # a matter of time
+    best = folder / "best"
+    files = {path.name: torch.load(path, weights_only=True) for path in sorted(best.glob("*"))}
+    return {"state": state, "files": files, "evaluated": bot.evaluated_model.state_dict()}
+
+
+def same(one, other):
+    """Whether two nested values are equal, tensors bit by bit."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def uninterrupted(folder, kind="list", interval=4, **arguments):
+    """The outcome of a run that nothing happens to."""
+    bot = make_bot(folder, train_batches=batches_of(kind), **arguments)
+    bot.train(arguments.get("steps", 11), interval)
+    return outcome(bot, folder)
+
+
+def interrupted(folder, die, kind="list", interval=4, **arguments):
+    """The outcome of a run that dies and is resumed by a new Bot, once it has."""
+    steps = arguments.get("steps", 11)
+    bot = make_bot(folder, die, train_batches=batches_of(kind), **arguments)
+    try:
+        bot.train(steps, interval)
+    except Killed:
+        pass
+    else:
+        if bot.signal is None:  # the moment did not come
+            return outcome(bot, folder)
+    again = make_bot(folder, seed=7, train_batches=batches_of(kind), **arguments)
+    if not again.resume():
+        again = make_bot(folder, train_batches=batches_of(kind), **arguments)
+    again.train(steps, interval)
+    assert again.callbacks[-1].ended == 1
+    return outcome(again, folder)
+
+
+@pytest.fixture(name="signals", autouse=True)
+def fixture_signals():
+    """A signal that nobody notes fails the test instead of killing all of them."""
+
+    def unexpected(number, _):
+        raise AssertionError(f"signal {number} came through")
+
+    before = {number: signal.signal(number, unexpected) for number in SIGNALS}
+    yield unexpected
+    left = [signal.getsignal(number) for number in SIGNALS]
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert left == [unexpected] * 2
+
+
+@pytest.mark.parametrize("way", ["exception", signal.SIGTERM])
+@pytest.mark.parametrize("kind", ["list", "stream"])
+def test_a_run_that_died_at_any_step_ends_as_if_it_had_not(tmp_path, kind, way):
+    expected = uninterrupted(tmp_path / "all", kind)
+    assert len(expected["state"]["history"]) == 3 and len(expected["files"]) == 2
+    for step in range(1, 12):
+        folder = tmp_path / str(step)
+        assert same(interrupted(folder, Die(step, way=way), kind), expected), step
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    steps=st.integers(1, 10),
+    interval=st.integers(1, 11),
+    save_every=st.integers(1, 11),
+    patience=st.sampled_from([1, 50]),
+    kind=st.sampled_from(["list", "stream"]),
+    die=st.builds(
+        Die,
+        st.integers(0, 10),
+        st.sampled_from(["on_step_start", "on_step_end", "on_eval_end", "on_state_saved"]),
+        st.sampled_from(["exception", signal.SIGTERM, signal.SIGINT]),
+    ),
+)
+@example(10, 2, 3, 1, "list", Die(4, "on_state_saved"))
+@example(8, 4, 3, 50, "stream", Die(8, "on_eval_end", signal.SIGTERM))
+def test_whenever_a_run_dies_it_ends_the_same(steps, interval, save_every, patience, kind, die):
+    # Hypothesis may show an object again when it looks for a simpler example.
+    die = Die(die.step, die.hook, die.way)
+    rest = {"interval": interval, "steps": steps, "save_every": save_every, "patience": patience}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        expected = uninterrupted(folder / "all", kind, **rest)
+        got = interrupted(folder / "killed", die, kind, **rest)
+        files = got["files"].keys() - expected["files"].keys()
+        # What falls out is deleted once a state without it is saved; dying between the two, as
+        # in on_state_saved here, may leave the file.
+        assert files == set() or die.hook == "on_state_saved"
+        got["files"] = {name: got["files"][name] for name in expected["files"]}
+        assert same(got, expected)
+
+
+def test_a_run_may_die_many_times(tmp_path):
+    expected = uninterrupted(tmp_path / "all")
+    for step in (2, 4, 5, 8, 11):
+        bot = make_bot(tmp_path / "killed", Die(step, way=signal.SIGTERM), seed=0)
+        assert bot.resume() is (step > 2)
+        bot.train(11, 4)
+        assert (bot.signal, bot.step, bot.saved_step) == (signal.SIGTERM, step, step)
+        assert bot.callbacks[-1].ended == 0
+    bot = make_bot(tmp_path / "killed")
+    assert bot.resume() and bot.resumed
+    bot.train(11, 4)
+    assert not bot.resumed and bot.signal is None
+    assert same(outcome(bot, tmp_path / "killed"), expected)
+
+
+def test_a_list_is_skipped_up_to_its_place_over_several_epochs(tmp_path):
+    seen = []
+
+    class Note(Callback):
+        """Dies at step 10."""
+
+        def on_step_end(self, bot):
+            seen.append(bot.last_batch)
+            if bot.step == 10 and not bot.went_on:
+                raise Killed
+
+    def bot_of(went_on):
+        def forward(model, batch):
+            bot.last_batch = batch[0].item()
+            return model(batch)
+
+        model = nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0)
+        batches = [torch.full((1, 1), float(number)) for number in range(4)]
+        bot = Bot(
+            model,
+            optimizer,
+            forward,
+            lambda outputs, batch: outputs.mean(),
+            batches,
+            callbacks=[Note()],
+            logger=QUIET,
+            state_file=tmp_path / "state.pt",
+            save_every=3,
+        )
+        bot.went_on = went_on
+        return bot
+
+    with pytest.raises(Killed):
+        bot_of(False).train(13, 100)
+    assert seen == [number % 4 for number in range(10)]
+    seen.clear()
+    bot = bot_of(True)
+    assert bot.resume() and bot.step == 9
+    bot.train(13, 100)
+    assert seen == [number % 4 for number in range(9, 13)]
+
+
+@pytest.mark.parametrize("died, saved", [(5, 4), (8, 6)])
+@pytest.mark.parametrize("kind", ["list", "stream"])
+def test_the_same_bot_goes_back_to_its_state(tmp_path, kind, died, saved):
+    expected = uninterrupted(tmp_path / "all", kind)
+    folder = tmp_path / "killed"
+    bot = make_bot(folder, Die(died), train_batches=batches_of(kind))
+    with pytest.raises(Killed):
+        bot.train(11, 4)
+    assert bot.resume() and bot.step == saved
+    bot.train(11, 4)
+    assert same(outcome(bot, folder), expected)
+
+
+def test_a_second_call_of_train_is_resumed_in_its_own_steps(tmp_path):
+    outcomes = {}
+    for name, step in (("all", NEVER), ("killed", 9)):
+        bot = make_bot(tmp_path / name, Die(step))
+        bot.train(5, 4)
+        try:
+            bot.train(6, 4)
+        except Killed:
+            bot = make_bot(tmp_path / name, seed=7)
+            assert bot.resume()
+            bot.train(6, 4)
+        assert (bot.step, bot.total_steps) == (11, 11)
+        assert [entry["step"] for entry in bot.history] == [4, 5, 9, 11]
+        outcomes[name] = outcome(bot, tmp_path / name)
+    assert same(outcomes["killed"], outcomes["all"])
+
+
+def test_resume_without_a_state_is_no_resume(tmp_path):
+    assert make_bot(tmp_path).resume() is False
+    bot = make_bot(tmp_path, state_file=None)
+    assert bot.resume() is False
+    bot.save()
+    assert bot.saved_step is None and not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_is_not_trained_further(tmp_path):
+    make_bot(tmp_path).train(11, 4)
+    bot = make_bot(tmp_path, seed=7)
+    bot.resume()
+    before = {name: value.clone() for name, value in bot.model.state_dict().items()}
+    history = bot.train(11, 4)
+    assert same(before, bot.model.state_dict())
+    assert [entry["step"] for entry in history] == [4, 8, 11]
+
+
+class Evil:
+    """Runs a shell command when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_pickled_code_is_never_executed(tmp_path):
+    marker = tmp_path / "executed"
+    file = tmp_path / "state.pt"
+    assert pickle.loads(pickle.dumps(Evil(marker))) == 0  # pylint: disable=no-value-for-parameter
+    assert marker.exists()  # so it does what it is feared for
+    marker.unlink()
+    for write in (
+        lambda: file.write_bytes(pickle.dumps(Evil(marker))),
+        lambda: file.write_bytes(pickle.dumps(Evil(marker), protocol=2)),
+        lambda: torch.save(Evil(marker), file),
+        lambda: torch.save({"version": 1, "step": Evil(marker)}, file),
+    ):
+        write()
+        with pytest.raises(StateError, match="state.pt: cannot be read"):
+            make_bot(tmp_path).resume()
+        assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"garbage", b"\x80\x02garbage", b"PK\x03\x04", b"\x80\x02K", bytes(1000)]
+)
+def test_garbage_is_refused(tmp_path, content):
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(StateError, match="state.pt: cannot be read as the state of a run"):
+        make_bot(tmp_path).resume()
+
+
+def test_truncated_states_are_refused(tmp_path):
+    make_bot(tmp_path).train(4, 4)
+    file = tmp_path / "state.pt"
+    whole = file.read_bytes()
+    for length in range(0, len(whole), len(whole) // 20):
+        file.write_bytes(whole[:length])
+        with pytest.raises(StateError, match="state.pt: cannot be read as the state of a run"):
+            load_file(file)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=100, deadline=None)
+@given(content=st.binary(max_size=60), opcodes=st.text("ctR)q(}]KMUXVIFN.hjrsu0ab", max_size=30))
+def test_any_bytes_are_refused_as_a_state(tmp_path_factory, content, opcodes):
+    file = tmp_path_factory.getbasetemp() / "any.pt"
+    for some in (content, b"\x80\x02" + opcodes.encode()):
+        file.write_bytes(some)
+        with pytest.raises(StateError, match="any.pt: "):
+            load_file(file)
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1.0"])
+def test_other_versions_are_refused(tmp_path, version):
+    state = [] if version is None else {"version": version}
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(StateError, match=f"state.pt: a state of version {version}, expected 1"):
+        make_bot(tmp_path).resume()
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        ({"callbacks": [MovingAverage()]}, r"callbacks were \['Lea.*Die'\], are \['MovingAverage'"),
+        ({"hidden": 7}, "size mismatch|Error.* in loading state_dict"),
+        ({"ema_decay": None}, "moving average of the weights"),
+        ({"amp": torch.float16}, "[Ss]caler"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)])}, "group"),
+        ({"train_batches": Stream(regression(4))}, "TypeError"),
+    ],
+)
+def test_states_of_other_runs_are_refused(tmp_path, arguments, reason):
+    make_bot(tmp_path).train(4, 4)
+    with pytest.raises(StateError, match=rf"state.pt: does not fit this run \(.*({reason})"):
+        make_bot(tmp_path, **arguments).resume()
+
+
+def test_states_of_runs_without_an_average_are_refused_by_those_with_one(tmp_path):
+    make_bot(tmp_path, ema_decay=None).train(4, 4)
+    with pytest.raises(StateError, match="moving average of the weights"):
+        make_bot(tmp_path).resume()
+
+
+def test_states_without_an_entry_are_refused(tmp_path):
+    bot = make_bot(tmp_path)
+    bot.train(4, 4)
+    for name in bot.state_dict():
+        if name != "version":
+            state = bot.state_dict()
+            del state[name]
+            save_file(state, tmp_path / "state.pt")
+            with pytest.raises(StateError, match="state.pt: does not fit this run"):
+                make_bot(tmp_path).resume()
+
+
+def test_a_failed_save_leaves_the_old_state(tmp_path, monkeypatch):
+    bot = make_bot(tmp_path)
+    bot.train(4, 4)
+    before = (tmp_path / "state.pt").read_bytes()
+    names = sorted(path.name for path in tmp_path.iterdir())
+
+    def full_disk(_, file):
+        file.write(b"half of it")
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            bot.train(4, 4)
+    assert bot.step == 6 and bot.saved_step == 4
+    assert (tmp_path / "state.pt").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    again = make_bot(tmp_path, seed=7)
+    assert again.resume() and again.step == again.saved_step == 4
+
+
+def test_best_checkpoints_deletes_only_what_no_state_needs(tmp_path):
+    folder = tmp_path / "best"
+    seen = []
+
+    class Look(Callback):
+        """Lists the files; its hooks come after those of BestCheckpoints."""
+
+        def _look(self, what, bot):
+            steps = sorted(int(path.stem.removeprefix("step_")) for path in folder.glob("*.pt"))
+            seen.append((what, bot.step, steps))
+
+        def on_eval_end(self, bot, results):
+            self._look("evaluated", bot)
+
+        def on_state_saved(self, bot):
+            self._look("saved", bot)
+
+    scores = iter([3.0, 2.0, 1.0, 4.0])
+    best = BestCheckpoints(folder, "score", "min", keep=2)
+
+    class Score(MeanMetric):
+        """A metric with the scores above."""
+
+        def compute(self):
+            return next(scores)
+
+    score = Score("score", lambda outputs, batch: outputs[:, 0])
+    bot = make_bot(tmp_path, callbacks=[best, Look()], metrics=[score], save_every=100)
+    bot.train(4, 1)
+    assert seen == [
+        ("saved", 1, []),
+        ("evaluated", 1, [1]),
+        ("saved", 1, [1]),
+        ("saved", 2, [1]),
+        ("evaluated", 2, [1, 2]),
+        ("saved", 2, [1, 2]),
+        ("saved", 3, [1, 2]),
+        ("evaluated", 3, [1, 2, 3]),
+        ("saved", 3, [2, 3]),
+        ("saved", 4, [2, 3]),
+        ("evaluated", 4, [2, 3]),
+        ("saved", 4, [2, 3]),
+    ]
+
+
+def test_best_checkpoints_that_went_back_do_not_delete_what_is_kept_again(tmp_path):
+    best = BestCheckpoints(tmp_path / "best", "loss", "min", keep=1)
+    bot = make_bot(tmp_path, callbacks=[best], valid_batches=regression(1))
+    bot.train(1, 1)
+    first = best.best
+    bot.step = 2
+    best.on_eval_end(bot, {"loss": first.score - 1})  # and the run dies before its state is saved
+    assert bot.resume() and best.checkpoints == [first]
+    bot.save()
+    assert first.path.exists()
+
+
+class Signalling:
+    """Validation batches, of which one comes with a signal."""
+
+    def __init__(self, at):
+        self.at = at
+        self.taken = 0
+
+    def __iter__(self):
+        for batch in regression(5):
+            self.taken += 1
+            if self.taken == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+
+@pytest.mark.parametrize("at, step", [(2, 4), (7, 8), (12, 11)])
+def test_a_signal_ends_an_evaluation_at_once_and_it_is_made_again(tmp_path, at, step):
+    expected = uninterrupted(tmp_path / "all", valid_batches=regression(5))
+    folder = tmp_path / "killed"
+    batches = Signalling(at)
+    bot = make_bot(folder, valid_batches=batches)
+    bot.train(11, 4)
+    assert (bot.signal, bot.step, batches.taken) == (signal.SIGTERM, step, at)
+    assert [entry["step"] for entry in bot.history] == [4, 8, 11][: at // 5]
+    again = make_bot(folder, seed=7, valid_batches=regression(5))
+    assert again.resume()
+    again.train(11, 4)
+    assert same(outcome(again, folder), expected)
+
+
+def test_a_signal_may_interrupt_the_evaluation_of_a_resumed_run(tmp_path):
+    expected = uninterrupted(tmp_path / "all", valid_batches=regression(5))
+    folder = tmp_path / "killed"
+    for attempt in range(3):
+        bot = make_bot(folder, seed=attempt, valid_batches=Signalling(3))
+        assert bot.resume() is (attempt > 0)
+        bot.train(11, 4)
+        assert (bot.signal, bot.step, bot.history) == (signal.SIGTERM, 4, [])
+    again = make_bot(folder, seed=7, valid_batches=regression(5))
+    again.resume()
+    again.train(11, 4)
+    assert same(outcome(again, folder), expected)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_after_the_last_evaluation_is_not_lost(tmp_path, number):
+    bot = make_bot(tmp_path, Die(11, "on_eval_end", number))
+    bot.train(11, 4)
+    assert (bot.signal, bot.step) == (number, 11)
+    assert bot.callbacks[-1].ended == 0
+    again = make_bot(tmp_path, seed=7)
+    again.resume()
+    again.train(11, 4)
+    assert again.callbacks[-1].ended == 1 and again.signal is None
+
+
+def test_without_a_state_file_signals_do_what_they_always_do(tmp_path):
+    bot = make_bot(tmp_path, Die(3, way=signal.SIGTERM), state_file=None)
+    with pytest.raises(AssertionError, match="came through"):
+        bot.train(11, 4)
+
+
+class Twice(Callback):
+    """Sends the same signal twice at step 2."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def on_step_end(self, bot):
+        if bot.step == 2:
+            os.kill(os.getpid(), self.number)
+            os.kill(os.getpid(), self.number)
+
+
+def test_a_second_interrupt_is_a_keyboard_interrupt(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            make_bot(tmp_path, callbacks=[Twice(signal.SIGINT)]).train(11, 4)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_sigterm_kills(tmp_path):
+    code = f"""
+import signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_helperbot_state import Twice, make_bot
+make_bot(Path({str(tmp_path)!r}), callbacks=[Twice(signal.SIGTERM)]).train(11, 4)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == -signal.SIGTERM, ended.stderr
+
+
+def test_handlers_are_put_back_even_after_an_error(tmp_path, signals):
+    with pytest.raises(Killed):
+        make_bot(tmp_path, Die(3)).train(11, 4)
+    assert [signal.getsignal(number) for number in SIGNALS] == [signals] * 2
+
+
+def test_no_handlers_are_installed_in_threads(tmp_path, signals):
+    seen = []
+
+    class Look(Callback):
+        """Notes the handlers."""
+
+        def on_step_end(self, bot):
+            seen.append([signal.getsignal(number) for number in SIGNALS])
+
+    bot = make_bot(tmp_path, callbacks=[Look()])
+    thread = threading.Thread(target=bot.train, args=(3, 3))
+    thread.start()
+    thread.join()
+    assert bot.step == 3 and seen == [[signals] * 2] * 3
+
+
+def test_the_random_generators_come_back(tmp_path):
+    device = torch.device("cpu")
+    np.random.seed(3)
+    np.random.standard_normal()  # leaves a second one in store, which is a part of the state
+    random.gauss(0, 1)
+    save_file({"version": 1, "random": random_state(device)}, tmp_path / "random.pt")
+
+    def draw():
+        return (
+            torch.rand(5).tolist(),
+            [random.random(), random.gauss(0, 1)],
+            np.random.standard_normal(3).tolist(),
+            np.random.rand(700).tolist(),
+        )
+
+    first = draw()
+    assert draw() != first
+    set_random_state(load_file(tmp_path / "random.pt")["random"], device)
+    assert draw() == first
