@@ -30,6 +30,8 @@ from helperbot.state import (
 )
 from helperbot.stepping import Stepper
 
+SIGNAL_INTERVAL = 10  # steps
+
 
 class Bot:  # pylint: disable=too-many-instance-attributes
     """Trains a model, evaluating it every so many steps.
@@ -272,7 +274,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             callback.on_step_end(self)
         if log_due:
             self._log_step(progress_bar)
-        self._read_signal(flag)
+        # Asking the other processes waits for the device.
+        if self.device.type == "cpu" or due or save_due or self.step % SIGNAL_INTERVAL == 0:
+            self._read_signal(flag)
         due = due or self.stop_reason is not None
         if due or save_due or self.signal:
             self._check_finite()
@@ -378,15 +382,19 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     def _read_signal(self, flag: SignalFlag) -> None:
         """Learn of a signal to any of the processes, so that all end after the same step."""
-        if self.state_file is not None:
-            number = torch.tensor(flag.number or 0, device=self.device)
-            self.signal = int(sum_over_ranks(number)) and (flag.number or flag.default) or None
+        if self.state_file is None:
+            return
+        if not is_distributed():
+            self.signal = flag.number
+        elif int(sum_over_ranks(torch.tensor(flag.number or 0, device=self.device))):
+            self.signal = flag.number or flag.default
 
     def _check_finite(self) -> None:
         """Raise for what was not finite since the last check, with the batch where it was."""
         try:
             self._guard.check()
             check_parameters(self.model.named_parameters(), self.step)
+            self._stepper.check_loss_scale(self.step)
         except NonFiniteLossError as error:
             error.batch = self._recent.batch(error.step)
             raise

@@ -87,7 +87,7 @@ class Stepper:
             How many examples the batch has.
 
         Raises:
-            NonFiniteLossError: from `guard`, or no loss scale keeps the gradients from overflow.
+            NonFiniteLossError: from `guard`.
         """
         size = self.batch_size_of(batch)
         self.last_loss = self._backward(batch, size, number, guard)
@@ -100,12 +100,19 @@ class Stepper:
             self.last_grad_norm = norm.detach()
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        if self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_LOSS_SCALE:
-            message = f"the gradients overflow at every loss scale at step {number}"
-            raise NonFiniteLossError(message, number)
         if self._average is not None:
             self._average.update_parameters(self.model)
         return size
+
+    def check_loss_scale(self, step: int) -> None:
+        """Check that float16 can hold the gradients at some scale; waits for the device.
+
+        Raises:
+            NonFiniteLossError: they overflow however small the scale; the message names `step`.
+        """
+        if self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_LOSS_SCALE:
+            message = f"the gradients overflow at every loss scale, seen at step {step}"
+            raise NonFiniteLossError(message, step)
 
     def _backward(self, batch: Any, size: int, number: int, guard: FiniteGuard) -> torch.Tensor:
         """Compute the gradients of a batch; returns its loss, the mean over all processes."""

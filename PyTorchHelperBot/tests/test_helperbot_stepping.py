@@ -216,7 +216,7 @@ def test_a_model_that_always_overflows_is_an_error(clip):
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(NonFiniteLossError, match="overflow at every loss scale") as caught:
         bot.train(100, 100)
-    assert 10 < caught.value.step < 50
+    assert caught.value.step == 100  # reading the scale earlier would wait for the device
     assert caught.value.batch == (caught.value.step - 1) % 8
     assert_close(model.state_dict(), before, rtol=0, atol=0)
 
