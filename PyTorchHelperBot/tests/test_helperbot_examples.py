@@ -26,7 +26,6 @@ def history_of(folder):
 
 
 def test_the_digits_are_learnt_by_a_run_that_is_killed(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("sklearn")
     command = [sys.executable, DIGITS, tmp_path / "killed", "--steps", str(STEPS)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -61,7 +60,6 @@ def test_the_digits_are_learnt_by_a_run_that_is_killed(tmp_path, monkeypatch, ca
 
 
 def test_a_file_that_is_no_state_is_told_in_a_line(tmp_path, monkeypatch):
-    pytest.importorskip("sklearn")
     (tmp_path / "state.pt").write_bytes(b"garbage")
     monkeypatch.setattr(sys, "argv", ["digits.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="state.pt: cannot be read as the state of a run"):
@@ -69,7 +67,6 @@ def test_a_file_that_is_no_state_is_told_in_a_line(tmp_path, monkeypatch):
 
 
 def test_the_snippets_of_the_readme_run_one_after_the_other(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     text = (ROOT / "README.md").read_text(encoding="utf-8")

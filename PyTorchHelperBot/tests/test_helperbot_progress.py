@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from helperbot import Bot, Callback, HistoryFile, MeanMetric, TensorBoardLog
@@ -137,9 +138,7 @@ def test_a_resumed_run_goes_on_with_its_file(tmp_path):
 
 def scalars_of(folder):
     """What TensorBoard shows: the steps and values of each name."""
-    accumulator = pytest.importorskip(
-        "tensorboard.backend.event_processing.event_accumulator"
-    ).EventAccumulator(str(folder))
+    accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     return {
         name: [(event.step, event.value) for event in accumulator.Scalars(name)]
@@ -202,7 +201,6 @@ helperbot.Bot(
 ).train(2, 1)
 print(loaded())
 """
-    pytest.importorskip("tensorboard")
     ended = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
     )
