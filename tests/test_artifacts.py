@@ -63,9 +63,9 @@ def test_a_folder_without_training_keys_has_the_published_offset(tmp_path: Path)
 
 
 def test_digest_tells_models_apart(tmp_path: Path) -> None:
-    digests = {open_folder(video_folder(tmp_path / str(seed), DBOF, N_CLASSES, seed)).digest() for seed in (0, 1)}
+    digests = {folder_digest(video_folder(tmp_path / str(seed), DBOF, N_CLASSES, seed)) for seed in (0, 1)}
     assert len(digests) == 2
-    assert open_folder(video_folder(tmp_path / "again", DBOF, N_CLASSES, 0)).digest() in digests
+    assert folder_digest(video_folder(tmp_path / "again", DBOF, N_CLASSES, 0)) in digests
 
 
 def refusal(folder: Path, n_classes: int = N_CLASSES) -> str:

@@ -10,7 +10,8 @@ from sklearn.model_selection import KFold
 
 from tests.shards import index_videos, make_video
 from yt8m.errors import UserError
-from yt8m.sampling import SequentialBatches, TrainingBatches, epoch_order, sample_frames, split_fold
+from yt8m.folds import split_fold
+from yt8m.sampling import SequentialBatches, TrainingBatches, epoch_order, sample_frames
 from yt8m.segments import candidate_segments, context_frames
 
 SHARD_LISTS = st.lists(st.integers(0, 9), min_size=1, max_size=30).map(np.array)

@@ -3,7 +3,6 @@
 The names in a state dict are a file format, shared with models trained in 2019: video models carry the
 prefix `model.`, context-agnostic ones `_model.`, context-aware ones none.
 """
-import hashlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 from yt8m.config import DEFAULT_OFFSET, Config, parse_config, read_yaml
 from yt8m.errors import UserError
 from yt8m.files import replacing
+from yt8m.model_files import CONFIG_NAME, WEIGHTS_NAME
 from yt8m.models import VideoModel, build_video_model
 from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 
-CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.pth"
 _VIDEO_PREFIX = "model."
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -40,14 +39,6 @@ class ModelFolder:
     def name(self) -> str:
         """The folder's own name."""
         return self.path.name
-
-    def digest(self) -> str:
-        """SHA-256 over both files: the same digest, the same predictions."""
-        digest = hashlib.sha256((self.path / CONFIG_NAME).read_bytes())
-        with (self.path / WEIGHTS_NAME).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
 
 
 def open_folder(path: Path) -> ModelFolder:

@@ -54,20 +54,25 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("--log-every", type=positive, default=100, metavar="N",
                         help="log a line every N steps (default: 100)")
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever there is under this name")
-    parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default="auto",
-                        help="mixed precision (default: auto, bf16 or else fp16 on a GPU, off on a CPU)")
+    add_amp(parser, "auto", "auto, bf16 or else fp16 on a GPU, off on a CPU")
     parser.add_argument("--accumulate", type=positive, default=1, metavar="N",
                         help="take each batch in N parts, to need less memory (default: 1)")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
 
 
+def add_amp(parser: argparse.ArgumentParser, default: str, explanation: str) -> None:
+    """`--amp`."""
+    parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default=default,
+                        help=f"mixed precision (default: {explanation})")
+
+
 def add_model_names(parser: argparse.ArgumentParser, purpose: str) -> None:
     """`--model-names`, for a command that works on all models unless told otherwise."""
-    parser.add_argument("--model-names", nargs="+", metavar="NAME", action=_Distinct, help=f"{purpose} (default: all)")
+    parser.add_argument("--model-names", nargs="+", metavar="NAME", action=Distinct, help=f"{purpose} (default: all)")
 
 
-class _Distinct(argparse.Action):
-    """Values of which none comes twice: a model named twice would count twice."""
+class Distinct(argparse.Action):
+    """An option's values, of which none may come twice: what is named twice would count twice."""
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
                  option_string: str | None = None) -> None:
@@ -153,7 +158,7 @@ def _seed_from_environment() -> int:
 
 def resolve_device(name: str) -> "torch.device":
     """The device that `--device` names. Raises `UserError` for one that is not there."""
-    import torch  # pylint: disable=import-outside-toplevel
+    import torch
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: each process has a GPU of its own
@@ -167,6 +172,15 @@ def resolve_device(name: str) -> "torch.device":
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs here")
     return device
+
+
+def resolve_half(name: str, device: "torch.device") -> "torch.dtype | None":
+    """The half precision that `--amp` chooses, or None. Raises `UserError` for one that the device lacks."""
+    from helperbot import resolve_amp
+    try:
+        return resolve_amp(name, device)
+    except ValueError as error:
+        raise UserError(f"--amp {name}: {error}") from None
 
 
 def resolve_workers(workers: int | None, device: "torch.device") -> int:

@@ -1,6 +1,6 @@
 """Batches ahead of time: threads read while the model computes."""
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Generic, TypeVar
@@ -19,13 +19,13 @@ Batch = TypeVar("Batch")
 class BatchLoader(Generic[Batch]):
     """The batches of a data set in the order of their keys, read ahead by `workers` threads.
 
-    `dataset` has `__getitems__(keys) -> batch`; `keys` is an iterable of the keys of each batch. Threads, not
+    `dataset` has `__getitems__(keys) -> batch`; `keys` are the keys of each batch in turn. Threads, not
     processes: reading is copying, during which Python's lock is free, and what a thread has read needs no
     way back. Content and order are the same for any number of workers; 0 reads in the caller. For a CUDA
     `device` batches are in pinned memory.
     """
 
-    def __init__(self, dataset: Any, keys: TrainingBatches | SequentialBatches, workers: int,
+    def __init__(self, dataset: Any, keys: TrainingBatches | SequentialBatches | Sequence[list[Key]], workers: int,
                  device: torch.device = torch.device("cpu")) -> None:
         self.dataset, self.keys, self.workers, self.device = dataset, keys, workers, device
         self._handed_out = 0

@@ -8,11 +8,12 @@ Frames arrive padded, (B, L, D), uint8 or float in 0..255, with `lengths` (B,) s
 row's frames are real; None means all. Padding is dropped first: layers that look at single frames
 work on the N real ones as rows, so neither time nor batch statistics are spent on padding.
 
+An encoder is two halves: `encode_frames` looks at single frames, `pool` makes vectors of what they gave. `forward`
+is both; inference calls them one by one, so that overlapping segments share the first.
+
 An (N, H) tensor of a training batch has tens to hundreds of megabytes, so the frame-level gating has
 autograd functions of its own, which keep fewer of them for backward.
 """
-import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,58 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from yt8m.config import DbofConfig, NextvladConfig
-
-
-class Packing:
-    """Where the real frames of a padded batch are; turns (B, L, ·) into rows (N, ·) and back."""
-
-    def __init__(self, frames: Tensor, lengths: Tensor | None) -> None:
-        """`frames` (B, L, D); `lengths` (B,) in 1..L, or None when every frame is real."""
-        self.batch, self.length = frames.shape[:2]
-        self.lengths: Tensor | None = None
-        if lengths is not None and int(lengths.min()) < self.length:
-            self.lengths = lengths.to(frames.device)
-            steps = torch.arange(self.length, device=frames.device)
-            self.index = (steps < self.lengths[:, None]).flatten().nonzero().squeeze(1)  # (N,)
-
-    def pack(self, frames: Tensor) -> Tensor:
-        """(B, L, D) → (N, D), as float."""
-        rows = frames.flatten(0, 1)
-        return (rows if self.lengths is None else rows[self.index]).float()
-
-    def unpack(self, rows: Tensor) -> Tensor:
-        """(N, ·) → (B, L, ·) with zeros in the padding."""
-        if self.lengths is not None:
-            padded = rows.new_zeros(self.batch * self.length, *rows.shape[1:])
-            rows = padded.index_copy_(0, self.index, rows)
-        return rows.unflatten(0, (self.batch, self.length))
-
-    def mean(self, padded: Tensor) -> Tensor:
-        """Mean over the real frames of (B, L, ·), zero in the padding → (B, ·)."""
-        dtype = torch.promote_types(padded.dtype, torch.float32)  # a sum of halves would overflow
-        if self.lengths is None:
-            return padded.mean(dim=1, dtype=dtype)
-        return padded.sum(dim=1, dtype=dtype) / self.lengths[:, None]
-
-    def max_and_mean(self, rows: Tensor) -> Tensor:
-        """Maximum and mean over the frames of each video: (N, H), nowhere negative → (B, 2H)."""
-        padded = self.unpack(rows)
-        return torch.cat([padded.amax(dim=1), self.mean(padded)], dim=1)
-
-    def split(self, n_parts: int) -> "Iterator[tuple[slice, slice, Packing]]":
-        """At most `n_parts` parts of the batch: where a part's videos are, where its rows, and its packing."""
-        size = -(-self.batch // n_parts)
-        lengths = [self.length] * self.batch if self.lengths is None else self.lengths.tolist()
-        row = 0
-        for video in range(0, self.batch, size):
-            part = copy.copy(self)
-            part.batch = min(size, self.batch - video)
-            n_rows = sum(lengths[video:video + size])
-            if self.lengths is not None:
-                part.lengths = self.lengths[video:video + size]
-                part.index = self.index[row:row + n_rows] - video * self.length
-            yield slice(video, video + size), slice(row, row + n_rows), part
-            row += n_rows
+from yt8m.packing import Packing, Windows
 
 
 # pylint: disable=abstract-method,arguments-differ  # what torch declares for autograd functions is optional
@@ -260,11 +210,6 @@ class NextvladLayer(nn.Module):
         clusters = vlad.unflatten(1, (self.n_clusters, -1))
         return functional.dropout1d(clusters, self.p_drop, self.training).flatten(1)
 
-    def forward(self, rows: Tensor, packing: Packing) -> Tensor:
-        """Rows (N, D) of a packed batch → (B, K·2D/G)."""
-        weights, expanded = self.encode_frames(rows)
-        return self.aggregate(packing.unpack(weights), packing.unpack(expanded))
-
 
 def initialize(module: nn.Module) -> None:
     """The published initialization: Kaiming-normal weights, biases 0, batch-norm scale U(0, 1) and shift 0."""
@@ -304,6 +249,14 @@ class DbofEncoder(nn.Module):
         gating = self.encoder[3:]
         return self.intermediate_fc(gating[0].pool(rows, packing) if gating else packing.max_and_mean(rows))
 
+    def encode_frames(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Frames (N, D) → gated hidden units (N, H)."""
+        return (self.encoder(rows),)
+
+    def pool(self, encoded: tuple[Tensor, ...], packing: Packing | Windows) -> Tensor:
+        """What `encode_frames` gave → (B, F)."""
+        return self.intermediate_fc(packing.max_and_mean(encoded[0]))
+
 
 class NextvladEncoder(nn.Module):
     """NeXtVLAD on visual and audio features, up to and with the gating.
@@ -334,9 +287,18 @@ class NextvladEncoder(nn.Module):
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames (B, L, D) and lengths (B,) → (B, F)."""
         packing = Packing(frames, lengths)
-        visual, audio = packing.pack(frames).split(self.widths, dim=1)
-        pooled = torch.cat([self.video_encoder(visual, packing), self.audio_encoder(audio, packing)], dim=1)
-        return self.se_gating(self.intermediate_fc(pooled))
+        return self.pool(self.encode_frames(packing.pack(frames)), packing)
+
+    def encode_frames(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Frames (N, D) → weights (N, G, K) and expanded frames (N, 2D), of the visual features and of the audio."""
+        visual, audio = rows.split(self.widths, dim=1)
+        return (*self.video_encoder.encode_frames(visual), *self.audio_encoder.encode_frames(audio))
+
+    def pool(self, encoded: tuple[Tensor, ...], packing: Packing | Windows) -> Tensor:
+        """What `encode_frames` gave → (B, F)."""
+        visual, audio = ([packing.unpack(part) for part in parts] for parts in (encoded[:2], encoded[2:]))
+        pooled = [self.video_encoder.aggregate(*visual), self.audio_encoder.aggregate(*audio)]
+        return self.se_gating(self.intermediate_fc(torch.cat(pooled, dim=1)))
 
 
 def mixture_layers(in_features: int, n_classes: int, n_mixtures: int, per_class: bool,

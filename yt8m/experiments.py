@@ -15,15 +15,17 @@ from helperbot import parameter_groups
 from helperbot.distributed import rank, rank_zero_first, world_size
 from torch import nn
 
-from yt8m.artifacts import copy_encoder, exported_config, load_video_model, open_folder
+from yt8m.artifacts import copy_encoder, exported_config, load_video_model
 from yt8m.config import BaseSection, VideoModelConfig, VideoTraining, load_config, override_steps
 from yt8m.damage import Damage
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.errors import UserError
+from yt8m.folds import split_fold
 from yt8m.index import Index, load_index
+from yt8m.model_files import folder_digest
 from yt8m.models import VideoModel, build_video_model
-from yt8m.sampling import SequentialBatches, TrainingBatches, split_fold
+from yt8m.sampling import SequentialBatches, TrainingBatches
 from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.tasks import SegmentTask, Task, VideoTask
 from yt8m.vocabulary import Vocabulary, load_vocabulary
@@ -111,7 +113,7 @@ def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experimen
         settings, *sources.loaders(train_set, valid_set, settings.batch_size),
         exported_config(video=BaseSection(model=video_model.config), pure_segment=section),
         {"vocabulary": _digest(vocabulary), "fold": args.fold, "segment/train": train_set.index.digest,
-         "base model": open_folder(args.base_model).digest()})
+         "base model": folder_digest(args.base_model)})
 
 
 def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
@@ -137,8 +139,8 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
         exported_config(context_base=BaseSection(model=context_base.config),
                segment_base=BaseSection(model=segment_base.config), segment_w_context=section),
         {"vocabulary": _digest(vocabulary), "fold": args.fold, "segment/train": train_set.index.digest,
-         "context model": open_folder(args.context_model).digest(),
-         "segment model": open_folder(args.segment_model).digest()})
+         "context model": folder_digest(args.context_model),
+         "segment model": folder_digest(args.segment_model)})
 
 
 def _rated_sets(args: argparse.Namespace, sources: Sources, vocabulary: Vocabulary, model: VideoModelConfig,

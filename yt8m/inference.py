@@ -1,18 +1,30 @@
-"""Predictions of segment models for whole videos.
+"""Predictions of segment models and video models for whole videos.
 
-Dimensions: S candidate segments of a video, L frames of the video, D features of a frame, C classes.
+What depends on single frames is computed once per frame, not once per segment that reaches over it, and the context
+of a video once for all models whose frozen context encoder has the same weights.
+
+Dimensions: V videos of a group, L frames of a video, N frames of a strip, D features of a frame, S candidate segments
+of the group, F features of a segment, C classes.
 """
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from yt8m.errors import UserError
-from yt8m.segment_models import ContextAgnosticModel, SegmentModel
-from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments, context_frames
+from yt8m.memmaps import SCALE
+from yt8m.models import VideoModel
+from yt8m.packing import Windows
+from yt8m.segment_models import ContextAwareModel, SegmentModel
+from yt8m.segments import HEAD_FRAMES, SEGMENT_SECONDS, candidate_segments, context_frames
+
+NOT_A_NUMBER = -1  # among quantized probabilities
+
+Label = TypeVar("Label")
 
 
 @dataclass(frozen=True)
@@ -24,57 +36,155 @@ class Member:
     offset: int
 
 
-def expanded_segments(frames: Tensor, offset: int) -> Tensor:
-    """All candidate segments of a video, frames (L, D) → (S, 5 + 2·offset, D), zeros beyond the video."""
-    n_segments = int(candidate_segments(np.array(len(frames))))
-    first = HEAD_SEGMENTS * SEGMENT_SECONDS - offset
-    last = (HEAD_SEGMENTS + n_segments) * SEGMENT_SECONDS + offset
-    window = functional.pad(frames[max(first, 0):last], (0, 0, max(-first, 0), max(last - len(frames), 0)))
-    return window.unfold(0, SEGMENT_SECONDS + 2 * offset, SEGMENT_SECONDS).transpose(1, 2)
+@dataclass(frozen=True)
+class Computation:
+    """How to predict: `shifts` in seconds, whose predictions are averaged; `amp` is a half precision or None."""
+
+    device: torch.device
+    amp: torch.dtype | None = None
+    shifts: tuple[int, ...] = (0,)
+
+    def autocast(self) -> torch.autocast:
+        """The context to compute in."""
+        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
 
-def predict(videos: Iterable[tuple[int, Tensor]], members: list[Member], batch_size: int,
-            device: torch.device) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Probabilities of the candidate segments of numbered videos (L, D) uint8, read once for all models.
+class Strip:
+    """The frames that the segments of some videos reach over, end to end, and where each segment's window is.
 
-    Yields for groups of videos, about `batch_size` segments each, their numbers and one array (all their
-    segments, C) per model, float32 in 0..1.
+    `reach`: how many frames beyond the candidate segments of a video are there on either side, zeros beyond the
+    video. Each video takes a multiple of 5 frames, so that the windows of all videos begin at a multiple of 5.
     """
-    numbers: list[int] = []
-    group: list[Tensor] = []
-    waiting = 0
-    for number, video in videos:
-        numbers.append(number)
-        group.append(video)
-        waiting += int(candidate_segments(np.array(len(video))))
-        if waiting >= batch_size:
-            yield numbers, _predict_group(group, members, device)
-            numbers, group, waiting = [], [], 0
-    if group:
-        yield numbers, _predict_group(group, members, device)
+
+    def __init__(self, videos: Sequence[Tensor], reach: int) -> None:
+        """`videos` (L, D) uint8, all on one device."""
+        self.reach = reach
+        n_segments = [int(candidate_segments(np.array(len(video)))) for video in videos]
+        spare = -(-2 * reach // SEGMENT_SECONDS)  # windows that would begin in a video's last frames
+        places = np.cumsum([0] + [count + spare for count in n_segments])
+        frames = videos[0].new_zeros(int(places[-1]) * SEGMENT_SECONDS, videos[0].shape[1])
+        for video, count, place in zip(videos, n_segments, places.tolist()):
+            first, last = HEAD_FRAMES - reach, HEAD_FRAMES + count * SEGMENT_SECONDS + reach
+            inside = video[max(first, 0):last]
+            start = place * SEGMENT_SECONDS + max(-first, 0)
+            frames[start:start + len(inside)] = inside
+        self.frames = frames.float()  # (N, D)
+        counts = torch.tensor(n_segments)
+        owners = torch.repeat_interleave(torch.arange(len(videos)), counts)
+        self.owners = owners.to(frames.device)  # (S,), the video of each segment
+        self.segments = (torch.arange(len(owners)) + spare * owners).to(frames.device)  # (S,), its number among windows
+
+    def pool(self, encoder: nn.Module, encoded: tuple[Tensor, ...], offset: int, shift: int) -> Tensor:
+        """Features (S, F) of the segments, `shift` seconds later and with `offset` frames on either side.
+
+        `encoded` is what the encoder gives for `frames`.
+        """
+        first = self.reach - offset + shift
+        windows = Windows(SEGMENT_SECONDS + 2 * offset, SEGMENT_SECONDS)
+        return encoder.pool(tuple(part[first:] for part in encoded), windows)[self.segments]
+
+
+class Predictor:
+    """Several models that predict the same videos; all of `Member` is on the device."""
+
+    def __init__(self, members: Sequence[Member], computation: Computation) -> None:
+        self.members, self.computation = members, computation
+        share_context_encoders([member.model for member in members])
+
+    @torch.inference_mode()
+    def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:
+        """Predictions (S, C) of the chosen members for the candidate segments of videos (L, D) uint8, in order.
+
+        int16 round(p * 9999), on the device; -1 where it is not a number.
+        """
+        device, shifts = self.computation.device, self.computation.shifts
+        members = [self.members[number] for number in chosen]
+        frames = [video.to(device, non_blocking=True) for video in videos]
+        strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)))
+        contexts: dict[nn.Module, Tensor] = {}
+        results = []
+        with self.computation.autocast():
+            for model, offset in ((member.model, member.offset) for member in members):
+                context = ()
+                if isinstance(model, ContextAwareModel):
+                    if model.context_model not in contexts:
+                        contexts[model.context_model] = model.encode_context(*without_head_and_tail(frames))
+                    context = (contexts[model.context_model][strip.owners],)
+                encoder = model.segment_encoder
+                encoded = encoder.encode_frames(strip.frames)
+                total = sum(model.classify(strip.pool(encoder, encoded, offset, shift), *context).float().sigmoid()
+                            for shift in shifts)
+                results.append((total * (SCALE / len(shifts))).round().nan_to_num(NOT_A_NUMBER).to(torch.int16))
+        return results
+
+    def checked(self, results: Sequence[np.ndarray], chosen: Sequence[int]) -> Sequence[np.ndarray]:
+        """The predictions, if all of them are numbers. Raises `UserError` naming the model otherwise."""
+        for number, values in zip(chosen, results):
+            if values.size and values.min() < 0:
+                raise UserError(f"{self.members[number].name}: predicts values that are not numbers; its weights are "
+                                "of no use" + ("" if self.computation.amp is None else ", or need --amp off"))
+        return results
+
+
+def without_head_and_tail(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """What a video model sees of videos (L, D): frames (V, ·, D), padded with zeros, and lengths (V,)."""
+    seen = [video[slice(*context_frames(len(video)))] for video in videos]
+    return pad_sequence(seen, batch_first=True), torch.tensor([len(video) for video in seen])
+
+
+def share_context_encoders(models: Sequence[SegmentModel]) -> None:
+    """Give context-aware models whose context encoders have the same weights one and the same encoder."""
+    known: list[ContextAwareModel] = []
+    for model in models:
+        if isinstance(model, ContextAwareModel):
+            twin = next((other for other in known if _same_context(model, other)), None)
+            if twin is None:
+                known.append(model)
+            else:
+                model.context_model = twin.context_model
+
+
+def _same_context(first: ContextAwareModel, second: ContextAwareModel) -> bool:
+    if first.base_config != second.base_config:
+        return False
+    states = [model.context_model.state_dict() for model in (first, second)]
+    return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+class Arrival:
+    """Tensors on their way to the CPU; from a GPU they travel while it goes on computing."""
+
+    def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
+        if device.type != "cuda":
+            self._tensors, self._event = list(tensors), None
+            return
+        self._tensors = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for target, tensor in zip(self._tensors, tensors):
+            target.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> list[np.ndarray]:
+        """The tensors, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [tensor.numpy() for tensor in self._tensors]
+
+
+def one_behind(items: Iterable[tuple[Label, Arrival]]) -> Iterator[tuple[Label, list[np.ndarray]]]:
+    """What arrives, each when the next is under way already."""
+    before: tuple[Label, Arrival] | None = None
+    for item in items:
+        if before is not None:
+            yield before[0], before[1].wait()
+        before = item
+    if before is not None:
+        yield before[0], before[1].wait()
 
 
 @torch.inference_mode()
-def _predict_group(group: list[Tensor], members: list[Member], device: torch.device) -> list[np.ndarray]:
-    frames = [video.to(device, non_blocking=True) for video in group]
-    batches: dict[int, tuple[Tensor, Tensor]] = {}
-    for member in members:
-        if member.offset not in batches:
-            segments = [expanded_segments(video, member.offset) for video in frames]
-            owners = torch.repeat_interleave(torch.tensor([len(part) for part in segments])).to(device)
-            batches[member.offset] = torch.cat(segments), owners
-    results = []
-    for member in members:
-        segments, owners = batches[member.offset]
-        if isinstance(member.model, ContextAgnosticModel):
-            logits = member.model(segments)
-        else:
-            # One video at a time: padding to the longest would cost more than it saves.
-            contexts = [member.model.encode_context(video[slice(*context_frames(len(video)))].unsqueeze(0))
-                        for video in frames]
-            logits = member.model.classify(segments, torch.cat(contexts)[owners])
-        probabilities = logits.float().sigmoid().cpu().numpy()
-        if not np.isfinite(probabilities).all():
-            raise UserError(f"{member.name}: predicts values that are not numbers; its weights are of no use")
-        results.append(probabilities)
-    return results
+def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Computation) -> Tensor:
+    """Probabilities (V, C) float32 of a video model, on its device, for videos (L, D) uint8."""
+    frames = [video.to(computation.device, non_blocking=True) for video in videos]
+    with computation.autocast():
+        return model(*without_head_and_tail(frames)).float().sigmoid()

@@ -1,154 +1,96 @@
-"""Test metadata (which row is which segment) and prediction files (one memory map a model)."""
-import hashlib
+"""Prediction files: one memory map a model, and how it comes to be.
+
+`cache/predictions/<model>.npy` holds int16 round(p * 9999) of (rows, C), rows as the test metadata has them; the
+JSON file beside it says what it was made from. While it is being made it is called `<model>.npy.partial`, and what is
+in it already says a journal, `<model>.npy.partial.done`, so that a killed process goes on where it was.
+"""
+import fcntl
 import json
-import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from yt8m.errors import UserError
 from yt8m.files import replacing
-from yt8m.index import Index
-from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments
+from yt8m.model_files import folder_digest
+from yt8m.test_meta import TestMeta
 
-LOGGER = logging.getLogger(__name__)
-META_NAME, PREDICTIONS_NAME = "test_meta.npz", "predictions"
+PREDICTIONS_NAME = "predictions"
 SCALE = 9999
+_PREDICT_AGAIN = "run `python -m yt8m.inference_memmap` again"
+_INFORMATION = ("folder", "time")  # of an origin: where the model lay and when the file was finished
 
 
-@dataclass(frozen=True)
-class TestMeta:
-    """The candidate segments of a test set, video after video.
+class StoredScores:
+    """Rows of a prediction file, (rows, C) int16, read when they are asked for.
 
-    `records` (V,) rows of the index; `video_ids` (V,) bytes; `row_ends` (V,): rows of video v are
-    row_ends[v-1] to row_ends[v], its segments 6, 7, ... in order.
+    Unlike those of a memory map, rows that have been read do not count as memory of the process afterwards.
     """
 
-    __test__ = False  # not a test case, whatever its name says to pytest
+    def __init__(self, values: np.memmap) -> None:
+        self.path = Path(str(values.filename))
+        self.shape = values.shape
+        self._offset = values.offset
+        self._file = self.path.open("rb", buffering=0)
 
-    records: np.ndarray
-    video_ids: np.ndarray
-    row_ends: np.ndarray
+    def __len__(self) -> int:
+        return self.shape[0]
 
-    @property
-    def n_rows(self) -> int:
-        """Candidate segments in all."""
-        return int(self.row_ends[-1])
-
-    @property
-    def row_starts(self) -> np.ndarray:
-        """The first row of each video, (V,)."""
-        return np.concatenate([[0], self.row_ends[:-1]])
-
-    def row_videos(self) -> np.ndarray:
-        """The video of each row, (rows,)."""
-        return np.repeat(np.arange(len(self.records)), self.row_ends - self.row_starts)
-
-    def row_segments(self) -> np.ndarray:
-        """The segment index of each row within its video, (rows,); it starts at second 5 · index."""
-        return np.arange(self.n_rows) - self.row_starts[self.row_videos()] + HEAD_SEGMENTS
-
-    def row_names(self) -> np.ndarray:
-        """What the submission calls each row, (rows,): `<video id>:<start second>`, as bytes."""
-        starts = (self.row_segments() * SEGMENT_SECONDS).astype(np.bytes_)
-        return np.char.add(np.char.add(self.video_ids[self.row_videos()], b":"), starts)
-
-    def digest(self) -> str:
-        """SHA-256 of the row order."""
-        digest = hashlib.sha256(self.row_ends.astype("<i8").tobytes())
-        digest.update(b"\n".join(self.video_ids.tolist()))
-        return digest.hexdigest()
-
-
-def make_test_meta(index: Index) -> TestMeta:
-    """The candidate segments of a folder of test shards; videos without any are left out.
-
-    Of several records with the same video id the first counts; the others are reported.
-    """
-    _, first = np.unique(index.video_id, return_index=True)
-    if len(first) < len(index):
-        LOGGER.warning("%s: %d records repeat a video id and are left out", index.folder, len(index) - len(first))
-    counts = candidate_segments(index.n_frames)
-    records = np.sort(first[counts[first] > 0])
-    if not records.size:
-        raise UserError(f"{index.folder}: no video is long enough to have a candidate segment")
-    return TestMeta(records, index.video_id[records], np.cumsum(counts[records]))
-
-
-def save_test_meta(meta: TestMeta, cache_dir: Path) -> Path:
-    """Write the metadata into the cache folder; returns its path."""
-    path = cache_dir / META_NAME
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, records=meta.records, video_ids=meta.video_ids, row_ends=meta.row_ends)
-    return path
-
-
-def load_test_meta(cache_dir: Path) -> TestMeta:
-    """Read the metadata of a cache folder. Raises `UserError` if it is missing or damaged."""
-    path = cache_dir / META_NAME
-    remedy = "run `python -m yt8m.prepare_test_meta`"
-    if not path.is_file():
-        raise UserError(f"{path}: no test metadata; {remedy}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return TestMeta(file["records"], file["video_ids"], file["row_ends"])
-    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
-        raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """A copy of consecutive rows. May be called by several threads at once."""
+        first, stop, _ = rows.indices(len(self))
+        values = np.empty((max(stop - first, 0), self.shape[1]), np.int16)
+        rest, place = memoryview(values).cast("B"), self._offset + first * values.itemsize * self.shape[1]
+        while rest:
+            count = os.preadv(self._file.fileno(), [rest], place)
+            if not count:
+                raise UserError(f"{self.path}: has been cut off while it was read; {_PREDICT_AGAIN}")
+            rest, place = rest[count:], place + count
+        return values
 
 
 @dataclass(frozen=True)
 class PredictionFile:
-    """`cache/predictions/<model>.npy`, int16 round(p · 9999) of (rows, C), and what it was made from."""
+    """`cache/predictions/<model>.npy` and the JSON file beside it."""
 
     path: Path
 
     @property
-    def _origin_path(self) -> Path:
+    def origin_path(self) -> Path:
+        """What the values were made from."""
         return self.path.with_suffix(".json")
 
-    def is_current(self, origin: dict) -> bool:
+    def is_current(self, origin: dict[str, Any]) -> bool:
         """Whether the file is there, whole, and made from the same model, metadata and settings."""
-        try:
-            return self.path.is_file() and json.loads(self._origin_path.read_text(encoding="utf-8")) == origin
-        except (OSError, ValueError):
-            return False
+        found = _read_json(self.origin_path)
+        return self.path.is_file() and found is not None and _essence(found) == _essence(origin)
 
-    @contextmanager
-    def writing(self, n_rows: int, n_classes: int, origin: dict) -> Iterator[np.memmap]:
-        """A memory map to fill; it appears under its name when the block ends without an error."""
-        with replacing(self.path) as temporary:
-            values = np.lib.format.open_memmap(temporary, "w+", np.int16, (n_rows, n_classes))
-            yield values
-            values.flush()
-            self._origin_path.unlink(missing_ok=True)
-        with replacing(self._origin_path) as temporary:
-            temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-
-    def read(self, meta: TestMeta, n_classes: int) -> np.memmap:
-        """The map, checked against the metadata and the vocabulary. Raises `UserError`."""
-        remedy = "run `python -m yt8m.inference_memmap` again"
+    def read(self, meta: TestMeta, n_classes: int) -> StoredScores:
+        """The values, checked against the metadata, the vocabulary and the model. Raises `UserError`."""
         if not self.path.is_file():
-            raise UserError(f"{self.path}: no such predictions; {remedy}")
+            raise UserError(f"{self.path}: no such predictions; {_PREDICT_AGAIN}")
         try:
             values = np.lib.format.open_memmap(self.path, "r")  # refuses pickled objects
         except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
-            raise UserError(f"{self.path}: cannot be read as a memory map ({error}); {remedy}") from None
-        if values.shape != (meta.n_rows, n_classes) or values.dtype != np.int16:
+            raise UserError(f"{self.path}: cannot be read as a memory map ({error}); {_PREDICT_AGAIN}") from None
+        if values.shape != (meta.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
             raise UserError(f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary ask "
-                            f"for int16 {(meta.n_rows, n_classes)}; {remedy}")
-        try:
-            origin = json.loads(self._origin_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # made elsewhere: nothing says more than its shape and values
-            if values.min() < 0 or values.max() > SCALE:
-                raise UserError(f"{self.path}: expected values of 0 to {SCALE}, found {values.min()} to "
-                                f"{values.max()}; {remedy}") from None
-            return values
-        if not isinstance(origin, dict) or origin.get("test_meta") != meta.digest():
-            raise UserError(f"{self.path}: made for other test metadata; {remedy}")
-        return values
+                            f"for int16 {(meta.n_rows, n_classes)}; {_PREDICT_AGAIN}")
+        scores = StoredScores(values)
+        origin = _read_json(self.origin_path)
+        if origin is None:  # made elsewhere: nothing says more than its shape and values
+            _check_range(scores)
+        elif origin.get("test_meta") != meta.digest:
+            raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
+        elif _model_has_changed(origin):
+            raise UserError(f"{self.path}: made with other weights than {origin['folder']} has now; {_PREDICT_AGAIN}")
+        return scores
 
 
 def prediction_files(cache_dir: Path, names: list[str] | None) -> list[PredictionFile]:
@@ -161,6 +103,161 @@ def prediction_files(cache_dir: Path, names: list[str] | None) -> list[Predictio
     return [PredictionFile(directory / f"{name}.npy") for name in names]
 
 
-def quantize(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities in 0..1 as int16 round(p · 9999), in 0..9999."""
-    return np.rint(probabilities * SCALE).astype(np.int16)
+def _check_range(scores: StoredScores) -> None:
+    step = max(1, (16 << 20) // (2 * scores.shape[1]))
+    for first in range(0, len(scores), step):
+        block = scores[first:first + step]
+        if block.min() < 0 or block.max() > SCALE:
+            raise UserError(f"{scores.path}: expected values of 0 to {SCALE}, found {block.min()} to {block.max()} in "
+                            f"rows {first} to {first + len(block) - 1}; {_PREDICT_AGAIN}")
+
+
+def _model_has_changed(origin: dict[str, Any]) -> bool:
+    """Whether the model that predictions were made with is still where it was, but is another one."""
+    try:
+        return folder_digest(Path(origin["folder"])) != origin["model"]
+    except (OSError, KeyError, TypeError):  # it is not there, or predictions do not say where it was
+        return False
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {}  # says nothing of what it was made from
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _essence(origin: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in origin.items() if key not in _INFORMATION}
+
+
+class PartialPredictions:
+    """A prediction file in the making, shared by all processes that predict.
+
+    One process calls `prepare` before any opens it, and `finish` after all are done; each opens it and writes rows
+    of its own. The journal has one number a video: 0, or 1 + how many of its rows are left out, written only once
+    the rows are on the disk.
+    """
+
+    def __init__(self, file: PredictionFile, meta: TestMeta, n_classes: int, origin: dict[str, Any]) -> None:
+        self.file, self.meta, self.origin, self.n_classes = file, meta, origin, n_classes
+        self.path = file.path.with_name(f"{file.path.name}.partial")
+        self._origin_path = self.path.with_name(f"{self.path.name}.json")
+        self._journal_path = self.path.with_name(f"{self.path.name}.done")
+        self._values = self._journal = self._lock = -1  # file descriptors
+        self._waiting: list[tuple[int, np.ndarray]] = []
+        self._size = meta.n_rows * n_classes * 2
+
+    def prepare(self) -> None:
+        """Make the file, or keep it if it was begun with the same model, metadata and settings. Raises `UserError`.
+
+        No other process can prepare it until this one closes it or ends.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked_journal()
+        n_videos = len(self.meta.records)
+        found = _read_json(self._origin_path)
+        if (found is not None and _essence(found) == _essence(self.origin) and self.path.is_file()
+                and self.path.stat().st_size > self._size and os.fstat(self._lock).st_size == 4 * n_videos):
+            return
+        self._origin_path.unlink(missing_ok=True)
+        try:
+            np.lib.format.open_memmap(self.path, "w+", np.int16, (self.meta.n_rows, self.n_classes))
+            with self.path.open("r+b") as values:  # all of it now, not an error after hours
+                os.posix_fallocate(values.fileno(), 0, self.path.stat().st_size)
+            os.ftruncate(self._lock, 0)
+            os.ftruncate(self._lock, 4 * n_videos)
+            _write_json(self._origin_path, self.origin)
+        except OSError as error:
+            self.discard()
+            raise UserError(f"{self.path}: no place for {self._size / 1e9:.3g} GB of predictions ({error.strerror}); "
+                            "free space or put cache/predictions on another disk") from None
+
+    def _locked_journal(self) -> int:
+        """The journal, which is made if need be and is the lock as well."""
+        handle = os.open(self._journal_path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), self._journal_path.stat()):
+                return handle
+        except (BlockingIOError, FileNotFoundError):  # at work, or just finished and gone
+            pass
+        os.close(handle)
+        raise UserError(f"{self.path}: another process is predicting with this model; wait for it or stop it")
+
+    def discard(self) -> None:
+        """Remove the file and what belongs to it."""
+        for path in (self._origin_path, self.path, self._journal_path):
+            path.unlink(missing_ok=True)
+
+    def open(self) -> None:
+        """Open the prepared file to write to."""
+        self._values = os.open(self.path, os.O_RDWR)
+        self._journal = os.open(self._journal_path, os.O_RDWR)
+
+    def close(self) -> None:
+        """Close the file."""
+        for handle in (self._values, self._journal, self._lock):
+            if handle >= 0:
+                os.close(handle)
+        self._values = self._journal = self._lock = -1
+
+    def journal(self) -> np.ndarray:
+        """The journal, (videos,) uint32."""
+        return np.fromfile(self._journal_path, "<u4")
+
+    def write(self, videos: slice, values: np.ndarray, left_out: Sequence[int]) -> None:
+        """Write the rows of consecutive videos, (rows, C) int16, of which each video lacks so many."""
+        self._write(self._values, memoryview(np.ascontiguousarray(values)).cast("B"),
+                    self.path.stat().st_size - self._size + int(self.meta.row_starts[videos.start]) * self.n_classes * 2)
+        self._waiting.append((videos.start, 1 + np.array(left_out, "<u4")))
+
+    def save(self) -> None:
+        """Have everything written so far on the disk and in the journal."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            with self._keeping():
+                os.fdatasync(self._values)
+        for first, entries in waiting:
+            self._write(self._journal, memoryview(entries).cast("B"), 4 * first)
+
+    def _write(self, handle: int, rest: memoryview, place: int) -> None:
+        with self._keeping():
+            while rest:
+                count = os.pwrite(handle, rest, place)
+                rest, place = rest[count:], place + count
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Say of an error that nothing is lost."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); what is in it is kept: mend that and "
+                            "run the command again") from None
+
+    def finish(self) -> int:
+        """Give the finished file its name; returns how many rows are left out.
+
+        Killed at any moment, it leaves either a partial file to finish or a finished one, and never the values of
+        one model beside the origin of another.
+        """
+        journal = self.journal()
+        assert journal.all(), f"{self.path}: {np.count_nonzero(journal == 0)} videos are missing"
+        left_out = int(journal.sum() - len(journal))
+        origin = self.origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+        if left_out:
+            origin["left_out"] = left_out  # so that it will not count as current
+        self.file.path.unlink(missing_ok=True)
+        _write_json(self.file.origin_path, origin)
+        os.replace(self.path, self.file.path)
+        self.discard()
+        return left_out

@@ -16,7 +16,10 @@ class _Classifier(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames (B, L, D), uint8 or float in 0..255, lengths (B,) → logits (B, C)."""
-        features = super().forward(frames, lengths)
+        return self.classify(super().forward(frames, lengths))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """What the encoder gives (B, F) → logits (B, C)."""
         return mix_experts(self.expert_fc(features), self.gating_fc(features), self.config.n_mixtures)
 
 

@@ -12,7 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Write the metadata. Raises `UserError`."""
     from yt8m.index import load_index
-    from yt8m.memmaps import make_test_meta, save_test_meta
+    from yt8m.test_meta import make_test_meta, save_test_meta
 
     cache = args.data_dir / "cache"
     index = load_index(args.data_dir / "segment" / "test", cache, args.damage)

@@ -5,12 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
-from helperbot.distributed import is_distributed, rank
+from helperbot.distributed import barrier, rank
 
-from yt8m.artifacts import CONFIG_NAME, WEIGHTS_NAME
 from yt8m.errors import UserError
 from yt8m.files import replacing
+from yt8m.model_files import CONFIG_NAME, WEIGHTS_NAME
 
 LOGGER = logging.getLogger(__name__)
 ORIGIN_NAME = "run.json"
@@ -38,14 +37,14 @@ def begin_run(folder: Path, origin: dict[str, Any], restart: bool, leftovers: tu
         if finished:
             LOGGER.info("%s: is finished already; --restart would begin anew", folder)
             return False
-    _barrier()  # all ranks have looked before anything changes
+    barrier()  # all ranks have looked before anything changes
     if rank() == 0:
         if restart:
             for name in (WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME, *leftovers):
                 _remove(folder / name)
         with replacing(folder / ORIGIN_NAME) as temporary:
             temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
-    _barrier()
+    barrier()
     return True
 
 
@@ -73,8 +72,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _barrier() -> None:
-    if is_distributed():
-        torch.distributed.barrier()

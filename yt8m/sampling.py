@@ -1,4 +1,4 @@
-"""Which shards, which examples in which order, which frames: pure functions of the data and a seed.
+"""Which examples in which order, which frames: pure functions of the data and a seed.
 
 Nothing here depends on how many processes or threads read, or on what has been read before.
 """
@@ -7,13 +7,10 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import KFold
 
 from yt8m.errors import UserError
-from yt8m.index import Index
 from yt8m.segments import context_frames
 
-N_FOLDS, FOLD_SEED = 8, 42
 STATE_VERSION = 1
 
 Key = tuple[int, int]  # (epoch, example)
@@ -112,14 +109,3 @@ class SequentialBatches:
     def __iter__(self) -> Iterator[list[Key]]:
         for start in self._starts:
             yield [(0, example) for example in range(start, min(start + self.batch_size, self.n_examples))]
-
-
-def split_fold(index: Index, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `index.shards` to train on and to validate on in one of the 8 folds over sorted shards."""
-    n_shards = len(index.shards)
-    if not 0 <= fold < N_FOLDS:
-        raise UserError(f"--fold {fold}: folds are numbered 0 to {N_FOLDS - 1}")
-    if n_shards < N_FOLDS:
-        raise UserError(f"{index.folder}: {n_shards} shards cannot be split into {N_FOLDS} folds; "
-                        f"at least {N_FOLDS} are needed")
-    return list(KFold(N_FOLDS, shuffle=True, random_state=FOLD_SEED).split(np.arange(n_shards)))[fold]

@@ -24,6 +24,15 @@ class ContextAgnosticModel(nn.Module):
         """Segments (S, 5 + 2·offset, D), raw features 0..255 → logits (S, C)."""
         return self._model(segments)
 
+    @property
+    def segment_encoder(self) -> DbofEncoder | NextvladEncoder:
+        """What sees the frames of a segment; gives features (S, F)."""
+        return self._model
+
+    def classify(self, features: Tensor) -> Tensor:
+        """What `segment_encoder` gives (S, F) → logits (S, C)."""
+        return self._model.classify(features)
+
 
 def _encoder(config: VideoModelConfig, gated: bool) -> DbofEncoder | NextvladEncoder:
     return DbofEncoder(config) if isinstance(config, DbofConfig) else NextvladEncoder(config, gated)
@@ -65,16 +74,21 @@ class ContextAwareModel(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.finetune_context):
             return self.context_model(videos, lengths)
 
-    def classify(self, segments: Tensor, contexts: Tensor) -> Tensor:
-        """Segments (S, 5 + 2·offset, D) and the context vector of each one's video (S, F) → logits (S, C)."""
-        joint = torch.cat([contexts, self.segment_model(segments)], dim=1)
+    @property
+    def segment_encoder(self) -> DbofEncoder | NextvladEncoder:
+        """What sees the frames of a segment; gives features (S, F)."""
+        return self.segment_model
+
+    def classify(self, features: Tensor, contexts: Tensor) -> Tensor:
+        """What `segment_encoder` gives (S, F) and the context vector of each one's video (S, F) → logits (S, C)."""
+        joint = torch.cat([contexts, features], dim=1)
         features = self.intermediate_fc(joint)
         return mix_experts(self.expert_fc(features), self.gating_fc(features), self.config.n_mixture)
 
     def forward(self, segments: Tensor, videos: Tensor, lengths: Tensor | None, video_index: Tensor) -> Tensor:
         """Segments (S, ·, D), videos (V, L, D) with lengths (V,), and the row of `videos` that each
         segment belongs to, (S,) → logits (S, C)."""
-        return self.classify(segments, self.encode_context(videos, lengths)[video_index])
+        return self.classify(self.segment_model(segments), self.encode_context(videos, lengths)[video_index])
 
 
 SegmentModel = ContextAgnosticModel | ContextAwareModel

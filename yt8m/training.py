@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from helperbot import (
     BestCheckpoints, Bot, EarlyStopping, HistoryFile, LearningRateSchedule, MovingAverage, NonFiniteLossError,
-    StateError, TensorBoardLog, get_logger, process_group, resolve_amp, warmup_linear_decay)
+    StateError, TensorBoardLog, get_logger, process_group, warmup_linear_decay)
 from helperbot.distributed import rank, world_size
 
 from yt8m.artifacts import export_model
-from yt8m.cli import resolve_device, resolve_workers
+from yt8m.cli import resolve_device, resolve_half, resolve_workers
 from yt8m.curves import plot_curves
 from yt8m.errors import UserError
 from yt8m.experiments import Builder, Experiment, Sources
@@ -51,10 +51,7 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
     device = resolve_device(args.device)
     with process_group(device):
         get_logger("yt8m", level=logging.INFO if rank() == 0 else logging.ERROR)
-        try:
-            amp = resolve_amp(args.amp, device)
-        except ValueError as error:
-            raise UserError(f"--amp {args.amp}: {error}") from None
+        amp = resolve_half(args.amp, device)
         options = Options(device, args.seed, args.patience, args.save_every, args.log_every, amp, args.accumulate,
                           args.compile)
         torch.manual_seed(args.seed)

@@ -7,6 +7,7 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -24,18 +25,20 @@ def local_rank() -> int:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
     """Join the other processes of a launcher for the duration of the block; nothing without one.
 
     Args:
-        device: where this process computes. CUDA devices talk through NCCL, CPUs through gloo.
+        device: what the processes exchange lies on. CUDA devices talk through NCCL, CPUs through gloo.
+        timeout: how long a process waits for the others before it gives up; None for torch's own,
+            10 minutes with NCCL and 30 with gloo.
     """
     if not launched():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield
         dist.barrier()  # a process that is still talking needs the others
@@ -60,14 +63,20 @@ def world_size() -> int:
     return dist.get_world_size() if is_distributed() else 1
 
 
+def barrier() -> None:
+    """Wait until all processes are here."""
+    if is_distributed():
+        dist.barrier()
+
+
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
     """Let process 0 go through the block before the others, which then find what it has made."""
     if rank() > 0:
-        dist.barrier()
+        barrier()
     yield
-    if is_distributed() and rank() == 0:
-        dist.barrier()
+    if rank() == 0:
+        barrier()
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
