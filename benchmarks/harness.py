@@ -1,5 +1,6 @@
 """What the benchmarks share: generated data, fair timing, and a table of ours against the plain way."""
 import argparse
+import os
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -50,3 +51,10 @@ def print_rates(title: str, unit: str, values: Mapping[str, float], plain: str) 
     for name, value in values.items():
         ratio = "" if name.startswith(plain) else f"{value / fastest:8.1f} x"
         print(f"  {name:<40}{value:>12,.0f} {unit}/s{ratio}", flush=True)
+
+
+def drop_from_page_cache(path: Path) -> None:
+    """Have the next read of a file come from the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

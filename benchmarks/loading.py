@@ -21,15 +21,17 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 # pylint: disable=wrong-import-position
-from benchmarks.harness import make_data, make_parser, print_rates, rates
+from benchmarks.harness import drop_from_page_cache, make_data, make_parser, print_rates, rates
 from benchmarks.plain_loading import PlainSegments, PlainTestSegments, PlainVideos, pad_segments, pad_videos
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
 from yt8m.index import Index, load_index
-from yt8m.inference import expanded_segments
+from yt8m.inference import Strip
+from yt8m.packing import Windows
 from yt8m.reader import Frames, ShardReader
 from yt8m.records import HEADER_BYTES, FrameBlock, read_frames
 from yt8m.sampling import SequentialBatches, TrainingBatches, sample_frames
+from yt8m.segments import SEGMENT_SECONDS, candidate_segments
 from yt8m.vocabulary import Vocabulary
 
 OFFSET, MAX_LEN = 3, 150
@@ -84,7 +86,9 @@ def check_equal(data: Data) -> None:
             assert batch.videos is None or torch.equal(batch.videos.float()[batch.video_index], videos)
     videos = BatchLoader[list](data.tests(), SequentialBatches(len(data.tests()), 1), 0)
     for (_, frames), plain in zip(chain.from_iterable(videos), data.plain("tests", 0), strict=True):
-        assert torch.equal(expanded_segments(frames, OFFSET).float(), plain)
+        strip = Strip([frames], OFFSET)
+        windows = Windows(SEGMENT_SECONDS + 2 * OFFSET, SEGMENT_SECONDS).unpack(strip.frames)
+        assert torch.equal(windows[strip.segments], plain)
 
 
 def stream(batches: Iterable, size: Callable[[Any], int], n_batches: int | None = None) -> float:
@@ -115,7 +119,7 @@ def time_loaders(data: Data, repeats: int) -> dict[str, float]:
             if name == "tests":
                 loader = BatchLoader[list](tests, SequentialBatches(len(tests), 1), workers)
                 ways[f"ours, {workers} workers"] = partial(
-                    stream, loader, lambda batch: sum(len(expanded_segments(frames, OFFSET)) for _, frames in batch))
+                    stream, loader, lambda batch: sum(int(candidate_segments(np.array(len(frames)))) for _, frames in batch))
             else:
                 loader = BatchLoader(dataset, TrainingBatches(dataset.shards, batch_size, 1), workers)
                 ways[f"ours, {workers} workers"] = partial(
@@ -153,12 +157,10 @@ def time_machine(data: Data, repeats: int, videos_per_second: float) -> None:
     print_rates("bytes delivered by the video loader, beside the machine", "MB", found, "copying a batch in memory")
 
 
-def drop_from_page_cache(folder: Path) -> None:
+def drop_folder(folder: Path) -> None:
     """Have the next reads of these shards come from the disk."""
     for path in folder.glob("*.tfrecord"):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        drop_from_page_cache(path)
 
 
 def bytes_from_disk() -> int:
@@ -183,7 +185,7 @@ def time_index(data: Data, repeats: int) -> None:
         kept = sum(path.stat().st_size for path in Path(cache).rglob("*.npz"))
         recall = partial(_recall, folder, Path(cache), n_records)
         found = rates({"shards in the page cache": build, "from the index's own cache": recall}, repeats)
-    drop_from_page_cache(folder)
+    drop_folder(folder)
     before = bytes_from_disk()
     found["shards on disk, once"] = build()
     n_bytes = bytes_from_disk() - before
@@ -243,7 +245,7 @@ def time_disk(data: Data, name: str, repeats: int) -> None:
     def measure(way: str, read: Callable[[], None]) -> float:
         for request in requests:
             request.out.fill(0)
-        drop_from_page_cache(index.folder)
+        drop_folder(index.folder)
         before, start = bytes_from_disk(), time.perf_counter()
         read()
         seconds = time.perf_counter() - start

@@ -8,6 +8,7 @@ import yaml
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, video_folder
 from yt8m.artifacts import export_model, list_folders, load_segment_model, load_video_model, open_folder
 from yt8m.errors import UserError
+from yt8m.model_files import folder_digest
 
 N_CLASSES = 3
 

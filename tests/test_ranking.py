@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yt8m import ranking
-from yt8m.ranking import fused_blocks, top_rows
+from yt8m.fusion import Fusion
+from yt8m.ranking import BestRows, shuffle, top_rows, unshuffle
 
 
 def _maps(n_maps: int, n_rows: int, n_classes: int, levels: int, seed: int) -> list[np.ndarray]:
@@ -25,10 +26,12 @@ def _mean(maps: list[np.ndarray]) -> np.ndarray:
     return np.array([[round(Fraction(value, len(maps))) for value in row] for row in total.tolist()])
 
 
-def _rank(maps: list[np.ndarray], top_k: int, seed: int, block_rows: int) -> list[list[int]]:
+def _rank(maps: list[np.ndarray], top_k: int, seed: int, block_rows: int, workers: int = 2,
+          **options: object) -> list[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "BLOCK_BYTES", 4 * maps[0].shape[1] * block_rows)
-        return [rows.tolist() for rows in top_rows(maps, top_k, seed)]
+        patch.setattr(ranking, "BLOCK_ROWS", block_rows)
+        patch.setattr(ranking, "WORKERS", workers)
+        return [rows().tolist() for rows in top_rows(Fusion(maps, **options), top_k, seed)]
 
 
 CASES = {
@@ -46,27 +49,58 @@ def test_top_rows_are_those_of_a_full_sort(
     maps = _maps(n_maps, n_rows, n_classes, levels, data_seed)
     mean = _mean(maps)
     ranked = _rank(maps, top_k, seed, block_rows)
-    other = _rank(maps, top_k, seed, other_block_rows)
     assert len(ranked) == n_classes
     for label, rows in enumerate(ranked):
         assert len(rows) == len(set(rows)) == min(top_k, n_rows)
         assert mean[rows, label].tolist() == sorted(mean[:, label].tolist(), reverse=True)[:top_k]
-        assert mean[other[label], label].tolist() == mean[rows, label].tolist()
-    assert _rank(maps, top_k, seed, block_rows) == ranked
+    assert _rank(maps, top_k, seed, other_block_rows, workers=1) == ranked  # ties and all
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
-@given(st.integers(1, 6), st.integers(1, 12), st.integers(1, 4), st.integers(0, 300), st.integers(0, 2**32 - 1))
-def test_mean_of_maps_is_rounded_half_to_even(n_maps: int, n_rows: int, n_classes: int, block_bytes: int,
-                                              seed: int) -> None:
-    maps = _maps(n_maps, n_rows, n_classes, 10_000, seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "BLOCK_BYTES", block_bytes)
-        blocks = list(fused_blocks(maps))
-    assert [start for start, _ in blocks] == np.cumsum([0] + [len(block) for _, block in blocks])[:-1].tolist()
-    fused = np.concatenate([block for _, block in blocks])
-    assert fused.tolist() == _mean(maps).tolist()
-    assert fused.tolist() == np.rint(np.mean(maps, axis=0)).astype(int).tolist()
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(**CASES, excluded=st.floats(0, 1))
+def test_what_is_no_candidate_is_not_listed(
+        n_maps: int, n_rows: int, n_classes: int, levels: int, data_seed: int, top_k: int, seed: int,
+        block_rows: int, other_block_rows: int, excluded: float) -> None:
+    maps = _maps(n_maps, n_rows, n_classes, levels, data_seed)
+    rng = np.random.default_rng(data_seed)
+    row_videos = np.sort(rng.integers(0, other_block_rows, n_rows))
+    factors = rng.random((other_block_rows, n_classes), np.float32)
+    factors[rng.random(factors.shape) < excluded] = np.nan
+    fused = _mean(maps).astype(np.float32) * factors[row_videos]
+    for label, rows in enumerate(_rank(maps, top_k, seed, block_rows, factors=factors, row_videos=row_videos)):
+        own = fused[:, label]
+        assert len(rows) == len(set(rows)) == min(top_k, np.isfinite(own).sum())
+        assert own[rows].tolist() == sorted(own[np.isfinite(own)].tolist(), reverse=True)[:top_k]
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
+def test_shuffling_is_undone(rows: list[int], salt: int) -> None:
+    values = np.array(rows, np.uint32)
+    shuffled = shuffle(values, salt)
+    assert unshuffle(shuffled, salt).tolist() == values.tolist() == rows
+    assert len(set(shuffled.tolist())) == len(set(rows))
+
+
+@pytest.mark.parametrize("ascending", [True, False])
+def test_buffers_are_cut_down_again_and_again(ascending: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "BLOCK_ROWS", 4)
+    scores = np.arange(100, dtype=np.float32) // 3
+    if not ascending:
+        scores = scores[::-1]
+    best = BestRows(range(5, 6), 100, 10, 1)
+    for start in range(0, 100, 4):
+        best.add(start, scores[None, start:start + 4])
+    rows = best.ranked(5)
+    assert scores[rows].tolist() == np.sort(scores)[::-1][:10].tolist()
+    assert len(set(rows.tolist())) == 10
+
+
+def test_progress_is_told_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "BLOCK_ROWS", 4)
+    told: list[int] = []
+    top_rows(Fusion([np.zeros((10, 2), np.int16)]), 3, 0, told.append)
+    assert told == [4, 4, 2]
 
 
 def test_extreme_scores_of_many_maps_do_not_overflow() -> None:

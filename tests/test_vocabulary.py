@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shards import index_videos, make_video
+from yt8m.derived_vocabulary import derive_vocabulary, save_vocabulary
 from yt8m.errors import UserError
-from yt8m.vocabulary import FILE_NAME, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
+from yt8m.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
 
 RATED = [[make_video(0, 9, (9,), ((0, 20, 1.0), (0, 7, 0.0), (5, 20, 0.0))), make_video(1, 9)],
          [make_video(2, 9, (1, 2), ((0, 7, 0.0), (5, 3000, 1.0), (900, 20, 1.0)))]]

@@ -122,6 +122,28 @@ def positive(text: str) -> int:
 positive.__name__ = "number of at least 1"
 
 
+def nonnegative(text: str) -> float:
+    """An option's value as a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+nonnegative.__name__ = "number of at least 0"
+
+
+def probability(text: str) -> float:
+    """An option's value as a number in 0..1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+probability.__name__ = "number from 0 to 1"
+
+
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
     """Parse the command line and run a command.
 

@@ -1,18 +1,45 @@
 """Average the models' predictions and list the best test segments of each class: `sub.csv`."""
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from yt8m.cli import add_model_names, make_parser, positive, run
+from yt8m.cli import add_model_names, make_parser, nonnegative, positive, probability, run
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from yt8m.test_meta import TestMeta
+
+FUSIONS = ("mean", "geometric", "rank", "reciprocal-rank")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.create_submission_from_memmaps --output sub.csv", "seed")
+    parser = make_parser(__doc__, "python -m yt8m.create_submission_from_memmaps --output sub.csv", "seed", "device",
+                         "workers", "on-error")
     add_model_names(parser, "which models' predictions in cache/predictions to average")
+    parser.add_argument("--weights", type=nonnegative, nargs="+", metavar="W",
+                        help="weight of each model, in the order of --model-names (default: all the same)")
+    parser.add_argument("--fusion", choices=FUSIONS, default="mean",
+                        help="how scores become one: the mean as published; the geometric mean; the mean rank among a "
+                             "class's segments; the mean of 1 / (60 + rank) (default: mean)")
     parser.add_argument("--output", type=Path, default=Path("sub.csv"), metavar="CSV",
-                        help="the submission (default: sub.csv)")
+                        help="the submission; compressed if it ends in .gz (default: sub.csv)")
     parser.add_argument("--top-k", type=positive, default=100_000, metavar="K",
                         help="segments a class (default: 100000)")
+    video = parser.add_argument_group(
+        "candidates", "A video model may say which videos count for a class; --device, --workers and --on-error are "
+                      "for its predictions, which are kept in cache/video_predictions.")
+    video.add_argument("--video-model", type=Path, metavar="DIR",
+                       help="folder of a video model, such as data/cache/video/dbof-3")
+    video.add_argument("--video-top-k", type=positive, metavar="N",
+                       help="a video counts for the N classes that it most probably shows (default: all)")
+    video.add_argument("--video-threshold", type=probability, metavar="P",
+                       help="a video counts for classes of at least this probability (default: all)")
+    video.add_argument("--video-cap", type=positive, metavar="N",
+                       help="the N most probable videos count for a class (default: all)")
+    video.add_argument("--video-weight", type=nonnegative, default=0.0, metavar="B",
+                       help="multiply scores by the video's probability to the power of B (default: 0)")
     return parser
 
 
@@ -20,21 +47,53 @@ def main(args: argparse.Namespace) -> None:
     """Write the submission. Raises `UserError`."""
     from tqdm import tqdm
 
-    from yt8m.memmaps import load_test_meta, prediction_files
+    from yt8m.errors import UserError
+    from yt8m.fusion import Fusion
+    from yt8m.memmaps import prediction_files
     from yt8m.ranking import top_rows
     from yt8m.submission import write_submission
+    from yt8m.test_meta import load_test_meta
     from yt8m.vocabulary import load_vocabulary
 
+    if args.weights is not None and (len(args.weights) != len(args.model_names or ()) or not any(args.weights)):
+        raise UserError(f"--weights: expected one for each of the --model-names, not all 0, found "
+                        f"{len(args.weights)} for {len(args.model_names or ())}")
     vocabulary = load_vocabulary(args.data_dir)
     cache = args.data_dir / "cache"
     meta = load_test_meta(cache)
     files = prediction_files(cache, args.model_names)
     maps = [file.read(meta, len(vocabulary)) for file in files]
-    names = meta.row_names()
-    ranked = tqdm(top_rows(maps, args.top_k, args.seed), "ranking", len(vocabulary), unit="class", disable=None)
-    write_submission(args.output, vocabulary.labels, (names[rows] for rows in ranked))
+    factors = _factors(args, meta, len(vocabulary))
+    fusion = Fusion(maps, args.fusion, args.weights, factors, None if factors is None else meta.row_videos())
+    with tqdm(desc="ranking", total=meta.n_rows, unit="row", unit_scale=True, disable=None) as bar:
+        ranked = top_rows(fusion, args.top_k, args.seed, bar.update)
+    with tqdm(desc="writing", total=len(vocabulary), unit="class", disable=None) as bar:
+        write_submission(args.output, vocabulary.labels.tolist(), meta.row_names(), ranked, bar.update)
     print(f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, meta.n_rows)} of {meta.n_rows} "
-          f"segments each, mean of {', '.join(file.path.stem for file in files)}")
+          f"segments each{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
+          f"{', '.join(file.path.stem for file in files)}")
+
+
+def _factors(args: argparse.Namespace, meta: "TestMeta", n_classes: int) -> "np.ndarray | None":
+    """What the video model multiplies scores by, (videos, classes) float32; None without one."""
+    from yt8m.errors import UserError
+
+    if args.video_model is None:
+        given = {"--video-top-k": args.video_top_k, "--video-threshold": args.video_threshold,
+                 "--video-cap": args.video_cap, "--video-weight": args.video_weight or None}
+        for option, value in given.items():
+            if value is not None:
+                raise UserError(f"{option} {value}: needs a --video-model")
+        return None
+
+    from yt8m.cli import resolve_device, resolve_workers
+    from yt8m.test_meta import load_test_index
+    from yt8m.video_scores import CandidateRules, video_scores
+
+    device = resolve_device(args.device)
+    scores = video_scores(args.video_model, load_test_index(args.data_dir, meta, args.damage), meta, n_classes,
+                          args.data_dir / "cache", resolve_workers(args.workers, device), device, args.damage)
+    return CandidateRules(args.video_top_k, args.video_threshold, args.video_cap, args.video_weight).factors(scores)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Batches ahead of time: threads read while the model computes."""
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import torch
 from helperbot import pin_memory
 
+from yt8m.ahead import map_ahead
 from yt8m.errors import UserError
 from yt8m.sampling import Key, SequentialBatches, TrainingBatches
 
@@ -49,20 +47,9 @@ class BatchLoader(Generic[Batch]):
         self._handed_out = 0
 
     def _ahead(self) -> Iterator[Batch]:
-        keys = iter(self.keys)
         # A thread has a current CUDA device of its own.
         set_device = (torch.cuda.set_device, (self.device,)) if self.device.type == "cuda" else ()
-        with ThreadPoolExecutor(self.workers, "loader", *set_device) as pool:
-            ahead: deque[Future[Batch]] = deque()
-            try:
-                ahead.extend(pool.submit(self._load, first) for first in islice(keys, BATCHES_AHEAD * self.workers))
-                while ahead:
-                    batch = ahead.popleft().result()
-                    ahead.extend(pool.submit(self._load, later) for later in islice(keys, 1))
-                    yield batch
-            finally:
-                for future in ahead:
-                    future.cancel()
+        return map_ahead(self._load, self.keys, self.workers, BATCHES_AHEAD * self.workers, *set_device)
 
     def _load(self, keys: list[Key]) -> Batch:
         batch = self.dataset.__getitems__(keys)

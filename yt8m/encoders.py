@@ -174,15 +174,20 @@ class NextvladLayer(nn.Module):
         self.centroids = nn.Parameter(torch.rand(n_clusters, expanded // groups))
         self.expansion_mapper = nn.Linear(dim, expanded)
         assignment = nn.Linear(expanded, n_clusters * groups, bias=not add_batchnorm)
-        with torch.no_grad():
-            assignment.weight.copy_(2 * self.ALPHA * self.centroids.repeat(groups, groups))
-            if assignment.bias is not None:
-                assignment.bias.copy_(-self.ALPHA * self.centroids.norm(dim=1).repeat(groups))
+        if not self.centroids.is_meta:
+            self._initialize(assignment)
         self.soft_assignment_mapper: nn.Module = assignment
         if add_batchnorm:
             self.soft_assignment_mapper = nn.Sequential(assignment, AssignmentNorm(n_clusters))
         self.attention_mapper = nn.Linear(expanded, groups)
         self.final_bn = nn.BatchNorm1d(self.out_features)
+
+    @torch.no_grad()
+    def _initialize(self, assignment: nn.Linear) -> None:
+        """Assign as NetVLAD does, by distance from the centroids."""
+        assignment.weight.copy_(2 * self.ALPHA * self.centroids.repeat(self.groups, self.groups))
+        if assignment.bias is not None:
+            assignment.bias.copy_(-self.ALPHA * self.centroids.norm(dim=1).repeat(self.groups))
 
     def encode_frames(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D).
@@ -213,6 +218,8 @@ class NextvladLayer(nn.Module):
 
 def initialize(module: nn.Module) -> None:
     """The published initialization: Kaiming-normal weights, biases 0, batch-norm scale U(0, 1) and shift 0."""
+    if next(module.parameters()).is_meta:  # nothing to fill, and torch would import its compiler to do so
+        return
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d):
             nn.init.kaiming_normal_(layer.weight)

@@ -18,22 +18,25 @@ import numpy as np
 
 from yt8m.errors import UserError
 from yt8m.files import replacing
-from yt8m.model_files import folder_digest
+from yt8m.model_files import folder_digest, folder_stamps
 from yt8m.test_meta import TestMeta
 
 PREDICTIONS_NAME = "predictions"
 SCALE = 9999
 _PREDICT_AGAIN = "run `python -m yt8m.inference_memmap` again"
-_INFORMATION = ("folder", "time")  # of an origin: where the model lay and when the file was finished
+# Of an origin: where the model lay, size and time of its files, and when the predictions were finished.
+_INFORMATION = ("folder", "stamps", "time")
 
 
 class StoredScores:
     """Rows of a prediction file, (rows, C) int16, read when they are asked for.
 
-    Unlike those of a memory map, rows that have been read do not count as memory of the process afterwards.
+    Unlike those of a memory map, rows that have been read do not count as memory of the process afterwards. With
+    `doubted`, where nothing says how they were made, reading raises `UserError` for values out of range.
     """
 
-    def __init__(self, values: np.memmap) -> None:
+    def __init__(self, values: np.memmap, doubted: bool) -> None:
+        self._doubted = doubted
         self.path = Path(str(values.filename))
         self.shape = values.shape
         self._offset = values.offset
@@ -46,12 +49,16 @@ class StoredScores:
         """A copy of consecutive rows. May be called by several threads at once."""
         first, stop, _ = rows.indices(len(self))
         values = np.empty((max(stop - first, 0), self.shape[1]), np.int16)
-        rest, place = memoryview(values).cast("B"), self._offset + first * values.itemsize * self.shape[1]
+        rest = values.reshape(-1).view(np.uint8).data
+        place = self._offset + first * values.itemsize * self.shape[1]
         while rest:
             count = os.preadv(self._file.fileno(), [rest], place)
             if not count:
                 raise UserError(f"{self.path}: has been cut off while it was read; {_PREDICT_AGAIN}")
             rest, place = rest[count:], place + count
+        if self._doubted and values.size and (values.min() < 0 or values.max() > SCALE):
+            raise UserError(f"{self.path}: expected values of 0 to {SCALE}, found {values.min()} to {values.max()} in "
+                            f"rows {first} to {stop - 1}; {_PREDICT_AGAIN}")
         return values
 
 
@@ -82,15 +89,14 @@ class PredictionFile:
         if values.shape != (meta.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
             raise UserError(f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary ask "
                             f"for int16 {(meta.n_rows, n_classes)}; {_PREDICT_AGAIN}")
-        scores = StoredScores(values)
         origin = _read_json(self.origin_path)
-        if origin is None:  # made elsewhere: nothing says more than its shape and values
-            _check_range(scores)
-        elif origin.get("test_meta") != meta.digest:
-            raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
-        elif _model_has_changed(origin):
-            raise UserError(f"{self.path}: made with other weights than {origin['folder']} has now; {_PREDICT_AGAIN}")
-        return scores
+        if origin is not None:  # not made elsewhere
+            if origin.get("test_meta") != meta.digest:
+                raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
+            if _model_has_changed(origin):
+                raise UserError(f"{self.path}: made with other weights than {origin['folder']} has now; "
+                                f"{_PREDICT_AGAIN}")
+        return StoredScores(values, doubted=origin is None)
 
 
 def prediction_files(cache_dir: Path, names: list[str] | None) -> list[PredictionFile]:
@@ -103,19 +109,16 @@ def prediction_files(cache_dir: Path, names: list[str] | None) -> list[Predictio
     return [PredictionFile(directory / f"{name}.npy") for name in names]
 
 
-def _check_range(scores: StoredScores) -> None:
-    step = max(1, (16 << 20) // (2 * scores.shape[1]))
-    for first in range(0, len(scores), step):
-        block = scores[first:first + step]
-        if block.min() < 0 or block.max() > SCALE:
-            raise UserError(f"{scores.path}: expected values of 0 to {SCALE}, found {block.min()} to {block.max()} in "
-                            f"rows {first} to {first + len(block) - 1}; {_PREDICT_AGAIN}")
+def origin_of_model(folder: Path) -> dict[str, Any]:
+    """What an origin says of the model."""
+    return {"model": folder_digest(folder), "folder": str(folder.absolute()), "stamps": folder_stamps(folder)}
 
 
 def _model_has_changed(origin: dict[str, Any]) -> bool:
     """Whether the model that predictions were made with is still where it was, but is another one."""
     try:
-        return folder_digest(Path(origin["folder"])) != origin["model"]
+        folder = Path(origin["folder"])
+        return folder_stamps(folder) != origin["stamps"] and folder_digest(folder) != origin["model"]
     except (OSError, KeyError, TypeError):  # it is not there, or predictions do not say where it was
         return False
 

@@ -1,4 +1,4 @@
-"""The two files of a model folder and their digest; imports nothing heavy."""
+"""The two files of a model folder, and how to tell whether they have changed; imports nothing heavy."""
 import hashlib
 from pathlib import Path
 
@@ -12,3 +12,9 @@ def folder_digest(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def folder_stamps(path: Path) -> list[list[int]]:
+    """Size in bytes and modification time in ns of both files. Raises `OSError`."""
+    stats = [(path / name).stat() for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    return [[stat.st_size, stat.st_mtime_ns] for stat in stats]

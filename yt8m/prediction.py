@@ -22,13 +22,10 @@ from yt8m.artifacts import ModelFolder, list_folders, load_segment_model, open_f
 from yt8m.cli import resolve_device, resolve_half, resolve_workers
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import WholeVideoDataset
-from yt8m.errors import UserError
-from yt8m.index import load_index
 from yt8m.inference import Arrival, Computation, Member, Predictor, one_behind, share_context_encoders
-from yt8m.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile
-from yt8m.model_files import folder_digest
+from yt8m.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile, origin_of_model
 from yt8m.progress import Progress
-from yt8m.test_meta import TestMeta, load_test_meta, make_test_meta
+from yt8m.test_meta import TestMeta, load_test_index, load_test_meta
 from yt8m.vocabulary import load_vocabulary
 
 LOGGER = logging.getLogger(__name__)
@@ -56,10 +53,7 @@ def run_predictions(args: argparse.Namespace) -> None:
         n_classes = len(load_vocabulary(args.data_dir))
         meta = load_test_meta(cache)
         with rank_zero_first():
-            index = load_index(args.data_dir / "segment" / "test", cache, args.damage)
-        if make_test_meta(index).digest != meta.digest:
-            raise UserError(f"{index.folder}: not the shards that the test metadata was made from; "
-                            "run `python -m yt8m.prepare_test_meta` again")
+            index = load_test_index(args.data_dir, meta, args.damage)
         outdated = _outdated(args, meta, n_classes, computation)
         if outdated:
             dataset = WholeVideoDataset(index, meta.records, args.damage)
@@ -78,9 +72,9 @@ def _outdated(args: argparse.Namespace, meta: TestMeta, n_classes: int,
     outdated = []
     for folder in map(open_folder, paths):
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
-        origin = {"model": folder_digest(folder.path), "folder": str(folder.path.absolute()),
-                  "test_meta": meta.digest, "offset": folder.offset if args.offset is None else args.offset,
-                  "shifts": list(computation.shifts), "amp": str(computation.amp)}
+        origin = origin_of_model(folder.path) | {
+            "test_meta": meta.digest, "offset": folder.offset if args.offset is None else args.offset,
+            "shifts": list(computation.shifts), "amp": str(computation.amp)}
         if file.is_current(origin):
             LOGGER.info("%s: up to date", file.path)
         else:

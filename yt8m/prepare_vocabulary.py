@@ -17,9 +17,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the vocabulary. Raises `UserError`."""
+    from yt8m.derived_vocabulary import derive_vocabulary, save_vocabulary
     from yt8m.errors import UserError
     from yt8m.index import load_index
-    from yt8m.vocabulary import FILE_NAME, derive_vocabulary, load_vocabulary, save_vocabulary
+    from yt8m.vocabulary import FILE_NAME, load_vocabulary
 
     names = args.names
     if names is None and (args.data_dir / "vocabulary.csv").is_file():

@@ -25,10 +25,13 @@ def main(args: argparse.Namespace) -> None:
     """Print the table. Raises `UserError`."""
     import numpy as np
 
-    from yt8m.memmaps import SCALE, load_test_meta, prediction_files
+    from yt8m.fusion import Fusion, Scores
+    from yt8m.memmaps import SCALE, prediction_files
     from yt8m.metrics import map_at_k
     from yt8m.ranking import top_rows
-    from yt8m.submission import read_submission, read_table, read_truth
+    from yt8m.submission import read_submission
+    from yt8m.test_meta import load_test_meta
+    from yt8m.truth import read_table, read_truth
     from yt8m.vocabulary import load_vocabulary
 
     vocabulary = load_vocabulary(args.data_dir)
@@ -37,9 +40,9 @@ def main(args: argparse.Namespace) -> None:
     truth = read_truth(args.truth)
     names = meta.row_names().astype(str)
 
-    def score(values: np.ndarray) -> float:
-        ranked = top_rows([values], args.top_k, args.seed)
-        lists = {label: names[rows].tolist() for label, rows in zip(vocabulary.labels.tolist(), ranked)}
+    def score(values: Scores) -> float:
+        ranked = top_rows(Fusion([values]), args.top_k, args.seed)
+        lists = {label: names[rows()].tolist() for label, rows in zip(vocabulary.labels.tolist(), ranked)}
         return map_at_k(truth, lists, args.top_k)[1]
 
     shape = (meta.n_rows, len(vocabulary))

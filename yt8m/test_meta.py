@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from yt8m.damage import Damage
 from yt8m.errors import UserError
 from yt8m.files import replacing
-from yt8m.index import Index
+from yt8m.index import Index, load_index
 from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments
 
 LOGGER = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class TestMeta:
 
     def row_names(self) -> np.ndarray:
         """What the submission calls each row, (rows,): `<video id>:<start second>`, as bytes."""
-        starts = (self.row_segments() * SEGMENT_SECONDS).astype(np.bytes_)
+        starts = self.row_segments() * SEGMENT_SECONDS
+        starts = starts.astype(f"S{len(str(starts.max()))}")
         return np.char.add(np.char.add(self.video_ids[self.row_videos()], b":"), starts)
 
     @cached_property
@@ -95,3 +97,12 @@ def load_test_meta(cache_dir: Path) -> TestMeta:
             return TestMeta(file["records"], file["video_ids"], file["row_ends"])
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
+
+
+def load_test_index(data_dir: Path, meta: TestMeta, damage: Damage) -> Index:
+    """The index of the test shards. Raises `UserError` where the metadata was made from others."""
+    index = load_index(data_dir / "segment" / "test", data_dir / "cache", damage)
+    if make_test_meta(index).digest != meta.digest:
+        raise UserError(f"{index.folder}: not the shards that the test metadata was made from; "
+                        "run `python -m yt8m.prepare_test_meta` again")
+    return index

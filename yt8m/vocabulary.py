@@ -1,16 +1,13 @@
 """The classes that segments are rated for: `segment_vocabulary.csv`, one row a class."""
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from yt8m.errors import UserError
-from yt8m.files import replacing
-from yt8m.index import Index
 
 FILE_NAME = "segment_vocabulary.csv"
-_COLUMNS = ("Index", "KnowledgeGraphId", "Name", "PositiveSegmentCount", "TotalSegmentCount")
 
 
 @dataclass(frozen=True)
@@ -35,52 +32,20 @@ def load_vocabulary(data_dir: Path) -> Vocabulary:
     if not path.is_file():
         raise UserError(f"{path}: no vocabulary; put the challenge's file there or run "
                         f"`python -m yt8m.prepare_vocabulary --data-dir {data_dir}`")
-    table = _read_csv(path)
-    if "Index" not in table or not pd.api.types.is_integer_dtype(table["Index"]) or table.empty:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = csv.reader(file, strict=True)
+        if any(len(row) > len(header) for row in rows):
+            raise ValueError("a line has more fields than the header")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error})") from None
+    columns = [dict(zip(header, row)) for row in rows if row]
+    try:
+        labels = np.array([int(row["Index"]) for row in columns], np.int64)
+    except (KeyError, ValueError, OverflowError):
+        labels = np.empty(0, np.int64)
+    if not labels.size:
         raise UserError(f"{path}: expected a column Index of label ids and at least one row")
-    labels = table["Index"].to_numpy(np.int64)
     if (np.diff(labels) <= 0).any() or labels[0] < 0:
         raise UserError(f"{path}: column Index must ascend, without duplicates or negative ids")
-    names = table["Name"] if "Name" in table else labels
-    return Vocabulary(labels, tuple(str(name) for name in names))
-
-
-def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
-    """The vocabulary table of a rated set: its distinct rated labels, ascending.
-
-    Names and Knowledge Graph ids come from the data set's official `vocabulary.csv` where that is given,
-    else the name is "label <id>".
-    """
-    if not index.rating_label.size:
-        raise UserError(f"{index.folder}: no record has segment ratings; the vocabulary comes from the rated set")
-    table = pd.DataFrame({"Index": index.rating_label, "positive": index.rating_score > 0})
-    grouped = table.groupby("Index")["positive"]
-    counts = pd.DataFrame({"PositiveSegmentCount": grouped.sum(), "TotalSegmentCount": grouped.size()})
-    counts = counts.reset_index()
-    counts["KnowledgeGraphId"] = ""
-    counts["Name"] = [f"label {label}" for label in counts["Index"]]
-    if official is not None:
-        known = _read_csv(official)
-        columns = {"Index", "KnowledgeGraphId", "Name"}
-        if not columns <= set(known.columns) or not pd.api.types.is_integer_dtype(known["Index"]):
-            raise UserError(f"{official}: expected the columns Index (of label ids), KnowledgeGraphId and Name")
-        known = known.drop_duplicates("Index").set_index("Index")
-        for column in ("KnowledgeGraphId", "Name"):
-            found = counts["Index"].map(known[column])
-            counts[column] = found.where(found.notna() & (found != ""), counts[column])
-    return counts[list(_COLUMNS)]
-
-
-def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
-    """Write a vocabulary table into a data folder; returns its path."""
-    path = data_dir / FILE_NAME
-    with replacing(path) as temporary:
-        table.to_csv(temporary, index=False)
-    return path
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from None
+    return Vocabulary(labels, tuple(row.get("Name", row["Index"]) for row in columns))

@@ -1,0 +1,83 @@
+"""Every way to fuse scores against its definition, entry by entry."""
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import rankdata
+
+from yt8m.fusion import KINDS, Fusion
+
+N_CLASSES = 3
+
+
+def _maps(n_maps: int, n_rows: int, levels: int, seed: int) -> list[np.ndarray]:
+    """Scores of up to `levels` different values, 0 and 9999 among them."""
+    rng = np.random.default_rng(seed)
+    values = np.concatenate([[0, 9999], rng.integers(0, 10_000, levels)]).astype(np.int16)
+    return [values[rng.integers(0, len(values), (n_rows, N_CLASSES))] for _ in range(n_maps)]
+
+
+def _fuse(maps: list[np.ndarray], classes: slice = slice(0, N_CLASSES), **options: object) -> np.ndarray:
+    return Fusion(maps, **options).fuse(0, [values[:, classes] for values in maps], classes)
+
+
+def _literal(kind: str, maps: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    stack, shares = np.array(maps, float), np.array(weights)[:, None, None] / sum(weights)
+    if kind == "geometric":
+        return np.exp((shares * np.log(np.maximum(stack, 0.5) / 9999)).sum(axis=0))
+    ranks = np.array([rankdata(-values, axis=0) for values in stack])  # the middle rank of equal ones
+    if kind == "rank":
+        return (shares * (1 - (ranks - 1) / len(maps[0]))).sum(axis=0)
+    return (shares / (60 + ranks)).sum(axis=0)
+
+
+SIZES = {"n_maps": st.integers(1, 8), "n_rows": st.integers(1, 30), "levels": st.integers(0, 40),
+         "seed": st.integers(0, 2**32 - 1)}
+
+
+@settings(deadline=None, derandomize=True, max_examples=80)
+@given(**SIZES)
+def test_the_mean_is_rounded_half_to_even(n_maps: int, n_rows: int, levels: int, seed: int) -> None:
+    maps = _maps(n_maps, n_rows, levels, seed)
+    total = np.sum(maps, axis=0, dtype=np.int64)
+    exact = [[round(Fraction(value, n_maps)) for value in row] for row in total.tolist()]
+    assert _fuse(maps).tolist() == exact
+    assert _fuse(maps, weights=[2.0] * n_maps).tolist() == exact
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(**SIZES, weights=st.lists(st.integers(0, 5), min_size=8, max_size=8))
+def test_weights_count_as_so_many_copies(n_maps: int, n_rows: int, levels: int, seed: int,
+                                         weights: list[int]) -> None:
+    maps, counts = _maps(n_maps, n_rows, levels, seed), [1 + weights[0], *weights[1:n_maps]]
+    copies = [values for values, count in zip(maps, counts) for _ in range(count)]
+    for kind in KINDS:
+        np.testing.assert_allclose(_fuse(maps, kind=kind, weights=counts), _fuse(copies, kind=kind), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["geometric", "rank", "reciprocal-rank"])
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(**SIZES)
+def test_other_ways_equal_their_definitions(kind: str, n_maps: int, n_rows: int, levels: int, seed: int) -> None:
+    maps = _maps(n_maps, n_rows, levels, seed)
+    weights = np.random.default_rng(seed).uniform(0.1, 2, n_maps).tolist()
+    fused, literal = _fuse(maps, kind=kind, weights=weights), _literal(kind, maps, weights)
+    assert fused.dtype == np.float32 and (fused >= 0).all()
+    np.testing.assert_allclose(fused, literal, rtol=2e-5)
+    np.testing.assert_array_equal(_fuse(maps, slice(1, 3), kind=kind, weights=weights), fused[:, 1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_model_keeps_its_order(kind: str) -> None:
+    values = np.random.default_rng(0).permutation(9999)[:500].astype(np.int16)[:, None]
+    fused = Fusion([values], kind).fuse(0, [values], slice(0, 1))
+    assert np.argsort(fused[:, 0]).tolist() == np.argsort(values[:, 0]).tolist()
+
+
+def test_factors_multiply_the_rows_of_their_videos() -> None:
+    values = np.full((4, 2), 100, np.int16)
+    factors = np.array([[1, 0.5], [np.nan, 0]], np.float32)
+    fusion = Fusion([values], factors=factors, row_videos=np.array([0, 0, 1, 1]))
+    np.testing.assert_array_equal(fusion.fuse(1, [values[1:]], slice(0, 2)), [[100, 50], [np.nan, 0], [np.nan, 0]])

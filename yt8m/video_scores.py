@@ -1,0 +1,101 @@
+"""What a video model thinks of the test videos, to say which of their segments are worth ranking.
+
+Dimensions: V videos, C classes.
+"""
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from yt8m.artifacts import load_video_model
+from yt8m.damage import Damage
+from yt8m.dataloader import BatchLoader
+from yt8m.datasets import WholeVideoDataset
+from yt8m.errors import UserError
+from yt8m.files import replacing
+from yt8m.index import Index
+from yt8m.inference import Computation, predict_videos
+from yt8m.model_files import folder_digest
+from yt8m.progress import Progress
+from yt8m.sampling import SequentialBatches
+from yt8m.test_meta import TestMeta
+
+LOGGER = logging.getLogger(__name__)
+VIDEO_PREDICTIONS_NAME = "video_predictions"
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class CandidateRules:
+    """Which segments of which videos are candidates for a class, and how the video's own score counts.
+
+    A video counts for a class if the class is among the video's `top_k` best, if its probability is at least
+    `threshold`, and if the video is among the `cap` best of the class; what is None rules nothing out. The scores of
+    its segments are multiplied by probability ** `weight`.
+    """
+
+    top_k: int | None = None
+    threshold: float | None = None
+    cap: int | None = None
+    weight: float = 0.0
+
+    def factors(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities (V, C) float32 → what multiplies the scores of segments, NaN for those that do not count."""
+        factors = scores ** np.float32(self.weight)
+        n_videos, n_classes = scores.shape
+        for axis, most in ((1, self.top_k), (0, self.cap)):
+            if most is not None and most < (n_videos, n_classes)[axis]:
+                order = np.argpartition(-scores, most, axis=axis)
+                np.put_along_axis(factors, order[:, most:] if axis == 1 else order[most:], np.nan, axis=axis)
+        if self.threshold is not None:
+            factors[scores < np.float32(self.threshold)] = np.nan
+        return factors
+
+
+def video_scores(path: Path, index: Index, meta: TestMeta, n_classes: int, cache_dir: Path, workers: int,
+                 device: torch.device, damage: Damage) -> np.ndarray:
+    """Probabilities (V, C) float32 of the video model in folder `path` for the videos of the metadata.
+
+    Kept in `cache/video_predictions`; 0 for videos that cannot be read, where damage is skipped, and then not kept.
+    Raises `UserError`.
+    """
+    model = load_video_model(path, n_classes).to(device).eval()
+    kept = cache_dir / VIDEO_PREDICTIONS_NAME / f"{path.resolve().name}.npz"
+    origin = json.dumps({"model": folder_digest(path), "test_meta": meta.digest})
+    scores = _read(kept, origin)
+    if scores is not None:
+        LOGGER.info("%s: up to date", kept)
+        return scores
+    dataset = WholeVideoDataset(index, meta.records, damage)
+    dataset.reader.require_widths(model.config.video_dim, model.config.audio_dim)
+    scores = np.zeros((len(meta.records), n_classes), np.float32)
+    n_read = 0
+    batches = BatchLoader[list](dataset, SequentialBatches(len(dataset), BATCH_SIZE), workers, device)
+    with Progress(f"scoring videos with {path}", len(dataset), "video", LOGGER) as progress:
+        for batch in batches:
+            if batch:
+                numbers, videos = zip(*batch)
+                scores[list(numbers)] = predict_videos(model, videos, Computation(device)).cpu().numpy()
+            n_read += len(batch)
+            progress.update(len(batch))
+    if not np.isfinite(scores).all():
+        raise UserError(f"{path}: predicts values that are not numbers; its weights are of no use")
+    if n_read == len(dataset):
+        with replacing(kept) as temporary, temporary.open("wb") as file:
+            np.savez(file, scores=scores, origin=np.array(origin))
+    return scores
+
+
+def _read(path: Path, origin: str) -> np.ndarray | None:
+    """What is kept there, if it has that origin."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["scores"] if str(file["origin"]) == origin else None
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
+        LOGGER.warning("%s cannot be read (%s); the videos are scored anew", path, error)
+        return None
