@@ -18,7 +18,7 @@ from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folde
 Command = Callable[..., Outcome]
 COMMANDS = ("train_video", "train_pure_segment", "train_segment_w_context", "prepare_vocabulary", "prepare_test_meta",
             "inference_memmap", "create_submission_from_memmaps", "make_demo_data", "scoreboard", "check_data",
-            "find_lr")
+            "find_lr", "check_submission")
 N_CLASSES = 5
 
 

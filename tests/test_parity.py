@@ -1,5 +1,6 @@
 """Models of the 2019 release, as it saved them, give the logits that it gave."""
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 import torch
 import yaml
 
+from tests.conftest import Outcome
 from tests.parity_2019 import weights
 from yt8m.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.datasets import WholeVideoDataset
+from yt8m.index import load_index
 from yt8m.loss import segment_loss
 from yt8m.segments import context_frames
 
@@ -25,6 +29,7 @@ def expected(case: str) -> np.ndarray:
 
 def model_folder(case: str, path: Path) -> Path:
     """A case as the model folder that the 2019 release exported."""
+    path.mkdir(parents=True, exist_ok=True)
     state = weights.state(CASES[case]["state_dict"])
     torch.save({key: torch.from_numpy(value) for key, value in state.items()}, path / "model.pth")
     (path / "config.yaml").write_text(yaml.safe_dump(CASES[case]["config"]), encoding="utf-8")
@@ -88,6 +93,31 @@ def test_segment_loss() -> None:
     mask[np.arange(6), labels] = 0
     loss = segment_loss(*map(torch.from_numpy, (logits, labels, scores, mask)), 0.5)
     assert loss.item() == pytest.approx(float(expected("loss")), rel=1e-6)
+
+
+def test_a_folder_of_2019_models_goes_all_the_way_to_a_submission(command: Callable[..., Outcome],
+                                                                  data_dir: Path) -> None:
+    vocabulary = "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES))
+    (data_dir / "segment_vocabulary.csv").write_text(vocabulary, encoding="utf-8")
+    cases = names("context_agnostic") + names("context_aware")
+    for case in cases:
+        model_folder(case, data_dir / "cache" / "segment" / case)
+    where = ("--data-dir", data_dir)
+    for arguments in (("prepare_test_meta", *where), ("inference_memmap", *where, "--device", "cpu"),
+                      ("create_submission_from_memmaps", *where, "--output", data_dir / "sub.csv"),
+                      ("check_submission", data_dir / "sub.csv", *where)):
+        outcome = command(*arguments)
+        assert outcome.status == 0, outcome.err
+    index = load_index(data_dir / "segment" / "test", data_dir / "cache")
+    (_, frames), = WholeVideoDataset(index, np.arange(1)).__getitems__([(0, 0)])
+    segments = torch.stack([frames[start - 3:start + 8] for start in (30, 35)])  # the first two rows
+    for case in cases:
+        model = load_segment_model(open_folder(data_dir / "cache" / "segment" / case), N_CLASSES).eval()
+        context = (frames[None, slice(*context_frames(len(frames)))], None, torch.zeros(2, dtype=torch.long))
+        with torch.no_grad():
+            logits = model(segments, *context) if model.needs_context else model(segments)
+        predicted = np.load(data_dir / "cache" / "predictions" / f"{case}.npy")[:2]
+        assert np.abs(predicted - 9999 * logits.sigmoid().numpy()).max() < 1
 
 
 def test_every_case_is_tested() -> None:

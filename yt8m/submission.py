@@ -81,4 +81,4 @@ def read_submission(path: Path) -> dict[int, list[str]]:
 def split_line(line: bytes) -> tuple[int | None, bytes]:
     """Label id and segments of a line; the label is None where the line has none."""
     label, comma, segments = line.rstrip(b"\r\n").partition(b",")
-    return (int(label) if comma and label.isdigit() else None), segments
+    return (int(label) if comma and label.isdigit() and len(label) < 10 else None), segments

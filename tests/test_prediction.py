@@ -1,0 +1,221 @@
+"""Predicting all test segments: interrupted, in several processes, on a full disk, with damaged videos."""
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import Outcome
+from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
+from yt8m import prediction
+from yt8m.prediction import remaining_work
+from yt8m.test_meta import TestMeta, load_test_meta
+
+Command = Callable[..., Outcome]
+N_CLASSES = 5
+NAMES = ("agnostic_0", "aware_1", "aware_2")
+
+
+@pytest.fixture(name="modelled", scope="module")
+def fixture_modelled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with test metadata and models; not to be written to."""
+    from yt8m import prepare_test_meta
+
+    path = tmp_path_factory.mktemp("modelled") / "data"
+    shutil.copytree(tiny_data, path)
+    prepare_test_meta.main(prepare_test_meta.build_parser().parse_args(["--data-dir", str(path)]))
+    agnostic_folder(path / "cache" / "segment" / NAMES[0], DBOF, N_CLASSES, 1)
+    for seed, name in enumerate(NAMES[1:], 2):
+        aware_folder(path / "cache" / "segment" / name, NEXTVLAD, DBOF, N_CLASSES, seed)
+    return path
+
+
+@pytest.fixture(name="data_dir")
+def fixture_data_dir(modelled: Path, tmp_path: Path) -> Path:
+    """A copy, for a test to change."""
+    return shutil.copytree(modelled, tmp_path / "data")
+
+
+def predict(command: Command, data_dir: Path, *options: object) -> dict[str, np.ndarray]:
+    """Run the command; returns the predictions of all models."""
+    outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", *options)
+    assert outcome.status == 0, outcome.err
+    return stored(data_dir)
+
+
+def stored(data_dir: Path) -> dict[str, np.ndarray]:
+    """The predictions that there are; nothing else is in their folder."""
+    folder = data_dir / "cache" / "predictions"
+    values = {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+    assert {path.name for path in folder.iterdir()} == {f"{name}.{ending}" for name in values
+                                                       for ending in ("npy", "json")}
+    return values
+
+
+def test_killed_at_random_moments_twenty_times_the_files_are_the_same(data_dir: Path) -> None:
+    script = Path(__file__).parent / "killed_predictions.py"
+    done = subprocess.run([sys.executable, script, data_dir, "20"], check=False, text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": str(script.parent.parent)})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("killed 2") and done.stdout.endswith("always the same\n")
+    assert set(stored(data_dir)) == set(NAMES)
+
+
+def test_the_numbers_do_not_depend_on_batches_workers_or_neighbours(command: Command, data_dir: Path) -> None:
+    first = predict(command, data_dir, "--batch-size", 1)
+    assert set(first) == set(NAMES)
+    for options in (("--batch-size", 7, "--workers", 2), ("--model-names", NAMES[2])):
+        shutil.rmtree(data_dir / "cache" / "predictions")
+        for name, values in predict(command, data_dir, *options).items():
+            assert np.abs(values - first[name]).max() <= 1
+    assert not (first[NAMES[1]] == first[NAMES[2]]).all()
+
+
+def test_two_processes_write_the_file_of_one(command: Command, data_dir: Path) -> None:
+    expected = predict(command, data_dir, "--batch-size", 4)
+    shutil.rmtree(data_dir / "cache" / "predictions")
+    arguments = ("--data-dir", str(data_dir), "--device", "cpu", "--batch-size", "4")
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    done = subprocess.run([*torchrun, "yt8m.inference_memmap", *arguments], check=False, text=True,
+                          capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("in 2 processes") == 1
+    for name, values in stored(data_dir).items():
+        assert np.abs(values - expected[name]).max() <= 1  # one thread sums in another order
+    again = subprocess.run([*torchrun, "yt8m.inference_memmap", *arguments], check=False, text=True,
+                           capture_output=True)
+    assert again.returncode == 0 and again.stderr.count("up to date") == len(NAMES)
+
+
+@settings(deadline=None, derandomize=True, max_examples=80)
+@given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=15), batch_size=st.integers(1, 50),
+       done=st.lists(st.lists(st.booleans(), min_size=15, max_size=15), min_size=1, max_size=3))
+def test_groups_do_not_depend_on_what_is_done(counts: list[int], batch_size: int, done: list[list[bool]]) -> None:
+    meta = TestMeta(np.arange(len(counts)), np.array([b"%d" % row for row in range(len(counts))]), np.cumsum(counts))
+    nothing = [np.zeros(len(counts), np.uint32)]
+    groups = [work.videos for work in remaining_work(meta, batch_size, nothing)]
+    assert [video for group in groups for video in range(group.start, group.stop)] == list(range(len(counts)))
+    for group in groups[:-1]:
+        assert sum(counts[group]) >= batch_size > sum(counts[group][:-1])
+    journals = [np.array(own[:len(counts)], np.uint32) for own in done]
+    work = remaining_work(meta, batch_size, journals)
+    assert [(item.videos, item.members) for item in work] == [
+        (group, members) for group in groups
+        if (members := [number for number, journal in enumerate(journals) if not journal[group].all()])]
+
+
+def test_a_model_that_is_new_predicts_alone(command: Command, data_dir: Path) -> None:
+    (data_dir / "later").mkdir()
+    shutil.move(data_dir / "cache" / "segment" / NAMES[1], data_dir / "later")
+    predict(command, data_dir)
+    shutil.move(data_dir / "later" / NAMES[1], data_dir / "cache" / "segment")
+    before = {path.name: path.stat().st_mtime_ns for path in (data_dir / "cache" / "predictions").iterdir()}
+    assert set(predict(command, data_dir)) == set(NAMES)
+    for path in (data_dir / "cache" / "predictions").iterdir():
+        assert path.stem == NAMES[1] or before[path.name] == path.stat().st_mtime_ns
+
+
+def test_other_settings_are_other_predictions(command: Command, data_dir: Path) -> None:
+    options = ("--model-names", NAMES[0])
+    first = predict(command, data_dir, *options)[NAMES[0]]
+    for more in (("--offset", 1), ("--shifts", -1, 0, 1), ("--amp", "bf16")):
+        other = predict(command, data_dir, *options, *more)[NAMES[0]]
+        assert (other != first).any(), more
+        assert np.abs(other - first).mean() < 3000
+    origin = json.loads((data_dir / "cache" / "predictions" / f"{NAMES[0]}.json").read_text(encoding="utf-8"))
+    assert origin["amp"] == "torch.bfloat16" and origin["shifts"] == [0] and origin["offset"] == 3
+    assert set(origin) == {"model", "folder", "stamps", "test_meta", "offset", "shifts", "amp", "time"}
+    assert (predict(command, data_dir, *options)[NAMES[0]] == first).all()
+    outcome = command("inference_memmap", "--data-dir", data_dir, "--shifts", 1, 1)
+    assert outcome.status == 2 and "--shifts: 1 is named more than once" in outcome.err
+
+
+def test_shifted_segments_are_those_so_many_seconds_later(command: Command, data_dir: Path) -> None:
+    options = ("--model-names", NAMES[0])
+    plain = predict(command, data_dir, *options)[NAMES[0]]
+    shifted = predict(command, data_dir, *options, "--shifts", 5)[NAMES[0]]
+    both = predict(command, data_dir, *options, "--shifts", 0, 5)[NAMES[0]]
+    meta = load_test_meta(data_dir / "cache")
+    for first, end in zip(meta.row_starts, meta.row_ends):
+        assert np.abs(shifted[first:end - 1] - plain[first + 1:end]).max() <= 1
+    assert np.abs(both - (plain.astype(int) + shifted) / 2).max() <= 1.5
+
+
+def test_a_full_disk_ends_with_a_line_and_nothing_is_lost(command: Command, data_dir: Path) -> None:
+    predict(command, data_dir, "--model-names", NAMES[0])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))  # as a full disk, for this process alone
+    try:
+        outcome = command("inference_memmap", "--data-dir", data_dir, "--model-names", NAMES[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert outcome.status == 2 and "Traceback" not in outcome.err
+    assert f"{NAMES[1]}.npy.partial: no place for" in outcome.err.splitlines()[-1]
+    assert set(stored(data_dir)) == {NAMES[0]}
+
+
+def test_what_was_done_before_an_error_is_kept(command: Command, data_dir: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = predict(command, data_dir, "--batch-size", 1)
+    shutil.rmtree(data_dir / "cache" / "predictions")
+    original, calls = prediction.Predictor.__call__, []
+
+    def failing(self, videos, chosen):
+        calls.append(list(chosen))
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return original(self, videos, chosen)
+
+    monkeypatch.setattr(prediction.Predictor, "__call__", failing)
+    assert command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1).status == 130
+    partial = data_dir / "cache" / "predictions" / f"{NAMES[0]}.npy.partial.done"
+    assert np.fromfile(partial, "<u4").tolist() == [1, 1, 1, 0, 0, 0]  # the fourth had not arrived
+    outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1)
+    assert outcome.status == 0 and len(calls) == 5 + 3
+    assert "are there already" in outcome.err
+    for name, values in stored(data_dir).items():
+        assert (values == expected[name]).all()
+
+
+def test_damaged_videos_are_left_out_and_predicted_once_they_are_mended(command: Command, data_dir: Path) -> None:
+    expected = predict(command, data_dir)
+    shutil.rmtree(data_dir / "cache" / "predictions")
+    shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[1]  # its videos make a group of their own
+    whole, stat = shard.read_bytes(), shard.stat()
+    offsets = [int.from_bytes(whole[:8], "little") // 2, -3000]
+    damaged = bytearray(whole)
+    for offset in offsets:
+        damaged[offset] ^= 1  # inside the features of both records
+    shard.write_bytes(damaged)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--on-error", "skip",
+                      "--batch-size", 1)
+    assert outcome.status == 0
+    meta = load_test_meta(data_dir / "cache")
+    rows = slice(meta.row_starts[4], meta.row_ends[5])
+    assert f"{rows.stop - rows.start} segments of damaged videos have probability 0" in outcome.err
+    for name, values in stored(data_dir).items():
+        assert not values[rows].any()
+        assert np.abs(values[:rows.start] - expected[name][:rows.start]).max() <= 1
+    shard.write_bytes(whole)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    for name, values in predict(command, data_dir).items():
+        assert (values == expected[name]).all()
+
+
+def test_progress_is_logged_where_there_is_no_terminal(command: Command, data_dir: Path,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yt8m.progress.SECONDS_BETWEEN_LINES", 0)
+    outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1)
+    lines = [line for line in outcome.err.splitlines() if "segments/s" in line]
+    n_rows = load_test_meta(data_dir / "cache").n_rows
+    assert len(lines) == 6
+    assert f"predicting: {n_rows} of {n_rows}, " in lines[-1] and lines[-1].endswith("segments/s, 00:00 left")
