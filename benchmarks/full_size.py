@@ -30,7 +30,7 @@ N_MODELS, N_CLASSES, TOP_K = 7, 1000, 100_000
 N_VIDEOS, N_ROWS = 44_739, 1_704_348
 CHECKED_ROWS, CHECKED_TOP_K = 30_000, 2_000
 BLOCK_ROWS = 8192
-# The command, and last the line "VmHWM: N kB". Not getrusage, whose peak is at least that of the process that started it.
+# The command, and last the line "VmHWM: N kB". Not getrusage, whose peak is at least that of the parent process.
 WITH_PEAK_MEMORY = """
 from yt8m.create_submission_from_memmaps import build_parser, main
 main(build_parser().parse_args())

@@ -4,7 +4,6 @@ Generates data first, checks that both ways give equal batches, then times them 
 cache, and last reads from disk what has been dropped from it. Rates are medians.
 """
 import mmap
-import os
 import sys
 import tempfile
 import time
@@ -91,6 +90,11 @@ def check_equal(data: Data) -> None:
         assert torch.equal(windows[strip.segments], plain)
 
 
+def n_segments(batch: list[tuple[int, torch.Tensor]]) -> int:
+    """Candidate segments of a batch of test videos."""
+    return sum(int(candidate_segments(np.array(len(frames)))) for _, frames in batch)
+
+
 def stream(batches: Iterable, size: Callable[[Any], int], n_batches: int | None = None) -> float:
     """Items per second of a loader's batches. The first batch, with the start of the workers, is not counted."""
     iterator = iter(batches)
@@ -118,8 +122,7 @@ def time_loaders(data: Data, repeats: int) -> dict[str, float]:
         for workers in (0, 1, 2):
             if name == "tests":
                 loader = BatchLoader[list](tests, SequentialBatches(len(tests), 1), workers)
-                ways[f"ours, {workers} workers"] = partial(
-                    stream, loader, lambda batch: sum(int(candidate_segments(np.array(len(frames)))) for _, frames in batch))
+                ways[f"ours, {workers} workers"] = partial(stream, loader, n_segments)
             else:
                 loader = BatchLoader(dataset, TrainingBatches(dataset.shards, batch_size, 1), workers)
                 ways[f"ours, {workers} workers"] = partial(

@@ -6,6 +6,7 @@ in whole, whatever is used of it; workers are processes, each with shards of its
 # pylint: disable=abstract-method  # torch's iterable data sets have no __getitem__
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ class PlainRecords(IterableDataset):
 
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.glob("*.tfrecord"))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.records()
 
     def records(self) -> Iterator[dict[str, np.ndarray]]:
         """Frames (n, 1152) float32 and start seconds of ratings, of every record of this worker's shards."""

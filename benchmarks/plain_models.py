@@ -3,11 +3,13 @@
 The names of the parameters are those of the package's models, so that both load the same state dict. Dimensions as in
 `yt8m.encoders`.
 """
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yt8m.config import DbofConfig, NextvladConfig, VideoModelConfig
+from yt8m.config import ContextModelConfig, DbofConfig, NextvladConfig, VideoModelConfig
 
 
 class PlainGating(nn.Module):
@@ -27,14 +29,14 @@ class PlainGating(nn.Module):
 
 
 class PlainMixture(nn.Module):  # pylint: disable=abstract-method  # the models that have it add their forward
-    """What both models end with, a mixture-of-experts head."""
+    """What all models end with, a mixture-of-experts head."""
 
-    def __init__(self, config: DbofConfig | NextvladConfig, n_classes: int) -> None:
+    def __init__(self, fcn_dim: int, p_drop: float, n_classes: int, n_mixtures: int) -> None:
         super().__init__()
-        self.n_classes, self.n_mixtures = n_classes, config.n_mixtures
+        self.n_classes, self.n_mixtures = n_classes, n_mixtures
         self.expert_fc, self.gating_fc = (
-            nn.Sequential(nn.BatchNorm1d(config.fcn_dim), nn.Dropout(config.p_drop), nn.Linear(config.fcn_dim, width))
-            for width in (n_classes * config.n_mixtures, config.n_mixtures + 1))
+            nn.Sequential(nn.BatchNorm1d(fcn_dim), nn.Dropout(p_drop), nn.Linear(fcn_dim, width))
+            for width in (n_classes * n_mixtures, n_mixtures + 1))
 
     def mix(self, features: Tensor) -> Tensor:
         """(B, F) → logits (B, C)."""
@@ -56,7 +58,20 @@ class Transposition(nn.Module):
         return features.transpose(1, 2)
 
 
-class PlainDbof(PlainMixture):
+class PlainVideoModel(PlainMixture):
+    """An encoder of frames with a head; subclasses say which."""
+
+    def __init__(self, config: DbofConfig | NextvladConfig, n_classes: int) -> None:
+        super().__init__(config.fcn_dim, config.p_drop, n_classes, config.n_mixtures)
+
+    features: Callable[[Tensor, Tensor], Tensor]
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Frames (B, L, D) and lengths (B,) → logits (B, C)."""
+        return self.mix(self.features(frames, lengths))
+
+
+class PlainDbof(PlainVideoModel):
     """Context-gated DBoF with masked pooling."""
 
     def __init__(self, config: DbofConfig, n_classes: int) -> None:
@@ -68,13 +83,13 @@ class PlainDbof(PlainMixture):
             nn.BatchNorm1d(2 * hidden), nn.Dropout(config.p_drop), nn.Linear(2 * hidden, config.fcn_dim, bias=False),
             nn.ReLU(), PlainGating(config.fcn_dim, config.video_se_reduction))
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Frames (B, L, D) and lengths (B,) → logits (B, C)."""
+    def features(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Frames (B, L, D) and lengths (B,) → features (B, F)."""
         hidden = self.encoder(frames.float())  # (B, H, L)
         mask = frame_mask(frames, lengths)[:, None]
         maximum = hidden.masked_fill(~mask, float("-inf")).max(dim=2).values
         mean = (hidden * mask).sum(dim=2) / lengths[:, None]
-        return self.mix(self.intermediate_fc(torch.cat([maximum, mean], dim=1)))
+        return self.intermediate_fc(torch.cat([maximum, mean], dim=1))
 
 
 class ClusterNorm(nn.Module):
@@ -117,7 +132,7 @@ class PlainNextvladLayer(nn.Module):
         return self.dropout(vlad.view(n_videos, self.n_clusters, -1)).flatten(1)
 
 
-class PlainNextvlad(PlainMixture):
+class PlainNextvlad(PlainVideoModel):
     """NeXtVLAD on visual and audio features."""
 
     def __init__(self, config: NextvladConfig, n_classes: int) -> None:
@@ -131,14 +146,38 @@ class PlainNextvlad(PlainMixture):
         self.intermediate_fc = nn.Sequential(nn.Linear(pooled, config.fcn_dim), nn.ReLU())
         self.se_gating = PlainGating(config.fcn_dim, config.se_reduction)
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """Frames (B, L, D) and lengths (B,) → logits (B, C)."""
+    def features(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """Frames (B, L, D) and lengths (B,) → features (B, F)."""
+        return self.se_gating(functional.relu(self.before_relu(frames, lengths)))
+
+    def before_relu(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """What the segment encoder of a context-aware model gives, (B, F)."""
         mask = frame_mask(frames, lengths)
         video, audio = frames.float().split(self.widths, dim=2)
         pooled = torch.cat([self.video_encoder(video, mask), self.audio_encoder(audio, mask)], dim=1)
-        return self.mix(self.se_gating(self.intermediate_fc(pooled)))
+        return self.intermediate_fc[0](pooled)
 
 
 def build_plain_model(config: VideoModelConfig, n_classes: int) -> PlainDbof | PlainNextvlad:
     """The plain model for a configuration, to load a state dict into."""
     return PlainDbof(config, n_classes) if isinstance(config, DbofConfig) else PlainNextvlad(config, n_classes)
+
+
+class PlainContextAware(PlainMixture):
+    """A segment encoder beside a context encoder; every segment comes with its whole video."""
+
+    def __init__(self, config: ContextModelConfig, context: VideoModelConfig, segment: VideoModelConfig,
+                 n_classes: int) -> None:
+        super().__init__(config.fcn_dim, config.p_drop, n_classes, config.n_mixture)
+        self.context_model, self.segment_model = build_plain_model(context, 1), build_plain_model(segment, 1)
+        joint = context.fcn_dim + segment.fcn_dim
+        self.intermediate_fc = nn.Sequential(
+            nn.BatchNorm1d(joint), nn.Dropout(config.p_drop), nn.Linear(joint, config.fcn_dim), nn.ReLU(),
+            PlainGating(config.fcn_dim, config.se_reduction))
+
+    def forward(self, segments: Tensor, videos: Tensor, lengths: Tensor) -> Tensor:
+        """Segments (S, L', D), and the video of each, (S, L, D) with lengths (S,) → logits (S, C)."""
+        whole = torch.full((len(segments),), segments.shape[1])
+        encode = getattr(self.segment_model, "before_relu", self.segment_model.features)
+        joint = torch.cat([self.context_model.features(videos, lengths), encode(segments, whole)], dim=1)
+        return self.mix(self.intermediate_fc(joint))

@@ -128,7 +128,7 @@ def test_damage_met_by_a_loader_thread_is_named(command: Command, data_dir: Path
     for workers in (0, 1):
         outcome = command("inference_memmap", "--data-dir", data_dir, "--workers", workers)
         assert_refused(outcome, shard.name, "checksum mismatch")
-        assert not list((data_dir / "cache" / "predictions").iterdir())
+        assert not list((data_dir / "cache" / "predictions").glob("*.npy"))
     assert not (tmp_path / "sub.csv").exists()
 
 

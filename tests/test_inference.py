@@ -1,4 +1,4 @@
-"""Inference: the numbers of one segment at a time, whatever the neighbours, over the right frames, each of them once."""
+"""Inference: the numbers of one segment at a time, whatever the neighbours, each frame looked at once."""
 import copy
 
 import numpy as np

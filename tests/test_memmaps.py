@@ -266,8 +266,9 @@ def test_read_refuses_values_beyond_the_scale(value: int, tmp_path: Path) -> Non
     np.save(tmp_path / "a.npy", np.array([[0, 1], [2, value], [4, 5]], np.int16))
     scores = PredictionFile(tmp_path / "a.npy").read(_meta(), 2)
     assert scores[2:].tolist() == [[4, 5]]
-    with pytest.raises(UserError, match=f"a.npy: expected values of 0 to 9999, found .*{value}.* in rows 0 to 2; {REMEDY}"):
-        scores[:3]  # pylint: disable=expression-not-assigned
+    said = f"a.npy: expected values of 0 to 9999, found .*{value}.* in rows 0 to 2; {REMEDY}"
+    with pytest.raises(UserError, match=said):
+        _ = scores[:3]
 
 
 def _zip(path: Path) -> None:
@@ -317,7 +318,7 @@ def test_stored_scores_are_rows_of_the_file(n_rows: int, n_classes: int, first: 
         np.testing.assert_array_equal(scores[first:stop], values[first:stop])
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(UserError, match="cut off"):
-            scores[n_rows - 1:]  # pylint: disable=expression-not-assigned
+            _ = scores[n_rows - 1:]
 
 
 def test_predictions_of_a_model_that_has_changed_are_refused(tmp_path: Path) -> None:

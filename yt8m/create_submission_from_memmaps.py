@@ -65,10 +65,10 @@ def main(args: argparse.Namespace) -> None:
     maps = [file.read(meta, len(vocabulary)) for file in files]
     factors = _factors(args, meta, len(vocabulary))
     fusion = Fusion(maps, args.fusion, args.weights, factors, None if factors is None else meta.row_videos())
-    with tqdm(desc="ranking", total=meta.n_rows, unit="row", unit_scale=True, disable=None) as bar:
-        ranked = top_rows(fusion, args.top_k, args.seed, bar.update)
-    with tqdm(desc="writing", total=len(vocabulary), unit="class", disable=None) as bar:
-        write_submission(args.output, vocabulary.labels.tolist(), meta.row_names(), ranked, bar.update)
+    with tqdm(desc="ranking", total=meta.n_rows, unit="row", unit_scale=True, disable=None) as progress:
+        ranked = top_rows(fusion, args.top_k, args.seed, progress.update)
+    with tqdm(desc="writing", total=len(vocabulary), unit="class", disable=None) as progress:
+        write_submission(args.output, vocabulary.labels.tolist(), meta.row_names(), ranked, progress.update)
     print(f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, meta.n_rows)} of {meta.n_rows} "
           f"segments each{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
           f"{', '.join(file.path.stem for file in files)}")

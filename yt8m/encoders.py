@@ -154,7 +154,7 @@ class AssignmentNorm(nn.Module):
         return self.bn(logits.reshape(-1, self.bn.num_features)).view_as(logits)
 
 
-class NextvladLayer(nn.Module):
+class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two halves are called one by one
     """NeXtVLAD aggregation of frames into K clusters (Lin 2018, arXiv 1811.05014, section 3).
 
     `soft_assignment` says how the flat G·K assignment logits are read before the softmax over

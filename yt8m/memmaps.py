@@ -40,7 +40,7 @@ class StoredScores:
         self.path = Path(str(values.filename))
         self.shape = values.shape
         self._offset = values.offset
-        self._file = self.path.open("rb", buffering=0)
+        self._file = self.path.open("rb", buffering=0)  # pylint: disable=consider-using-with  # as long as it lives
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -49,7 +49,7 @@ class StoredScores:
         """A copy of consecutive rows. May be called by several threads at once."""
         first, stop, _ = rows.indices(len(self))
         values = np.empty((max(stop - first, 0), self.shape[1]), np.int16)
-        rest = values.reshape(-1).view(np.uint8).data
+        rest = memoryview(values.reshape(-1).view(np.uint8))
         place = self._offset + first * values.itemsize * self.shape[1]
         while rest:
             count = os.preadv(self._file.fileno(), [rest], place)
@@ -219,8 +219,9 @@ class PartialPredictions:
 
     def write(self, videos: slice, values: np.ndarray, left_out: Sequence[int]) -> None:
         """Write the rows of consecutive videos, (rows, C) int16, of which each video lacks so many."""
+        header = self.path.stat().st_size - self._size
         self._write(self._values, memoryview(np.ascontiguousarray(values)).cast("B"),
-                    self.path.stat().st_size - self._size + int(self.meta.row_starts[videos.start]) * self.n_classes * 2)
+                    header + int(self.meta.row_starts[videos.start]) * self.n_classes * 2)
         self._waiting.append((videos.start, 1 + np.array(left_out, "<u4")))
 
     def save(self) -> None:

@@ -7,7 +7,6 @@ import pandas as pd
 import torch
 from helperbot import Metric
 from helperbot.distributed import gather_rows, sum_over_ranks
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from yt8m.datasets import SegmentBatch, VideoBatch
@@ -78,6 +77,8 @@ class SegmentMetrics(Metric):
 
     def compute(self) -> dict[str, float]:
         """The metrics over all batches since `reset`; AUC is NaN where all ratings agree."""
+        from sklearn.metrics import roc_auc_score  # takes as long to import as torch does
+
         logits, positive = _of_all_ranks(self._logits), _of_all_ranks(self._scores) > 0.5
         mined, right = sum_over_ranks(torch.tensor([self._mined, self._mined_right])).tolist()
         both = positive.any() and not positive.all()

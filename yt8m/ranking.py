@@ -7,7 +7,7 @@ it is cut down to the best, and from then on only what beats the last of those g
 Dimensions: R rows of a block, C classes.
 """
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

@@ -1,0 +1,203 @@
+"""How fast test segments become a submission: this package and the plain way, step by step.
+
+Generates 480 test videos and four models with random weights, two context-agnostic and two context-aware ones, smaller
+than the published ones. Checks of each step that both ways give the same, then times them in turn. Times are medians;
+"command" is a whole process, from its start to its end.
+"""
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+# pylint: disable=wrong-import-position
+from benchmarks.harness import rates
+from benchmarks.plain_inference import plain_metadata, plain_model, plain_predictions, plain_submission
+from yt8m import make_demo_data
+from yt8m.artifacts import export_model, exported_config, load_segment_model, open_folder
+from yt8m.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
+from yt8m.datasets import WholeVideoDataset
+from yt8m.index import load_index
+from yt8m.inference import Computation, Member, Predictor
+from yt8m.models import build_video_model
+from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel
+from yt8m.segments import candidate_segments
+from yt8m.submission import read_submission
+from yt8m.test_meta import load_test_meta
+
+N_CLASSES = 1000
+SIZES = ("--train-videos 1 --valid-videos 1 --rated-videos 1 --test-videos 480 --classes 60 --shard-videos 40 "
+         "--min-seconds 126 --max-seconds 300 --seed 5").split()
+COMMON = {"fcn_dim": 512, "p_drop": 0.5, "max_len": 150, "n_mixtures": 4}
+DBOF = {**COMMON, "type": "dbof", "hidden_dim": 1024, "frame_se_reduction": 8, "video_se_reduction": 4}
+NEXTVLAD = {**COMMON, "type": "nextvlad", "n_clusters": 16, "groups": 8, "se_reduction": 4, "add_batchnorm": True}
+CONTEXT = {"fcn_dim": 512, "p_drop": 0.5, "se_reduction": 4, "max_len": 150, "finetune_context": False, "n_mixture": 4}
+OFFSET, GROUP = 3, 15  # videos at a time, about as many as --batch-size 512 makes
+MATRIX = 3072
+PLAIN_VIDEOS = 30  # that the plain way predicts: it takes as long for each
+
+
+def make_models(data_dir: Path) -> None:
+    """Four model folders with seeded random weights."""
+    folder = data_dir / "cache" / "segment"
+    videos = {name: VideoSection.model_validate({"model": model})
+              for name, model in (("dbof", DBOF), ("nextvlad", NEXTVLAD))}
+    for seed, (name, section) in enumerate(videos.items()):
+        torch.manual_seed(seed)
+        model = ContextAgnosticModel(build_video_model(section.model, N_CLASSES))
+        config = exported_config(video=section, pure_segment=PureSegmentSection())
+        export_model(folder / f"{name}_{seed}", config, model)
+    head = ContextSection.model_validate({"model": CONTEXT})
+    for seed, (context, segment) in enumerate((("dbof", "nextvlad"), ("nextvlad", "nextvlad")), 2):
+        torch.manual_seed(seed)
+        bases = [BaseSection(model=videos[name].model) for name in (context, segment)]
+        aware = ContextAwareModel(head.model, bases[0].model, bases[1].model, N_CLASSES)
+        config = exported_config(context_base=bases[0], segment_base=bases[1], segment_w_context=head)
+        export_model(folder / f"{context}-{segment}_{seed}", config, aware)
+
+
+def make_data(data_dir: Path) -> None:
+    """Shards, vocabulary and models, unless they are there."""
+    if (data_dir / "segment_vocabulary.csv").is_file():  # what is written last
+        return
+    if data_dir.exists():
+        shutil.rmtree(data_dir)
+    make_demo_data.main(make_demo_data.build_parser().parse_args([*SIZES, "--data-dir", str(data_dir)]))
+    make_models(data_dir)
+    (data_dir / "segment_vocabulary.csv").write_text(
+        "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES)), encoding="utf-8")
+
+
+def command(module: str, data_dir: Path, *options: str, remove: tuple[str, ...] = ()) -> float:
+    """Run a command without what is named in the cache folder; returns runs per second."""
+    for name in remove:
+        shutil.rmtree(data_dir / "cache" / name, ignore_errors=True)
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", f"yt8m.{module}", "--data-dir", str(data_dir), *options], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return 1 / (time.perf_counter() - start)
+
+
+def timed(function: Callable[..., object], *arguments: object) -> float:
+    """Call a function; returns calls per second."""
+    start = time.perf_counter()
+    function(*arguments)
+    return 1 / (time.perf_counter() - start)
+
+
+def print_seconds(title: str, plain: float, ours: dict[str, float]) -> None:
+    """A table of seconds."""
+    print(f"\n{title}\n  {'plain way':<44}{plain:>9.2f} s", flush=True)
+    for name, seconds in ours.items():
+        print(f"  {name:<44}{seconds:>9.2f} s{plain / seconds:>8.1f} x", flush=True)
+
+
+def time_metadata(data_dir: Path, repeats: int) -> None:
+    """The rows of the test set."""
+    folder = data_dir / "segment" / "test"
+    command("prepare_test_meta", data_dir, remove=("index",))
+    meta = load_test_meta(data_dir / "cache")
+    assert plain_metadata(folder) == list(zip(meta.row_videos().tolist(), meta.row_segments().tolist()))
+    found = rates({"plain": partial(timed, plain_metadata, folder),
+                   "ours": partial(command, "prepare_test_meta", data_dir, remove=("index",)),
+                   "again": partial(command, "prepare_test_meta", data_dir)}, repeats)
+    print_seconds(f"metadata of {len(meta.records)} videos, {meta.n_rows} segments", 1 / found["plain"],
+                  {"ours, command": 1 / found["ours"], "ours, command, shards indexed before": 1 / found["again"]})
+
+
+def time_predictions(data_dir: Path, repeats: int) -> None:
+    """The predictions of four models."""
+    folders = [open_folder(path) for path in sorted((data_dir / "cache" / "segment").iterdir())]
+    index = load_index(data_dir / "segment" / "test", data_dir / "cache")
+    meta = load_test_meta(data_dir / "cache")
+    dataset = WholeVideoDataset(index, meta.records)
+    videos = [frames for _, frames in dataset.__getitems__([(0, row) for row in range(len(dataset))])]
+    members = [Member(folder.name, load_segment_model(folder, N_CLASSES).eval(), OFFSET) for folder in folders]
+    predictor = Predictor(members, Computation(torch.device("cpu")))
+    plain_models = [plain_model(folder, N_CLASSES) for folder in folders]
+
+    def n_segments(some: list[torch.Tensor]) -> int:
+        return int(candidate_segments(np.array([len(video) for video in some])).sum())
+
+    def ours() -> float:
+        start = time.perf_counter()
+        for first in range(0, len(videos), GROUP):
+            predictor(videos[first:first + GROUP], range(len(members)))
+        return n_segments(videos) / (time.perf_counter() - start)
+
+    def plain(model: torch.nn.Module) -> float:
+        start = time.perf_counter()
+        plain_predictions(model, videos[:PLAIN_VIDEOS], OFFSET)
+        return n_segments(videos[:PLAIN_VIDEOS]) / (time.perf_counter() - start)
+
+    found = [values.numpy() for values in predictor(videos[:PLAIN_VIDEOS], range(len(members)))]
+    for folder, model, values in zip(folders, plain_models, found):
+        difference = np.abs(plain_predictions(model, videos[:PLAIN_VIDEOS], OFFSET) - values)
+        share = (difference > 1).mean()
+        assert difference.max() < 10 and share < 1e-3, (folder.name, difference.max(), share)
+        print(f"{folder.name}: both ways' predictions differ by {difference.max()} of 9999 at most, by more than 1 in "
+              f"{share:.1e} of the cases")
+    matrix = torch.rand(MATRIX, MATRIX)
+    torch.mm(matrix, matrix)
+    with FlopCounterMode(display=False) as counter:
+        predictor(videos[:GROUP], range(len(members)))
+    flops = counter.get_total_flops() / n_segments(videos[:GROUP])
+    measured = rates({**{folder.name: partial(plain, model) for folder, model in zip(folders, plain_models)},
+                      "ours": ours, "matrix": partial(timed, torch.mm, matrix, matrix),
+                      "command": partial(command, "inference_memmap", data_dir, "--device", "cpu",
+                                         remove=("predictions",))}, repeats)
+    seconds = meta.n_rows * sum(1 / measured[folder.name] for folder in folders)
+    print_seconds(f"predictions of {len(folders)} models for {meta.n_rows} segments, float32", seconds,
+                  {"ours": meta.n_rows / measured["ours"], "ours, command": 1 / measured["command"]})
+    print(f"  the plain way's time is that of {PLAIN_VIDEOS} videos times {len(videos) / PLAIN_VIDEOS:.0f}")
+    arithmetic = meta.n_rows * flops / (2 * MATRIX ** 3 * measured["matrix"])
+    print(f"  {'ours, matrix products at the rate of a large one':<44}{arithmetic:>9.2f} s")
+
+
+def time_submission(data_dir: Path, repeats: int) -> None:
+    """The submission from the predictions of four models."""
+    meta = load_test_meta(data_dir / "cache")
+    paths = sorted((data_dir / "cache" / "predictions").glob("*.npy"))
+    maps = [np.load(path, mmap_mode="r") for path in paths]
+    names, labels = meta.row_names().astype(str).tolist(), [3 * label for label in range(N_CLASSES)]
+    ours, plain = data_dir / "ours.csv", data_dir / "plain.csv"
+    command("create_submission_from_memmaps", data_dir, "--output", str(ours))
+    plain_submission(maps, names, labels, meta.n_rows, plain)
+    mean = np.rint(np.mean(maps, axis=0))
+    rows = {name: row for row, name in enumerate(names)}
+    lists = read_submission(ours)
+    for column, (label, segments) in enumerate(read_submission(plain).items()):
+        scores = [mean[[rows[name] for name in chosen], column] for chosen in (segments, lists[label])]
+        assert (scores[0] == scores[1]).all() and sorted(segments) == sorted(lists[label])
+    found = rates({"plain": partial(timed, plain_submission, maps, names, labels, meta.n_rows, plain),
+                   "ours": partial(command, "create_submission_from_memmaps", data_dir, "--output", str(ours))},
+                  repeats)
+    print_seconds(f"submission of {meta.n_rows} rows and {N_CLASSES} classes from {len(maps)} models",
+                  1 / found["plain"], {"ours, command": 1 / found["ours"]})
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data/benchmark-inference"), metavar="DIR",
+                        help="where the generated data is kept, 700 MB (default: data/benchmark-inference)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each way (default: 3)")
+    args = parser.parse_args()
+    make_data(args.data_dir)
+    time_metadata(args.data_dir, args.repeats)
+    time_predictions(args.data_dir, args.repeats)
+    time_submission(args.data_dir, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
