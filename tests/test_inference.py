@@ -117,10 +117,9 @@ def test_a_frame_is_encoded_once_and_a_context_once_for_equal_encoders(
     assert contexts[0] is contexts[1] and len(set(map(id, contexts))) == 3
     calls: list[int] = []
     for encoder in {id(context): context for context in contexts}.values():
-        original = encoder.forward
-        monkeypatch.setattr(encoder, "forward",
-                            lambda frames, lengths, original=original: calls.append(len(frames)) or
-                            original(frames, lengths))
+        original = encoder.pool
+        monkeypatch.setattr(encoder, "pool", lambda encoded, packing, original=original:
+                            calls.append(len(packing.lengths)) or original(encoded, packing))
     rows: list[int] = []
     segment_encoder = members[1].model.segment_model
     encode = segment_encoder.encode_frames

@@ -84,7 +84,7 @@ def test_nextvlad_equals_the_five_dimensional_formula(soft_assignment: str, add_
     frames, lengths = random_frames(3, 7, 24).float(), torch.tensor([7, 2, 5])
     packing = Packing(frames, lengths)
     mask = torch.arange(7) < lengths[:, None]
-    found = layer.aggregate(*map(packing.unpack, layer.encode_frames(packing.pack(frames))))
+    found = layer.aggregate(*layer.encode_frames(packing.pack(frames)), packing)
     torch.testing.assert_close(found, literal_vlad(layer, frames, mask), rtol=1e-5, atol=1e-5)
 
 

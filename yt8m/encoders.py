@@ -22,7 +22,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from yt8m.config import DbofConfig, NextvladConfig
-from yt8m.packing import Packing, Windows
+from yt8m.packing import EndToEnd, Packing, Windows
+
+AnyPacking = Packing | Windows | EndToEnd
 
 
 # pylint: disable=abstract-method,arguments-differ  # what torch declares for autograd functions is optional
@@ -40,12 +42,15 @@ class NormedLinear(torch.autograd.Function):
         ctx.training = norm.training
         if norm.training:
             norm.num_batches_tracked.add_(1)
-        normed, mean, inverse_std = torch.native_batch_norm(
-            rows, gamma, beta, norm.running_mean, norm.running_var, norm.training, norm.momentum, norm.eps)
-        if not norm.training:
+            normed, mean, inverse_std = torch.native_batch_norm(
+                rows, gamma, beta, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps)
+            result = functional.linear(normed, weight, bias)
+        else:  # two linear maps in a row are one
             mean, inverse_std = norm.running_mean.clone(), (norm.running_var + norm.eps).rsqrt()
+            scale = gamma * inverse_std
+            result = functional.linear(rows, weight * scale, bias + weight @ (beta - mean * scale))
         ctx.save_for_backward(rows, gamma, beta, weight, mean, inverse_std)
-        return functional.linear(normed, weight, bias)
+        return result
 
     @staticmethod
     @once_differentiable
@@ -200,17 +205,17 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
             assignment = logits.unflatten(1, (self.n_clusters, self.groups)).softmax(dim=1).transpose(1, 2)
         else:
             assignment = logits.unflatten(1, (self.groups, self.n_clusters)).softmax(dim=2)
-        return assignment * self.attention_mapper(expanded).sigmoid().unsqueeze(2), expanded
+        weights = assignment * self.attention_mapper(expanded).sigmoid().unsqueeze(2)
+        return weights.contiguous(), expanded  # they are read a frame after the other
 
-    def aggregate(self, weights: Tensor, expanded: Tensor) -> Tensor:
-        """Weights (B, L, G, K), zero in the padding, and expanded frames (B, L, 2D) → (B, K·2D/G).
+    def aggregate(self, weights: Tensor, expanded: Tensor, packing: AnyPacking) -> Tensor:
+        """Weights (N, G, K) and expanded frames (N, 2D) → (B, K·2D/G).
 
         Σ w·(x − c) = Σ w·x − c·Σ w: two matrix products, where the difference taken literally
         would need a (B, L, K, G, 2D/G) tensor.
         """
-        weights = weights.flatten(1, 2)  # (B, L·G, K)
-        parts = expanded.unflatten(2, (self.groups, -1)).flatten(1, 2)  # (B, L·G, 2D/G)
-        vlad = weights.transpose(1, 2) @ parts - weights.sum(dim=1).unsqueeze(2) * self.centroids
+        sums, totals = packing.weighted_sums(weights, expanded.unflatten(1, (self.groups, -1)))
+        vlad = sums - totals.unsqueeze(2) * self.centroids
         vlad = self.final_bn(functional.normalize(vlad, dim=2).flatten(1))
         clusters = vlad.unflatten(1, (self.n_clusters, -1))
         return functional.dropout1d(clusters, self.p_drop, self.training).flatten(1)
@@ -260,7 +265,7 @@ class DbofEncoder(nn.Module):
         """Frames (N, D) → gated hidden units (N, H)."""
         return (self.encoder(rows),)
 
-    def pool(self, encoded: tuple[Tensor, ...], packing: Packing | Windows) -> Tensor:
+    def pool(self, encoded: tuple[Tensor, ...], packing: AnyPacking) -> Tensor:
         """What `encode_frames` gave → (B, F)."""
         return self.intermediate_fc(packing.max_and_mean(encoded[0]))
 
@@ -301,10 +306,9 @@ class NextvladEncoder(nn.Module):
         visual, audio = rows.split(self.widths, dim=1)
         return (*self.video_encoder.encode_frames(visual), *self.audio_encoder.encode_frames(audio))
 
-    def pool(self, encoded: tuple[Tensor, ...], packing: Packing | Windows) -> Tensor:
+    def pool(self, encoded: tuple[Tensor, ...], packing: AnyPacking) -> Tensor:
         """What `encode_frames` gave → (B, F)."""
-        visual, audio = ([packing.unpack(part) for part in parts] for parts in (encoded[:2], encoded[2:]))
-        pooled = [self.video_encoder.aggregate(*visual), self.audio_encoder.aggregate(*audio)]
+        pooled = [self.video_encoder.aggregate(*encoded[:2], packing), self.audio_encoder.aggregate(*encoded[2:], packing)]
         return self.se_gating(self.intermediate_fc(torch.cat(pooled, dim=1)))
 
 
@@ -330,4 +334,6 @@ def mix_experts(experts: Tensor, gates: Tensor, n_mixtures: int) -> Tensor:
     """
     experts = experts.unflatten(1, (-1, n_mixtures))  # (B, C, M)
     shares = gates.unflatten(1, (-1, n_mixtures + 1)).softmax(dim=2)[:, :, :n_mixtures]  # (B, 1 or C, M)
+    if shares.shape[1] == 1:
+        return (experts @ shares.transpose(1, 2)).squeeze(2)
     return (experts * shares).sum(dim=2)

@@ -13,12 +13,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from yt8m.errors import UserError
 from yt8m.memmaps import SCALE
 from yt8m.models import VideoModel
-from yt8m.packing import Windows
+from yt8m.packing import EndToEnd, Windows
 from yt8m.segment_models import ContextAwareModel, SegmentModel
 from yt8m.segments import HEAD_FRAMES, SEGMENT_SECONDS, candidate_segments, context_frames
 
@@ -108,7 +107,7 @@ class Predictor:
                 context = ()
                 if isinstance(model, ContextAwareModel):
                     if model.context_model not in contexts:
-                        contexts[model.context_model] = model.encode_context(*without_head_and_tail(frames))
+                        contexts[model.context_model] = encode_videos(model.context_model, frames)
                     context = (contexts[model.context_model][strip.owners],)
                 encoder = model.segment_encoder
                 encoded = encoder.encode_frames(strip.frames)
@@ -126,10 +125,10 @@ class Predictor:
         return results
 
 
-def without_head_and_tail(videos: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """What a video model sees of videos (L, D): frames (V, ·, D), padded with zeros, and lengths (V,)."""
+def encode_videos(encoder: nn.Module, videos: Sequence[Tensor]) -> Tensor:
+    """Features (V, F) of whole videos (L, D) uint8, without head and tail."""
     seen = [video[slice(*context_frames(len(video)))] for video in videos]
-    return pad_sequence(seen, batch_first=True), torch.tensor([len(video) for video in seen])
+    return encoder.pool(encoder.encode_frames(torch.cat(seen).float()), EndToEnd([len(video) for video in seen]))
 
 
 def share_context_encoders(models: Sequence[SegmentModel]) -> None:
@@ -187,4 +186,4 @@ def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Com
     """Probabilities (V, C) float32 of a video model, on its device, for videos (L, D) uint8."""
     frames = [video.to(computation.device, non_blocking=True) for video in videos]
     with computation.autocast():
-        return model(*without_head_and_tail(frames)).float().sigmoid()
+        return model.classify(encode_videos(model, frames)).float().sigmoid()

@@ -7,6 +7,7 @@ in it already says a journal, `<model>.npy.partial.done`, so that a killed proce
 import fcntl
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,7 +157,8 @@ class PartialPredictions:
         self._origin_path = self.path.with_name(f"{self.path.name}.json")
         self._journal_path = self.path.with_name(f"{self.path.name}.done")
         self._values = self._journal = self._lock = -1  # file descriptors
-        self._waiting: list[tuple[int, np.ndarray]] = []
+        self._waiting: list[tuple[int, np.ndarray]] = []  # first video and entries of the journal
+        self._waiting_lock = threading.Lock()
         self._size = meta.n_rows * n_classes * 2
 
     def prepare(self) -> None:
@@ -222,11 +224,13 @@ class PartialPredictions:
         header = self.path.stat().st_size - self._size
         self._write(self._values, memoryview(np.ascontiguousarray(values)).cast("B"),
                     header + int(self.meta.row_starts[videos.start]) * self.n_classes * 2)
-        self._waiting.append((videos.start, 1 + np.array(left_out, "<u4")))
+        with self._waiting_lock:
+            self._waiting.append((videos.start, 1 + np.array(left_out, "<u4")))
 
     def save(self) -> None:
-        """Have everything written so far on the disk and in the journal."""
-        waiting, self._waiting = self._waiting, []
+        """Have everything written so far on the disk and in the journal; a thread may do so while another writes."""
+        with self._waiting_lock:
+            waiting, self._waiting = self._waiting, []
         if waiting:
             with self._keeping():
                 os.fdatasync(self._values)

@@ -1,9 +1,10 @@
-"""Which rows belong to which example: padded batches without their padding, and overlapping windows.
+"""Which rows belong to which example: padded batches without their padding, videos end to end, overlapping windows.
 
-Layers that look at single frames work on rows, (N, ·); what pools frames works on examples. A packing turns one
-into the other.
+Layers that look at single frames work on rows, (N, ·); what pools frames works on examples. A packing knows which rows
+an example has, and pools them.
 
-Dimensions: B examples in a batch, L frames of each (padded), N rows, D and H features of a row.
+Dimensions: B examples in a batch, L frames of each (padded), N rows, D and H features of a row, G groups, K clusters,
+P features of a group.
 """
 import copy
 from collections.abc import Iterator
@@ -12,7 +13,20 @@ import torch
 from torch import Tensor
 
 
-class Packing:
+class _Unpacking:
+    """What a packing pools through a tensor of the rows of each example."""
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(N, ·) → (B, L, ·)."""
+        raise NotImplementedError
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over frames and groups of weights · parts, (N, G, K) and (N, G, P) → (B, K, P), and of weights, (B, K)."""
+        totals = self.unpack(weights.sum(dim=1)).sum(dim=1)
+        return self.unpack(weights).flatten(1, 2).transpose(1, 2) @ self.unpack(parts).flatten(1, 2), totals
+
+
+class Packing(_Unpacking):
     """Where the real frames of a padded batch are; turns (B, L, ·) into rows (N, ·) and back."""
 
     def __init__(self, frames: Tensor, lengths: Tensor | None) -> None:
@@ -64,11 +78,10 @@ class Packing:
             row += n_rows
 
 
-class Windows:
-    """Windows of `size` rows, one beginning every `step` rows: what overlaps is there once.
+class Windows(_Unpacking):
+    """Windows of `size` rows, one beginning every `step` rows: what overlaps is there once. For inference.
 
-    Of N rows there are (N - size) // step + 1 windows. For inference: gradients do not pass through `unpack`'s views
-    any faster than through copies.
+    Of N rows there are (N - size) // step + 1 windows.
     """
 
     def __init__(self, size: int, step: int) -> None:
@@ -87,3 +100,22 @@ class Windows:
             torch.maximum(maximum, windows[:, place], out=maximum)
             total += windows[:, place]
         return torch.cat([maximum, total.div_(self.size)], dim=1)
+
+
+class EndToEnd:
+    """Examples of different lengths one after the other, without any padding. For inference."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the rows of each example: (N, H) → (B, 2H)."""
+        dtype = torch.promote_types(rows.dtype, torch.float32)  # a sum of halves would overflow
+        return torch.stack([torch.cat([own.amax(dim=0).to(dtype), own.mean(dim=0, dtype=dtype)])
+                            for own in rows.split(self.lengths)])
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over frames and groups of weights · parts, (N, G, K) and (N, G, P) → (B, K, P), and of weights, (B, K)."""
+        pairs = list(zip(weights.split(self.lengths), parts.split(self.lengths)))
+        return (torch.stack([own.flatten(0, 1).T @ part.flatten(0, 1) for own, part in pairs]),
+                torch.stack([own.sum(dim=(0, 1)) for own, _ in pairs]))

@@ -8,6 +8,7 @@ import argparse
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,12 +25,13 @@ from yt8m.dataloader import BatchLoader
 from yt8m.datasets import WholeVideoDataset
 from yt8m.inference import Arrival, Computation, Member, Predictor, one_behind, share_context_encoders
 from yt8m.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile, origin_of_model
+from yt8m.memory import keep_freed_memory
 from yt8m.progress import Progress
 from yt8m.test_meta import TestMeta, load_test_index, load_test_meta
 from yt8m.vocabulary import load_vocabulary
 
 LOGGER = logging.getLogger(__name__)
-SECONDS_BETWEEN_SAVES = 10.0
+SECONDS_BETWEEN_SAVES = 2.0
 PATIENCE = timedelta(days=2)  # of a process for the others
 
 
@@ -44,6 +46,8 @@ class Work:
 def run_predictions(args: argparse.Namespace) -> None:
     """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
     device = resolve_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     cache = args.data_dir / "cache"
     computation = Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)))
     with process_group(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
@@ -160,16 +164,19 @@ def _predict(files: list[PartialPredictions], predictor: Predictor, dataset: Who
 
     last_save = time.monotonic()
     n_rows = sum(_n_rows(meta, item.videos) for item in work)
-    with Progress("predicting", n_rows, "segment", LOGGER) as progress:
+    with ThreadPoolExecutor(1) as thread, Progress("predicting", n_rows, "segment", LOGGER) as progress:
+        saving = thread.submit(_save, files)
         try:
             for (item, numbers), results in one_behind(arrivals()):
                 for number, values in zip(item.members, predictor.checked(results, item.members)):
                     _write(files[number], item.videos, numbers, values)
                 progress.update(_n_rows(meta, item.videos))
-                if time.monotonic() - last_save >= SECONDS_BETWEEN_SAVES:
-                    _save(files)
+                if saving.done() and time.monotonic() - last_save >= SECONDS_BETWEEN_SAVES:
+                    saving.result()
+                    saving = thread.submit(_save, files)
                     last_save = time.monotonic()
         finally:
+            saving.result()
             _save(files)
 
 
