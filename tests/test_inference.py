@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from yt8m.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.encoders import fold
 from yt8m.errors import UserError
 from yt8m.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
 from yt8m.packing import Windows
@@ -117,9 +118,9 @@ def test_a_frame_is_encoded_once_and_a_context_once_for_equal_encoders(
     assert contexts[0] is contexts[1] and len(set(map(id, contexts))) == 3
     calls: list[int] = []
     for encoder in {id(context): context for context in contexts}.values():
-        original = encoder.pool
-        monkeypatch.setattr(encoder, "pool", lambda encoded, packing, original=original:
-                            calls.append(len(packing.lengths)) or original(encoded, packing))
+        original = encoder.encode_whole
+        monkeypatch.setattr(encoder, "encode_whole", lambda frames, lengths, original=original:
+                            calls.append(len(lengths)) or original(frames, lengths))
     rows: list[int] = []
     segment_encoder = members[1].model.segment_model
     encode = segment_encoder.encode_frames
@@ -172,6 +173,7 @@ def test_video_models_see_videos_without_head_and_tail(videos: list[torch.Tensor
     for number, model in enumerate((DBOF, NEXTVLAD)):
         folder = video_folder(tmp_path_factory.mktemp("video") / str(number), model, N_CLASSES)
         video_model = load_video_model(folder, N_CLASSES).eval()
+        fold(video_model)
         found = predict_videos(video_model, videos, Computation(CPU))
         with torch.no_grad():
             literal = torch.cat([video_model(video[None, slice(*context_frames(len(video)))]) for video in videos])

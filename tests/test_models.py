@@ -20,6 +20,7 @@ from yt8m.encoders import (
     NextvladLayer,
     NormedLinear,
     SEGating,
+    fold,
     mix_experts,
 )
 from yt8m.models import build_video_model
@@ -86,6 +87,45 @@ def test_nextvlad_equals_the_five_dimensional_formula(soft_assignment: str, add_
     mask = torch.arange(7) < lengths[:, None]
     found = layer.aggregate(*layer.encode_frames(packing.pack(frames)), packing)
     torch.testing.assert_close(found, literal_vlad(layer, frames, mask), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("soft_assignment", ["2019", "paper"])
+@pytest.mark.parametrize("add_batchnorm", [True, False])
+@pytest.mark.parametrize("n_clusters, groups", [(2, 2), (24, 8)], ids=["sums first", "frames first"])
+@torch.no_grad()
+def test_whole_videos_folded_equal_the_padded_ones(soft_assignment: str, add_batchnorm: bool, n_clusters: int,
+                                                   groups: int) -> None:
+    torch.manual_seed(1)
+    layer = disturb(NextvladLayer(24, n_clusters, groups, 0.2, add_batchnorm, soft_assignment)).eval()
+    if not add_batchnorm:
+        layer.soft_assignment_mapper.weight.mul_(0.01)  # else every softmax is saturated
+    lengths = [30, 9, 17]
+    frames = random_frames(3, 30, 24).float()
+    packing = Packing(frames, torch.tensor(lengths))
+    rows = packing.pack(frames)
+    expected = layer.aggregate(*layer.encode_frames(rows), packing)
+    layer.fold()
+    expanded_rows: list[int] = []
+    layer.expansion_mapper.register_forward_hook(lambda module, inputs, output: expanded_rows.append(len(output)))
+    torch.testing.assert_close(layer.encode_whole(rows, lengths), expected, rtol=1e-4, atol=1e-5)
+    assert expanded_rows == ([] if n_clusters == 2 else [len(rows)])
+    torch.testing.assert_close(layer.aggregate(*layer.encode_frames(rows), packing), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_forgets_what_was_folded() -> None:
+    torch.manual_seed(2)
+    model = disturb(build_video_model(parse(NEXTVLAD, p_drop=0.0), N_CLASSES)).eval()
+    fold(model)
+    keys = model.state_dict().keys()
+    model.train()(random_frames(3, 6, 1152)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.video_encoder.parameters())
+    with torch.no_grad():
+        next(model.video_encoder.attention_mapper.parameters()).add_(1)
+    copied = build_video_model(parse(NEXTVLAD, p_drop=0.0), N_CLASSES).eval()
+    copied.load_state_dict(model.state_dict())
+    frames = random_frames(2, 6, 1152)
+    assert keys == copied.state_dict().keys()
+    torch.testing.assert_close(model.eval()(frames), copied(frames))
 
 
 def test_soft_assignment_readings_differ() -> None:

@@ -1,9 +1,9 @@
-"""Overlapping windows of rows against windows that are cut out one by one."""
+"""Examples cut out of rows one by one against what packings pool."""
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yt8m.packing import Windows
+from yt8m.packing import EndToEnd, Packing, Windows
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -21,3 +21,26 @@ def test_windows_are_those_cut_out_one_by_one(size: int, step: int, spare: int, 
     assert torch.equal(pooled[:, :3], cut_out.amax(dim=1).float())
     torch.testing.assert_close(pooled[:, 3:], cut_out.float().mean(dim=1))
     assert torch.equal(rows, before)
+
+
+def literal_sums(weights: torch.Tensor, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of one example, frame by frame and group by group: (L, G, K), (L, G, P) → (K, P), (K,)."""
+    pairs = [(weight, part) for frame in zip(weights, parts) for weight, part in zip(*frame)]
+    return sum(weight[:, None] * part for weight, part in pairs), sum(weight for weight, _ in pairs)
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), groups=st.integers(1, 3), padding=st.integers(0, 2))
+def test_weighted_sums_and_pooling_of_examples(lengths: list[int], groups: int, padding: int) -> None:
+    torch.manual_seed(len(lengths))
+    weights, parts = (torch.rand(sum(lengths), groups, width, dtype=torch.float64) for width in (2, 3))
+    rows = torch.rand(sum(lengths), 4)
+    padded = Packing(torch.empty(len(lengths), max(lengths) + padding, 1), torch.tensor(lengths))
+    literal = [torch.stack(found) for found in zip(*map(literal_sums, weights.split(lengths), parts.split(lengths)))]
+    pooled = torch.stack([torch.cat([own.amax(dim=0), own.mean(dim=0)]) for own in rows.split(lengths)])
+    for packing in (padded, EndToEnd(lengths)):
+        for found, expected in zip(packing.weighted_sums(weights, parts), literal, strict=True):
+            torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(packing.max_and_mean(rows), pooled)
+    for found, expected in zip(Windows(sum(lengths), 1).weighted_sums(weights, parts), literal_sums(weights, parts)):
+        torch.testing.assert_close(found[0], expected)

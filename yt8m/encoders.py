@@ -9,7 +9,8 @@ row's frames are real; None means all. Padding is dropped first: layers that loo
 work on the N real ones as rows, so neither time nor batch statistics are spent on padding.
 
 An encoder is two halves: `encode_frames` looks at single frames, `pool` makes vectors of what they gave. `forward`
-is both; inference calls them one by one, so that overlapping segments share the first.
+is both; inference calls them one by one, so that overlapping segments share the first, and `encode_whole` for whole
+videos, after `fold`.
 
 An (N, H) tensor of a training batch has tens to hundreds of megabytes, so the frame-level gating has
 autograd functions of its own, which keep fewer of them for backward.
@@ -185,6 +186,7 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         if add_batchnorm:
             self.soft_assignment_mapper = nn.Sequential(assignment, AssignmentNorm(n_clusters))
         self.attention_mapper = nn.Linear(expanded, groups)
+        self._folded: tuple[Tensor, Tensor] | None = None
         self.final_bn = nn.BatchNorm1d(self.out_features)
 
     @torch.no_grad()
@@ -194,19 +196,53 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         if assignment.bias is not None:
             assignment.bias.copy_(-self.ALPHA * self.centroids.norm(dim=1).repeat(self.groups))
 
-    def encode_frames(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D).
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Make one map of those between a normalized frame and its weights, until the next `train()`.
 
-        A weight is attention · assignment of a (frame, group) to a cluster.
+        To be called in eval mode, when parameters and device are settled.
         """
-        expanded = self.expansion_mapper(functional.normalize(rows, dim=1))
-        logits = self.soft_assignment_mapper(expanded)
+        maps = [self.soft_assignment_mapper, self.attention_mapper]
+        weights, biases = [], []
+        for linear in (maps[0][0] if isinstance(maps[0], nn.Sequential) else maps[0], maps[1]):
+            weights.append(linear.weight.double())
+            biases.append(linear.weight.new_zeros(len(linear.weight)) if linear.bias is None else linear.bias)
+        if isinstance(maps[0], nn.Sequential):
+            norm = maps[0][1].bn
+            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+            shift = norm.bias.double() - norm.running_mean.double() * scale
+            weights[0] = weights[0] * scale.repeat(self.groups)[:, None]
+            biases[0] = shift.repeat(self.groups)
+        weight, bias = torch.cat(weights), torch.cat(biases).double()
+        expansion = self.expansion_mapper
+        self._folded = ((weight @ expansion.weight.double()).float(), (weight @ expansion.bias.double() + bias).float())
+
+    def train(self, mode: bool = True) -> "NextvladLayer":
+        """As `nn.Module.train`; what has been folded is forgotten."""
+        if mode:
+            self._folded = None
+        return super().train(mode)
+
+    def encode_frames(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D)."""
+        rows = functional.normalize(rows, dim=1)
+        expanded = self.expansion_mapper(rows)
+        return self._weights(rows, expanded), expanded
+
+    def _weights(self, rows: Tensor, expanded: Tensor | None) -> Tensor:
+        """Attention · assignment of each (frame, group) to a cluster, (N, G, K).
+
+        From normalized frames (N, D) if folded, else from expanded ones (N, 2D).
+        """
+        if self._folded is not None:
+            logits, attention = functional.linear(rows, *self._folded).tensor_split([-self.groups], dim=1)
+        else:
+            logits, attention = self.soft_assignment_mapper(expanded), self.attention_mapper(expanded)
         if self.soft_assignment == "2019":
             assignment = logits.unflatten(1, (self.n_clusters, self.groups)).softmax(dim=1).transpose(1, 2)
         else:
             assignment = logits.unflatten(1, (self.groups, self.n_clusters)).softmax(dim=2)
-        weights = assignment * self.attention_mapper(expanded).sigmoid().unsqueeze(2)
-        return weights.contiguous(), expanded  # they are read a frame after the other
+        return (assignment * attention.sigmoid().unsqueeze(2)).contiguous()  # they are read a frame after the other
 
     def aggregate(self, weights: Tensor, expanded: Tensor, packing: AnyPacking) -> Tensor:
         """Weights (N, G, K) and expanded frames (N, 2D) → (B, K·2D/G).
@@ -215,6 +251,28 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         would need a (B, L, K, G, 2D/G) tensor.
         """
         sums, totals = packing.weighted_sums(weights, expanded.unflatten(1, (self.groups, -1)))
+        return self._finish(sums, totals)
+
+    def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
+        """Frames (N, D) of videos that lie end to end → (B, K·2D/G), the cheaper way. For inference, folded.
+
+        The expansion is linear: where a video has many more frames than there are clusters, it is less work to sum
+        frames first and to expand the sums, Σ_f w·(E x + e) = E Σ_f w·x + e·Σ_f w for each group.
+        """
+        dim = rows.shape[1]
+        if 2 * len(lengths) * self.n_clusters * dim + len(rows) * self.n_clusters * self.groups > 2 * len(rows) * dim:
+            return self.aggregate(*self.encode_frames(rows), EndToEnd(lengths))
+        rows = functional.normalize(rows, dim=1)
+        weights = self._weights(rows, None).transpose(1, 2).flatten(1)  # (N, K·G)
+        sums, totals = EndToEnd(lengths).weighted_sums(weights.unsqueeze(1), rows.unsqueeze(1))
+        expansion = self.expansion_mapper.weight.unflatten(0, (self.groups, -1))  # (G, 2D/G, D)
+        totals = totals.unflatten(1, (self.n_clusters, self.groups))
+        sums = sums.unflatten(1, (self.n_clusters, -1)).flatten(2) @ expansion.transpose(1, 2).flatten(0, 1)
+        return self._finish(sums + totals @ self.expansion_mapper.bias.unflatten(0, (self.groups, -1)),
+                            totals.sum(dim=2))
+
+    def _finish(self, sums: Tensor, totals: Tensor) -> Tensor:
+        """Σ w·x (B, K, 2D/G) and Σ w (B, K) → (B, K·2D/G)."""
         vlad = sums - totals.unsqueeze(2) * self.centroids
         vlad = self.final_bn(functional.normalize(vlad, dim=2).flatten(1))
         clusters = vlad.unflatten(1, (self.n_clusters, -1))
@@ -269,6 +327,10 @@ class DbofEncoder(nn.Module):
         """What `encode_frames` gave → (B, F)."""
         return self.intermediate_fc(packing.max_and_mean(encoded[0]))
 
+    def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
+        """Frames (N, D) of videos of these lengths, end to end → (B, F). For inference."""
+        return self.pool(self.encode_frames(rows), EndToEnd(lengths))
+
 
 class NextvladEncoder(nn.Module):
     """NeXtVLAD on visual and audio features, up to and with the gating.
@@ -308,8 +370,24 @@ class NextvladEncoder(nn.Module):
 
     def pool(self, encoded: tuple[Tensor, ...], packing: AnyPacking) -> Tensor:
         """What `encode_frames` gave → (B, F)."""
-        pooled = [self.video_encoder.aggregate(*encoded[:2], packing), self.audio_encoder.aggregate(*encoded[2:], packing)]
-        return self.se_gating(self.intermediate_fc(torch.cat(pooled, dim=1)))
+        return self._join(self.video_encoder.aggregate(*encoded[:2], packing),
+                          self.audio_encoder.aggregate(*encoded[2:], packing))
+
+    def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
+        """Frames (N, D) of videos of these lengths, end to end → (B, F). For inference, folded."""
+        visual, audio = rows.split(self.widths, dim=1)
+        return self._join(self.video_encoder.encode_whole(visual, lengths),
+                          self.audio_encoder.encode_whole(audio, lengths))
+
+    def _join(self, visual: Tensor, audio: Tensor) -> Tensor:
+        return self.se_gating(self.intermediate_fc(torch.cat([visual, audio], dim=1)))
+
+
+def fold(model: nn.Module) -> None:
+    """Make a model in eval mode, with parameters and device settled, do less work, until the next `train()`."""
+    for layer in model.modules():
+        if isinstance(layer, NextvladLayer):
+            layer.fold()
 
 
 def mixture_layers(in_features: int, n_classes: int, n_mixtures: int, per_class: bool,

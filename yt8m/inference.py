@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from yt8m.encoders import fold
 from yt8m.errors import UserError
 from yt8m.memmaps import SCALE
 from yt8m.models import VideoModel
-from yt8m.packing import EndToEnd, Windows
+from yt8m.packing import Windows
 from yt8m.segment_models import ContextAwareModel, SegmentModel
 from yt8m.segments import HEAD_FRAMES, SEGMENT_SECONDS, candidate_segments, context_frames
 
@@ -89,6 +90,8 @@ class Predictor:
     def __init__(self, members: Sequence[Member], computation: Computation) -> None:
         self.members, self.computation = members, computation
         share_context_encoders([member.model for member in members])
+        for member in members:
+            fold(member.model)
 
     @torch.inference_mode()
     def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:
@@ -128,7 +131,7 @@ class Predictor:
 def encode_videos(encoder: nn.Module, videos: Sequence[Tensor]) -> Tensor:
     """Features (V, F) of whole videos (L, D) uint8, without head and tail."""
     seen = [video[slice(*context_frames(len(video)))] for video in videos]
-    return encoder.pool(encoder.encode_frames(torch.cat(seen).float()), EndToEnd([len(video) for video in seen]))
+    return encoder.encode_whole(torch.cat(seen).float(), [len(video) for video in seen])
 
 
 def share_context_encoders(models: Sequence[SegmentModel]) -> None:
@@ -183,7 +186,7 @@ def one_behind(items: Iterable[tuple[Label, Arrival]]) -> Iterator[tuple[Label, 
 
 @torch.inference_mode()
 def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Computation) -> Tensor:
-    """Probabilities (V, C) float32 of a video model, on its device, for videos (L, D) uint8."""
+    """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8."""
     frames = [video.to(computation.device, non_blocking=True) for video in videos]
     with computation.autocast():
         return model.classify(encode_videos(model, frames)).float().sigmoid()

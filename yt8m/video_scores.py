@@ -14,6 +14,7 @@ from yt8m.artifacts import load_video_model
 from yt8m.damage import Damage
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import WholeVideoDataset
+from yt8m.encoders import fold
 from yt8m.errors import UserError
 from yt8m.files import replacing
 from yt8m.index import Index
@@ -71,6 +72,7 @@ def video_scores(path: Path, index: Index, meta: TestMeta, n_classes: int, cache
         return scores
     dataset = WholeVideoDataset(index, meta.records, damage)
     dataset.reader.require_widths(model.config.video_dim, model.config.audio_dim)
+    fold(model)
     scores = np.zeros((len(meta.records), n_classes), np.float32)
     n_read = 0
     batches = BatchLoader[list](dataset, SequentialBatches(len(dataset), BATCH_SIZE), workers, device)
