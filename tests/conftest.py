@@ -1,4 +1,5 @@
 """Fixtures: a tiny generated data set and commands run as a user would, in this process."""
+import gc
 import importlib
 import logging
 import shutil
@@ -44,6 +45,7 @@ def fixture_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
         except SystemExit as end:
             status = int(end.code or 0)
         finally:
+            gc.unfreeze()
             close_logger(logging.getLogger("yt8m"))
         return Outcome(status, *capfd.readouterr())
     return call

@@ -24,9 +24,9 @@ def test_windows_are_those_cut_out_one_by_one(size: int, step: int, spare: int, 
 
 
 def literal_sums(weights: torch.Tensor, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of one example, frame by frame and group by group: (L, G, K), (L, G, P) → (K, P), (K,)."""
+    """Of one example, frame by frame and group by group: (L, G, K), (L, G, P) → (K, P), (G, K)."""
     pairs = [(weight, part) for frame in zip(weights, parts) for weight, part in zip(*frame)]
-    return sum(weight[:, None] * part for weight, part in pairs), sum(weight for weight, _ in pairs)
+    return sum(weight[:, None] * part for weight, part in pairs), sum(weights)
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)

@@ -1,5 +1,6 @@
 """What the commands share: options, errors, devices. Imports nothing heavy, so that `--help` is instant."""
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -169,6 +170,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     finally:
         if "damage" in args:
             args.damage.report()
+        gc.freeze()  # the end of the process would look through all of torch for garbage, for half a second
 
 
 def _seed_from_environment() -> int:

@@ -224,9 +224,12 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         return super().train(mode)
 
     def encode_frames(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D)."""
+        """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D).
+
+        If folded, expanded frames lack the bias, which is added to their sums.
+        """
         rows = functional.normalize(rows, dim=1)
-        expanded = self.expansion_mapper(rows)
+        expanded = self.expansion_mapper(rows) if self._folded is None else rows @ self.expansion_mapper.weight.T
         return self._weights(rows, expanded), expanded
 
     def _weights(self, rows: Tensor, expanded: Tensor | None) -> Tensor:
@@ -266,14 +269,14 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         weights = self._weights(rows, None).transpose(1, 2).flatten(1)  # (N, K·G)
         sums, totals = EndToEnd(lengths).weighted_sums(weights.unsqueeze(1), rows.unsqueeze(1))
         expansion = self.expansion_mapper.weight.unflatten(0, (self.groups, -1))  # (G, 2D/G, D)
-        totals = totals.unflatten(1, (self.n_clusters, self.groups))
         sums = sums.unflatten(1, (self.n_clusters, -1)).flatten(2) @ expansion.transpose(1, 2).flatten(0, 1)
-        return self._finish(sums + totals @ self.expansion_mapper.bias.unflatten(0, (self.groups, -1)),
-                            totals.sum(dim=2))
+        return self._finish(sums, totals.unflatten(2, (self.n_clusters, -1)).squeeze(1).transpose(1, 2))
 
     def _finish(self, sums: Tensor, totals: Tensor) -> Tensor:
-        """Σ w·x (B, K, 2D/G) and Σ w (B, K) → (B, K·2D/G)."""
-        vlad = sums - totals.unsqueeze(2) * self.centroids
+        """Σ w·x (B, K, 2D/G), without the expansion's bias if folded, and Σ w (B, G, K) → (B, K·2D/G)."""
+        if self._folded is not None:
+            sums = sums + totals.transpose(1, 2) @ self.expansion_mapper.bias.unflatten(0, (self.groups, -1))
+        vlad = sums - totals.sum(dim=1).unsqueeze(2) * self.centroids
         vlad = self.final_bn(functional.normalize(vlad, dim=2).flatten(1))
         clusters = vlad.unflatten(1, (self.n_clusters, -1))
         return functional.dropout1d(clusters, self.p_drop, self.training).flatten(1)
@@ -412,6 +415,7 @@ def mix_experts(experts: Tensor, gates: Tensor, n_mixtures: int) -> Tensor:
     """
     experts = experts.unflatten(1, (-1, n_mixtures))  # (B, C, M)
     shares = gates.unflatten(1, (-1, n_mixtures + 1)).softmax(dim=2)[:, :, :n_mixtures]  # (B, 1 or C, M)
-    if shares.shape[1] == 1:
-        return (experts @ shares.transpose(1, 2)).squeeze(2)
-    return (experts * shares).sum(dim=2)
+    logits = experts[:, :, 0] * shares[:, :, 0]
+    for mixture in range(1, n_mixtures):  # few, so that a sum over the innermost dimension would be slow
+        logits = logits.addcmul(experts[:, :, mixture], shares[:, :, mixture])
+    return logits

@@ -21,9 +21,11 @@ class _Unpacking:
         raise NotImplementedError
 
     def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over frames and groups of weights · parts, (N, G, K) and (N, G, P) → (B, K, P), and of weights, (B, K)."""
-        totals = self.unpack(weights.sum(dim=1)).sum(dim=1)
-        return self.unpack(weights).flatten(1, 2).transpose(1, 2) @ self.unpack(parts).flatten(1, 2), totals
+        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
+        (B, G, K)."""
+        weights = self.unpack(weights)
+        sums = weights.flatten(1, 2).transpose(1, 2) @ self.unpack(parts).flatten(1, 2)
+        return sums, weights.sum(dim=1)
 
 
 class Packing(_Unpacking):
@@ -115,7 +117,7 @@ class EndToEnd:
                             for own in rows.split(self.lengths)])
 
     def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over frames and groups of weights · parts, (N, G, K) and (N, G, P) → (B, K, P), and of weights, (B, K)."""
+        """As those of `Packing`."""
         pairs = list(zip(weights.split(self.lengths), parts.split(self.lengths)))
         return (torch.stack([own.flatten(0, 1).T @ part.flatten(0, 1) for own, part in pairs]),
-                torch.stack([own.sum(dim=(0, 1)) for own, _ in pairs]))
+                torch.stack([own.sum(dim=0) for own, _ in pairs]))
