@@ -34,6 +34,7 @@ train_once segment/dbof-dbof_3 32 \
 "$PYTHON" -m yt8m.prepare_test_meta --data-dir "$DATA_DIR"
 "$PYTHON" -m yt8m.inference_memmap --data-dir "$DATA_DIR"
 "$PYTHON" -m yt8m.create_submission_from_memmaps --data-dir "$DATA_DIR" --output "$DATA_DIR/sub.csv"
+"$PYTHON" -m yt8m.check_submission "$DATA_DIR/sub.csv" --data-dir "$DATA_DIR"
 
 echo
 "$PYTHON" -m yt8m.scoreboard --data-dir "$DATA_DIR" --truth "$DATA_DIR/truth.csv" \

@@ -6,6 +6,7 @@ in it already says a journal, `<model>.npy.partial.done`, so that a killed proce
 """
 import fcntl
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from yt8m.files import replacing
 from yt8m.model_files import folder_digest, folder_stamps
 from yt8m.test_meta import TestMeta
 
+LOGGER = logging.getLogger(__name__)
 PREDICTIONS_NAME = "predictions"
 SCALE = 9999
 _PREDICT_AGAIN = "run `python -m yt8m.inference_memmap` again"
@@ -97,6 +99,9 @@ class PredictionFile:
             if _model_has_changed(origin):
                 raise UserError(f"{self.path}: made with other weights than {origin['folder']} has now; "
                                 f"{_PREDICT_AGAIN}")
+            if origin.get("left_out"):
+                LOGGER.warning("%s: %d segments of damaged videos count with probability 0", self.path,
+                               origin["left_out"])
         return StoredScores(values, doubted=origin is None)
 
 
