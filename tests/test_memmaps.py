@@ -36,8 +36,8 @@ def _begin(file: PredictionFile, origin: dict, n_classes: int = 2) -> PartialPre
 
 
 def _fill(partial: PartialPredictions, value: int) -> None:
-    partial.write(slice(0, 1), np.full((2, partial.n_classes), value, np.int16), [0])
-    partial.write(slice(1, 2), np.full((1, partial.n_classes), value, np.int16), [0])
+    partial.write(slice(0, 1), np.full((2, partial.n_classes), value, np.int16), np.array([True]))
+    partial.write(slice(1, 2), np.full((1, partial.n_classes), value, np.int16), np.array([True]))
     partial.save()
 
 
@@ -45,7 +45,7 @@ def _write(file: PredictionFile, value: int, origin: dict, n_classes: int = 2) -
     partial = _begin(file, origin, n_classes)
     _fill(partial, value)
     partial.finish()
-    partial.close()
+    partial.release()
 
 
 def _names(folder: Path) -> set[str]:
@@ -55,37 +55,37 @@ def _names(folder: Path) -> set[str]:
 def test_predictions_appear_only_when_complete(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "predictions" / "nextvlad-2_0.npy")
     partial = _begin(file, ORIGIN)
-    partial.write(slice(0, 1), np.array([[17, 18], [19, 20]], np.int16), [0])
+    partial.write(slice(0, 1), np.array([[17, 18], [19, 20]], np.int16), np.array([True]))
     partial.save()
     assert not file.path.exists()
-    partial.write(slice(1, 2), np.array([[9999, 0]], np.int16), [0])
-    with pytest.raises(AssertionError, match="1 videos are missing"):
+    partial.write(slice(1, 2), np.array([[9999, 0]], np.int16), np.array([True]))
+    with pytest.raises(UserError, match="1 videos are missing in its journal"):
         partial.finish()  # not in the journal yet
     partial.save()
     assert partial.finish() == 0
-    partial.close()
+    partial.release()
     values = np.load(file.path, allow_pickle=False)
     assert values.tolist() == [[17, 18], [19, 20], [9999, 0]] and values.dtype == np.int16
     origin = json.loads(file.origin_path.read_text(encoding="utf-8"))
     assert origin.pop("time").endswith("+00:00")
-    assert origin == ORIGIN and file.is_current(ORIGIN)
+    assert origin == ORIGIN and file.is_current(ORIGIN, _meta(), 2)
     assert _names(file.path.parent) == {"nextvlad-2_0.npy", "nextvlad-2_0.json"}
 
 
 def test_what_is_in_the_journal_is_kept_and_nothing_else(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     partial = _begin(file, ORIGIN)
-    partial.write(slice(1, 2), np.array([[5, 6]], np.int16), [0])
+    partial.write(slice(1, 2), np.array([[5, 6]], np.int16), np.array([True]))
     partial.save()
-    partial.write(slice(0, 1), np.array([[1, 2], [3, 4]], np.int16), [0])  # not saved
-    partial.close()
+    partial.write(slice(0, 1), np.array([[1, 2], [3, 4]], np.int16), np.array([True]))  # not saved
+    partial.release()
     partial = _begin(file, {**ORIGIN, "time": "later", "folder": "moved"})
     assert (partial.journal() > 0).tolist() == [False, True]
-    partial.write(slice(0, 1), np.array([[7, 7], [7, 7]], np.int16), [0])
+    partial.write(slice(0, 1), np.array([[7, 7], [7, 7]], np.int16), np.array([True]))
     partial.save()
     partial.finish()
     assert np.load(file.path).tolist() == [[7, 7], [7, 7], [5, 6]]
-    partial.close()
+    partial.release()
 
 
 @pytest.mark.parametrize("damage", [
@@ -97,26 +97,26 @@ def test_a_partial_file_of_something_else_is_begun_anew(damage, tmp_path: Path) 
     file = PredictionFile(tmp_path / "a.npy")
     partial = _begin(file, ORIGIN)
     _fill(partial, 3)
-    partial.close()
+    partial.release()
     if damage is not None:
         damage(tmp_path)
     partial = _begin(file, ORIGIN if damage else NEWER)
     assert not partial.journal().any()
     _fill(partial, 4)
     partial.finish()
-    partial.close()
+    partial.release()
     assert np.load(file.path).tolist() == [[4, 4]] * 3
 
 
 def test_rows_that_are_left_out_are_counted_and_make_the_file_outdated(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     partial = _begin(file, ORIGIN)
-    partial.write(slice(0, 2), np.zeros((3, 2), np.int16), [2, 0])
+    partial.write(slice(0, 2), np.zeros((3, 2), np.int16), np.array([False, True]))
     partial.save()
     assert partial.finish() == 2
-    partial.close()
-    assert not file.is_current(ORIGIN)
-    assert json.loads(file.origin_path.read_text(encoding="utf-8"))["left_out"] == 2
+    partial.release()
+    assert not file.is_current(ORIGIN, _meta(), 2)
+    assert json.loads(file.origin_path.read_text(encoding="utf-8"))["left_out"] == [0]
 
 
 def test_two_processes_do_not_make_the_same_file(tmp_path: Path) -> None:
@@ -127,8 +127,56 @@ def test_two_processes_do_not_make_the_same_file(tmp_path: Path) -> None:
             PartialPredictions(file, _meta(), 2, origin).prepare()
     _fill(first, 1)
     first.finish()
-    first.close()
-    assert file.is_current(ORIGIN)
+    first.release()
+    assert file.is_current(ORIGIN, _meta(), 2)
+
+
+def test_a_process_that_outlived_its_command_keeps_others_away(tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "a.npy")
+    first = _begin(file, ORIGIN)
+    other_rank = PartialPredictions(file, _meta(), 2, ORIGIN)
+    other_rank.open()
+    first.release()  # killed, say
+    with pytest.raises(UserError, match="another process is predicting with this model"):
+        PartialPredictions(file, _meta(), 2, NEWER).prepare()
+    _fill(other_rank, 5)
+    other_rank.close()
+    _write(file, 2, NEWER)
+    assert np.load(file.path).tolist() == [[2, 2]] * 3
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_bytes(b""), Path.unlink,
+    lambda path: np.save(path, np.zeros((3, 3), np.int16)),
+    lambda path: np.save(path, np.zeros((3, 2), np.int32))])
+def test_a_finished_file_that_is_damaged_is_made_again(damage, tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "a.npy")
+    _write(file, 1, ORIGIN)
+    damage(file.path)
+    assert not file.is_current(ORIGIN, _meta(), 2)
+    _write(file, 1, ORIGIN)
+    assert file.is_current(ORIGIN, _meta(), 2)
+
+
+def test_only_what_is_left_out_is_made_again(tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "a.npy")
+    partial = _begin(file, ORIGIN)
+    partial.write(slice(0, 2), np.array([[0, 0], [0, 0], [8, 9]], np.int16), np.array([False, True]))
+    partial.save()
+    partial.finish()
+    partial.release()
+    partial = _begin(file, ORIGIN)
+    assert partial.journal().tolist() == [0, 1]
+    partial.write(slice(0, 1), np.array([[1, 2], [3, 4]], np.int16), np.array([True]))
+    partial.save()
+    assert np.load(file.path)[0].tolist() == [0, 0]  # until the other is finished
+    assert partial.finish() == 0
+    partial.release()
+    assert np.load(file.path).tolist() == [[1, 2], [3, 4], [8, 9]]
+    assert file.is_current(ORIGIN, _meta(), 2)
+    partial = _begin(file, NEWER)  # another model's do not help
+    assert not partial.journal().any()
+    partial.release()
 
 
 def test_no_place_on_the_disk_is_said_at_once(tmp_path: Path) -> None:
@@ -142,7 +190,7 @@ def test_no_place_on_the_disk_is_said_at_once(tmp_path: Path) -> None:
             wide.prepare()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        wide.close()
+        wide.release()
     assert _names(tmp_path) == {"a.npy", "a.json"}
     assert np.load(file.path).tolist() == [[1, 1]] * 3
 
@@ -150,20 +198,20 @@ def test_no_place_on_the_disk_is_said_at_once(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_later_keeps_what_is_there(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     partial = _begin(file, ORIGIN, 1000)
-    partial.write(slice(0, 1), np.full((2, 1000), 1, np.int16), [0])
+    partial.write(slice(0, 1), np.full((2, 1000), 1, np.int16), np.array([True]))
     partial.save()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
     try:
         with pytest.raises(UserError, match="a.npy.partial: cannot be written .*what is in it is kept"):
-            partial.write(slice(1, 2), np.full((1, 1000), 2, np.int16), [0])
+            partial.write(slice(1, 2), np.full((1, 1000), 2, np.int16), np.array([True]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     partial.save()
-    partial.close()
+    partial.release()
     partial = _begin(file, ORIGIN, 1000)
     assert partial.journal().tolist() == [1, 0]
-    partial.close()
+    partial.release()
 
 
 def _finish_and_die(path: Path, function: str, call: int) -> None:
@@ -196,33 +244,33 @@ def test_killed_while_it_finishes_it_is_the_old_file_or_the_new_or_goes_on(funct
         if file.path.exists():
             value = int(np.load(file.path)[0, 0])
             assert value in (1, 2)
-            assert file.is_current(ORIGIN) <= (value == 1) and file.is_current(NEWER) <= (value == 2)
-        if not file.is_current(NEWER):
+            assert not file.is_current(ORIGIN if value == 2 else NEWER, _meta(), 2)
+        if not file.is_current(NEWER, _meta(), 2):
             partial = _begin(file, NEWER)
             assert partial.journal().all()
             partial.finish()
-            partial.close()
-        assert np.load(file.path).tolist() == [[2, 2]] * 3 and file.is_current(NEWER)
+            partial.release()
+        assert np.load(file.path).tolist() == [[2, 2]] * 3 and file.is_current(NEWER, _meta(), 2)
 
 
 def test_is_current_needs_values_and_the_same_origin(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
-    assert not file.is_current(ORIGIN)
+    assert not file.is_current(ORIGIN, _meta(), 2)
     _write(file, 1, ORIGIN)
-    assert file.is_current(ORIGIN)
-    assert not file.is_current({**ORIGIN, "offset": 2})
-    assert not file.is_current({"model": "4f"})
+    assert file.is_current(ORIGIN, _meta(), 2)
+    assert not file.is_current({**ORIGIN, "offset": 2}, _meta(), 2)
+    assert not file.is_current({"model": "4f"}, _meta(), 2)
     origin_path = tmp_path / "a.json"
     text = origin_path.read_text(encoding="utf-8")
     for damaged in (b"", b"{", b"\xff", b"[]"):
         origin_path.write_bytes(damaged)
-        assert not file.is_current(ORIGIN)
+        assert not file.is_current(ORIGIN, _meta(), 2)
     origin_path.unlink()
-    assert not file.is_current(ORIGIN)
+    assert not file.is_current(ORIGIN, _meta(), 2)
     origin_path.write_text(text, encoding="utf-8")
-    assert file.is_current(ORIGIN)
+    assert file.is_current(ORIGIN, _meta(), 2)
     file.path.unlink()
-    assert not file.is_current(ORIGIN)
+    assert not file.is_current(ORIGIN, _meta(), 2)
 
 
 def test_read_gives_the_values_of_this_metadata(tmp_path: Path) -> None:

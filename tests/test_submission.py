@@ -254,6 +254,13 @@ def test_weights_that_do_not_fit_are_refused(options: tuple, data_dir: Path) -> 
         _create(data_dir, *options)
 
 
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(data_dir: Path) -> None:
+    (data_dir / "out" / "sub.csv").mkdir(parents=True)
+    (data_dir / "cache" / "test_meta.npz").unlink()
+    with pytest.raises(UserError, match="--output .*sub.csv: is a folder"):
+        _create(data_dir)
+
+
 def test_a_compressed_submission_holds_the_same(data_dir: Path) -> None:
     assert gzip.decompress(_create(data_dir, name="sub.csv.gz").read_bytes()) == _create(data_dir).read_bytes()
 

@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.shards import make_video, serialize, write_payloads
+from yt8m.damage import RAISE
 from yt8m.errors import UserError
-from yt8m.index import Index
-from yt8m.test_meta import LOGGER, META_NAME, TestMeta, load_test_meta, make_test_meta, save_test_meta
+from yt8m.index import Index, load_index
+from yt8m.test_meta import (
+    LOGGER, META_NAME, TestMeta, load_test_index, load_test_meta, make_test_meta, save_test_meta)
 
 
 def index_of(videos: list[tuple[str, int, int]]) -> Index:
@@ -93,6 +96,16 @@ def test_metadata_survives_saving(tmp_path: Path) -> None:
     assert loaded.digest == _meta().digest
     assert loaded.records.tolist() == [0, 2]
     assert loaded.row_names().tolist() == [b"aaaa:30", b"aaaa:35", b"bbbb:30"]
+
+
+def test_shards_whose_records_have_moved_need_new_metadata(data_dir: Path) -> None:
+    meta = make_test_meta(load_index(data_dir / "segment" / "test", data_dir / "cache"))
+    assert len(load_test_index(data_dir, meta, RAISE)) == len(meta.records)
+    first = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0]
+    write_payloads(first.with_name("a.tfrecord"), [serialize(make_video(1, 9))])  # without a segment to rank
+    assert make_test_meta(load_index(data_dir / "segment" / "test", data_dir / "cache")).digest == meta.digest
+    with pytest.raises(UserError, match="not the shards that the test metadata was made from; run `python -m"):
+        load_test_index(data_dir, meta, RAISE)
 
 
 def test_missing_metadata_names_the_remedy(tmp_path: Path) -> None:

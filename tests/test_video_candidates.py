@@ -30,7 +30,7 @@ def test_rules_against_one_by_one(n_videos: int, n_classes: int, seed: int, top_
                                   threshold: float | None, cap: int | None, weight: float) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.permutation(n_videos * n_classes).reshape(n_videos, n_classes).astype(np.float32) / 48  # no ties
-    factors = CandidateRules(top_k, threshold, cap, weight).factors(scores)
+    factors = CandidateRules(top_k, threshold, cap, weight).factors(scores, seed)
     for video in range(n_videos):
         for label in range(n_classes):
             score = scores[video, label]
@@ -41,6 +41,16 @@ def test_rules_against_one_by_one(n_videos: int, n_classes: int, seed: int, top_
                 assert factors[video, label] == pytest.approx(score ** weight, rel=1e-6)
             else:
                 assert np.isnan(factors[video, label])
+
+
+def test_unread_videos_never_count_and_equal_ones_are_drawn() -> None:
+    scores = np.full((40, 3), 0.5, np.float32)
+    scores[7] = np.nan
+    for rules in (CandidateRules(weight=0.5), CandidateRules(top_k=2), CandidateRules(cap=39), CandidateRules(cap=5)):
+        assert np.isnan(rules.factors(scores, 0)[7]).all()
+    chosen = [np.flatnonzero(np.isfinite(CandidateRules(cap=10).factors(scores, seed)[:, 0])) for seed in range(40)]
+    assert all(len(rows) == 10 for rows in chosen)
+    assert len(np.unique(np.concatenate(chosen))) == 39  # not always those that come first
 
 
 @pytest.fixture(name="predicted")
@@ -115,17 +125,19 @@ def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None
         assert outcome.status == 2 and not (predicted / "x.csv").exists()
         return outcome.err.splitlines()[-1]
 
-    assert "--video-cap 3: needs a --video-model" in submit("--video-cap", 3)
-    assert "--video-weight 1.0: needs a --video-model" in submit("--video-weight", 1)
-    assert "where a video model is needed" in submit("--video-model", predicted / "cache" / "segment" / "m_0")
+    assert "--video-cap: needs a --video-model" in submit("--video-cap", 3)
+    assert "--video-weight: needs a --video-model" in submit("--video-weight", 1)
+    segment_model = predicted / "cache" / "segment" / "m_0"
+    assert "where a video model is needed" in submit("--video-cap", 1, "--video-model", segment_model)
     wide = video_folder(predicted / "wide", DBOF, N_CLASSES + 1)
-    assert "6 classes" in submit("--video-model", wide)
+    assert "6 classes" in submit("--video-cap", 1, "--video-model", wide)
     other = video_folder(predicted / "other", {**DBOF, "video_dim": 24}, N_CLASSES)
-    assert "the model is made for 24" in submit("--video-model", other)
+    assert "the model is made for 24" in submit("--video-cap", 1, "--video-model", other)
     base = predicted / "cache" / "video" / "base"
     state = torch.load(base / "model.pth", weights_only=True)
     torch.save({key: value * float("nan") if value.is_floating_point() else value for key, value in state.items()},
                base / "model.pth")
-    assert "not numbers" in submit("--video-model", base)
+    assert "not numbers" in submit("--video-cap", 1, "--video-model", base)
+    assert "needs one of --video-top-k, --video-threshold" in submit("--video-model", base)
     sorted((predicted / "segment" / "test").glob("*.tfrecord"))[0].unlink()
-    assert "prepare_test_meta" in submit("--video-model", base)
+    assert "prepare_test_meta" in submit("--video-cap", 1, "--video-model", base)

@@ -1,5 +1,6 @@
 """Average the models' predictions and list the best test segments of each class: `sub.csv`."""
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,8 @@ def main(args: argparse.Namespace) -> None:
     if args.weights is not None and (len(args.weights) != len(args.model_names or ()) or not any(args.weights)):
         raise UserError(f"--weights: expected one for each of the --model-names, not all 0, found "
                         f"{len(args.weights)} for {len(args.model_names or ())}")
+    if args.output.is_dir() or not os.access(_nearest_folder(args.output), os.W_OK):
+        raise UserError(f"--output {args.output}: is a folder, or in one that cannot be written to")
     vocabulary = load_vocabulary(args.data_dir)
     cache = args.data_dir / "cache"
     meta = load_test_meta(cache)
@@ -74,17 +77,24 @@ def main(args: argparse.Namespace) -> None:
           f"{', '.join(file.path.stem for file in files)}")
 
 
+def _nearest_folder(path: Path) -> Path:
+    """The folder, among those that a path lies in, that is there."""
+    return next(folder for folder in path.absolute().parents if folder.is_dir())
+
+
 def _factors(args: argparse.Namespace, meta: "TestMeta", n_classes: int) -> "np.ndarray | None":
     """What the video model multiplies scores by, (videos, classes) float32; None without one."""
     from yt8m.errors import UserError
 
+    rules = {"--video-top-k": args.video_top_k, "--video-threshold": args.video_threshold,
+             "--video-cap": args.video_cap, "--video-weight": args.video_weight or None}
+    given = [option for option, value in rules.items() if value is not None]
     if args.video_model is None:
-        given = {"--video-top-k": args.video_top_k, "--video-threshold": args.video_threshold,
-                 "--video-cap": args.video_cap, "--video-weight": args.video_weight or None}
-        for option, value in given.items():
-            if value is not None:
-                raise UserError(f"{option} {value}: needs a --video-model")
+        if given:
+            raise UserError(f"{given[0]}: needs a --video-model")
         return None
+    if not given:
+        raise UserError(f"--video-model {args.video_model}: needs one of {', '.join(rules)}, or changes nothing")
 
     from yt8m.cli import resolve_device, resolve_workers
     from yt8m.test_meta import load_test_index
@@ -93,7 +103,8 @@ def _factors(args: argparse.Namespace, meta: "TestMeta", n_classes: int) -> "np.
     device = resolve_device(args.device)
     scores = video_scores(args.video_model, load_test_index(args.data_dir, meta, args.damage), meta, n_classes,
                           args.data_dir / "cache", resolve_workers(args.workers, device), device, args.damage)
-    return CandidateRules(args.video_top_k, args.video_threshold, args.video_cap, args.video_weight).factors(scores)
+    return CandidateRules(args.video_top_k, args.video_threshold, args.video_cap, args.video_weight).factors(
+        scores, args.seed)
 
 
 if __name__ == "__main__":

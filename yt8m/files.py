@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:
+        if error.filename in (None, name):
             error.filename = str(path)
         raise
     finally:

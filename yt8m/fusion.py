@@ -11,7 +11,6 @@ from yt8m.ahead import map_ahead
 from yt8m.memmaps import SCALE
 
 RANK_OFFSET = 60  # of reciprocal-rank fusion, as Cormack et al. 2009 chose it
-KINDS = ("mean", "geometric", "rank", "reciprocal-rank")
 Kind = Literal["mean", "geometric", "rank", "reciprocal-rank"]
 
 
@@ -40,9 +39,11 @@ class Fusion:
         self.maps = maps
         self.shape = maps[0].shape
         self._kind = kind
-        self._weights = None if weights is None else np.array(weights, np.float64)
+        # Equal weights are none, and those of a mean do not count as if they were exact to the last bit.
+        self._weights = None if weights is None or len(set(weights)) == 1 else np.array(weights) / max(weights)
         self._factors, self._row_videos = factors, row_videos
-        shares = [1 / len(maps)] * len(maps) if weights is None else (self._weights / self._weights.sum()).tolist()
+        weighed = np.ones(len(maps)) if self._weights is None else self._weights
+        shares = (weighed / weighed.sum()).tolist()
         self._tables: list[np.ndarray] = []
         if kind == "geometric":
             logarithms = np.log(np.maximum(np.arange(SCALE + 1), 0.5) / SCALE)
@@ -66,7 +67,7 @@ class Fusion:
             for weight, block in zip(self._weights[1:], blocks[1:]):
                 weighted += weight * block
             weighted /= self._weights.sum()
-            return np.rint(weighted).astype(np.float32)
+            return np.rint(weighted.round(6)).astype(np.float32)
         total = np.zeros(blocks[0].shape, np.float32)
         for first in range(0, len(blocks), 3):  # three fit an int16, whose sums are faster
             part = blocks[first]

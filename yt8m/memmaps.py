@@ -4,12 +4,14 @@
 JSON file beside it says what it was made from. While it is being made it is called `<model>.npy.partial`, and what is
 in it already says a journal, `<model>.npy.partial.done`, so that a killed process goes on where it was.
 """
+import errno
 import fcntl
 import json
 import logging
 import os
+import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +29,8 @@ LOGGER = logging.getLogger(__name__)
 PREDICTIONS_NAME = "predictions"
 SCALE = 9999
 _PREDICT_AGAIN = "run `python -m yt8m.inference_memmap` again"
-# Of an origin: where the model lay, size and time of its files, and when the predictions were finished.
-_INFORMATION = ("folder", "stamps", "time")
+# Of an origin: where the model lay, size and time of its files, when the predictions were finished and what they lack.
+_INFORMATION = ("folder", "stamps", "time", "left_out")
 
 
 class StoredScores:
@@ -55,7 +57,10 @@ class StoredScores:
         rest = memoryview(values.reshape(-1).view(np.uint8))
         place = self._offset + first * values.itemsize * self.shape[1]
         while rest:
-            count = os.preadv(self._file.fileno(), [rest], place)
+            try:
+                count = os.preadv(self._file.fileno(), [rest], place)
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be read ({error.strerror}); {_PREDICT_AGAIN}") from None
             if not count:
                 raise UserError(f"{self.path}: has been cut off while it was read; {_PREDICT_AGAIN}")
             rest, place = rest[count:], place + count
@@ -76,13 +81,38 @@ class PredictionFile:
         """What the values were made from."""
         return self.path.with_suffix(".json")
 
-    def is_current(self, origin: dict[str, Any]) -> bool:
+    def is_current(self, origin: dict[str, Any], meta: TestMeta, n_classes: int) -> bool:
         """Whether the file is there, whole, and made from the same model, metadata and settings."""
+        return self.left_out(origin, meta, n_classes) == []
+
+    def left_out(self, origin: dict[str, Any], meta: TestMeta, n_classes: int) -> list[int] | None:
+        """The videos of which rows are left out, if the file is there, whole, and of that origin; else None."""
         found = _read_json(self.origin_path)
-        return self.path.is_file() and found is not None and _essence(found) == _essence(origin)
+        if found is None or _essence(found) != _essence(origin):
+            return None
+        try:
+            self._map(meta, n_classes)
+        except UserError:
+            return None
+        return found.get("left_out", [])
 
     def read(self, meta: TestMeta, n_classes: int) -> StoredScores:
         """The values, checked against the metadata, the vocabulary and the model. Raises `UserError`."""
+        values = self._map(meta, n_classes)
+        origin = _read_json(self.origin_path)
+        if origin is not None:  # not made elsewhere
+            if origin.get("test_meta") != meta.digest:
+                raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
+            if _model_has_changed(origin):
+                raise UserError(f"{self.path}: made with other weights than {origin['folder']} has now; "
+                                f"{_PREDICT_AGAIN}")
+            if origin.get("left_out"):
+                LOGGER.warning("%s: segments of %d damaged videos count with probability 0", self.path,
+                               len(origin["left_out"]))
+        return StoredScores(values, doubted=origin is None)
+
+    def _map(self, meta: TestMeta, n_classes: int) -> np.memmap:
+        """The file, mapped, if it is whole and of the right size. Raises `UserError`."""
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such predictions; {_PREDICT_AGAIN}")
         try:
@@ -92,17 +122,7 @@ class PredictionFile:
         if values.shape != (meta.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
             raise UserError(f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary ask "
                             f"for int16 {(meta.n_rows, n_classes)}; {_PREDICT_AGAIN}")
-        origin = _read_json(self.origin_path)
-        if origin is not None:  # not made elsewhere
-            if origin.get("test_meta") != meta.digest:
-                raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
-            if _model_has_changed(origin):
-                raise UserError(f"{self.path}: made with other weights than {origin['folder']} has now; "
-                                f"{_PREDICT_AGAIN}")
-            if origin.get("left_out"):
-                LOGGER.warning("%s: %d segments of damaged videos count with probability 0", self.path,
-                               origin["left_out"])
-        return StoredScores(values, doubted=origin is None)
+        return values
 
 
 def prediction_files(cache_dir: Path, names: list[str] | None) -> list[PredictionFile]:
@@ -151,9 +171,9 @@ def _essence(origin: dict[str, Any]) -> dict[str, Any]:
 class PartialPredictions:
     """A prediction file in the making, shared by all processes that predict.
 
-    One process calls `prepare` before any opens it, and `finish` after all are done; each opens it and writes rows
-    of its own. The journal has one number a video: 0, or 1 + how many of its rows are left out, written only once
-    the rows are on the disk.
+    One process calls `prepare` before any opens it, and `finish` after all have closed it; each opens it and writes
+    rows of its own. The journal has one number a video: 0; 1 where its rows are there, 2 where it could not be read;
+    written only once the rows are on the disk. It is also the lock that keeps other commands away.
     """
 
     def __init__(self, file: PredictionFile, meta: TestMeta, n_classes: int, origin: dict[str, Any]) -> None:
@@ -169,27 +189,45 @@ class PartialPredictions:
     def prepare(self) -> None:
         """Make the file, or keep it if it was begun with the same model, metadata and settings. Raises `UserError`.
 
-        No other process can prepare it until this one closes it or ends.
+        Where a finished file lacks damaged videos, a copy of it is what is begun with. No other command can prepare
+        it until this process releases it, and all that have it open close it, or end.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked_journal()
-        n_videos = len(self.meta.records)
+        if not self._is_begun():
+            # Files of their own, in case a process of an earlier command still has the old ones open.
+            self.discard()
+            os.close(self._lock)
+            self._lock = self._locked_journal()
+            try:
+                self._begin()
+            except OSError as error:
+                self.discard()
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise UserError(f"{self.path}: cannot be made ({error.strerror})") from None
+                raise UserError(f"{self.path}: no place for {self._size / 1e9:.3g} GB of predictions "
+                                f"({error.strerror}); free space or put cache/predictions on another disk") from None
+        fcntl.flock(self._lock, fcntl.LOCK_SH)  # from now on the others hold it, too
+
+    def _is_begun(self) -> bool:
         found = _read_json(self._origin_path)
-        if (found is not None and _essence(found) == _essence(self.origin) and self.path.is_file()
-                and self.path.stat().st_size > self._size and os.fstat(self._lock).st_size == 4 * n_videos):
-            return
-        self._origin_path.unlink(missing_ok=True)
-        try:
+        return (found is not None and _essence(found) == _essence(self.origin) and self.path.is_file()
+                and self.path.stat().st_size > self._size
+                and os.fstat(self._lock).st_size == 4 * len(self.meta.records))
+
+    def _begin(self) -> None:
+        done = np.zeros(len(self.meta.records), "<u4")
+        lacking = self.file.left_out(self.origin, self.meta, self.n_classes)
+        if lacking:
+            shutil.copyfile(self.file.path, self.path)
+            done[:] = 1
+            done[lacking] = 0
+        else:
             np.lib.format.open_memmap(self.path, "w+", np.int16, (self.meta.n_rows, self.n_classes))
             with self.path.open("r+b") as values:  # all of it now, not an error after hours
                 os.posix_fallocate(values.fileno(), 0, self.path.stat().st_size)
-            os.ftruncate(self._lock, 0)
-            os.ftruncate(self._lock, 4 * n_videos)
-            _write_json(self._origin_path, self.origin)
-        except OSError as error:
-            self.discard()
-            raise UserError(f"{self.path}: no place for {self._size / 1e9:.3g} GB of predictions ({error.strerror}); "
-                            "free space or put cache/predictions on another disk") from None
+        self._journal_path.write_bytes(done.tobytes())
+        _write_json(self._origin_path, self.origin)
 
     def _locked_journal(self) -> int:
         """The journal, which is made if need be and is the lock as well."""
@@ -210,27 +248,35 @@ class PartialPredictions:
 
     def open(self) -> None:
         """Open the prepared file to write to."""
-        self._values = os.open(self.path, os.O_RDWR)
-        self._journal = os.open(self._journal_path, os.O_RDWR)
+        self._values = os.open(self.path, os.O_WRONLY)
+        self._journal = os.open(self._journal_path, os.O_WRONLY)
+        fcntl.flock(self._journal, fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """Close the file."""
-        for handle in (self._values, self._journal, self._lock):
+        """Close the file; the process that has prepared it still keeps other commands away."""
+        for handle in (self._values, self._journal):
             if handle >= 0:
                 os.close(handle)
-        self._values = self._journal = self._lock = -1
+        self._values = self._journal = -1
+
+    def release(self) -> None:
+        """Close the file and let other commands at it."""
+        self.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
     def journal(self) -> np.ndarray:
         """The journal, (videos,) uint32."""
         return np.fromfile(self._journal_path, "<u4")
 
-    def write(self, videos: slice, values: np.ndarray, left_out: Sequence[int]) -> None:
-        """Write the rows of consecutive videos, (rows, C) int16, of which each video lacks so many."""
+    def write(self, videos: slice, values: np.ndarray, read: np.ndarray) -> None:
+        """Write the rows of consecutive videos, (rows, C) int16; `read` (videos,): which of them could be read."""
         header = self.path.stat().st_size - self._size
         self._write(self._values, memoryview(np.ascontiguousarray(values)).cast("B"),
                     header + int(self.meta.row_starts[videos.start]) * self.n_classes * 2)
         with self._waiting_lock:
-            self._waiting.append((videos.start, 1 + np.array(left_out, "<u4")))
+            self._waiting.append((videos.start, np.where(read, 1, 2).astype("<u4")))
 
     def save(self) -> None:
         """Have everything written so far on the disk and in the journal; a thread may do so while another writes."""
@@ -258,19 +304,21 @@ class PartialPredictions:
                             "run the command again") from None
 
     def finish(self) -> int:
-        """Give the finished file its name; returns how many rows are left out.
+        """Give the finished file its name; returns how many rows are left out. Raises `UserError` if any are missing.
 
         Killed at any moment, it leaves either a partial file to finish or a finished one, and never the values of
         one model beside the origin of another.
         """
         journal = self.journal()
-        assert journal.all(), f"{self.path}: {np.count_nonzero(journal == 0)} videos are missing"
-        left_out = int(journal.sum() - len(journal))
+        if not journal.all():
+            raise UserError(f"{self.path}: {np.count_nonzero(journal == 0)} videos are missing in its journal; "
+                            "run the command again")
+        left_out = np.flatnonzero(journal > 1)
         origin = self.origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
-        if left_out:
-            origin["left_out"] = left_out  # so that it will not count as current
+        if left_out.size:
+            origin["left_out"] = left_out.tolist()  # so that it will not count as current
         self.file.path.unlink(missing_ok=True)
         _write_json(self.file.origin_path, origin)
         os.replace(self.path, self.file.path)
         self.discard()
-        return left_out
+        return int((self.meta.row_ends - self.meta.row_starts)[left_out].sum())

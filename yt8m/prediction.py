@@ -23,7 +23,8 @@ from yt8m.artifacts import ModelFolder, list_folders, load_segment_model, open_f
 from yt8m.cli import resolve_device, resolve_half, resolve_workers
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import WholeVideoDataset
-from yt8m.inference import Arrival, Computation, Member, Predictor, one_behind, share_context_encoders
+from yt8m.errors import UserError
+from yt8m.inference import Arrival, Computation, Member, Predictor, one_behind
 from yt8m.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile, origin_of_model
 from yt8m.memory import keep_freed_memory
 from yt8m.progress import Progress
@@ -53,7 +54,7 @@ def run_predictions(args: argparse.Namespace) -> None:
     with process_group(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
         main_process = rank() == 0
         get_logger("yt8m", cache / "inference" / "inference.log" if main_process else None,
-                   logging.INFO if main_process else logging.ERROR)
+                   logging.INFO if main_process else logging.WARNING)
         n_classes = len(load_vocabulary(args.data_dir))
         meta = load_test_meta(cache)
         with rank_zero_first():
@@ -73,16 +74,22 @@ def _outdated(args: argparse.Namespace, meta: TestMeta, n_classes: int,
     cache = args.data_dir / "cache"
     directory: Path = args.model_dir or cache / "segment"
     paths = [directory / name for name in args.model_names] if args.model_names else list_folders(directory)
-    outdated = []
-    for folder in map(open_folder, paths):
+    outdated: list[tuple[ModelFolder, PartialPredictions]] = []
+    folders = [open_folder(path) for path in paths]
+    for folder in folders:
+        if sum(folder.name == other.name for other in folders) > 1:
+            raise UserError(f"--model-names: {folder.name} is named more than once")
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
         origin = origin_of_model(folder.path) | {
             "test_meta": meta.digest, "offset": folder.offset if args.offset is None else args.offset,
             "shifts": list(computation.shifts), "amp": str(computation.amp)}
-        if file.is_current(origin):
-            LOGGER.info("%s: up to date", file.path)
-        else:
-            outdated.append((folder, PartialPredictions(file, meta, n_classes, origin)))
+        partial = PartialPredictions(file, meta, n_classes, origin)
+        if not file.is_current(origin, meta, n_classes):
+            outdated.append((folder, partial))
+            continue
+        LOGGER.info("%s: up to date", file.path)
+        if rank() == 0:
+            partial.discard()  # of a process that was killed having done all else
     return outdated
 
 
@@ -92,7 +99,6 @@ def _load(folders: list[ModelFolder], offset: int | None, n_classes: int, datase
     models = [load_segment_model(folder, n_classes).eval() for folder in folders]
     for model in models:
         dataset.reader.require_widths(model.base_config.video_dim, model.base_config.audio_dim)
-    share_context_encoders(models)
     return [Member(folder.name, model.to(device), folder.offset if offset is None else offset)
             for folder, model in zip(folders, models)]
 
@@ -103,7 +109,7 @@ def _fill(files: list[PartialPredictions], predictor: Predictor, dataset: WholeV
     names = ", ".join(member.name for member in predictor.members)
     with ExitStack() as stack:
         for file in files:
-            stack.callback(file.close)
+            stack.callback(file.release)
             if rank() == 0:
                 file.prepare()
         barrier()
@@ -118,6 +124,8 @@ def _fill(files: list[PartialPredictions], predictor: Predictor, dataset: WholeV
                     f" in {world_size()} processes" if world_size() > 1 else "",
                     f"; {meta.n_rows - n_left} are there already" if n_left < meta.n_rows else "")
         _predict(files, predictor, dataset, work[rank()::world_size()], workers)
+        for file in files:
+            file.close()  # on a network file system others may see what is written only now
         barrier()
         if rank() == 0:
             left_out = max(file.finish() for file in files)
@@ -129,14 +137,14 @@ def _fill(files: list[PartialPredictions], predictor: Predictor, dataset: WholeV
 def remaining_work(meta: TestMeta, batch_size: int, journals: list[np.ndarray]) -> list[Work]:
     """The groups, each the fewest videos that have `batch_size` segments, that some model has not predicted yet.
 
-    `journals` (videos,) of each model: 0 where a video has not been predicted.
+    `journals` (videos,) of each model: 1 where a video has been predicted; what could not be read is tried again.
     """
     work = []
     start = 0
     while start < len(meta.row_ends):
         stop = int(np.searchsorted(meta.row_ends, meta.row_starts[start] + batch_size)) + 1
         videos = slice(start, min(stop, len(meta.row_ends)))
-        members = [number for number, journal in enumerate(journals) if not journal[videos].all()]
+        members = [number for number, journal in enumerate(journals) if (journal[videos] != 1).any()]
         if members:
             work.append(Work(videos, members))
         start = stop
@@ -194,4 +202,4 @@ def _write(file: PartialPredictions, videos: slice, numbers: list[int], values: 
         whole = np.zeros((counts.sum(), file.n_classes), np.int16)
         whole[np.repeat(read, counts)] = values
         values = whole
-    file.write(videos, values, np.where(read, 0, counts))
+    file.write(videos, values, read)

@@ -12,15 +12,15 @@ SECONDS_BETWEEN_LINES = 30.0
 class Progress:
     """Counts what is done and shows how much that is, how fast it goes and how much time is left; a context.
 
-    `done` of `total` have been done before. What `logger` does not show is not shown on a terminal, either.
+    What `logger` does not show is not shown on a terminal, either.
     """
 
-    def __init__(self, title: str, total: int, unit: str, logger: logging.Logger, done: int = 0) -> None:
+    def __init__(self, title: str, total: int, unit: str, logger: logging.Logger) -> None:
         self._title, self._total, self._unit, self._logger = title, total, unit, logger
-        self._before = self._done = done
+        self._done = 0
         self._start = self._last_line = time.monotonic()
         shown = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
-        self._bar = tqdm(desc=title, total=total, unit=unit, unit_scale=True, initial=done) if shown else None
+        self._bar = tqdm(desc=title, total=total, unit=unit, unit_scale=True) if shown else None
 
     def __enter__(self) -> "Progress":
         return self
@@ -37,9 +37,9 @@ class Progress:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if now - self._last_line >= SECONDS_BETWEEN_LINES:
+        if now - self._last_line >= SECONDS_BETWEEN_LINES and self._done:
             self._last_line = now
-            rate = (self._done - self._before) / (now - self._start)
+            rate = self._done / (now - self._start)
             left = tqdm.format_interval((self._total - self._done) / rate)
             self._logger.info("%s: %d of %d, %.0f %ss/s, %s left", self._title, self._done, self._total, rate,
                               self._unit, left)

@@ -102,7 +102,8 @@ def load_test_meta(cache_dir: Path) -> TestMeta:
 def load_test_index(data_dir: Path, meta: TestMeta, damage: Damage) -> Index:
     """The index of the test shards. Raises `UserError` where the metadata was made from others."""
     index = load_index(data_dir / "segment" / "test", data_dir / "cache", damage)
-    if make_test_meta(index).digest != meta.digest:
+    found = make_test_meta(index)
+    if found.digest != meta.digest or not np.array_equal(found.records, meta.records):
         raise UserError(f"{index.folder}: not the shards that the test metadata was made from; "
                         "run `python -m yt8m.prepare_test_meta` again")
     return index

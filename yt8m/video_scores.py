@@ -43,14 +43,21 @@ class CandidateRules:
     cap: int | None = None
     weight: float = 0.0
 
-    def factors(self, scores: np.ndarray) -> np.ndarray:
-        """Probabilities (V, C) float32 → what multiplies the scores of segments, NaN for those that do not count."""
+    def factors(self, scores: np.ndarray, seed: int) -> np.ndarray:
+        """Probabilities (V, C) float32 → what multiplies the scores of segments, NaN for those that do not count.
+
+        A probability of NaN never counts. Of equally probable videos `seed` chooses.
+        """
         factors = scores ** np.float32(self.weight)
+        factors[np.isnan(scores)] = np.nan
         n_videos, n_classes = scores.shape
-        for axis, most in ((1, self.top_k), (0, self.cap)):
-            if most is not None and most < (n_videos, n_classes)[axis]:
-                order = np.argpartition(-scores, most, axis=axis)
-                np.put_along_axis(factors, order[:, most:] if axis == 1 else order[most:], np.nan, axis=axis)
+        if self.top_k is not None and self.top_k < n_classes:
+            order = np.argpartition(-scores, self.top_k, axis=1)
+            np.put_along_axis(factors, order[:, self.top_k:], np.nan, axis=1)
+        if self.cap is not None and self.cap < n_videos:
+            shuffled = np.random.default_rng(seed).permutation(n_videos)
+            order = np.argpartition(-scores[shuffled], self.cap, axis=0)
+            np.put_along_axis(factors, shuffled[order[self.cap:]], np.nan, axis=0)
         if self.threshold is not None:
             factors[scores < np.float32(self.threshold)] = np.nan
         return factors
@@ -60,7 +67,7 @@ def video_scores(path: Path, index: Index, meta: TestMeta, n_classes: int, cache
                  device: torch.device, damage: Damage) -> np.ndarray:
     """Probabilities (V, C) float32 of the video model in folder `path` for the videos of the metadata.
 
-    Kept in `cache/video_predictions`; 0 for videos that cannot be read, where damage is skipped, and then not kept.
+    Kept in `cache/video_predictions`; NaN for videos that cannot be read, where damage is skipped, and then not kept.
     Raises `UserError`.
     """
     model = load_video_model(path, n_classes).to(device).eval()
@@ -73,7 +80,7 @@ def video_scores(path: Path, index: Index, meta: TestMeta, n_classes: int, cache
     dataset = WholeVideoDataset(index, meta.records, damage)
     dataset.reader.require_widths(model.config.video_dim, model.config.audio_dim)
     fold(model)
-    scores = np.zeros((len(meta.records), n_classes), np.float32)
+    scores = np.full((len(meta.records), n_classes), np.nan, np.float32)
     n_read = 0
     batches = BatchLoader[list](dataset, SequentialBatches(len(dataset), BATCH_SIZE), workers, device)
     with Progress(f"scoring videos with {path}", len(dataset), "video", LOGGER) as progress:
@@ -81,10 +88,10 @@ def video_scores(path: Path, index: Index, meta: TestMeta, n_classes: int, cache
             if batch:
                 numbers, videos = zip(*batch)
                 scores[list(numbers)] = predict_videos(model, videos, Computation(device)).cpu().numpy()
+                if not np.isfinite(scores[list(numbers)]).all():
+                    raise UserError(f"{path}: predicts values that are not numbers; its weights are of no use")
             n_read += len(batch)
             progress.update(len(batch))
-    if not np.isfinite(scores).all():
-        raise UserError(f"{path}: predicts values that are not numbers; its weights are of no use")
     if n_read == len(dataset):
         with replacing(kept) as temporary, temporary.open("wb") as file:
             np.savez(file, scores=scores, origin=np.array(origin))
