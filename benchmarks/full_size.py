@@ -32,8 +32,9 @@ CHECKED_ROWS, CHECKED_TOP_K = 30_000, 2_000
 BLOCK_ROWS = 8192
 # The command, and last the line "VmHWM: N kB". Not getrusage, whose peak is at least that of the parent process.
 WITH_PEAK_MEMORY = """
+from yt8m.cli import run
 from yt8m.create_submission_from_memmaps import build_parser, main
-main(build_parser().parse_args())
+run(main, build_parser())
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
