@@ -140,6 +140,18 @@ def test_other_settings_are_other_predictions(command: Command, data_dir: Path) 
     assert outcome.status == 2 and f"--model-names: {NAMES[0]} is named more than once" in outcome.err
 
 
+def test_what_is_in_the_making_with_other_settings_is_left_alone(command: Command, data_dir: Path) -> None:
+    options = ("--model-names", NAMES[0])
+    predict(command, data_dir, *options)
+    folder = data_dir / "cache" / "predictions"
+    for ending in ("partial", "partial.json", "partial.done"):
+        (folder / f"{NAMES[0]}.npy.{ending}").write_bytes(b"another's")
+    assert command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", *options).status == 0
+    assert len(list(folder.glob("*.npy.partial*"))) == 3
+    (folder / f"{NAMES[0]}.npy.partial").unlink()  # the rest is what a finished one may leave behind
+    predict(command, data_dir, *options)
+
+
 def test_shifted_segments_are_those_so_many_seconds_later(command: Command, data_dir: Path) -> None:
     options = ("--model-names", NAMES[0])
     plain = predict(command, data_dir, *options)[NAMES[0]]

@@ -88,8 +88,8 @@ def _outdated(args: argparse.Namespace, meta: TestMeta, n_classes: int,
             outdated.append((folder, partial))
             continue
         LOGGER.info("%s: up to date", file.path)
-        if rank() == 0:
-            partial.discard()  # of a process that was killed having done all else
+        if rank() == 0 and not partial.path.exists():  # one with other settings may be in the making
+            partial.discard()  # what a process left that was killed having done all else
     return outdated
 
 
