@@ -13,22 +13,13 @@ import torch
 from torch import Tensor
 
 
-class _Unpacking:
-    """What a packing pools through a tensor of the rows of each example."""
-
-    def unpack(self, rows: Tensor) -> Tensor:
-        """(N, ·) → (B, L, ·)."""
-        raise NotImplementedError
-
-    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
-        (B, G, K)."""
-        weights = self.unpack(weights)
-        sums = weights.flatten(1, 2).transpose(1, 2) @ self.unpack(parts).flatten(1, 2)
-        return sums, weights.sum(dim=1)
+def _weighted_sums(weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ weights · parts over frames and groups, (B, L, G, K) and (B, L, G, P) → (B, K, P), and Σ weights over frames,
+    (B, G, K)."""
+    return weights.flatten(1, 2).transpose(1, 2) @ parts.flatten(1, 2), weights.sum(dim=1)
 
 
-class Packing(_Unpacking):
+class Packing:
     """Where the real frames of a padded batch are; turns (B, L, ·) into rows (N, ·) and back."""
 
     def __init__(self, frames: Tensor, lengths: Tensor | None) -> None:
@@ -51,6 +42,11 @@ class Packing(_Unpacking):
             padded = rows.new_zeros(self.batch * self.length, *rows.shape[1:])
             rows = padded.index_copy_(0, self.index, rows)
         return rows.unflatten(0, (self.batch, self.length))
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
+        (B, G, K)."""
+        return _weighted_sums(self.unpack(weights), self.unpack(parts))
 
     def mean(self, padded: Tensor) -> Tensor:
         """Mean over the real frames of (B, L, ·), zero in the padding → (B, ·)."""
@@ -80,7 +76,7 @@ class Packing(_Unpacking):
             row += n_rows
 
 
-class Windows(_Unpacking):
+class Windows:
     """Windows of `size` rows, one beginning every `step` rows: what overlaps is there once. For inference.
 
     Of N rows there are (N - size) // step + 1 windows.
@@ -92,6 +88,11 @@ class Windows(_Unpacking):
     def unpack(self, rows: Tensor) -> Tensor:
         """(N, ·) → (B, size, ·), a view."""
         return rows.unfold(0, self.size, self.step).movedim(-1, 1)
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
+        (B, G, K)."""
+        return _weighted_sums(self.unpack(weights), self.unpack(parts))
 
     def max_and_mean(self, rows: Tensor) -> Tensor:
         """Maximum and mean over the rows of each window: (N, H) → (B, 2H)."""
