@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole pipeline on generated data, from an empty clone to a scored sub.csv, through the commands that
-# users of the real data set type. Sets up .venv first. Run again, it skips what is finished;
+# The whole pipeline on generated data, from an empty clone to a scored sub.csv and a report, through the commands
+# that users of the real data set type. Sets up .venv first. Run again, it skips what is finished;
 # remove data/demo to start anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -37,5 +37,7 @@ train_once segment/dbof-dbof_3 32 \
 "$PYTHON" -m yt8m.check_submission "$DATA_DIR/sub.csv" --data-dir "$DATA_DIR"
 
 echo
-"$PYTHON" -m yt8m.scoreboard --data-dir "$DATA_DIR" --truth "$DATA_DIR/truth.csv" \
-    --video-labels "$DATA_DIR/test_labels.csv" --submission "$DATA_DIR/sub.csv"
+"$PYTHON" -m yt8m.evaluate --data-dir "$DATA_DIR" --truth "$DATA_DIR/truth.csv" --video-labels "$DATA_DIR/test_labels.csv" \
+    --submission "$DATA_DIR/sub.csv" --model-names dbof_0 nextvlad_1 dbof-nextvlad_2 dbof-dbof_3
+echo
+"$PYTHON" -m yt8m.report --data-dir "$DATA_DIR" --truth "$DATA_DIR/truth.csv" --title "yt8m: the demo"

@@ -5,5 +5,6 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.bash requirements-dev.txt
 
 source scripts/common.bash
+bash scripts/browser.bash
 "$PYTHON" -m pylint --jobs 2 yt8m PyTorchHelperBot/helperbot tests PyTorchHelperBot/tests benchmarks
 "$PYTHON" -m pytest "$@"

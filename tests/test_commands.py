@@ -17,8 +17,8 @@ from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folde
 
 Command = Callable[..., Outcome]
 COMMANDS = ("train_video", "train_pure_segment", "train_segment_w_context", "prepare_vocabulary", "prepare_test_meta",
-            "inference_memmap", "create_submission_from_memmaps", "make_demo_data", "scoreboard", "check_data",
-            "find_lr", "check_submission")
+            "inference_memmap", "create_submission_from_memmaps", "make_demo_data", "evaluate", "check_data",
+            "find_lr", "check_submission", "export_model", "localize", "report")
 N_CLASSES = 5
 
 
@@ -152,10 +152,11 @@ def test_folds(command: Command, data_dir: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
     base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
     arguments = ("train_pure_segment", config, base, "--name", "x", "--data-dir", data_dir, "--fold")
-    assert_refused(command(*arguments, 8), "--fold 8", "0 to 7")
+    for value in ("8", "-1", "all", ""):
+        assert_refused(command(*arguments, value), "--fold", f"found '{value}'", "0 to 7 or none")
     for shard in sorted((data_dir / "segment" / "train").glob("*.tfrecord"))[5:]:
         shard.unlink()
-    assert_refused(command(*arguments, 0), "5 shards", "8 folds")
+    assert_refused(command(*arguments, 0), "5 shards", "8 folds", "--fold none")
 
 
 def test_inference_mistakes(command: Command, data_dir: Path) -> None:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import yt8m.index
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
+from yt8m.damage import Damage
 from yt8m.errors import RecordError, UserError
-from yt8m.index import Index, load_index
+from yt8m.index import Index, index_file, load_index
 from yt8m.reader import Frames, ShardReader
 
 
@@ -427,3 +428,28 @@ def test_many_shards_are_indexed_by_processes_to_the_same_index(data, monkeypatc
     shard(data, 3).write_bytes(shard(data, 3).read_bytes()[:-1])
     with pytest.raises(RecordError, match="train03.tfrecord.*truncated"):
         load_anew(data)
+
+
+def test_the_index_of_a_file_holds_its_records_and_leaves_nothing_beside_it(tmp_path):
+    alone = write_videos(tmp_path / "some.name", shard_videos(1))
+    index = index_file(alone)
+    assert_holds(index, [shard_videos(1)])
+    assert_reads(index, [shard_videos(1)])
+    assert index.path(0) == alone
+    assert [path.name for path in alone.parent.iterdir()] == ["some.name"]
+
+
+def test_what_is_no_whole_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="none.tfrecord: no such file"):
+        index_file(tmp_path / "none.tfrecord")
+    path = write_videos(tmp_path / "one.tfrecord", shard_videos(1))
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(RecordError, match="one.tfrecord: record at byte .*truncated"):
+        index_file(path)
+    damage = Damage(skip=True)
+    assert_holds(index_file(path, damage), [shard_videos(1)[:1]])
+    assert len(damage.left_out) == 1
+    path.write_bytes(content[:20])
+    with pytest.raises(UserError, match="one.tfrecord: no readable record"):
+        index_file(path, Damage(skip=True))

@@ -13,7 +13,7 @@ from yt8m.encoders import fold
 from yt8m.errors import UserError
 from yt8m.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
 from yt8m.packing import Windows
-from yt8m.segments import context_frames
+from yt8m.segments import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
 
 N_CLASSES = 3
 CPU = torch.device("cpu")
@@ -27,9 +27,10 @@ def expanded_segment(frames: torch.Tensor, start: int, offset: int) -> torch.Ten
     return torch.stack(rows)
 
 
-def starts(n_frames: int) -> range:
-    """Where the candidate segments of a video start."""
-    return range(30, (-(-n_frames // 5) - 2) * 5, 5)
+def starts(n_frames: int, trim: Trim = CANDIDATES) -> range:
+    """Where the segments of a video start that are left: by default the challenge's candidates."""
+    n_segments = -(-n_frames // SEGMENT_SECONDS)
+    return range(trim.head * SEGMENT_SECONDS, (n_segments - trim.tail) * SEGMENT_SECONDS, SEGMENT_SECONDS)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -44,6 +45,21 @@ def test_windows_of_a_strip_are_the_expanded_segments(lengths: list[int], offset
     assert torch.equal(windows, torch.stack(literal).float())
     assert strip.owners.tolist() == [number for number, length in enumerate(lengths) for _ in starts(length)]
     assert len(strip.frames) <= 5 * sum(len(starts(length)) + 1 for length in lengths) + 2 * strip.reach * len(videos)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4), offset=st.integers(0, 8),
+       shift=st.integers(-12, 12), spare=st.integers(0, 3))
+def test_windows_of_whole_videos_are_the_expanded_segments(lengths: list[int], offset: int, shift: int,
+                                                           spare: int) -> None:
+    videos = [torch.arange(1, length + 1).unsqueeze(1).repeat(1, 2).to(torch.uint8) + 60 * number
+              for number, length in enumerate(lengths)]
+    strip = Strip(videos, offset + abs(shift) + spare, EVERYTHING)
+    windows = Windows(5 + 2 * offset, 5).unpack(strip.frames[strip.reach - offset + shift:])[strip.segments]
+    literal = [expanded_segment(video, start + shift, offset)
+               for video in videos for start in starts(len(video), EVERYTHING)]
+    assert torch.equal(windows, torch.stack(literal).float())
+    assert strip.owners.tolist() == [number for number, length in enumerate(lengths) for _ in range(0, length, 5)]
 
 
 @pytest.fixture(name="members", scope="module")
@@ -65,11 +81,12 @@ def fixture_videos() -> list[torch.Tensor]:
     return [torch.from_numpy(random.integers(0, 256, (n_frames, 1152), np.uint8)) for n_frames in LENGTHS]
 
 
-def literal_probabilities(member: Member, video: torch.Tensor, shifts: tuple[int, ...]) -> np.ndarray:
+def literal_probabilities(member: Member, video: torch.Tensor, shifts: tuple[int, ...],
+                          trim: Trim = CANDIDATES) -> np.ndarray:
     """One segment at a time, each with its whole video."""
     first, stop = context_frames(len(video))
     rows = []
-    for start in starts(len(video)):
+    for start in starts(len(video), trim):
         total = torch.zeros(N_CLASSES)
         for shift in shifts:
             batch = expanded_segment(video, start + shift, member.offset).unsqueeze(0)
@@ -95,6 +112,16 @@ def test_predictions_equal_one_segment_at_a_time(videos: list[torch.Tensor], mem
         assert first.dtype == np.int16 and first.shape == literal.shape
         for values in (first, second):
             assert np.abs(values - 9999 * literal).max() <= 0.5 + 0.1  # 1e-5 of a probability
+
+
+@pytest.mark.parametrize("shifts", [(0,), (-2, 1)])
+def test_whole_videos_are_predicted_one_segment_at_a_time(videos: list[torch.Tensor], members: list[Member],
+                                                          shifts: tuple[int, ...]) -> None:
+    videos = [videos[0], *(videos[2][:n_frames] for n_frames in (1, 5, 6, 40))]
+    predicted = Predictor(members, Computation(CPU, None, shifts, EVERYTHING))(videos, range(len(members)))
+    for member, values in zip(members, predicted):
+        literal = np.concatenate([literal_probabilities(member, video, shifts, EVERYTHING) for video in videos])
+        assert np.abs(values.numpy() - 9999 * literal).max() <= 0.5 + 0.1  # 1e-5 of a probability
 
 
 def test_the_chosen_members_predict_in_order(videos: list[torch.Tensor], members: list[Member]) -> None:

@@ -1,6 +1,5 @@
 """Metrics against slow, literal implementations of their definitions."""
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from yt8m.datasets import SegmentBatch, VideoBatch
-from yt8m.metrics import SegmentMetrics, VideoMetrics, global_average_precision, map_at_k, mean_average_precision
+from yt8m.metrics import SegmentMetrics, VideoMetrics, global_average_precision, mean_average_precision
 
 NOTHING = torch.empty(0)
 
@@ -156,75 +155,3 @@ def test_auc_is_nan_where_all_ratings_agree(score: int) -> None:
     assert np.isnan(values["auc"])
     assert values["accuracy"] == 50
     assert np.isnan(values["negative_accuracy"])  # nothing was mined
-
-
-VIDEOS, STARTS = ["aB3-", "0012", "NA"], [30, 35, 60]
-KEYS = [(vid, start, label) for label in range(4) for vid in VIDEOS for start in STARTS]
-SCORES = st.lists(st.sampled_from([None, 0, 1]), min_size=len(KEYS), max_size=len(KEYS)).filter(any)
-ENTRY = st.sampled_from([f"{vid}:{start}" for vid in (*VIDEOS, "none") for start in (*STARTS, 5)])
-
-
-def _table(ratings: dict[tuple[str, int, int], int]) -> pd.DataFrame:
-    return pd.DataFrame([(*key, score) for key, score in ratings.items()], columns=["vid", "start", "label", "score"])
-
-
-def _slow_map(ratings: dict[tuple[str, int, int], int], lists: dict[int, list[str]],
-              top_k: int) -> tuple[dict[int, tuple[int, int, float, int]], float]:
-    """Label → (positives, rated, AP, duplicates), and the mean of AP, as the challenge defines them."""
-    rows = {}
-    for label in {label for _, _, label in ratings}:
-        scores = {f"{vid}:{start}": score for (vid, start, other), score in ratings.items() if other == label}
-        positives = sum(scores.values())
-        seen: set[str] = set()
-        rank = hits = repeated = 0
-        total = 0.0
-        for segment in lists.get(label, [])[:top_k]:
-            if segment in seen:
-                repeated += 1
-            elif segment in scores:
-                seen.add(segment)
-                rank += 1
-                if scores[segment]:
-                    hits += 1
-                    total += hits / rank
-        rows[label] = positives, len(scores), total / positives if positives else float("nan"), repeated
-    defined = [ap for positives, _, ap, _ in rows.values() if positives]
-    return rows, sum(defined) / len(defined) if defined else float("nan")
-
-
-@settings(deadline=None, derandomize=True, max_examples=200)
-@given(SCORES, st.lists(st.none() | st.lists(ENTRY, max_size=20), min_size=5, max_size=5), st.integers(1, 25))
-def test_map_at_k_equals_its_definition(scores: list[int | None], entries: list[list[str] | None],
-                                        top_k: int) -> None:
-    ratings = {key: score for key, score in zip(KEYS, scores) if score is not None}
-    lists = {label: segments for label, segments in enumerate(entries) if segments is not None}
-    table, mean = map_at_k(_table(ratings), lists, top_k)
-    rows, expected = _slow_map(ratings, lists, top_k)
-    assert mean == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
-    found = {row.label: (row.positives, row.rated, row.ap, row.duplicates) for row in table.itertuples()}
-    assert found.keys() == rows.keys()
-    for label, row in rows.items():
-        assert found[label] == pytest.approx(row, rel=0, abs=1e-12, nan_ok=True)
-
-
-def test_map_at_k_by_hand() -> None:
-    ratings = {("a", 30, 7): 1, ("a", 35, 7): 0, ("b", 30, 7): 1, ("b", 35, 7): 1,  # listed
-               ("a", 30, 8): 1,  # positive, but not in the submission: counts as 0
-               ("a", 30, 9): 0}  # no positive: does not count
-    lists = {7: ["c:30", "b:30", "b:30", "b:35", "a:35", "a:30"], 9: ["a:30"], 10: ["a:30"]}
-    table, mean = map_at_k(_table(ratings), lists, 5)
-    ap = (1 + 2 / 2) / 3  # c:30 is not rated, the second b:30 does not count, a:30 is number 6
-    assert mean == pytest.approx(ap / 2, rel=1e-12)
-    assert table["label"].tolist() == [7, 8, 9]
-    assert table["duplicates"].tolist() == [1, 0, 0]
-
-
-def test_map_at_k_without_any_positive_is_nan() -> None:
-    table, mean = map_at_k(_table({("a", 30, 7): 0}), {7: ["a:30"]}, 5)
-    assert np.isnan(mean)
-    assert table["rated"].tolist() == [1]
-
-
-def test_map_at_k_of_a_perfect_list_is_1() -> None:
-    ratings = {("a", start, 3): int(start < 60) for start in range(30, 100, 5)}
-    assert map_at_k(_table(ratings), {3: [f"a:{start}" for start in range(30, 100, 5)]}, 100)[1] == 1

@@ -12,9 +12,8 @@ import torch
 import yaml
 
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
-from yt8m.metrics import map_at_k
+from tests.test_scoring import slow_map
 from yt8m.submission import read_submission
-from yt8m.truth import read_truth
 
 
 def python(module: str, *arguments: object, **environment: str) -> str:
@@ -73,24 +72,24 @@ def test_predictions_and_submission(run_dir: Path, tiny_data: Path) -> None:
     assert maps[0].dtype == np.int16 and maps[0].shape == maps[1].shape and maps[0].shape[1] == len(vocabulary)
     assert 0 <= min(values.min() for values in maps) and max(values.max() for values in maps) <= 9999
     assert (maps[0] != maps[1]).any()
-    lists = read_submission(run_dir / "sub.csv")
+    lists = dict(read_submission(run_dir / "sub.csv"))
     assert list(lists) == vocabulary["Index"].tolist()
     for segments in lists.values():
         assert len(segments) == len(set(segments)) == len(maps[0])
-    _, score = map_at_k(read_truth(tiny_data / "truth.csv"), lists, 100_000)
-    assert 0 < score < 1
 
 
-def test_scoreboard(run_dir: Path) -> None:
-    out = python("scoreboard", "--data-dir", run_dir, "--truth", run_dir / "truth.csv", "--video-labels",
-                 run_dir / "test_labels.csv", "--submission", run_dir / "sub.csv")
-    lines = out.splitlines()
-    assert lines[0].strip() == "MAP@100000"
-    scores = {line.rsplit(maxsplit=1)[0].strip(): float(line.rsplit(maxsplit=1)[1]) for line in lines[1:]}
-    assert list(scores) == ["random order", "video labels only", "both_1", "dbof_0", "ensemble (sub.csv)"]
+def test_evaluation_of_the_submission(run_dir: Path) -> None:
+    out = python("evaluate", "--data-dir", run_dir, "--truth", run_dir / "truth.csv", "--video-labels",
+                 run_dir / "test_labels.csv", "--submission", run_dir / "sub.csv", "--model-names", "both_1", "dbof_0")
+    assert f"wrote {run_dir}/cache/evaluation.csv" in out
+    document = json.loads((run_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
+    scores = {subject["name"]: subject["map"] for subject in document["subjects"]}
+    assert list(scores) == ["random order", "video labels only", "both_1", "dbof_0", "sub.csv"]
     assert scores["random order"] < scores["video labels only"] < 1
-    _, literal = map_at_k(read_truth(run_dir / "truth.csv"), read_submission(run_dir / "sub.csv"), 100_000)
-    assert scores["ensemble (sub.csv)"] == pytest.approx(literal, abs=1e-4)
+    truth = pd.read_csv(run_dir / "truth.csv", dtype={"vid": str}, keep_default_na=False)
+    rated = {(row.vid, row.start, row.label): row.score for row in truth.itertuples()}
+    _, literal = slow_map(rated, dict(read_submission(run_dir / "sub.csv")), 100_000)
+    assert scores["sub.csv"] == pytest.approx(literal, rel=0, abs=1e-12)
 
 
 def test_inference_keeps_what_is_up_to_date_and_replaces_what_is_not(run_dir: Path) -> None:

@@ -39,8 +39,7 @@ def write(path: Path, lists: dict[int, list[str]], ranked: list[Callable] | None
 def test_what_is_written_is_read(ending: str, lists: dict[int, list[str]], path: Path) -> None:
     target = path.parent / f"written.{ending}"
     write(target, lists)
-    assert read_submission(target) == lists
-    assert list(read_submission(target)) == list(lists)
+    assert list(read_submission(target)) == list(lists.items())
     assert [other.name for other in path.parent.iterdir() if other.name.startswith(".")] == []
 
 
@@ -86,7 +85,7 @@ def test_a_full_disk_is_named_and_leaves_the_file_alone(tmp_path: Path) -> None:
 
 def test_windows_line_ends_are_read(path: Path) -> None:
     path.write_bytes(b"Class,Segments\r\n3,a:30 b:35\r\n4,\r\n5,c:30")
-    assert read_submission(path) == {3: ["a:30", "b:35"], 4: [], 5: ["c:30"]}
+    assert dict(read_submission(path)) == {3: ["a:30", "b:35"], 4: [], 5: ["c:30"]}
 
 
 @pytest.mark.parametrize("text, problem", [
@@ -102,7 +101,7 @@ def test_windows_line_ends_are_read(path: Path) -> None:
 def test_a_wrong_line_is_named(text: str, problem: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
-        read_submission(path)
+        dict(read_submission(path))
     assert str(caught.value) == f"{path}: {problem}"
 
 
@@ -110,7 +109,7 @@ def test_what_is_no_text_file_is_named(path: Path) -> None:
     path.write_bytes(b"Class,Segments\n3,\xff\xfe\n")
     for odd in (path, path.parent, path.parent / "missing.csv"):
         with pytest.raises(UserError, match=f"{odd}: cannot be read as a submission"):
-            read_submission(odd)
+            dict(read_submission(odd))
     damaged = path.parent / "damaged.csv.gz"
     whole = gzip.compress(b"Class,Segments\n3," + bytes(range(97, 123)) * 9 + b":30\n")
     flipped = bytearray(whole)
@@ -119,7 +118,7 @@ def test_what_is_no_text_file_is_named(path: Path) -> None:
         damaged.write_bytes(content)
         if content:
             with pytest.raises(UserError, match=f"{damaged}: cannot be read as a submission"):
-                read_submission(damaged)
+                dict(read_submission(damaged))
         else:
             with open_submission(damaged) as file:
                 assert file.read() == b""
@@ -238,7 +237,7 @@ def test_weights_and_fusions_rank_as_defined(maps: dict[str, np.ndarray], data_d
                           ("rank", lambda values: -rankdata(-values, axis=0)),
                           ("reciprocal-rank", lambda values: 1 / (60 + rankdata(-values, axis=0)))):
         fused = 1 * worth(maps["other"].astype(float)) + 3 * worth(maps["dbof-3_0"].astype(float))
-        lists = read_submission(_create(data_dir, *names, "--weights", 1, 3, "--fusion", fusion))
+        lists = dict(read_submission(_create(data_dir, *names, "--weights", 1, 3, "--fusion", fusion)))
         for column, segments in enumerate(lists.values()):
             own = dict(zip(_names(), fused[:, column]))
             found = [own[name] for name in segments]

@@ -68,7 +68,7 @@ def _submit(command: Command, data_dir: Path, *options: object) -> dict[int, lis
     outcome = command("create_submission_from_memmaps", "--data-dir", data_dir, "--output", output, *options)
     assert outcome.status == 0, outcome.err
     assert command("check_submission", output, "--data-dir", data_dir).status == 0
-    return read_submission(output)
+    return dict(read_submission(output))
 
 
 def test_segments_of_the_videos_that_count_in_the_order_of_the_product(command: Command, predicted: Path) -> None:

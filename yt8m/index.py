@@ -135,6 +135,23 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
     return index
 
 
+def index_file(path: Path, damage: Damage = RAISE) -> Index:
+    """The index of one shard, wherever it lies; nothing is kept. Its `folder` is the file, so that messages name it.
+
+    Of a damaged shard, if `damage` is to be skipped, the sound records that can be found are in the index. Raises
+    `UserError` for a file that is not there, and `RecordError` for the first damage.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name a .tfrecord file of frame features")
+    stamps = np.array([stamp_of(path.stat())], np.int64)
+    table, errors = _scan_shard(path, whole=False)
+    for error in errors:
+        damage.meet(error)
+    if not table["offset"].size:
+        raise UserError(f"{path}: no readable record; {DOWNLOAD}")
+    return Index(folder=path, shards=np.array([""]), stamps=stamps, **_merge([table]))
+
+
 def check_folder(folder: Path) -> tuple[Index, list[RecordError]]:
     """Read every byte of a folder's shards: the index of the sound records, and what is wrong with the others.
 

@@ -3,8 +3,8 @@
 What depends on single frames is computed once per frame, not once per segment that reaches over it, and the context
 of a video once for all models whose frozen context encoder has the same weights.
 
-Dimensions: V videos of a group, L frames of a video, N frames of a strip, D features of a frame, S candidate segments
-of the group, F features of a segment, C classes.
+Dimensions: V videos of a group, L frames of a video, N frames of a strip, D features of a frame, S segments of the
+group that are predicted, F features of a segment, C classes.
 """
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from yt8m.memmaps import SCALE
 from yt8m.models import VideoModel
 from yt8m.packing import Windows
 from yt8m.segment_models import ContextAwareModel, SegmentModel
-from yt8m.segments import HEAD_FRAMES, SEGMENT_SECONDS, candidate_segments, context_frames
+from yt8m.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames
 
 NOT_A_NUMBER = -1  # among quantized probabilities
 
@@ -38,11 +38,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Computation:
-    """How to predict: `shifts` in seconds, whose predictions are averaged; `amp` is a half precision or None."""
+    """How to predict: `shifts` in seconds, whose predictions are averaged; `amp` is a half precision or None; `trim`
+    says which segments of a video are left out."""
 
     device: torch.device
     amp: torch.dtype | None = None
     shifts: tuple[int, ...] = (0,)
+    trim: Trim = CANDIDATES
 
     def autocast(self) -> torch.autocast:
         """The context to compute in."""
@@ -52,19 +54,20 @@ class Computation:
 class Strip:
     """The frames that the segments of some videos reach over, end to end, and where each segment's window is.
 
-    `reach`: how many frames beyond the candidate segments of a video are there on either side, zeros beyond the
+    `reach`: how many frames beyond the segments that are left of a video are there on either side, zeros beyond the
     video. Each video takes a multiple of 5 frames, so that the windows of all videos begin at a multiple of 5.
     """
 
-    def __init__(self, videos: Sequence[Tensor], reach: int) -> None:
+    def __init__(self, videos: Sequence[Tensor], reach: int, trim: Trim = CANDIDATES) -> None:
         """`videos` (L, D) uint8, all on one device."""
         self.reach = reach
-        n_segments = [int(candidate_segments(np.array(len(video)))) for video in videos]
+        head = trim.head * SEGMENT_SECONDS
+        n_segments = [int(trim.count_left(np.array(len(video)))) for video in videos]
         spare = -(-2 * reach // SEGMENT_SECONDS)  # windows that would begin in a video's last frames
         places = np.cumsum([0] + [count + spare for count in n_segments])
         frames = videos[0].new_zeros(int(places[-1]) * SEGMENT_SECONDS, videos[0].shape[1])
         for video, count, place in zip(videos, n_segments, places.tolist()):
-            first, last = HEAD_FRAMES - reach, HEAD_FRAMES + count * SEGMENT_SECONDS + reach
+            first, last = head - reach, head + count * SEGMENT_SECONDS + reach
             inside = video[max(first, 0):last]
             start = place * SEGMENT_SECONDS + max(-first, 0)
             frames[start:start + len(inside)] = inside
@@ -95,14 +98,14 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:
-        """Predictions (S, C) of the chosen members for the candidate segments of videos (L, D) uint8, in order.
+        """Predictions (S, C) of the chosen members for what is left of the segments of videos (L, D) uint8, in order.
 
-        int16 round(p * 9999), on the device; -1 where it is not a number.
+        No video is empty. int16 round(p * 9999), on the device; -1 where it is not a number.
         """
-        device, shifts = self.computation.device, self.computation.shifts
+        device, shifts, trim = self.computation.device, self.computation.shifts, self.computation.trim
         members = [self.members[number] for number in chosen]
         frames = [video.to(device, non_blocking=True) for video in videos]
-        strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)))
+        strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)), trim)
         contexts: dict[nn.Module, Tensor] = {}
         results = []
         with self.computation.autocast():
@@ -126,6 +129,20 @@ class Predictor:
                 raise UserError(f"{self.members[number].name}: predicts values that are not numbers; its weights are "
                                 "of no use" + ("" if self.computation.amp is None else ", or need --amp off"))
         return results
+
+
+def video_groups(row_ends: np.ndarray, batch_size: int) -> list[slice]:
+    """All videos in order, cut into groups, each the fewest videos that have `batch_size` segments.
+
+    `row_ends` (videos,): how many segments a video and those before it have.
+    """
+    groups = []
+    start = rows = 0
+    while start < len(row_ends):
+        stop = min(int(np.searchsorted(row_ends, rows + batch_size)) + 1, len(row_ends))
+        groups.append(slice(start, stop))
+        start, rows = stop, int(row_ends[stop - 1])
+    return groups
 
 
 def encode_videos(encoder: nn.Module, videos: Sequence[Tensor]) -> Tensor:

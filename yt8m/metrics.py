@@ -1,9 +1,8 @@
-"""What is measured: video metrics, segment metrics, and the challenge's MAP@K.
+"""What is measured in training: video metrics and segment metrics.
 
 Dimensions: B videos, S segments, C classes.
 """
 import numpy as np
-import pandas as pd
 import torch
 from helperbot import Metric
 from helperbot.distributed import gather_rows, sum_over_ranks
@@ -126,34 +125,3 @@ def _precision_sum(relevant: np.ndarray) -> float:
     """Σ precision(rank) · relevance over a ranked list of booleans."""
     ranks = np.flatnonzero(relevant) + 1
     return float((np.arange(1, len(ranks) + 1) / ranks).sum())
-
-
-def average_precision_at_k(rated: pd.Series, ranked: list[str], top_k: int) -> tuple[float, int]:
-    """One class's average precision as the challenge defines it, and the number of duplicates in its list.
-
-    `rated`: score (0 or 1) of each segment rated for the class, indexed by "<video id>:<start>";
-    `ranked`: segments, best first. Segments not rated for the class drop out of the list; an entry that
-    comes again counts once. NaN where nothing rated is positive.
-    """
-    found = rated.index.get_indexer(ranked[:top_k])
-    found = found[found >= 0]
-    _, first = np.unique(found, return_index=True)
-    distinct = found[np.sort(first)]
-    scores = rated.to_numpy() > 0
-    return _ratio(_precision_sum(scores[distinct]), int(scores.sum())), len(found) - len(distinct)
-
-
-def map_at_k(truth: pd.DataFrame, lists: dict[int, list[str]], top_k: int) -> tuple[pd.DataFrame, float]:
-    """MAP@K of ranked lists, one a class id, against a truth table, columns vid, start, label, score.
-
-    Returns a table (label, positives, rated, ap, duplicates) and the mean of `ap` over the classes with a
-    positive; such a class without a list scores 0.
-    """
-    rows = []
-    segments = truth["vid"] + ":" + truth["start"].astype(str)
-    for label, group in truth.groupby("label"):
-        rated = pd.Series(group["score"].to_numpy(), index=segments[group.index])
-        score, duplicates = average_precision_at_k(rated, lists.get(label, []), top_k)
-        rows.append((label, int((rated > 0).sum()), len(rated), score, duplicates))
-    table = pd.DataFrame(rows, columns=["label", "positives", "rated", "ap", "duplicates"])
-    return table, float(table["ap"].mean())  # pandas leaves NaN out: the classes without positives

@@ -12,19 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import torch
 from helperbot import get_logger, process_group
 from helperbot.distributed import barrier, rank, rank_zero_first, world_size
 
-from yt8m.artifacts import ModelFolder, list_folders, load_segment_model, open_folder
+from yt8m.artifacts import ModelFolder
 from yt8m.cli import resolve_device, resolve_half, resolve_workers
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import WholeVideoDataset
-from yt8m.errors import UserError
-from yt8m.inference import Arrival, Computation, Member, Predictor, one_behind
+from yt8m.inference import Arrival, Computation, Predictor, one_behind, video_groups
+from yt8m.members import chosen_folders, load_members
 from yt8m.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile, origin_of_model
 from yt8m.memory import keep_freed_memory
 from yt8m.progress import Progress
@@ -62,8 +61,8 @@ def run_predictions(args: argparse.Namespace) -> None:
         outdated = _outdated(args, meta, n_classes, computation)
         if outdated:
             dataset = WholeVideoDataset(index, meta.records, args.damage)
-            predictor = Predictor(_load([folder for folder, _ in outdated], args.offset, n_classes, dataset, device),
-                                  computation)
+            members = load_members([folder for folder, _ in outdated], args.offset, n_classes, dataset.reader, device)
+            predictor = Predictor(members, computation)
             _fill([file for _, file in outdated], predictor, dataset, args.batch_size,
                   resolve_workers(args.workers, device))
 
@@ -72,13 +71,8 @@ def _outdated(args: argparse.Namespace, meta: TestMeta, n_classes: int,
               computation: Computation) -> list[tuple[ModelFolder, PartialPredictions]]:
     """The models whose predictions are not there or not up to date, with the files to be made."""
     cache = args.data_dir / "cache"
-    directory: Path = args.model_dir or cache / "segment"
-    paths = [directory / name for name in args.model_names] if args.model_names else list_folders(directory)
     outdated: list[tuple[ModelFolder, PartialPredictions]] = []
-    folders = [open_folder(path) for path in paths]
-    for folder in folders:
-        if sum(folder.name == other.name for other in folders) > 1:
-            raise UserError(f"--model-names: {folder.name} is named more than once")
+    for folder in chosen_folders(args.model_dir or cache / "segment", args.model_names):
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
         origin = origin_of_model(folder.path) | {
             "test_meta": meta.digest, "offset": folder.offset if args.offset is None else args.offset,
@@ -91,16 +85,6 @@ def _outdated(args: argparse.Namespace, meta: TestMeta, n_classes: int,
         if rank() == 0 and not partial.path.exists():  # one with other settings may be in the making
             partial.discard()  # what a process left that was killed having done all else
     return outdated
-
-
-def _load(folders: list[ModelFolder], offset: int | None, n_classes: int, dataset: WholeVideoDataset,
-          device: torch.device) -> list[Member]:
-    """The models, on the device. Raises `UserError` for one that does not fit the vocabulary or the data."""
-    models = [load_segment_model(folder, n_classes).eval() for folder in folders]
-    for model in models:
-        dataset.reader.require_widths(model.base_config.video_dim, model.base_config.audio_dim)
-    return [Member(folder.name, model.to(device), folder.offset if offset is None else offset)
-            for folder, model in zip(folders, models)]
 
 
 def _fill(files: list[PartialPredictions], predictor: Predictor, dataset: WholeVideoDataset, batch_size: int,
@@ -135,19 +119,15 @@ def _fill(files: list[PartialPredictions], predictor: Predictor, dataset: WholeV
 
 
 def remaining_work(meta: TestMeta, batch_size: int, journals: list[np.ndarray]) -> list[Work]:
-    """The groups, each the fewest videos that have `batch_size` segments, that some model has not predicted yet.
+    """The groups (see `video_groups`) that some model has not predicted yet.
 
     `journals` (videos,) of each model: 1 where a video has been predicted; what could not be read is tried again.
     """
     work = []
-    start = 0
-    while start < len(meta.row_ends):
-        stop = int(np.searchsorted(meta.row_ends, meta.row_starts[start] + batch_size)) + 1
-        videos = slice(start, min(stop, len(meta.row_ends)))
+    for videos in video_groups(meta.row_ends, batch_size):
         members = [number for number, journal in enumerate(journals) if (journal[videos] != 1).any()]
         if members:
             work.append(Work(videos, members))
-        start = stop
     return work
 
 

@@ -26,7 +26,7 @@ def begin_run(folder: Path, origin: dict[str, Any], restart: bool, leftovers: tu
     finished = (folder / WEIGHTS_NAME).exists()
     begun = finished or any((folder / name).exists() for name in leftovers)
     if begun and not restart:
-        found = _read(folder)
+        found = read_origin(folder)
         if found is None:
             raise UserError(f"{folder}: holds a model or a run that does not say how it was made; choose another "
                             "--name, or begin anew with --restart")
@@ -60,11 +60,13 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
     return [f"{where} was {before}, is {now}"]
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """What the folder's `run.json` says its model was made from; None if it says nothing."""
     try:
-        return json.loads((folder / ORIGIN_NAME).read_text(encoding="utf-8"))
+        found = json.loads((folder / ORIGIN_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def _remove(path: Path) -> None:

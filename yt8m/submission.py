@@ -59,23 +59,25 @@ def open_submission(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: cannot be read as a submission ({error})") from None
 
 
-def read_submission(path: Path) -> dict[int, list[str]]:
-    """Label id → segments, best first. Raises `UserError` naming the line that is not as it should be."""
-    lists: dict[int, list[str]] = {}
-    with open_submission(path) as file:
+def read_submission(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Of each line the label id and the segments, best first. Raises `UserError` naming a line that is not as it
+    should be."""
+    known: set[int] = set()
+    with open_submission(path) as file:  # pylint: disable=contextmanager-generator-missing-cleanup  # it has its own
         if file.readline().rstrip(b"\r\n") != HEADER:
             raise UserError(f"{path}: line 1: expected the header {HEADER.decode()}")
         for number, line in enumerate(file, 2):
             label, segments = split_line(line)
             if label is None:
                 raise UserError(f"{path}: line {number}: expected <class id>,<segments>")
-            if label in lists:
+            if label in known:
                 raise UserError(f"{path}: line {number}: class {label} has a line already")
+            known.add(label)
             try:
-                lists[label] = segments.decode().split()
+                entries = segments.decode().split()
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}: cannot be read as a submission (line {number}: {error})") from None
-    return lists
+            yield label, entries
 
 
 def split_line(line: bytes) -> tuple[int | None, bytes]:

@@ -1,0 +1,64 @@
+"""A real browser, without a window, for pages that open from disk; also takes the screenshots of the README:
+
+    python -m tests.browser data/demo/cache/report.html docs
+"""
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DESKTOP, PHONE = {"width": 1100, "height": 900}, {"width": 375, "height": 740}
+QUIET = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync"]
+
+
+def browser_path() -> str | None:
+    """The browser that CHROMIUM names or that is installed; None for the one that playwright itself has installed."""
+    return os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
+
+
+@contextmanager
+def running_browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    sandboxed = os.getuid() != 0  # as root, Chromium has no sandbox
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=QUIET, chromium_sandbox=sandboxed)
+        yield browser
+        browser.close()
+
+
+class OpenPage:
+    """A page of a file, with everything that the browser complained about and every address that it asked for."""
+
+    def __init__(self, browser: Browser, path: Path, **options: Any) -> None:
+        self.page: Page = browser.new_context(**options).new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text)
+                     if message.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.absolute().as_uri())
+        self.page.wait_for_selector("html[data-ready=true]", state="attached")
+
+
+def take_screenshots(report: Path, folder: Path) -> None:
+    """Pictures of a report for the README."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with running_browser() as browser:
+        for name, options, element in (
+                ("timeline", {"viewport": DESKTOP}, "#timelines"),
+                ("scores", {"viewport": DESKTOP}, "#scores"),
+                ("timeline-dark-phone", {"viewport": PHONE, "color_scheme": "dark"}, "#timelines")):
+            page = OpenPage(browser, report, **options).page
+            page.locator(element).screenshot(path=folder / f"report-{name}.png")
+
+
+if __name__ == "__main__":
+    take_screenshots(Path(sys.argv[1]), Path(sys.argv[2]))

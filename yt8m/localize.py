@@ -1,0 +1,58 @@
+"""Say when classes appear in a video, from its features and trained segment models.
+
+All of a video is looked at, from the first second to the last. Neighbouring segments of 5 seconds in which a class is
+probable make a span; the table shows from when to when, the class, the mean probability, and the highest and where.
+"""
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from yt8m.cli import Distinct, add_amp, add_model_names, count, make_parser, positive, probability, run
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(__doc__, "python -m yt8m.localize videos.tfrecord --classes Guitar Drums", "device",
+                         "on-error")
+    # FILE comes first: options that take several values would take it for one of them.
+    parser.usage = "%(prog)s FILE [--video-id ID ...] [--classes NAME ...] [more options]"
+    parser.add_argument("file", type=Path, metavar="FILE",
+                        help="a .tfrecord file of frame features, wherever it lies; labels and ratings are not needed")
+    parser.add_argument("--video-id", nargs="+", metavar="ID", help="videos of the file (default: all)")
+    parser.add_argument("--classes", nargs="+", metavar="NAME",
+                        help="what to look for: names of the vocabulary, in capitals or not, or label ids (default: "
+                             "the most probable classes of each video)")
+    parser.add_argument("--top", type=positive, default=5, metavar="N",
+                        help="without --classes, how many classes of a video count (default: 5)")
+    parser.add_argument("--threshold", type=probability, default=0.5, metavar="P",
+                        help="segments of at least this probability make a span (default: 0.5)")
+    parser.add_argument("--format", choices=("table", "json", "csv"),
+                        help="how to print it (default: json or csv if --output ends so, else table)")
+    parser.add_argument("--output", type=Path, metavar="PATH", help="write to this file (default: standard output)")
+    parser.add_argument("--model-dir", type=Path, metavar="D",
+                        help="folder of segment models (default: cache/segment of the data folder)")
+    add_model_names(parser, "which of them to predict with; the mean of their probabilities counts")
+    parser.add_argument("--offset", type=count, metavar="N",
+                        help="frames on either side of a segment (default: what each model was trained with)")
+    parser.add_argument("--shifts", type=int, nargs="+", default=[0], metavar="S", action=Distinct,
+                        help="average the predictions for segments so many seconds later, or earlier, such as "
+                             "-2 -1 0 1 2 (default: 0, the segments alone)")
+    add_amp(parser, "off", "off, float32; auto is bf16 or else fp16 on a GPU")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the spans. Raises `UserError`."""
+    from yt8m.localization import run_localization
+
+    try:
+        run_localization(args)
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has after ten lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        sys.exit(128 + signal.SIGPIPE)
+
+
+if __name__ == "__main__":
+    run(main, build_parser())

@@ -1,0 +1,147 @@
+"""Who is measured on which ratings: `evaluate`'s command line → ratings and subjects. Dimensions: R ratings."""
+import argparse
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from yt8m.artifacts import ModelFolder, open_folder
+from yt8m.cli import resolve_device, resolve_workers
+from yt8m.errors import UserError
+from yt8m.evaluation import Subject
+from yt8m.folds import N_FOLDS, split_fold
+from yt8m.held_out import HeldOutRatings, training_of
+from yt8m.index import Index, load_index
+from yt8m.members import chosen_folders
+from yt8m.memmaps import prediction_files
+from yt8m.placing import TestRatings, subject_of_submission
+from yt8m.ratings import Ratings, ratings_of_table
+from yt8m.scoring import places_by_score
+from yt8m.test_meta import load_test_meta
+from yt8m.truth import read_table, read_truth
+from yt8m.vocabulary import Vocabulary
+
+LOGGER = logging.getLogger(__name__)
+UNSEEN, SEEN = "has not seen these shards", "HAS SEEN THESE SHARDS, or may have"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Ratings, where they come from, who is measured on them; `folds` (R,) for out-of-fold predictions, else None."""
+
+    source: str
+    ratings: Ratings
+    subjects: list[Subject]
+    folds: np.ndarray | None = None
+
+
+def on_test_set(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
+    """A submission, predictions of test segments and their mean, or both. Raises `UserError`."""
+    ratings = ratings_of_table(read_truth(args.truth))
+    labelled = None
+    if args.video_labels is not None:
+        labelled = _is_labelled(ratings, read_table(args.video_labels, ["vid", "label"]))
+    subjects = _baselines(ratings, labelled, args.seed)
+    if args.submission is None or args.model_names is not None:
+        cache = args.data_dir / "cache"
+        meta = load_test_meta(cache)
+        test = TestRatings(ratings, meta, vocabulary)
+        maps = {file.path.stem: file.read(meta, len(vocabulary)) for file in prediction_files(cache, args.model_names)}
+        subjects += [test.subject(name, "model", [scores], args.top_k, args.seed) for name, scores in maps.items()]
+        if len(maps) > 1 and args.submission is None:
+            subjects.append(test.subject("ensemble", "ensemble", list(maps.values()), args.top_k, args.seed))
+    if args.submission is not None:
+        subjects.append(subject_of_submission(args.submission, ratings, args.top_k))
+    return Trial(str(args.truth), ratings, subjects)
+
+
+def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
+    """Models on rated shards that they were not trained on, and their mean. Raises `UserError`."""
+    device = resolve_device(args.device)
+    how = args.batch_size, resolve_workers(args.workers, device), device
+    index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache")
+    directory = args.model_dir or args.data_dir / "cache" / "segment"
+    folds = None
+    if args.fold is not None:
+        source = f"fold {args.fold} of {index.folder}"
+        shards = split_fold(index, args.fold)[1]
+        folders, notes = _models_for(args, directory, index, shards)
+        held_out = HeldOutRatings(index, vocabulary, shards)
+        probabilities = dict(zip(notes, held_out.predict(folders, shards, *how)))
+    else:
+        source = f"{index.folder}, all shards, out of fold"
+        held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)))
+        notes = dict.fromkeys(args.out_of_fold, "each shard by a model that has not seen it")
+        probabilities = {name: np.empty(len(held_out.ratings)) for name in notes}
+        folds = np.empty(len(held_out.ratings), np.int64)
+        for fold in range(N_FOLDS):
+            shards = split_fold(index, fold)[1]
+            chosen = np.isin(held_out.shards_of_ratings, shards)
+            folds[chosen] = fold
+            folders = [_out_of_fold_model(directory / f"{name}_{fold}", index, shards) for name in notes]
+            for own, predicted in zip(probabilities.values(), held_out.predict(folders, shards, *how)):
+                own[chosen] = predicted[chosen]
+    subjects = _baselines(held_out.ratings, held_out.labelled, args.seed)
+    subjects += _with_mean(held_out.ratings, probabilities, notes, args.seed)
+    return Trial(source, held_out.ratings, subjects, folds)
+
+
+def _baselines(ratings: Ratings, labelled: np.ndarray | None, seed: int) -> list[Subject]:
+    """What no model is needed for: a random order and, where it is known which rated segments are of videos that have
+    the label, (R,) bool, a random order of those before the others."""
+    scores = {"random order": np.zeros(len(ratings))}
+    if labelled is not None:
+        scores["video labels only"] = labelled.astype(float)
+    return [Subject(name, "baseline", places_by_score(ratings, values, seed)) for name, values in scores.items()]
+
+
+def _is_labelled(ratings: Ratings, labels: pd.DataFrame) -> np.ndarray:
+    """Whether the video of each rating has its class as a label, (R,) bool, by a table with the columns vid, label."""
+    known = pd.MultiIndex.from_frame(labels[["vid", "label"]])
+    return pd.MultiIndex.from_arrays([ratings.video_ids[ratings.video], ratings.label]).isin(known)
+
+
+def _with_mean(ratings: Ratings, probabilities: Mapping[str, np.ndarray], notes: Mapping[str, str],
+               seed: int) -> list[Subject]:
+    """Subjects of models' probabilities (R,) and, if there are several models, of their mean."""
+    subjects = [Subject(name, "model", places_by_score(ratings, own, seed), own, note=notes[name])
+                for name, own in probabilities.items()]
+    if len(subjects) > 1:
+        mean = np.mean(list(probabilities.values()), axis=0)
+        note = SEEN if SEEN in notes.values() else next(iter(notes.values()))
+        subjects.append(Subject("ensemble", "ensemble", places_by_score(ratings, mean, seed), mean, note=note))
+    return subjects
+
+
+def _models_for(args: argparse.Namespace, directory: Path, index: Index,
+                shards: np.ndarray) -> tuple[list[ModelFolder], dict[str, str]]:
+    """The models to measure on these shards, and by name what to know of each; says who is left out."""
+    candidates = chosen_folders(directory, args.model_names)
+    folders, notes = [], {}
+    for folder in candidates:
+        training = training_of(folder.path, index)
+        unseen = training.has_not_seen(shards)
+        if not unseen:
+            LOGGER.warning("%s: %s; %s", folder.path, training.text,
+                           "measured all the same, as --include-trained says" if args.include_trained else
+                           f"left out: fold {args.fold} is no honest test of it (--include-trained measures it)")
+        if unseen or args.include_trained:
+            folders.append(folder)
+            notes[folder.name] = UNSEEN if unseen else SEEN
+    if not folders:
+        raise UserError(f"{directory}: none of {len(candidates)} models is known to have been trained without the "
+                        f"shards of fold {args.fold}; choose another --fold, or --include-trained")
+    return folders, notes
+
+
+def _out_of_fold_model(path: Path, index: Index, shards: np.ndarray) -> ModelFolder:
+    """A model that has not seen these shards. Raises `UserError` for any other."""
+    folder = open_folder(path)
+    training = training_of(path, index)
+    if not training.has_not_seen(shards):
+        raise UserError(f"{path}: {training.text}, so that it is no honest test of that fold; train it anew with "
+                        f"--fold {path.name.rpartition('_')[2]}")
+    return folder
