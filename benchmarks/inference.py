@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.harness import rates
 from benchmarks.plain_inference import plain_metadata, plain_model, plain_predictions, plain_submission
 from yt8m import make_demo_data
-from yt8m.artifacts import copy_encoder, export_model, exported_config, load_segment_model, open_folder
+from yt8m.artifacts import copy_encoder, exported_config, load_segment_model, open_folder, save_model
 from yt8m.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
 from yt8m.datasets import WholeVideoDataset
 from yt8m.index import load_index
@@ -68,7 +68,7 @@ def make_models(data_dir: Path) -> None:
         torch.manual_seed(seed)
         bases[name] = settle(build_video_model(section.model, N_CLASSES), segments)
         config = exported_config(video=section, pure_segment=PureSegmentSection())
-        export_model(folder / f"{name}_{seed}", config, ContextAgnosticModel(bases[name]))
+        save_model(folder / f"{name}_{seed}", config, ContextAgnosticModel(bases[name]))
     head = ContextSection.model_validate({"model": CONTEXT})
     for seed, (context, segment) in enumerate((("dbof", "nextvlad"), ("dbof", "dbof")), 2):
         torch.manual_seed(seed)
@@ -78,7 +78,7 @@ def make_models(data_dir: Path) -> None:
         copy_encoder(aware.segment_model, bases[segment])
         settle(aware, segments, segments, None, torch.arange(len(segments)))
         config = exported_config(context_base=sections[0], segment_base=sections[1], segment_w_context=head)
-        export_model(folder / f"{context}-{segment}_{seed}", config, aware)
+        save_model(folder / f"{context}-{segment}_{seed}", config, aware)
 
 
 def make_data(data_dir: Path) -> None:

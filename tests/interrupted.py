@@ -55,7 +55,7 @@ def main() -> None:
     elif moment == "best":
         interrupt(helperbot.callbacks, "save_file", at, after=True)
     elif moment == "export":
-        interrupt(yt8m.training, "export_model", at, after=False)
+        interrupt(yt8m.training, "save_model", at, after=False)
     elif moment == "term":
         interrupt(bot, "_train_step", at, after=True, action=lambda: end(signal.SIGTERM))
     elif moment == "term-evaluation":

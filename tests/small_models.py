@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import yaml
 
-from yt8m.artifacts import export_model, exported_config
+from yt8m.artifacts import exported_config, save_model
 from yt8m.config import BaseSection, Config, VideoSection
 from yt8m.models import build_video_model
 from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel
@@ -29,7 +29,7 @@ def video_folder(path: Path, model: dict[str, Any], n_classes: int, seed: int = 
     """The folder of a video model that was never trained."""
     torch.manual_seed(seed)
     section = VideoSection.model_validate({"model": model})
-    export_model(path, exported_config(video=section), build_video_model(section.model, n_classes))
+    save_model(path, exported_config(video=section), build_video_model(section.model, n_classes))
     return path
 
 
@@ -38,8 +38,8 @@ def agnostic_folder(path: Path, model: dict[str, Any], n_classes: int, seed: int
     torch.manual_seed(seed)
     config = Config.model_validate({"video": {"model": model}, "pure_segment": {"training": TRAINING}})
     assert config.video is not None and config.pure_segment is not None
-    export_model(path, exported_config(video=config.video, pure_segment=config.pure_segment),
-                 ContextAgnosticModel(build_video_model(config.video.model, n_classes)))
+    save_model(path, exported_config(video=config.video, pure_segment=config.pure_segment),
+               ContextAgnosticModel(build_video_model(config.video.model, n_classes)))
     return path
 
 
@@ -49,6 +49,6 @@ def aware_folder(path: Path, context: dict[str, Any], segment: dict[str, Any], n
     bases = [BaseSection.model_validate({"model": model}) for model in (context, segment)]
     head = Config.model_validate({"segment_w_context": {"model": CONTEXT, "training": TRAINING}}).segment_w_context
     assert head is not None
-    export_model(path, exported_config(context_base=bases[0], segment_base=bases[1], segment_w_context=head),
-                 ContextAwareModel(head.model, bases[0].model, bases[1].model, n_classes))
+    save_model(path, exported_config(context_base=bases[0], segment_base=bases[1], segment_w_context=head),
+               ContextAwareModel(head.model, bases[0].model, bases[1].model, n_classes))
     return path

@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, video_folder
-from yt8m.artifacts import export_model, list_folders, load_segment_model, load_video_model, open_folder
+from yt8m.artifacts import list_folders, load_segment_model, load_video_model, open_folder, save_model
 from yt8m.errors import UserError
 from yt8m.model_files import folder_digest
 
@@ -33,7 +33,7 @@ def test_video_folder_round_trip(model: dict, tmp_path: Path) -> None:
     assert all(key.startswith("model.") for key in torch.load(folder / "model.pth", weights_only=True))
     loaded = load_video_model(folder, N_CLASSES)
     again = tmp_path / "again"
-    export_model(again, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), loaded)
+    save_model(again, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), loaded)
     first, second = (torch.load(path / "model.pth", weights_only=True) for path in (folder, again))
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
@@ -147,7 +147,7 @@ def test_a_failed_export_leaves_the_old_model(tmp_path: Path, monkeypatch: pytes
     model = load_video_model(folder, N_CLASSES)
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError):
-        export_model(folder, {}, model)
+        save_model(folder, {}, model)
     assert (folder / "model.pth").read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "model.pth"]
 

@@ -154,7 +154,7 @@ def test_a_loss_that_is_no_number_ends_it_and_is_left_out(command: Command, made
     ("several.yaml", ("several.yaml", "several training sections", "one of video.training, pure_segment.training")),
     ("missing.yaml", ("missing.yaml", "no such configuration")),
     ("agnostic.yaml missing", ("missing", "no such model folder")),
-    ("agnostic.yaml dbof --fold 8", ("--fold 8", "0 to 7")),
+    ("agnostic.yaml dbof --fold 8", ("--fold", "'8'", "0 to 7 or none")),
     ("video.yaml --from 1e-3 --to 1e-3", ("--from 0.001", "--to 0.001")),
     ("video.yaml --from 1 --to 1e-3", ("--from 1 ", "--to 0.001")),
     ("video.yaml --from 0", ("--from", "positive number")),

@@ -33,11 +33,12 @@ def fixture_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(kind: str, made: Path, data_dir: Path, workers: int = 0) -> list[str]:
-    """The command line of a run, `cache/video/x` or `cache/segment/x_2`."""
+    """The command line of a run, see `folder_of`."""
     module, *rest = {
         "dbof": ("train_video", made / "video.yaml"),
         "nextvlad": ("train_video", made / "nextvlad.yaml"),
         "agnostic": ("train_pure_segment", made / "agnostic.yaml", made / "dbof", "--fold", 2),
+        "refit": ("train_pure_segment", made / "agnostic.yaml", made / "dbof", "--fold", "none"),
         "aware": ("train_segment_w_context", made / "aware.yaml", made / "dbof", made / "nextvlad_base", "--fold", 2)
     }[kind]
     return [str(part) for part in (module, *rest, "--name", "x", "--data-dir", data_dir, "--device", "cpu", "--seed", 5,
@@ -46,7 +47,8 @@ def arguments(kind: str, made: Path, data_dir: Path, workers: int = 0) -> list[s
 
 def folder_of(kind: str, data_dir: Path) -> Path:
     """Where the run puts its model."""
-    return data_dir / "cache" / ("segment/x_2" if kind in ("agnostic", "aware") else "video/x")
+    name = {"agnostic": "segment/x_2", "aware": "segment/x_2", "refit": "segment/x_none"}.get(kind, "video/x")
+    return data_dir / "cache" / name
 
 
 def interrupt(moment: str, at: int, command_line: list[str]) -> subprocess.CompletedProcess:
@@ -86,7 +88,7 @@ def assert_same_run(folder: Path, expected: Path) -> None:
 @pytest.mark.parametrize("kind, moment, at, workers", [
     ("dbof", "step", 5, 0), ("dbof", "save", 1, 2), ("dbof", "best", 2, 0), ("dbof", "export", 1, 0),
     ("nextvlad", "evaluation", 2, 2), ("agnostic", "save", 4, 2), ("agnostic", "step", 3, 0), ("aware", "step", 6, 2),
-    ("aware", "best", 1, 0)])
+    ("aware", "best", 1, 0), ("refit", "step", 5, 2), ("refit", "export", 1, 0)])
 def test_a_killed_run_ends_in_the_same_weights(kind: str, moment: str, at: int, workers: int, made: Path,
                                                data_dir: Path, uninterrupted: Callable[[str], Path],
                                                command: Command) -> None:

@@ -19,6 +19,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+[ -n "${kind:-}" ] || exit 0
 folder=$data/cache/$kind/$name${fold:-}
 mkdir -p "$folder" && touch "$folder/model.pth"
 """
@@ -31,13 +32,20 @@ class Chain:
         self.data, self.record, self.python = folder / "data", folder / "record", folder / "python"
         self.python.write_text(PYTHON_STUB, encoding="utf-8")
         self.python.chmod(0o755)
+        self.errors = ""
 
-    def run(self, script: str, *options: str, fail_on: str = "") -> tuple[int, list[list[str]]]:
-        """Exit status and the commands run."""
+    def run(self, script: str, *options: str, fail_on: str = "",
+            seed: str | None = None) -> tuple[int, list[list[str]]]:
+        """Exit status and the commands run; `errors` is what went to standard error."""
         self.record.write_text("", encoding="utf-8")
         environment = {**os.environ, "PYTHON": str(self.python), "DATA_DIR": str(self.data),
                        "RECORD": str(self.record), "FAIL_ON": fail_on}
-        done = subprocess.run(["bash", SCRIPTS / script, *options], env=environment, check=False, cwd=self.data.parent)
+        environment.pop("SEED", None)
+        if seed is not None:
+            environment["SEED"] = seed
+        done = subprocess.run(["bash", SCRIPTS / script, *options], env=environment, check=False, cwd=self.data.parent,
+                              stderr=subprocess.PIPE, text=True)
+        self.errors = done.stderr
         return done.returncode, [shlex.split(line) for line in self.record.read_text(encoding="utf-8").splitlines()]
 
 
@@ -86,6 +94,65 @@ def test_the_longer_runs_say_so(chain: Chain) -> None:
         longer += [command for command in chain.run(script)[1] if "--steps" in command]
     assert [(command[command.index("--seed") + 1], command[command.index("--steps") + 1]) for command in longer] == [
         ("1696", "12000"), ("4055", "12000")]
+
+
+AGNOSTIC = "cv", "train_pure_segment", "scripts/pure_segment_dbof.yaml", "bases/dbof"
+AWARE = "mix", "train_segment_w_context", "scripts/segment_with_context.yaml", "bases/dbof", "bases/next vlad"
+
+
+@pytest.mark.parametrize("arguments", [AGNOSTIC, AWARE])
+def test_cross_validation_trains_on_every_fold_and_scores_last(chain: Chain, arguments: tuple[str, ...]) -> None:
+    name, trainer, *positional = arguments
+    status, (*trained, scored) = chain.run("cross-validate.bash", *arguments)
+    assert status == 0, chain.errors
+    words = " ".join(positional).split()  # what the stub records has lost the quotes
+    assert trained == [["-m", f"yt8m.{trainer}", *words, "--fold", str(fold), "--name", name, "--seed", "0",
+                        "--data-dir", str(chain.data)] for fold in range(8)]
+    score = ["-m", "yt8m.evaluate", "--data-dir", str(chain.data), "--out-of-fold", name,
+             "--output", str(chain.data / "cache" / f"cross-validation-{name}")]
+    assert scored == score
+    assert sorted(path.name for path in (chain.data / "cache" / "segment").iterdir()) == [
+        f"{name}_{fold}" for fold in range(8)]
+    assert chain.run("cross-validate.bash", *arguments) == (0, [score])  # all models are finished
+
+
+@pytest.mark.parametrize("device", [["--device", "cuda:1"], ["--device=cuda:1"]])
+def test_cross_validation_passes_options_on(chain: Chain, device: list[str]) -> None:
+    options = ["--steps", "500", *device]
+    status, (*trained, scored) = chain.run("cross-validate.bash", *AGNOSTIC, *options, seed="7")
+    assert status == 0 and len(trained) == 8
+    for fold, command in enumerate(trained):
+        assert command[command.index("--fold"):] == ["--fold", str(fold), "--name", "cv", *options, "--seed", "7",
+                                                     "--data-dir", str(chain.data)]
+    assert scored[-2:] == ["--device", "cuda:1"] and "--steps" not in scored
+
+
+def test_cross_validation_stops_at_the_first_failure_and_goes_on_from_there(chain: Chain) -> None:
+    status, commands = chain.run("cross-validate.bash", *AGNOSTIC, fail_on="--fold 2")
+    assert status == 3 and [command[command.index("--fold") + 1] for command in commands] == ["0", "1", "2"]
+    status, commands = chain.run("cross-validate.bash", *AGNOSTIC, fail_on="yt8m.evaluate")
+    assert status == 3
+    assert [command[command.index("--fold") + 1] for command in commands[:-1]] == ["2", "3", "4", "5", "6", "7"]
+    assert commands[-1][1] == "yt8m.evaluate"
+
+
+@pytest.mark.parametrize("arguments, part", [
+    ((), "expected a name"),
+    (AGNOSTIC[:3], "expected a name"),
+    ((*AGNOSTIC[:3], "--steps", "5"), "expected a name"),
+    ((*AGNOSTIC, "bases/dbof"), "expected 1 base model folders, found 2"),
+    (AWARE[:4], "expected 2 base model folders, found 1"),
+    (("cv", "train_video", *AGNOSTIC[2:]), "train_video: expected train_pure_segment or"),
+    ((*AGNOSTIC, "--fold", "3"), "--fold: the script sets"),
+    ((*AGNOSTIC, "--name=x"), "--name=x: the script sets"),
+    ((*AGNOSTIC, "--seed", "3"), "SEED"),
+    ((*AGNOSTIC, "--data-dir", "x"), "DATA_DIR"),
+])
+def test_cross_validation_says_how_to_use_it(chain: Chain, arguments: tuple[str, ...], part: str) -> None:
+    assert chain.run("cross-validate.bash", *arguments) == (2, [])
+    assert part in chain.errors.splitlines()[0]
+    assert "usage: bash scripts/cross-validate.bash NAME train_pure_segment CONFIG BASE_MODEL_DIR" in chain.errors
+    assert not chain.data.exists()
 
 
 def test_scripts_are_valid_bash() -> None:

@@ -115,7 +115,7 @@ def exported_config(**sections: BaseModel) -> dict[str, Any]:
     return {name: section.model_dump(mode="json", exclude_none=True) for name, section in sections.items()}
 
 
-def export_model(path: Path, config: dict[str, Any], model: VideoModel | SegmentModel) -> None:
+def save_model(path: Path, config: dict[str, Any], model: VideoModel | SegmentModel) -> None:
     """Write a finished model's folder; the weights come last, so that a folder with `model.pth` is complete."""
     prefix = "" if isinstance(model, ContextAgnosticModel | ContextAwareModel) else _VIDEO_PREFIX
     state = {prefix + key: value.detach().cpu() for key, value in model.state_dict().items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from yt8m import __version__
 from yt8m.damage import Damage
 from yt8m.errors import UserError
+from yt8m.folds import N_FOLDS, NO_FOLD, Fold
 
 if TYPE_CHECKING:
     import torch
@@ -61,15 +62,23 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
 
 
+def add_fold(parser: argparse.ArgumentParser) -> None:
+    """`--fold`, for the trainers on rated segments."""
+    parser.add_argument("--fold", type=fold, required=True, metavar=f"K|{NO_FOLD}",
+                        help=f"which of the {N_FOLDS} folds to validate on, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on "
+                             "all shards, without validation, and export the weights of the last step")
+
+
 def add_amp(parser: argparse.ArgumentParser, default: str, explanation: str) -> None:
     """`--amp`."""
     parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default=default,
                         help=f"mixed precision (default: {explanation})")
 
 
-def add_model_names(parser: argparse.ArgumentParser, purpose: str) -> None:
+def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str = "all") -> None:
     """`--model-names`, for a command that works on all models unless told otherwise."""
-    parser.add_argument("--model-names", nargs="+", metavar="NAME", action=Distinct, help=f"{purpose} (default: all)")
+    parser.add_argument("--model-names", nargs="+", metavar="NAME", action=Distinct,
+                        help=f"{purpose} (default: {default})")
 
 
 class Distinct(argparse.Action):
@@ -121,6 +130,15 @@ def positive(text: str) -> int:
 
 
 positive.__name__ = "number of at least 1"
+
+
+def fold(text: str) -> Fold:
+    """An option's value as the number of a fold, or "none" for no fold."""
+    if text == NO_FOLD:
+        return NO_FOLD
+    if text not in map(str, range(N_FOLDS)):
+        raise argparse.ArgumentTypeError(f"expected 0 to {N_FOLDS - 1} or {NO_FOLD}, found {text!r}")
+    return int(text)
 
 
 def nonnegative(text: str) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from helperbot import parameter_groups
 from helperbot.distributed import rank, rank_zero_first, world_size
@@ -21,7 +22,7 @@ from yt8m.damage import Damage
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.errors import UserError
-from yt8m.folds import split_fold
+from yt8m.folds import NO_FOLD, split_fold
 from yt8m.index import Index, load_index
 from yt8m.model_files import folder_digest
 from yt8m.models import VideoModel, build_video_model
@@ -35,8 +36,9 @@ from yt8m.vocabulary import Vocabulary, load_vocabulary
 class Experiment:
     """A model and what it learns from.
 
-    `groups` of parameters for the optimizer; `config`: the sections that the exported model's `config.yaml` will
-    hold, as plain values; `origin`: digests of everything else that decides what comes out, by what it is.
+    `groups` of parameters for the optimizer; `validation`: None where everything is for training; `config`:
+    the sections that the exported model's `config.yaml` will hold, as plain values; `origin`: digests of everything
+    else that decides what comes out, by what it is.
     """
 
     model: VideoModel | SegmentModel
@@ -44,7 +46,7 @@ class Experiment:
     task: Task
     settings: VideoTraining
     training: BatchLoader
-    validation: BatchLoader
+    validation: BatchLoader | None
     config: dict[str, Any]
     origin: dict[str, Any]
 
@@ -64,18 +66,21 @@ class Sources:
         with rank_zero_first():
             return load_index(self.data_dir / part, self.data_dir / "cache", self.damage)
 
-    def loaders(self, train_set: VideoDataset | RatedSegmentDataset, valid_set: VideoDataset | RatedSegmentDataset,
-                batch_size: int, window: int | None = None) -> tuple[BatchLoader, BatchLoader]:
+    def loaders(self, train_set: VideoDataset | RatedSegmentDataset,
+                valid_set: VideoDataset | RatedSegmentDataset | None, batch_size: int,
+                window: int | None = None) -> tuple[BatchLoader, BatchLoader | None]:
         """Training and validation batches, this rank's share of them."""
         n_ranks = world_size()
+        training = TrainingBatches(train_set.shards, batch_size, self.seed, window, rank(), n_ranks)
+        train_loader = BatchLoader(train_set, training, self.workers, self.device)
+        if valid_set is None:
+            return train_loader, None
         if len(valid_set) < n_ranks:
             raise UserError(f"{valid_set.index.folder}: {len(valid_set)} validation examples cannot be shared by "
                             f"{n_ranks} processes")
-        training = TrainingBatches(train_set.shards, batch_size, self.seed, window, rank(), n_ranks)
         valid_size = min(batch_size, len(valid_set) // n_ranks)  # at least one batch for every rank
         validation = SequentialBatches(len(valid_set), valid_size, rank(), n_ranks)
-        return (BatchLoader(train_set, training, self.workers, self.device),
-                BatchLoader(valid_set, validation, self.workers, self.device))
+        return train_loader, BatchLoader(valid_set, validation, self.workers, self.device)
 
 
 Builder = Callable[[argparse.Namespace, Sources], Experiment]
@@ -144,17 +149,24 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
 
 
 def _rated_sets(args: argparse.Namespace, sources: Sources, vocabulary: Vocabulary, model: VideoModelConfig,
-                offset: int, context_max_len: int | None) -> tuple[RatedSegmentDataset, RatedSegmentDataset]:
-    """Training and validation part of a fold of the rated set.
+                offset: int, context_max_len: int | None) -> tuple[RatedSegmentDataset, RatedSegmentDataset | None]:
+    """Training and validation part of a fold of the rated set; all of it and None for the fold "none".
 
     `context_max_len`: the most frames of a video that come along in training; None for segments alone.
     """
     index = sources.index("segment/train")
-    train_set, valid_set = (
-        RatedSegmentDataset(index, vocabulary, shards, offset, context_max_len is not None, context_max_len or -1, seed,
-                            sources.damage)
-        for shards, seed in zip(split_fold(index, args.fold), (sources.seed, None)))
+
+    def rated_set(shards: np.ndarray, seed: int | None) -> RatedSegmentDataset:
+        return RatedSegmentDataset(index, vocabulary, shards, offset, context_max_len is not None,
+                                   context_max_len or -1, seed, sources.damage)
+
+    train_shards, valid_shards = ((np.arange(len(index.shards)), None) if args.fold == NO_FOLD
+                                  else split_fold(index, args.fold))
+    train_set = rated_set(train_shards, sources.seed)
     train_set.reader.require_widths(model.video_dim, model.audio_dim)
+    if valid_shards is None:
+        return train_set, None
+    valid_set = rated_set(valid_shards, None)
     if len(set(valid_set.scores > 0)) < 2:
         raise UserError(f"{index.folder}: all {len(valid_set)} ratings of fold {args.fold}'s validation shards agree, "
                         "so that ROC AUC is not defined; choose another --fold or add rated shards")

@@ -10,7 +10,7 @@ import argparse
 import math
 from pathlib import Path
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import fold, make_parser, positive, run
 
 
 def _rate(text: str) -> float:
@@ -31,8 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("base_models", type=Path, nargs="*", metavar="BASE_MODEL_DIR",
                         help="none for video.training; the folder of the video model for pure_segment.training; those "
                              "of the context model and of the segment model for segment_w_context.training")
-    parser.add_argument("--fold", type=int, default=0, metavar="K",
-                        help="train on the shards of this one of the 8 folds, where there are folds (default: 0)")
+    parser.add_argument("--fold", type=fold, default=0, metavar="K|none",
+                        help="for fine-tuning: which of the 8 folds to leave out, 0 to 7; none: train on all shards "
+                             "(default: 0)")
     parser.add_argument("--from", type=_rate, default=1e-7, dest="start", metavar="LR",
                         help="learning rate of the first step (default: 1e-7)")
     parser.add_argument("--to", type=_rate, default=1.0, dest="end", metavar="LR",

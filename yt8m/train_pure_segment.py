@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import add_training_options, make_parser, run
+from yt8m.cli import add_fold, add_training_options, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -12,8 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--fold 0 --name dbof-3", "device", "seed", "workers", "on-error")
     add_training_options(parser, "cache/segment/NAME_FOLD")
     parser.add_argument("base_model", type=Path, metavar="BASE_MODEL_DIR", help="folder of the pre-trained video model")
-    parser.add_argument("--fold", type=int, required=True, metavar="K",
-                        help="which of the 8 folds to validate on, 0 to 7")
+    add_fold(parser)
     return parser
 
 

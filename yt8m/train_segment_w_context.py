@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import add_training_options, make_parser, run
+from yt8m.cli import add_fold, add_training_options, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,8 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="folder of the video model that becomes the context encoder")
     parser.add_argument("segment_model", type=Path, metavar="SEGMENT_MODEL_DIR",
                         help="folder of the video model that becomes the segment encoder")
-    parser.add_argument("--fold", type=int, required=True, metavar="K",
-                        help="which of the 8 folds to validate on, 0 to 7")
+    add_fold(parser)
     return parser
 
 

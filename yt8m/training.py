@@ -13,7 +13,7 @@ from helperbot import (
     StateError, TensorBoardLog, get_logger, process_group, warmup_linear_decay)
 from helperbot.distributed import rank, world_size
 
-from yt8m.artifacts import export_model
+from yt8m.artifacts import save_model
 from yt8m.cli import resolve_device, resolve_half, resolve_workers
 from yt8m.curves import plot_curves
 from yt8m.errors import UserError
@@ -57,6 +57,9 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
         torch.manual_seed(args.seed)
         experiment = build(args, Sources(args.data_dir, args.seed, resolve_workers(args.workers, device), device,
                                          args.damage))
+        if experiment.validation is None and args.patience is not None:
+            raise UserError(f"--patience {args.patience} with --fold {args.fold}: without validation nothing tells "
+                            "when to stop; leave --patience out, or choose a fold to validate on")
         origin = {"seed": args.seed, "processes": world_size(), "amp": str(amp), "accumulate": args.accumulate,
                   "compile": args.compile, "patience": args.patience, **experiment.origin,
                   "config": experiment.config}
@@ -73,7 +76,9 @@ def _train(folder: Path, experiment: Experiment, options: Options) -> str:
     settings, task = experiment.settings, experiment.task
     if rank() == 0:
         get_logger("yt8m", folder / LOG)
-    best = BestCheckpoints(folder / CHECKPOINTS, task.monitor, task.mode)
+    best = None
+    if experiment.validation is not None:
+        best = BestCheckpoints(folder / CHECKPOINTS, task.monitor, task.mode)
     bot = _make_bot(folder, experiment, options, best)
     try:
         if bot.resume():
@@ -90,34 +95,47 @@ def _train(folder: Path, experiment: Experiment, options: Options) -> str:
     if bot.signal:
         LOGGER.info("%s: the state is saved; the same command goes on from step %d", folder, bot.step)
         sys.exit(128 + bot.signal)
-    try:
-        score, step, _ = best.best
-    except LookupError as error:
-        raise UserError(f"{folder}: nothing to export: {error}; lower training.lr, now {settings.lr:g}, and begin anew "
-                        "with --restart") from None
+    outcome = f"exported the weights of {_choose_weights(folder, experiment, bot, best)}"
     if rank() == 0:
-        best.load_best(experiment.model)
         plot_curves(folder / HISTORY, folder / CURVES)
-        export_model(folder, experiment.config, experiment.model)
+        save_model(folder, experiment.config, experiment.model)
         shutil.rmtree(folder / CHECKPOINTS)
-    outcome = f"exported the weights of step {step}, {task.monitor} {score:.6g}"
     LOGGER.info("%s: %s", folder, outcome)
     return outcome
 
 
-def _make_bot(folder: Path, experiment: Experiment, options: Options, best: BestCheckpoints) -> Bot:
+def _choose_weights(folder: Path, experiment: Experiment, bot: Bot, best: BestCheckpoints | None) -> str:
+    """Put the weights to export into the experiment's model, in process 0 at least; returns whose they are."""
+    if best is None:
+        experiment.model.load_state_dict(bot.evaluated_model.state_dict())
+        n_shards = len(experiment.training.dataset.index.shards)
+        return f"the last step {bot.step}, trained on all {n_shards} shards"
+    try:
+        score, step, _ = best.best
+    except LookupError as error:
+        raise UserError(f"{folder}: nothing to export: {error}; lower training.lr, now {experiment.settings.lr:g}, and "
+                        "begin anew with --restart") from None
+    if rank() == 0:
+        best.load_best(experiment.model)
+    return f"step {step}, {experiment.task.monitor} {score:.6g}"
+
+
+def _make_bot(folder: Path, experiment: Experiment, options: Options, best: BestCheckpoints | None) -> Bot:
     settings, task = experiment.settings, experiment.task
     factor = partial(warmup_linear_decay, steps=settings.steps, warmup=task.schedule.warmup,
                      start_factor=WARMUP_START, end_factor=task.schedule.end)
-    callbacks = [LearningRateSchedule(factor), MovingAverage(), best, HistoryFile(folder / HISTORY),
-                 TensorBoardLog(folder / TENSORBOARD)]
+    callbacks = [LearningRateSchedule(factor), MovingAverage(), *([best] if best is not None else []),
+                 HistoryFile(folder / HISTORY), TensorBoardLog(folder / TENSORBOARD)]
+    log_interval = options.log_every
+    if best is None:  # nothing but log lines makes the history: one at least
+        log_interval = min(log_interval, settings.steps)
     if options.patience is not None:
         callbacks.append(EarlyStopping(task.monitor, task.mode, options.patience))
     optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
     return Bot(experiment.model, optimizer, task.forward, task.criterion, experiment.training, experiment.validation,
                metrics=[task.metric_type()], callbacks=callbacks, device=options.device,
                clip_grad_norm=CLIP_GRAD_NORM, logger=LOGGER, state_file=folder / CHECKPOINTS / STATE,
-               save_every=options.save_every, log_interval=options.log_every, amp=options.amp,
+               save_every=options.save_every, log_interval=log_interval, amp=options.amp,
                accumulate=options.accumulate, split_batch=lambda batch, parts: batch.split(parts),
                ema_decay=settings.ema_decay, compiled=options.compiled, identify=lambda batch: batch.examples)
 

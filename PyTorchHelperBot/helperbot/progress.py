@@ -19,11 +19,12 @@ NO_TENSORFLOW = "tensorboard.compat.notf"
 
 
 class HistoryFile(Callback):
-    """A CSV file with a row for each log line and each evaluation, written anew at each evaluation.
+    """A CSV file with a row for each log line and each evaluation.
 
     Columns: "step"; of log lines "loss", "lr" and "examples_per_second"; of evaluations "lr",
     "train_loss" (the mean since the one before), "valid_loss" and the metrics. A log line and an
-    evaluation of the same step share a row. A resumed run's file goes on. Process 0 writes.
+    evaluation of the same step share a row. It is written anew at each evaluation, whenever the
+    Bot's state has been saved, and at the end. A resumed run's file goes on. Process 0 writes.
 
     Args:
         path: of the file; it is replaced in one go.
@@ -33,6 +34,10 @@ class HistoryFile(Callback):
         self.path = Path(path)
 
     def on_eval_end(self, bot: Bot, results: dict[str, float]) -> None:
+        """Write the file."""
+        self._write(bot)
+
+    def on_state_saved(self, bot: Bot) -> None:
         """Write the file."""
         self._write(bot)
 

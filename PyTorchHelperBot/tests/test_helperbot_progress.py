@@ -101,6 +101,14 @@ def test_without_evaluations_it_is_written_at_the_end(tmp_path):
     assert [row["step"] for row in rows] == ["2", "4"]
 
 
+def test_without_evaluations_it_is_there_once_the_state_is_saved(tmp_path):
+    path = tmp_path / "history.csv"
+    bot = make_bot([HistoryFile(path), Die(7)], tmp_path / "state.pt", valid=False)
+    with pytest.raises(Killed):
+        bot.train(9, 9)
+    assert [row["step"] for row in rows_of(path)[1]] == ["2", "4"]
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "history.csv"
     bot = make_bot([HistoryFile(path)])

@@ -1,0 +1,155 @@
+"""`--fold none`: trained on all rated shards, without validation; the last weights are exported."""
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helperbot import Bot
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from tests.conftest import Outcome
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+from yt8m.index import Index, load_index
+from yt8m.tasks import SegmentTask
+
+Command = Callable[..., Outcome]
+
+
+def arguments(kind: str, tmp_path: Path, data_dir: Path, *options: object, **training: object) -> list[object]:
+    """The command line of a refit, "agnostic" or "aware", to `cache/segment/x_none`."""
+    settings = {**TRAINING, **training}
+    bases = [video_folder(tmp_path / "dbof", {**DBOF, "p_drop": 0.0}, 5)]
+    if kind == "agnostic":
+        module, sections = "train_pure_segment", {"pure_segment": {"training": settings}}
+    else:
+        module, sections = "train_segment_w_context", {"segment_w_context": {"model": CONTEXT, "training": settings}}
+        bases.append(video_folder(tmp_path / "nextvlad", NEXTVLAD, 5))
+    return [module, write_config(tmp_path / "config.yaml", **sections), *bases, "--name", "x", "--data-dir", data_dir,
+            "--device", "cpu", "--seed", 5, "--fold", "none", *options]
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    """The exported state dict."""
+    return torch.load(folder / "model.pth", weights_only=True)
+
+
+def same(weights: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    """Whether two state dicts are equal, bit by bit."""
+    return list(weights) == list(others) and all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
+def rated(data_dir: Path) -> Index:
+    """The index of the rated shards."""
+    return load_index(data_dir / "segment" / "train", data_dir / "cache")
+
+
+@pytest.mark.parametrize("kind", ["agnostic", "aware"])
+def test_an_epoch_has_every_rating_of_every_shard(kind: str, command: Command, data_dir: Path, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    index = rated(data_dir)
+    n_ratings = int(index.rating_ends[-1])
+    seen: list[np.ndarray] = []
+    criterion = SegmentTask.criterion
+
+    def recorded(task: SegmentTask, logits: Tensor, batch) -> Tensor:
+        seen.append(batch.examples.numpy())
+        return criterion(task, logits, batch)
+    monkeypatch.setattr(SegmentTask, "criterion", recorded)
+    outcome = command(*arguments(kind, tmp_path, data_dir, batch_size=n_ratings, steps=2, ckpt_interval=1))
+    assert outcome.status == 0, outcome.err
+    assert f"{n_ratings} ratings in {len(index.shards)} shards; left out: 0" in outcome.err
+    assert len(seen) == 2  # two epochs, and nothing was evaluated
+    for records in seen:
+        np.testing.assert_array_equal(np.sort(records), index.owners(index.rating_ends))
+
+
+def test_what_a_refit_leaves_and_tells(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    line = arguments("agnostic", tmp_path, data_dir, "--log-every", 4)
+    outcome = command(*line)
+    assert outcome.status == 0, outcome.err
+    folder = data_dir / "cache" / "segment" / "x_none"
+    said = f"{folder}: exported the weights of the last step 6, trained on all {len(rated(data_dir).shards)} shards"
+    assert said in outcome.err.splitlines()[-1]
+    log = (folder / "train.log").read_text(encoding="utf-8")
+    assert said in log and "evaluation" not in log
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.yaml", "curves.png", "history.csv", "model.pth", "run.json", "tensorboard", "train.log"]
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["fold"] == "none"
+    table = pd.read_csv(folder / "history.csv")
+    assert table["step"].tolist() == [4] and table[["loss", "lr", "examples_per_second"]].notna().all(axis=None)
+    assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"train/loss", "train/lr", "train/examples_per_second"}
+    again = command(*line)
+    assert again.status == 0 and "is finished already" in again.err
+    assert command(*line[:-3], 0).status == 0  # --fold 0, in a folder of its own
+    assert not same(weights_of(folder), weights_of(folder.with_name("x_0")))
+    # Fewer steps than --log-every: a line at the last step, so that there are curves.
+    assert command(*line, "--restart", "--log-every", 100).status == 0
+    assert pd.read_csv(folder / "history.csv")["step"].tolist() == [6]
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_the_last_weights_are_exported_or_their_average(ema_decay: float | None, command: Command, data_dir: Path,
+                                                        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    train_step = Bot._train_step  # pylint: disable=protected-access
+
+    def recorded(bot: Bot, batch) -> None:
+        train_step(bot, batch)
+        steps.append(tuple({name: value.clone() for name, value in model.state_dict().items()}
+                           for model in (bot.model, bot.evaluated_model)))
+    monkeypatch.setattr(Bot, "_train_step", recorded)
+    training = {} if ema_decay is None else {"ema_decay": ema_decay}
+    outcome = command(*arguments("agnostic", tmp_path, data_dir, "--steps", 4, **training))
+    assert outcome.status == 0, outcome.err
+    exported = weights_of(data_dir / "cache" / "segment" / "x_none")
+    last, average = steps[-1]
+    assert len(steps) == 4 and same(exported, average)
+    assert same(exported, last) == (ema_decay is None)
+
+
+def test_one_shard_is_enough_also_for_the_range_test(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    for shard in sorted((data_dir / "segment" / "train").glob("*.tfrecord"))[1:]:
+        shard.unlink()
+    module, *line = arguments("agnostic", tmp_path, data_dir)
+    refused = command(module, *line[:-1], 0)
+    assert refused.status == 2 and "1 shards cannot be split into 8 folds" in refused.err
+    assert "or --fold none" in refused.err
+    outcome = command(module, *line)
+    assert outcome.status == 0, outcome.err
+    assert "trained on all 1 shards" in outcome.err
+    tested = command("find_lr", *line[:2], "--fold", "none", "--data-dir", data_dir, "--device", "cpu", "--steps", 10)
+    assert tested.status == 0, tested.err
+    assert "ratings in 1 shards" in tested.err
+
+
+def test_patience_needs_validation(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    outcome = command(*arguments("agnostic", tmp_path, data_dir, "--patience", 3))
+    assert outcome.status == 2
+    errors = [line for line in outcome.err.splitlines() if "error:" in line]
+    assert errors == outcome.err.splitlines()[-1:] and "--patience 3 with --fold none" in errors[0]
+    assert not (data_dir / "cache" / "segment").exists()
+
+
+def test_two_processes_train_as_one_with_the_doubled_batch(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    outcome = command(*arguments("agnostic", tmp_path, data_dir, "--log-every", 1, batch_size=8, steps=4))
+    assert outcome.status == 0, outcome.err
+    folder = data_dir / "cache" / "segment" / "x_none"
+    one = folder.rename(folder.with_name("one_none"))
+    module, *line = arguments("agnostic", tmp_path, data_dir, "--log-every", 1, batch_size=4, steps=4)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
+                           f"yt8m.{module}", *map(str, line)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("exported the weights of the last step 4") == 1  # one process speaks for both
+    losses = [pd.read_csv(path / "history.csv")["loss"] for path in (one, folder)]
+    assert len(losses[0]) == 4
+    pd.testing.assert_series_equal(losses[1], losses[0], rtol=1e-4)
+    for name, value in weights_of(one).items():
+        torch.testing.assert_close(weights_of(folder)[name], value, rtol=1e-2, atol=1e-3)
