@@ -58,9 +58,14 @@ class TestRatings:
 
     def subject(self, name: str, kind: Kind, maps: Sequence[Scores], top_k: int, seed: int) -> Subject:
         """A model, or the mean of several, by their prediction files."""
+        return Subject(name, kind, self.places(Fusion(maps), top_k, seed),
+                       np.mean([self._probabilities(values) for values in maps], axis=0))
+
+    def places(self, fusion: Fusion, top_k: int, seed: int) -> np.ndarray:
+        """Where the ratings are in the lists of the `top_k` best segments of each class, (R,)."""
         places = np.full(len(self.ratings), NOT_LISTED)
-        ranked = top_rows(Fusion(maps), top_k, seed)
-        place_of = np.full(maps[0].shape[0], NOT_LISTED)
+        ranked = top_rows(fusion, top_k, seed)
+        place_of = np.full(fusion.shape[0], NOT_LISTED)
         for row in range(len(self.ratings.labels)):
             own = self.ratings.of_class(row)
             label = self.classes[own.start]
@@ -69,7 +74,7 @@ class TestRatings:
                 place_of[best] = np.arange(len(best))
                 places[own] = np.where(self.rows[own] >= 0, place_of[self.rows[own]], NOT_LISTED)
                 place_of[best] = NOT_LISTED
-        return Subject(name, kind, places, np.mean([self._probabilities(values) for values in maps], axis=0))
+        return places
 
     def _probabilities(self, values: Scores) -> np.ndarray:
         """What a prediction file says of the ratings, (R,); 0 where it says nothing."""
