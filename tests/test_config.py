@@ -170,7 +170,7 @@ def test_what_is_no_number_is_refused(path: str, value: object, tmp_path: Path) 
     ("video.training.lr", float("inf")), ("video.training.eps", 0), ("video.training.weight_decay", -0.1),
     ("video.training.steps", 0), ("video.training.steps", 1.5), ("video.training.steps", "100"),
     ("video.model.p_drop", 1), ("video.model.p_drop", -0.1), ("video.model.frame_se_reduction", -1),
-    ("context_base.model.n_clusters", 1), ("pure_segment.training.offset", -1),
+    ("context_base.model.n_clusters", 1), ("context_base.model.groups", 7), ("pure_segment.training.offset", -1),
     ("pure_segment.training.negative_weight", -0.5), ("video.model.per_class", 1), ("video.model.per_class", "yes")])
 def test_values_out_of_range_are_refused(path: str, value: object, tmp_path: Path) -> None:
     assert _only_problem(tmp_path, {path: value}).startswith(f"{path}: expected ")

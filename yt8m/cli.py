@@ -81,6 +81,24 @@ def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str 
                         help=f"{purpose} (default: {default})")
 
 
+def add_model_dir(parser: argparse.ArgumentParser) -> None:
+    """`--model-dir`."""
+    parser.add_argument("--model-dir", type=Path, metavar="D",
+                        help="folder of segment models (default: cache/segment of the data folder)")
+
+
+def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Which segment models predict, and how: what the commands have in common that predict with all their models."""
+    add_model_dir(parser)
+    add_model_names(parser, purpose)
+    parser.add_argument("--offset", type=count, metavar="N",
+                        help="frames on either side of a segment (default: what each model was trained with)")
+    parser.add_argument("--shifts", type=int, nargs="+", default=[0], metavar="S", action=Distinct,
+                        help="average the predictions for segments so many seconds later, or earlier, such as "
+                             "-2 -1 0 1 2 (default: 0, the segments alone)")
+    add_amp(parser, "off", "off, float32; auto is bf16 or else fp16 on a GPU")
+
+
 class Distinct(argparse.Action):
     """An option's values, of which none may come twice: what is named twice would count twice."""
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import (
+    AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, ValidationError, ValidationInfo)
 
 from yt8m.errors import UserError
 
@@ -86,12 +87,20 @@ class DbofConfig(_VideoModel):
     video_se_reduction: Reduction
 
 
+def _divides(groups: int, info: ValidationInfo) -> int:
+    """Expanded frames, twice as wide as the features, are cut into so many equal parts."""
+    for name in ("video_dim", "audio_dim"):
+        if 2 * info.data.get(name, 0) % groups:
+            raise ValueError(f"expected a divisor of 2 * {name}, which is {2 * info.data[name]}")
+    return groups
+
+
 class NextvladConfig(_VideoModel):
     """NeXtVLAD; `soft_assignment` chooses the 2019 release's reading of the assignment logits or the paper's."""
 
     type: Literal["nextvlad"]
     n_clusters: Annotated[StrictInt, Field(ge=2)]  # the audio encoder takes half of them
-    groups: Count
+    groups: Annotated[Count, AfterValidator(_divides)]
     se_reduction: Reduction
     add_batchnorm: StrictBool
     soft_assignment: Annotated[Literal["2019", "paper"], BeforeValidator(str)] = "2019"

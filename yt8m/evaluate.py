@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import Distinct, add_model_names, count, make_parser, positive, run
+from yt8m.cli import Distinct, add_model_dir, add_model_names, count, make_parser, positive, run
 from yt8m.folds import N_FOLDS
 
 
@@ -21,8 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
                       help="all rated shards, each predicted with that one of the models NAME_0 to NAME_7 that was "
                            "trained without it; several NAMEs are averaged, too")
     add_model_names(parser, "the models to measure with --truth or --fold", "all; none with --submission")
-    parser.add_argument("--model-dir", type=Path, metavar="D",
-                        help="folder of segment models (default: cache/segment of the data folder)")
+    add_model_dir(parser)
     parser.add_argument("--submission", type=Path, metavar="CSV", help="with --truth, a submission")
     parser.add_argument("--video-labels", type=Path, metavar="CSV",
                         help="with --truth, labels of the test videos, columns vid,label, for the baseline that knows "

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from yt8m.cli import Distinct, add_amp, add_model_names, count, make_parser, positive, probability, run
+from yt8m.cli import add_prediction_options, make_parser, positive, probability, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,15 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=("table", "json", "csv"),
                         help="how to print it (default: json or csv if --output ends so, else table)")
     parser.add_argument("--output", type=Path, metavar="PATH", help="write to this file (default: standard output)")
-    parser.add_argument("--model-dir", type=Path, metavar="D",
-                        help="folder of segment models (default: cache/segment of the data folder)")
-    add_model_names(parser, "which of them to predict with; the mean of their probabilities counts")
-    parser.add_argument("--offset", type=count, metavar="N",
-                        help="frames on either side of a segment (default: what each model was trained with)")
-    parser.add_argument("--shifts", type=int, nargs="+", default=[0], metavar="S", action=Distinct,
-                        help="average the predictions for segments so many seconds later, or earlier, such as "
-                             "-2 -1 0 1 2 (default: 0, the segments alone)")
-    add_amp(parser, "off", "off, float32; auto is bf16 or else fp16 on a GPU")
+    add_prediction_options(parser, "which of them to predict with; the mean of their probabilities counts")
     return parser
 
 

@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import Distinct, add_model_names, make_parser, positive, run
+from yt8m.cli import Distinct, add_model_dir, add_model_names, make_parser, positive, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -12,9 +12,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help="videos to show timelines of, of the test set or of the rated one (default: the test "
                              "videos of which the models are most and least certain)")
     add_model_names(parser, "the models whose mean the timelines show", "all")
-    parser.add_argument("--model-dir", type=Path, metavar="D",
-                        help="folder of segment models, which predict rated videos (default: cache/segment of the data "
-                             "folder)")
+    add_model_dir(parser)
     parser.add_argument("--truth", type=Path, metavar="CSV",
                         help="ratings of test segments, columns vid,start,label,score, to be marked in the timelines")
     parser.add_argument("--evaluations", type=Path, nargs="+", metavar="JSON",
