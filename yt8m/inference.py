@@ -131,6 +131,21 @@ class Predictor:
         return results
 
 
+def mean_probabilities(predictor: Predictor, videos: Sequence[Tensor], n_classes: int) -> list[np.ndarray]:
+    """The mean of all models' probabilities, (S, C) for each of the videos (L, D) uint8, which may have no frames.
+
+    Raises `UserError` naming a model that predicts what is not a number.
+    """
+    counts = predictor.computation.trim.count_left(np.array([len(video) for video in videos], np.int64))
+    mean = np.empty((0, n_classes))
+    if counts.any():
+        members = range(len(predictor.members))
+        results = predictor([video for video in videos if len(video)], members)
+        mean = np.mean(predictor.checked([values.cpu().numpy() for values in results], members), axis=0) / SCALE
+    ends = np.cumsum(counts)
+    return [mean[end - count:end] for end, count in zip(ends, counts)]
+
+
 def video_groups(row_ends: np.ndarray, batch_size: int) -> list[slice]:
     """All videos in order, cut into groups, each the fewest videos that have `batch_size` segments.
 

@@ -22,9 +22,8 @@ from yt8m.datasets import WholeVideoDataset
 from yt8m.errors import UserError
 from yt8m.files import replacing
 from yt8m.index import Index, index_file
-from yt8m.inference import Computation, Predictor, video_groups
+from yt8m.inference import Computation, Predictor, mean_probabilities, video_groups
 from yt8m.members import chosen_folders, load_members
-from yt8m.memmaps import SCALE
 from yt8m.memory import keep_freed_memory
 from yt8m.progress import Progress
 from yt8m.segments import EVERYTHING
@@ -131,21 +130,6 @@ def localize_videos(dataset: WholeVideoDataset, predictor: Predictor, vocabulary
         for (number, frames), probabilities in zip(group, mean_probabilities(predictor, videos, len(vocabulary))):
             video_id = bytes(dataset.index.video_id[dataset.records[number]]).decode(errors="replace")
             yield find_spans(video_id, len(frames), probabilities, vocabulary, query)
-
-
-def mean_probabilities(predictor: Predictor, videos: Sequence[Tensor], n_classes: int) -> list[np.ndarray]:
-    """The mean of all models' probabilities, (S, C) for each of the videos (L, D) uint8, which may have no frames.
-
-    Raises `UserError` naming a model that predicts what is not a number.
-    """
-    counts = EVERYTHING.count_left(np.array([len(video) for video in videos], np.int64))
-    mean = np.empty((0, n_classes))
-    if counts.any():
-        members = range(len(predictor.members))
-        results = predictor([video for video in videos if len(video)], members)
-        mean = np.mean(predictor.checked([values.cpu().numpy() for values in results], members), axis=0) / SCALE
-    ends = np.cumsum(counts)
-    return [mean[end - count:end] for end, count in zip(ends, counts)]
 
 
 def _with_progress(answers: Iterable[Localization], n_videos: int) -> Iterator[Localization]:

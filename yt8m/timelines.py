@@ -18,7 +18,7 @@ from yt8m.errors import UserError
 from yt8m.fusion import Fusion, Scores
 from yt8m.held_out import training_of
 from yt8m.index import Index, load_index
-from yt8m.inference import Computation, Predictor
+from yt8m.inference import Computation, Predictor, mean_probabilities
 from yt8m.members import chosen_folders, load_members
 from yt8m.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ratings import Ratings, ratings_of_table
@@ -161,9 +161,7 @@ class RatedTimelines:
         reader.read([Frames(record, slice(0, n_frames), frames)], whole=True)
         members = load_members(folders, None, len(self._vocabulary), reader, self._device)
         predictor = Predictor(members, Computation(self._device, trim=EVERYTHING))
-        numbers = list(range(len(members)))
-        results = [values.cpu().numpy() for values in predictor([torch.from_numpy(frames)], numbers)]
-        mean = np.mean(predictor.checked(results, numbers), axis=0) / SCALE
+        mean, = mean_probabilities(predictor, [torch.from_numpy(frames)], len(self._vocabulary))
         return Timeline(video_id, 0, mean, self._marks(record), note)
 
     def _marks(self, record: int) -> list[Mark]:
