@@ -194,8 +194,8 @@ def time_submission(data_dir: Path, repeats: int) -> None:
     plain_submission(maps, names, some, meta.n_rows, plain)
     mean = np.rint(np.mean(maps, axis=0))
     rows = {name: row for row, name in enumerate(names)}
-    lists = read_submission(ours)
-    for column, (label, segments) in enumerate(read_submission(plain).items()):
+    lists = dict(read_submission(ours))
+    for column, (label, segments) in enumerate(read_submission(plain)):
         scores = [mean[[rows[name] for name in chosen], column] for chosen in (segments, lists[label])]
         assert (scores[0] == scores[1]).all() and sorted(segments) == sorted(lists[label])
     found = rates({"plain": partial(timed, plain_submission, maps, names, some, meta.n_rows, plain),

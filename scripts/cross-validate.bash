@@ -9,10 +9,10 @@
 #   bash scripts/cross-validate.bash mix-cv train_segment_w_context scripts/segment_with_context.yaml \
 #       data/cache/video/dbof-3 data/cache/video/nextvlad-2
 #
-# Options go to every run, --device to the scoring, too. All folds have the same SEED (default: 0).
+# Options go to every run, --device and --on-error to the scoring, too. All folds have the same SEED (default: 0).
 # The models NAME_0 to NAME_7 lie in cache/segment beside the others, and inference_memmap predicts with all that are
 # there: choose with its --model-names. Scores go to cache/cross-validation-NAME.
-# Stops at the first failure; run again, it skips what is finished, whatever it was made with: take a NAME of its own.
+# Stops at the first failure; run again, it goes on, and refuses models that were made with something else.
 set -euo pipefail
 
 usage() {
@@ -38,21 +38,24 @@ esac
 [ ${#positional[@]} -eq $((3 + n_bases)) ] ||
     usage "$trainer: expected $n_bases base model folders, found $((${#positional[@]} - 3))"
 
-device= previous=
+scoring=() previous=
 for option in "$@"; do
     case $option in
         --name | --name=* | --fold | --fold=*) usage "$option: the script sets name and fold of each run" ;;
         --seed | --seed=*) usage "$option: the seed comes from the environment variable SEED" ;;
         --data-dir | --data-dir=*) usage "$option: the data folder comes from the environment variable DATA_DIR" ;;
-        --device=*) device=${option#--device=} ;;
+        --device=* | --on-error=*) scoring+=("$option") ;;
     esac
-    [ "$previous" != --device ] || device=$option
+    case $previous in
+        --device | --on-error) scoring+=("$previous" "$option") ;;
+    esac
     previous=$option
 done
 
 source "$(dirname "$0")/common.bash"
 for fold in 0 1 2 3 4 5 6 7; do
-    train_once "segment/${name}_$fold" "${SEED:-0}" "yt8m.$trainer" "${positional[@]:2}" --fold "$fold" --name "$name" "$@"
+    "$PYTHON" -m "yt8m.$trainer" "${positional[@]:2}" --fold "$fold" --name "$name" "$@" \
+        --seed "${SEED:-0}" --data-dir "$DATA_DIR"
 done
 "$PYTHON" -m yt8m.evaluate --data-dir "$DATA_DIR" --out-of-fold "$name" \
-    --output "$DATA_DIR/cache/cross-validation-$name" ${device:+--device "$device"}
+    --output "$DATA_DIR/cache/cross-validation-$name" "${scoring[@]}"

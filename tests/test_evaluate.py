@@ -64,14 +64,14 @@ def test_map_equals_its_definition(folder: Path, rated: dict[Key, int], lists: d
     document = evaluated(folder, "--truth", folder / "truth.csv", "--submission", folder / "sub.csv", "--top-k", top_k,
                          "--resamples", 0)
     aps, mean = slow_map(rated, lists, top_k)
-    subject = document["subjects"][1]
+    subject, = document["subjects"]
     assert subject["name"] == "sub.csv"
     assert subject["map"] == pytest.approx(mean, rel=0, abs=1e-12)
     assert subject["duplicates"] == sum(len(own[:top_k]) - len(set(own[:top_k])) for own in lists.values())
     for row in document["classes"]:
         scores = [score for (_, _, label), score in rated.items() if label == row["label"]]
         assert (row["ratings"], row["positive"]) == (len(scores), sum(scores))
-        assert (float("nan") if row["ap"][1] is None else row["ap"][1]) == pytest.approx(
+        assert (float("nan") if row["ap"][0] is None else row["ap"][0]) == pytest.approx(
             aps[row["label"]], rel=0, abs=1e-12, nan_ok=True)
     assert [row["label"] for row in document["classes"]] == sorted(aps)
 
@@ -85,10 +85,9 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
     lines = outcome.out.splitlines()
     assert lines[0] == f"5 ratings of {folder}/truth.csv (4 positive) in 2 videos; 3 classes with a positive rating"
     assert lines[2].split() == ["MAP@100000", "95", "%", "interval", "AUC", "class", "AUC", "precision", "recall"]
-    assert lines[3].startswith("random order  ")
     ap = (1 + 2 / 3) / 2  # of class 3; 7 and 99 have no list
-    assert lines[4].split()[:2] == ["sub.csv", f"{ap / 3:.4f}"]
-    assert lines[4].endswith("2 rated classes are missing; 1 duplicates count once")
+    assert lines[3].split()[:2] == ["sub.csv", f"{ap / 3:.4f}"]
+    assert lines[3].endswith("2 rated classes are missing; 1 duplicates count once")
     table = pd.read_csv(folder / "deep" / "mine.csv", keep_default_na=False)
     assert list(table.columns) == ["label", "name", "subject", "ratings", "positive", "ap", "auc"]
     own = table[table["subject"] == "sub.csv"]
@@ -99,7 +98,7 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
     assert ratings[["vid", "start", "label", "score"]].values.tolist() == [
         ["a", 30, 3, 1], ["a", 35, 3, 0], ["b", 30, 3, 1], ["b", 30, 7, 1], ["b", 35, 99, 1]]
     document = json.loads((folder / "deep" / "mine.json").read_text(encoding="utf-8"))
-    subject = document["subjects"][1]
+    subject, = document["subjects"]
     assert subject["map_low"] <= subject["map"] <= subject["map_high"]
     ranks = {row["rank"]: row for row in subject["at_ranks"]}
     assert list(ranks) == [1, 10, 100, 1000, 10000, 100000]
@@ -113,6 +112,7 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
     (["--truth", "T"], "test_meta.npz: no test metadata"),
     (["--fold", "0", "--submission", "S"], "--submission: needs --truth"),
     (["--out-of-fold", "a", "--video-labels", "T"], "--video-labels: needs --truth"),
+    (["--truth", "T", "--model-dir", "x"], "--model-dir: --truth measures predictions that are there already"),
     (["--truth", "T", "--submission", "S", "--include-trained"], "--include-trained: needs --fold"),
     (["--out-of-fold", "a", "--model-names", "b"], "--model-names: --out-of-fold names the models already"),
     (["--truth", "negative.csv", "--submission", "S"], "negative.csv: none of 1 ratings is positive"),
@@ -155,6 +155,7 @@ def test_predictions_score_as_their_submission_does(predicted_dir: Path, command
     assert command("evaluate", *how, *truth, "--submission", predicted_dir / "sub.csv").status == 0
     document = json.loads((predicted_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     assert [subject["name"] for subject in document["subjects"]] == ["random order", "sub.csv"]
+    assert document["subjects"][0] == subjects["random order"]
     for key in ("map", "map_low", "map_high", "class_auc", "listed"):
         assert document["subjects"][1][key] == subjects["ensemble"][key]
 
@@ -168,17 +169,20 @@ def test_probabilities_of_predictions(predicted_dir: Path, command: Command,
                       "dbof_0", "both_1")
     assert outcome.status == 0, outcome.err
     assert f"1 of {len(truth) + 1} ratings are of segments" in caplog.text and "nothing ranks them" in caplog.text
-    table = pd.read_csv(predicted_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False)
+    table = pd.read_csv(predicted_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False,
+                        na_values={name: [""] for name in ("dbof_0", "both_1", "ensemble")})
     rows = {segment: row for row, segment in enumerate(load_test_meta(predicted_dir / "cache").row_names().astype(str))}
     labels = pd.read_csv(predicted_dir / "segment_vocabulary.csv")["Index"].tolist()
     maps = {name: np.load(predicted_dir / "cache" / "predictions" / f"{name}.npy") for name in ("dbof_0", "both_1")}
     assert len(table) == len(truth) + 1
     for rating in table.itertuples():
         row = rows.get(f"{rating.vid}:{rating.start}")
-        values = [0 if row is None else maps[name][row, labels.index(rating.label)] / 9999 for name in maps]
-        assert [rating.dbof_0, rating.both_1, rating.ensemble] == pytest.approx([*values, sum(values) / 2])
+        values = [np.nan if row is None else maps[name][row, labels.index(rating.label)] / 9999 for name in maps]
+        assert [rating.dbof_0, rating.both_1, rating.ensemble] == pytest.approx([*values, sum(values) / 2], nan_ok=True)
     document = json.loads((predicted_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     model = next(subject for subject in document["subjects"] if subject["name"] == "dbof_0")
+    table = table.dropna()  # what is not predicted is last in the lists, but has no probability
+    assert len(table) == len(truth)
     assert model["auc"] == pytest.approx(roc_auc_score(table["score"], table["dbof_0"]))
     assert sum(row["ratings"] for row in model["calibration"]) == len(table)
 
@@ -240,7 +244,8 @@ def test_models_are_measured_on_what_they_have_not_seen(rated_dir: Path, command
     document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     names = [subject["name"] for subject in document["subjects"]]
     assert names == ["random order", "video labels only", "both_2", "dbof_2", "ensemble"]
-    assert {subject["note"] for subject in document["subjects"][2:]} == {"has not seen these shards"}
+    assert {subject["note"] for subject in document["subjects"][2:]} == {
+        "not trained on these shards, though its checkpoint was chosen on them"}
     table = pd.read_csv(rated_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False)
     index = load_index(rated_dir / "segment" / "train", rated_dir / "cache")
     owners = index.owners(index.rating_ends)
@@ -265,7 +270,8 @@ def test_other_models_are_measured_when_told_so_and_marked(rated_dir: Path, comm
     assert caplog.text.count("measured all the same") == 3
     document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     notes = {subject["name"]: subject["note"] for subject in document["subjects"][2:]}
-    assert [name for name, note in notes.items() if "HAS SEEN" in note] == ["dbof_3", "full_none", "old_2", "ensemble"]
+    marked = [name for name, note in notes.items() if "TRAINED ON" in note]
+    assert marked == ["dbof_3", "full_none", "old_2", "ensemble"]
     assert document["subjects"][0]["map_low"] is None  # no resamples, no interval
 
 
@@ -299,18 +305,20 @@ def test_out_of_fold(rated_dir: Path, command: Command) -> None:
         assert {shards[vid] for vid in own["vid"]} <= set(split_fold(index, fold)[1].tolist())
         np.testing.assert_allclose(own["cv"], literal_probabilities(rated_dir, f"cv_{fold}", own), atol=1e-5)
     document = json.loads((rated_dir / "oof.json").read_text(encoding="utf-8"))
-    folds = {row["fold"]: row for row in document["folds"] if row["subject"] == "cv"}
-    assert list(folds) == sorted(table["fold"].unique())
+    row = next(row for row in document["folds"] if row["subject"] == "cv" and row["measure"] == "MAP")
+    assert row["folds"] == sorted(table["fold"].unique())
+    folds = dict(zip(row["folds"], row["values"]))
     for fold, own in table.groupby("fold"):
         lists = {label: [f"{row.vid}:{row.start}" for row in part.sort_values("cv", ascending=False).itertuples()]
                  for label, part in own.groupby("label")}
         rated = {(row.vid, row.start, row.label): row.score for row in own.itertuples()}
         assert own.groupby(["label", "cv"])["score"].nunique().max() == 1  # no order that would have to be drawn
-        assert folds[fold]["map"] == pytest.approx(slow_map(rated, lists, 10**9)[1], rel=0, abs=1e-12)
+        assert folds[fold] == pytest.approx(slow_map(rated, lists, 10**9)[1], rel=0, abs=1e-12)
     lines = outcome.out.splitlines()
     header = next(line for line in lines if "fold 0" in line)
-    assert header.split()[-2:] == ["mean", "spread"]
-    values = [folds[fold]["map"] for fold in sorted(folds)]
+    assert header.split()[-3:] == ["mean", "std.", "deviation"]
+    values = row["values"]
+    assert [row["mean"], row["deviation"]] == pytest.approx([np.mean(values), np.std(values, ddof=1)])
     own = next(line for line in lines if line.startswith("cv") and " MAP " in line).split()
     assert own[2:] == [*(f"{value:.4f}" for value in values), f"{np.mean(values):.4f}", f"{np.std(values, ddof=1):.4f}"]
 
@@ -327,6 +335,68 @@ def test_out_of_fold_refuses_a_model_that_has_seen_the_fold(rated_dir: Path, com
     assert outcome.status == 2 and f"{models}/cv_4: no such model folder" in outcome.err
 
 
+def test_a_model_that_predicts_no_numbers_is_named(rated_dir: Path, command: Command) -> None:
+    weights = rated_dir / "cache" / "segment" / "dbof_2" / "model.pth"
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: value * float("nan") if value.is_floating_point() else value for name, value in state.items()},
+               weights)
+    outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2)
+    assert outcome.status == 2 and "Traceback" not in outcome.err
+    assert f"{weights.parent}: predicts values that are not numbers" in outcome.err
+
+
+def test_videos_that_come_twice_do_not_count(rated_dir: Path, command: Command,
+                                             caplog: pytest.LogCaptureFixture) -> None:
+    folder = rated_dir / "segment" / "train"
+    shards = sorted(path.name for path in folder.glob("*.tfrecord"))
+    index = load_index(folder, rated_dir / "cache")
+    inside, outside = (shards[rows[0]] for rows in reversed(split_fold(index, 2)))
+    (folder / outside).write_bytes((folder / inside).read_bytes())
+    index = load_index(folder, rated_dir / "cache")
+    trained_without(rated_dir / "cache" / "segment" / "dbof_2", index, 2)
+    outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--model-names", "dbof_2")
+    gone = {video_id.decode() for video_id in index.video_id[index.shard == shards.index(inside)].tolist()}
+    if outcome.status == 0:
+        table = pd.read_csv(rated_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False)
+        assert not set(table["vid"]) & gone
+    else:  # they were all that the fold has
+        assert "no rating is left to measure with" in outcome.err
+    assert "are of videos whose id several records have" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["score", "ensemble", "random order"])
+def test_a_name_that_means_something_else_is_refused(rated_dir: Path, command: Command, name: str) -> None:
+    models = rated_dir / "cache" / "segment"
+    (models / "dbof_2").rename(models / name)
+    outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--model-names", name, "both_2")
+    assert outcome.status == 2 and f"{name}: cannot be evaluated under this name" in outcome.err
+
+
+def test_k_counts_on_rated_shards_too(rated_dir: Path, command: Command) -> None:
+    scores = {}
+    for top_k in (1, 3, 100_000):
+        assert command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--model-names", "both_2", "--top-k", top_k,
+                       "--resamples", 0).status == 0
+        document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
+        scores[top_k] = document["subjects"][2]
+    assert scores[1]["listed"] == N_CLASSES
+    assert scores[1]["map"] < scores[3]["map"] < scores[100_000]["map"]
+
+
+def test_the_baselines_are_lists_of_all_candidates(predicted_dir: Path, command: Command) -> None:
+    how = ("--data-dir", predicted_dir, "--truth", predicted_dir / "truth.csv", "--model-names", "dbof_0",
+           "--video-labels", predicted_dir / "test_labels.csv")
+    n_rows = load_test_meta(predicted_dir / "cache").n_rows
+    listed = {}
+    for top_k in (n_rows // 2, n_rows):
+        assert command("evaluate", *how, "--top-k", top_k).status == 0
+        document = json.loads((predicted_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
+        listed[top_k] = [subject["listed"] for subject in document["subjects"][:2]]
+    assert listed[n_rows] == [document["ratings"]] * 2
+    share = listed[n_rows // 2][0] / document["ratings"]
+    assert 0.3 < share < 0.7  # half of the candidates are listed, and so is about half of the rated ones
+
+
 def test_an_evaluation_of_a_submission_needs_no_models(data_dir: Path, command: Command) -> None:
     truth = pd.read_csv(data_dir / "truth.csv", dtype={"vid": str}, keep_default_na=False)
     positive = truth[truth["score"] == 1]
@@ -337,4 +407,4 @@ def test_an_evaluation_of_a_submission_needs_no_models(data_dir: Path, command: 
                       data_dir / "sub.csv")
     assert outcome.status == 0
     document = json.loads((data_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
-    assert document["subjects"][1]["map"] == 1
+    assert document["subjects"][0]["map"] == 1

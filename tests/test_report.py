@@ -23,6 +23,7 @@ Command = Callable[..., Outcome]
 REAL_ID = b"dQw-_9WgXcQ"
 NAMES = {3: "Tree", 7: "Aardvark", 12: "</script><img src=x onerror=alert(1)> & \"Co\"", 40: "Boat", 41: "Zebra"}
 WIDTHS = {"video_dim": RGB, "audio_dim": AUDIO}
+HTML_NAME = "<img src=x onerror=alert(1)>"  # of a model
 VLAD = NEXTVLAD | WIDTHS | {"groups": 2}
 
 
@@ -45,6 +46,7 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_videos(path / "segment" / "test" / "test0.tfrecord",
                  [make_video(100, 90), named(REAL_ID, make_video(101, 62)), make_video(102, 75)])
     index = load_index(path / "segment" / "train", path / "cache")
+    agnostic_folder(path / "cache" / "segment" / HTML_NAME, VLAD, len(NAMES), seed=3)
     agnostic_folder(path / "cache" / "segment" / "vlad_0", VLAD, len(NAMES), seed=1)
     aware_folder(path / "cache" / "segment" / "both_0", DBOF | WIDTHS, VLAD, len(NAMES), seed=2)
     for name in ("vlad_0", "both_0"):
@@ -69,7 +71,7 @@ def fixture_report(folder: Path) -> Path:
     truth = ["--truth", str(folder / "truth.csv")]
     for module, more in ((prepare_test_meta, []), (inference_memmap, ["--device", "cpu"]),
                          (evaluate, [*truth, "--seed", "0", "--resamples", "50"]),
-                         (report, [*truth, "--n-videos", "2", "--top", "3"])):
+                         (report, [*truth, "--n-videos", "2", "--top", "3", "--model-names", "vlad_0", "both_0"])):
         module.main(module.build_parser().parse_args([*where, *more]))
     return folder / "cache" / "report.html"
 
@@ -121,7 +123,7 @@ def test_opens_from_disk_without_complaints_and_without_network(opened: OpenPage
 def test_scores(opened: OpenPage, folder: Path) -> None:
     document = json.loads((folder / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     rows = opened.page.locator("#score-table tbody tr")
-    assert rows.count() == len(document["subjects"]) == 4
+    assert rows.count() == len(document["subjects"]) == 5
     for row, subject in zip(rows.all(), document["subjects"]):
         cells = row.locator("td").all_text_contents()
         assert cells[0] == subject["name"] and cells[1] == f"{subject['map']:.4f}"
@@ -154,6 +156,9 @@ def test_the_classes_are_sorted_and_searched(opened: OpenPage) -> None:
 def test_names_are_text(opened: OpenPage) -> None:
     choose(opened.page, "v100")
     expect(opened.page.locator("#class-table")).to_contain_text(NAMES[12])
+    expect(opened.page.locator("#class-table thead")).to_contain_text(HTML_NAME)
+    expect(opened.page.locator("#score-table")).to_contain_text(HTML_NAME)
+    expect(opened.page.locator("#model-table")).to_contain_text(HTML_NAME)
     assert opened.page.locator("img").count() == 0
     assert not opened.complaints
 
@@ -174,7 +179,7 @@ def test_a_timeline_shows_the_predictions(opened: OpenPage, folder: Path) -> Non
         np.testing.assert_allclose(values, rows[:, number], atol=1e-4)
     shown = [entry["label"] for entry in own["classes"]]
     strongest = vocabulary.labels[np.argsort(-rows.max(axis=0))][:3].tolist()
-    assert shown[:3] == strongest and set(shown) == set(NAMES)  # all have a positive rating
+    assert shown[:3] == strongest and set(shown) == set(NAMES)  # all are rated
     truth = read_truth(folder / "truth.csv")
     assert {(shown[mark["class"]], mark["start"], mark["positive"]) for mark in own["marks"]} == {
         (row.label, row.start, row.score == 1) for row in truth.itertuples()}
@@ -243,6 +248,7 @@ def test_models_and_their_curves(opened: OpenPage) -> None:
     rows = [row.locator("td").all_text_contents() for row in opened.page.locator("#model-table tbody tr").all()]
     assert [row[:6] for row in rows] == [
         ["base", "video", "dbof", "–", "–", "–"],
+        [HTML_NAME, "context-agnostic", "nextvlad", "–", "–", "–"],
         ["both_0", "context-aware", "dbof for the context, nextvlad for the segment", "0", "40", "–"],
         ["vlad_0", "context-agnostic", "nextvlad", "0", "40", "auc 61.5 at step 20"]]
     metrics = opened.page.locator("#curve-metric option").all_text_contents()
@@ -282,8 +288,8 @@ def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(folder: Pa
     text = (folder / "rated.html").read_text(encoding="utf-8")
     data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
     first, second, third = data["timelines"]
-    assert first["note"] == "a rated video, by both_0, vlad_0, which have not seen it in training"
-    assert second["note"] == "a rated video, by models that have seen it in training, or may have"
+    assert first["note"] == "a rated video, by both_0, vlad_0, which were not trained on it"
+    assert second["note"] == "a rated video, by models that were trained on it, or may have been"
     assert third["note"] == "a test video"
     assert first["start"] == 0 and len(first["probabilities"][0]) == 14
     labels = [entry["label"] for entry in first["classes"]]

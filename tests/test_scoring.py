@@ -57,12 +57,12 @@ def test_a_ranking_by_score_has_the_map_of_its_lists(scores: list[int | None], s
     rated = {key: score for key, score in zip(KEYS, scores) if score is not None}
     ratings = ratings_from(rated)
     values = np.random.default_rng(seed).permutation(len(ratings)).astype(float)
-    places = places_by_score(ratings, values, 0)
+    places = places_by_score(ratings, values, top_k, 0)
     lists: dict[int, list[str]] = {}
     for _, (vid, start, label) in sorted(zip(-values, keys_of(ratings))):
         lists.setdefault(label, []).append(f"{vid}:{start}")
     aps, mean = slow_map(rated, lists, top_k)
-    ranking = Ranking(ratings, np.where(places < top_k, places, NOT_LISTED))
+    ranking = Ranking(ratings, places)
     found = dict(zip(ratings.labels.tolist(), ranking.average_precisions()))
     assert found == pytest.approx(aps, rel=0, abs=1e-12, nan_ok=True)
     assert ranking.mean_average_precision() == pytest.approx(mean, rel=0, abs=1e-12, nan_ok=True)
@@ -82,7 +82,7 @@ def test_a_video_drawn_twice_is_two_videos(scores: list[int | None], draws: list
     for (vid, start, label), _ in sorted(copies.items(), key=lambda item: -item[1][1]):
         lists.setdefault(label, []).append(f"{vid}:{start}")
     _, expected = slow_map({key: score for key, (score, _) in copies.items()}, lists, 10**9)
-    places = places_by_score(ratings, np.array([values[key] for key in keys_of(ratings)], float), 0)
+    places = places_by_score(ratings, np.array([values[key] for key in keys_of(ratings)], float), 10**9, 0)
     counts = np.array([drawn[vid] for vid in ratings.video_ids.tolist()])
     found = Ranking(ratings, places).mean_average_precision(counts)
     assert found == pytest.approx(expected, rel=0, abs=1e-12, nan_ok=True)
@@ -91,8 +91,8 @@ def test_a_video_drawn_twice_is_two_videos(scores: list[int | None], draws: list
 def test_intervals_are_drawn_from_a_seed_and_shared_by_the_rankings() -> None:
     rng = np.random.default_rng(5)
     ratings = ratings_from({(f"v{video}", 30, 4): int(rng.random() < 0.4) for video in range(60)})
-    good = Ranking(ratings, places_by_score(ratings, ratings.positive + rng.normal(0, 0.6, 60), 0))
-    poor = Ranking(ratings, places_by_score(ratings, ratings.positive + rng.normal(0, 2.0, 60), 0))
+    good = Ranking(ratings, places_by_score(ratings, ratings.positive + rng.normal(0, 0.6, 60), 60, 0))
+    poor = Ranking(ratings, places_by_score(ratings, ratings.positive + rng.normal(0, 2.0, 60), 60, 0))
     maps = resampled_maps([good, poor, good], 60, 200, seed=3)
     assert maps.shape == (3, 200)
     assert np.array_equal(maps[0], maps[2])
@@ -106,13 +106,27 @@ def test_intervals_are_drawn_from_a_seed_and_shared_by_the_rankings() -> None:
 
 def test_places_of_equal_scores_are_random_but_of_a_seed() -> None:
     ratings = ratings_from({(f"v{video:02d}", 30, label): 1 for video in range(40) for label in (4, 5)})
-    first, again, other = (places_by_score(ratings, np.zeros(80), seed) for seed in (1, 1, 2))
+    first, again, other = (places_by_score(ratings, np.zeros(80), 40, seed) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     for part in (first[:40], first[40:]):
         assert sorted(part.tolist()) == list(range(40))
         assert part.tolist() != list(range(40))
-    ranked = places_by_score(ratings, np.arange(80.0), 1)
+    ranked = places_by_score(ratings, np.arange(80.0), 40, 1)
     assert ranked[:40].tolist() == ranked[40:].tolist() == list(range(39, -1, -1))
+
+
+@settings(deadline=None, derandomize=True, max_examples=100)
+@given(SCORES.filter(any), st.integers(0, 2**32 - 1), st.integers(1, 9))
+def test_areas_are_scikit_learns_with_what_is_not_listed_last(scores: list[int | None], seed: int, top_k: int) -> None:
+    rated = {key: score for key, score in zip(KEYS, scores) if score is not None}
+    ratings = ratings_from(rated)
+    places = places_by_score(ratings, np.random.default_rng(seed).random(len(ratings)), top_k, 0)
+    expected = []
+    for row in range(len(ratings.labels)):
+        own = ratings.of_class(row)
+        values = np.where(places[own] == NOT_LISTED, -100, -places[own])
+        expected.append(area_under_roc(ratings.positive[own], values))
+    assert areas_of_classes(ratings, places) == pytest.approx(expected, nan_ok=True)
 
 
 def test_areas_by_hand_and_where_all_ratings_agree() -> None:

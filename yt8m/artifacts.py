@@ -83,7 +83,7 @@ def load_video_model(path: Path, n_classes: int) -> VideoModel:
         raise UserError(f"{path}: a {folder.kind} segment model, where a video model is needed")
     assert folder.config.video is not None  # open_folder asked for it
     config = folder.config.video.model
-    state = {key.removeprefix(_VIDEO_PREFIX): value for key, value in _load_state(path).items()}
+    state = {key.removeprefix(_VIDEO_PREFIX): value for key, value in load_state(path).items()}
     _check_classes(state, "", config.n_mixtures, n_classes, path)
     with torch.device("meta"):
         model = build_video_model(config, n_classes)
@@ -94,7 +94,7 @@ def load_segment_model(folder: ModelFolder, n_classes: int) -> SegmentModel:
     """The segment classifier of a folder, on the CPU, for a vocabulary of `n_classes`. Raises `UserError`."""
     if folder.kind == "video":
         raise UserError(f"{folder.path}: a video model, where a segment model is needed")
-    state = _load_state(folder.path)
+    state = load_state(folder.path)
     config = folder.config
     with torch.device("meta"):
         model: SegmentModel
@@ -142,10 +142,11 @@ def copy_encoder(encoder: nn.Module, model: VideoModel) -> None:
     encoder.load_state_dict({key: source[key] for key in encoder.state_dict()})
 
 
-def _load_state(path: Path) -> dict[str, Tensor]:
+def load_state(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The state dict of a model folder; on the device "meta" only what it is made of. Raises `UserError`."""
     file = path / WEIGHTS_NAME
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{file}: cannot be read as a state dict ({reason[0]})") from None

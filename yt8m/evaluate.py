@@ -9,7 +9,7 @@ from yt8m.folds import N_FOLDS
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.evaluate --fold 0 --model-names dbof-3_0 nextvlad-2_0",
-                         "device", "seed", "workers")
+                         "device", "seed", "workers", "on-error")
     what = parser.add_argument_group("what to measure on, one of").add_mutually_exclusive_group(required=True)
     what.add_argument("--truth", type=Path, metavar="CSV",
                       help="ratings of test segments, columns vid,start,label,score: for a --submission, for the "
@@ -67,6 +67,8 @@ def _check_options(args: argparse.Namespace) -> None:
         for option in ("submission", "video_labels"):
             if getattr(args, option) is not None:
                 raise UserError(f"--{option.replace('_', '-')}: needs --truth")
+    elif args.model_dir is not None:
+        raise UserError("--model-dir: --truth measures predictions that are there already")
     if args.include_trained and args.fold is None:
         raise UserError("--include-trained: needs --fold")
     if args.out_of_fold is not None and args.model_names is not None:

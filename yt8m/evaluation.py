@@ -3,6 +3,7 @@
 Dimensions: R ratings, C classes that something is rated for.
 """
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,15 +14,19 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from yt8m.errors import UserError
 from yt8m.files import replacing
+from yt8m.progress import Progress
 from yt8m.ratings import Ratings
 from yt8m.scoring import (
     NOT_LISTED, THRESHOLDS, Ranking, area_under_roc, areas_of_classes, at_thresholds, calibration, calibration_error,
     places_by_score, resampled_maps)
 from yt8m.vocabulary import Vocabulary
 
+LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 LEVEL = 95  # percent of the resamples that an interval holds
+RATING_COLUMNS = ("vid", "start", "label", "score")
 RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 Kind = Literal["baseline", "model", "ensemble", "submission"]
@@ -32,8 +37,8 @@ class Subject:
     """What is evaluated: where it puts each rated segment in the list of its class.
 
     `places` (R,), -1 where a segment is not among the K that count; `probabilities` (R,) that it gives the ratings, if
-    it says so; `duplicates`: entries of its lists that came before in the same list; `note`: what a reader of its
-    scores has to know.
+    it says so, NaN for those that it does not know; `duplicates`: entries of its lists that came before in the same
+    list; `note`: what a reader of its scores has to know.
     """
 
     name: str
@@ -59,7 +64,7 @@ class Evaluation:
     """`head`: the setting and the size of the set; `subjects`: a dict each; `classes`: a row for class and subject.
 
     `ratings`: a row each, with the probability that each subject gives it; `folds`: for out-of-fold predictions a dict
-    for each subject and fold, else empty.
+    for each subject and measure, with the values of all folds, their mean and standard deviation, else empty.
     """
 
     head: dict[str, Any]
@@ -72,8 +77,10 @@ class Evaluation:
 def evaluate(ratings: Ratings, subjects: Sequence[Subject], vocabulary: Vocabulary, setting: Setting,
              folds: np.ndarray | None = None) -> Evaluation:
     """Measure all subjects, and with `folds` (R,) each fold by itself, too; at least one rating is positive."""
+    _check_names([subject.name for subject in subjects])
     rankings = [Ranking(ratings, subject.places) for subject in subjects]
-    maps = resampled_maps(rankings, len(ratings.video_ids), setting.n_resamples, setting.seed)
+    with Progress("resampling videos", setting.n_resamples, "resample", LOGGER) as progress:
+        maps = resampled_maps(rankings, len(ratings.video_ids), setting.n_resamples, setting.seed, progress.update)
     tail = (100 - LEVEL) / 2
     summaries, tables = [], []
     for subject, ranking, resampled in zip(subjects, rankings, maps):
@@ -89,9 +96,17 @@ def evaluate(ratings: Ratings, subjects: Sequence[Subject], vocabulary: Vocabula
             "ratings_from": setting.ratings_from, "top_k": setting.top_k, "resamples": setting.n_resamples,
             "seed": setting.seed, "level": LEVEL, "ratings": len(ratings), "positive": int(ratings.positive.sum()),
             "videos": len(np.unique(ratings.video)), "classes_that_count": int((ratings.n_positive > 0).sum())}
-    by_fold = [] if folds is None else _fold_by_fold(ratings, folds, subjects, setting.seed)
+    by_fold = [] if folds is None else _fold_by_fold(ratings, folds, subjects, setting)
     return Evaluation(head, summaries, pd.concat(tables, ignore_index=True), _rating_table(ratings, subjects, folds),
                       by_fold)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise `UserError` for a name that stands for something else in the tables."""
+    for number, name in enumerate(names):
+        if name in names[:number] or name in (*RATING_COLUMNS, "fold"):
+            raise UserError(f"{name}: cannot be evaluated under this name, which means something else in the tables; "
+                            "rename it")
 
 
 def _mean(values: np.ndarray) -> float:
@@ -105,10 +120,14 @@ def _of_probabilities(ratings: Ratings, subject: Subject, top_k: int) -> dict[st
         ranks = np.where(subject.places == NOT_LISTED, last, subject.places + 1)
         rows = at_thresholds(ratings.positive, -ranks, [-rank for rank in RANKS if rank < top_k] + [-top_k])
         return {"at_ranks": [{"rank": int(-row.pop("threshold")), **row} for row in rows]}
-    bins = calibration(ratings.positive, subject.probabilities)
-    return {"auc": area_under_roc(ratings.positive, subject.probabilities),
-            "at_thresholds": at_thresholds(ratings.positive, subject.probabilities, THRESHOLDS),
-            "calibration": bins, "calibration_error": calibration_error(bins)}
+    known = ~np.isnan(subject.probabilities)
+    if not known.any():
+        return {}
+    positive, probabilities = ratings.positive[known], subject.probabilities[known]
+    bins = calibration(positive, probabilities)
+    return {"auc": area_under_roc(positive, probabilities),
+            "at_thresholds": at_thresholds(positive, probabilities, THRESHOLDS), "calibration": bins,
+            "calibration_error": calibration_error(bins)}
 
 
 def _class_table(ratings: Ratings, subject: Subject, ranking: Ranking, areas: np.ndarray,
@@ -117,33 +136,39 @@ def _class_table(ratings: Ratings, subject: Subject, ranking: Ranking, areas: np
     rows = vocabulary.classes(ratings.labels)
     return pd.DataFrame({
         "label": ratings.labels,
-        "name": [vocabulary.names[row] if row >= 0 else "(not in the vocabulary)" for row in rows],
+        "name": [vocabulary.name(row) if row >= 0 else "(not in the vocabulary)" for row in rows],
         "subject": subject.name, "ratings": np.bincount(ratings.class_of), "positive": ratings.n_positive,
         "ap": ranking.average_precisions(), "auc": areas})
 
 
 def _rating_table(ratings: Ratings, subjects: Sequence[Subject], folds: np.ndarray | None) -> pd.DataFrame:
     """One row a rating."""
-    columns = {"vid": ratings.video_ids[ratings.video], "start": ratings.start, "label": ratings.label,
-               "score": ratings.positive.astype(np.int64)}
+    columns = dict(zip(RATING_COLUMNS, (ratings.video_ids[ratings.video], ratings.start, ratings.label,
+                                        ratings.positive.astype(np.int64))))
     if folds is not None:
         columns["fold"] = folds
     return pd.DataFrame(columns | {subject.name: subject.probabilities for subject in subjects
                                    if subject.probabilities is not None})
 
 
-def _fold_by_fold(ratings: Ratings, folds: np.ndarray, subjects: Sequence[Subject], seed: int) -> list[dict[str, Any]]:
-    """MAP and AUC of out-of-fold predictions in each fold, `folds` (R,) being that of each rating."""
+def _fold_by_fold(ratings: Ratings, folds: np.ndarray, subjects: Sequence[Subject],
+                  setting: Setting) -> list[dict[str, Any]]:
+    """MAP and AUC of each subject in each fold by itself; baselines have a MAP alone."""
     rows = []
+    numbers = np.unique(folds).tolist()
     for subject in subjects:
-        for fold in np.unique(folds).tolist():
+        measured = []
+        for fold in numbers:
             chosen = folds == fold
             part = ratings.subset(chosen)
-            scores = -subject.places[chosen] if subject.probabilities is None else subject.probabilities[chosen]
-            ranking = Ranking(part, places_by_score(part, scores, seed))
-            auc = float("nan") if subject.probabilities is None else area_under_roc(part.positive, scores)
-            rows.append({"subject": subject.name, "fold": fold, "ratings": len(part),
-                         "map": ranking.mean_average_precision(), "auc": auc})
+            scores = subject.probabilities[chosen] if subject.probabilities is not None else np.where(
+                subject.places[chosen] == NOT_LISTED, -np.inf, -subject.places[chosen])
+            ranking = Ranking(part, places_by_score(part, scores, setting.top_k, setting.seed))
+            measured.append((ranking.mean_average_precision(), area_under_roc(part.positive, scores)))
+        for measure, values in zip(("MAP", "AUC"), np.transpose(measured)):
+            if measure == "MAP" or subject.probabilities is not None:
+                rows.append({"subject": subject.name, "measure": measure, "folds": numbers, "values": values.tolist(),
+                             "mean": float(values.mean()), "deviation": float(values.std(ddof=1))})
     return rows
 
 
@@ -195,17 +220,10 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _fold_rows(folds: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """For each subject the MAP of each fold, their mean and standard deviation; and AUC likewise."""
-    table = pd.DataFrame(folds)
-    numbers = sorted(table["fold"].unique().tolist())
-    rows = [["", "", *(f"fold {number}" for number in numbers), "mean", "spread"]]
-    for name in dict.fromkeys(table["subject"]):
-        own = table[table["subject"] == name].set_index("fold")
-        for title, column in (("MAP", "map"), ("AUC", "auc")):
-            values = own[column].reindex(numbers)
-            if values.notna().any():
-                rows.append([name, title, *map(_shown, values), _shown(values.mean()), _shown(values.std())])
-    return rows
+    """A table of what `_fold_by_fold` gives."""
+    head = ["", "", *(f"fold {number}" for number in folds[0]["folds"]), "mean", "std. deviation"]
+    return [head, *([row["subject"], row["measure"], *map(_shown, row["values"]), _shown(row["mean"]),
+                     _shown(row["deviation"])] for row in folds)]
 
 
 def _shown(value: float) -> str:

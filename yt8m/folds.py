@@ -23,5 +23,5 @@ def split_fold(index: "Index", fold: int) -> "tuple[np.ndarray, np.ndarray]":
         raise UserError(f"--fold {fold}: folds are numbered 0 to {N_FOLDS - 1}")
     if n_shards < N_FOLDS:
         raise UserError(f"{index.folder}: {n_shards} shards cannot be split into {N_FOLDS} folds; "
-                        f"at least {N_FOLDS} are needed, or --fold {NO_FOLD}, which trains on all of them")
+                        f"at least {N_FOLDS} are needed; training on all of them, --fold {NO_FOLD}, needs no folds")
     return list(KFold(N_FOLDS, shuffle=True, random_state=FOLD_SEED).split(range(n_shards)))[fold]

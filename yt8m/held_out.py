@@ -15,6 +15,7 @@ from yt8m.artifacts import ModelFolder
 from yt8m.dataloader import BatchLoader
 from yt8m.datasets import RatedSegmentDataset, SegmentBatch
 from yt8m.encoders import fold
+from yt8m.errors import UserError
 from yt8m.folds import NO_FOLD, split_fold
 from yt8m.index import Index
 from yt8m.inference import share_context_encoders
@@ -68,11 +69,17 @@ class HeldOutRatings:
         self._index, self._vocabulary = index, vocabulary
         dataset = RatedSegmentDataset(index, vocabulary, shards, 0, False, -1, None)
         keys = np.stack([dataset.classes, dataset.records, dataset.starts])
-        _, self._examples = np.unique(keys, axis=1, return_index=True)  # in the order of the classes
+        _, examples = np.unique(keys, axis=1, return_index=True)  # in the order of the classes
+        _, number, n_records = np.unique(index.video_id, return_inverse=True, return_counts=True)
+        alone = n_records[number[dataset.records[examples]]] == 1
+        self._examples = examples[alone]
         self._shards_of_examples = dataset.shards
-        if len(self._examples) < len(dataset):
-            LOGGER.warning("%s: %d ratings of a segment and class that have been met before do not count",
-                           index.folder, len(dataset) - len(self._examples))
+        for count, reason in ((len(dataset) - len(examples), "have been met before"),
+                              ((~alone).sum(), "are of videos whose id several records have: one may be in training")):
+            if count:
+                LOGGER.warning("%s: %d ratings do not count, which %s", index.folder, count, reason)
+        if not self._examples.size:
+            raise UserError(f"{index.folder}: no rating is left to measure with")
         classes, of_record, starts = keys[:, self._examples]
         records, videos = np.unique(of_record, return_inverse=True)
         video_ids = [video_id.decode(errors="replace") for video_id in index.video_id[records].tolist()]
@@ -108,7 +115,12 @@ class HeldOutRatings:
                 for batch in loader:
                     parts.append(_predict(models, batch, device))
                     progress.update(len(batch.examples))
-            probabilities[np.ix_(numbers, chosen)] = torch.cat(parts, dim=1).numpy()
+            found = torch.cat(parts, dim=1).numpy()
+            for number, values in zip(numbers, found):
+                if np.isnan(values).any():
+                    raise UserError(f"{folders[number].path}: predicts values that are not numbers; its weights are of "
+                                    "no use")
+            probabilities[np.ix_(numbers, chosen)] = found
         return probabilities[:, self._examples]
 
 

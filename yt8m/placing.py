@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from yt8m.evaluation import Kind, Subject
 from yt8m.fusion import Fusion, Scores
@@ -26,16 +27,24 @@ def subject_of_submission(path: Path, ratings: Ratings, top_k: int) -> Subject:
     duplicates = 0
     for label, segments in read_submission(path):
         del segments[top_k:]
-        duplicates += len(segments) - len(set(segments))
+        place_of = dict(zip(reversed(segments), range(len(segments) - 1, -1, -1)))  # of several places the first
+        duplicates += len(segments) - len(place_of)
         if label in class_rows:
             own = ratings.of_class(class_rows.pop(label))
-            wanted = {name: row for row, name in enumerate(ratings.segment_names(own), own.start)}
-            for place, segment in enumerate(segments):
-                row = wanted.pop(segment, None)  # what comes again does not count again
-                if row is not None:
-                    places[row] = place
+            places[own] = [place_of.get(name, NOT_LISTED) for name in ratings.segment_names(own)]
     note = f"{len(class_rows)} rated classes are missing" if class_rows else ""
     return Subject(path.name, "submission", places, duplicates=duplicates, note=note)
+
+
+class EqualScores:
+    """The same score for all rows and classes, (rows, C), without a place in memory."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Consecutive rows."""
+        return np.ones((len(range(*rows.indices(self.shape[0]))), *self.shape[1:]), np.int16)
 
 
 class TestRatings:
@@ -45,12 +54,14 @@ class TestRatings:
 
     def __init__(self, ratings: Ratings, meta: TestMeta, vocabulary: Vocabulary) -> None:
         self.ratings = ratings
-        names = meta.row_names().astype(str)
+        names = np.char.decode(meta.row_names(), "utf-8", "replace")
         order = np.argsort(names)
         wanted = np.array(ratings.segment_names())
         found = order[np.searchsorted(names, wanted, sorter=order).clip(max=len(names) - 1)]
         self.rows = np.where(names[found] == wanted, found, -1)
         self.classes = vocabulary.classes(ratings.label)
+        self._meta, self._vocabulary = meta, vocabulary
+        self._shape = (meta.n_rows, len(vocabulary))
         lost = (self.rows < 0) | (self.classes < 0)
         if lost.any():
             LOGGER.warning("%d of %d ratings are of segments that are no candidates of the test set or of classes that "
@@ -60,6 +71,22 @@ class TestRatings:
         """A model, or the mean of several, by their prediction files."""
         return Subject(name, kind, self.places(Fusion(maps), top_k, seed),
                        np.mean([self._probabilities(values) for values in maps], axis=0))
+
+    def baselines(self, labels: pd.DataFrame | None, top_k: int, seed: int) -> list[Subject]:
+        """What no model is needed for: all candidate segments in random order and, given a table of the labels of test
+        videos (columns vid, label), those of videos that have the label before the others."""
+        equal = EqualScores(self._shape)
+        subjects = [Subject("random order", "baseline", self.places(Fusion([equal]), top_k, seed))]
+        if labels is not None:
+            numbers = {video_id.decode(errors="replace"): number
+                       for number, video_id in enumerate(self._meta.video_ids.tolist())}
+            classes = self._vocabulary.classes(labels["label"].to_numpy())
+            known = labels["vid"].isin(numbers).to_numpy() & (classes >= 0)
+            factors = np.ones((len(numbers), self._shape[1]), np.float32)
+            factors[labels["vid"][known].map(numbers), classes[known]] = 2
+            fusion = Fusion([equal], factors=factors, row_videos=self._meta.row_videos())
+            subjects.append(Subject("video labels only", "baseline", self.places(fusion, top_k, seed)))
+        return subjects
 
     def places(self, fusion: Fusion, top_k: int, seed: int) -> np.ndarray:
         """Where the ratings are in the lists of the `top_k` best segments of each class, (R,)."""
@@ -77,8 +104,8 @@ class TestRatings:
         return places
 
     def _probabilities(self, values: Scores) -> np.ndarray:
-        """What a prediction file says of the ratings, (R,); 0 where it says nothing."""
-        probabilities = np.zeros(len(self.ratings))
+        """What a prediction file says of the ratings, (R,); NaN where it says nothing."""
+        probabilities = np.full(len(self.ratings), np.nan)
         known = np.flatnonzero((self.rows >= 0) & (self.classes >= 0))
         known = known[np.argsort(self.rows[known], kind="stable")]
         blocks = self.rows[known] // BLOCK_ROWS

@@ -7,7 +7,7 @@ from yt8m.cli import Distinct, add_model_dir, add_model_names, make_parser, posi
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.report --truth truth.csv --videos abcd efgh", "device")
+    parser = make_parser(__doc__, "python -m yt8m.report --truth truth.csv --videos abcd efgh", "device", "on-error")
     parser.add_argument("--videos", nargs="+", metavar="ID", action=Distinct,
                         help="videos to show timelines of, of the test set or of the rated one (default: the test "
                              "videos of which the models are most and least certain)")

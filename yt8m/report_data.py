@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-
-from yt8m.artifacts import ModelFolder, open_folder
+from yt8m.artifacts import ModelFolder, load_state, open_folder
 from yt8m.errors import UserError
 from yt8m.evaluation import FORMAT_VERSION
 from yt8m.model_files import WEIGHTS_NAME
 from yt8m.runs import read_origin
+from yt8m.tasks import SegmentTask, VideoTask
 from yt8m.training import HISTORY
 
 LOGGER = logging.getLogger(__name__)
 MOST_POINTS = 600  # of a curve
-_BEST = {"video": ("valid_loss", "min"), "segment": ("auc", "max")}
+_TASKS = {"video": VideoTask, "segment": SegmentTask}
 
 
 def read_evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -31,7 +30,7 @@ def read_evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
             raise UserError(f"{path}: cannot be read as an evaluation ({error})") from None
         if not isinstance(document, dict) or document.get("version") != FORMAT_VERSION:
             raise UserError(f"{path}: not an evaluation of this version; run `python -m yt8m.evaluate` again")
-        evaluations.append(document)
+        evaluations.append({"file": path.stem, **document})
     return sorted(evaluations, key=lambda document: document["time"], reverse=True)
 
 
@@ -51,16 +50,21 @@ def describe_models(cache_dir: Path) -> list[dict[str, Any]]:
 
 
 def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
+    task = _TASKS[kind]
+    monitor = "valid_loss" if task.monitor == "loss" else task.monitor  # as the history calls it
     origin = read_origin(folder.path) or {}
     sections = origin.get("config", {})
     trained = next((section["training"] for section in sections.values() if "training" in section), {})
     history = folder.path / HISTORY
-    table = pd.read_csv(history) if history.is_file() else None
-    weights = torch.load(folder.path / WEIGHTS_NAME, map_location="meta", weights_only=True, mmap=True)
+    try:
+        table = pd.read_csv(history) if history.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{history}: cannot be read as a table ({' '.join(str(error).split())})") from None
     return {
         "name": folder.name, "kind": folder.kind, "base": _base(folder), "steps": trained.get("steps"),
-        "fold": None if "fold" not in origin else str(origin["fold"]), "best": _best(table, *_BEST[kind]),
-        "parameters": sum(value.numel() for value in weights.values()),
+        "fold": None if "fold" not in origin else str(origin["fold"]), "best": _best(table, monitor, task.mode),
+        "monitor": monitor,
+        "parameters": sum(value.numel() for value in load_state(folder.path, "meta").values()),
         "curves": None if table is None else _curves(table)}
 
 

@@ -2,7 +2,7 @@
 
 Dimensions: R ratings, V videos, C classes that something is rated for, N resamples.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,25 +55,32 @@ class Ranking:
         return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
 
 
-def resampled_maps(rankings: Sequence[Ranking], n_videos: int, n_resamples: int, seed: int) -> np.ndarray:
+def resampled_maps(rankings: Sequence[Ranking], n_videos: int, n_resamples: int, seed: int,
+                   progress: Callable[[int], object] = lambda resamples: None) -> np.ndarray:
     """MAP of rankings of the same ratings, (rankings, N), when as many videos are drawn with replacement.
 
-    The n-th draw is the same for all rankings, so that their differences can be compared, too.
+    The n-th draw is the same for all rankings, so that their differences can be compared, too. `progress` is told of
+    every resample.
     """
     rng = np.random.default_rng(seed)
     maps = np.empty((len(rankings), n_resamples))
     for number in range(n_resamples):
         draws = np.bincount(rng.integers(n_videos, size=n_videos), minlength=n_videos)
         maps[:, number] = [ranking.mean_average_precision(draws) for ranking in rankings]
+        progress(1)
     return maps
 
 
-def places_by_score(ratings: Ratings, scores: np.ndarray, seed: int) -> np.ndarray:
-    """Places (R,) among the ratings of the same class, by falling score (R,), equal ones in random order."""
+def places_by_score(ratings: Ratings, scores: np.ndarray, top_k: int, seed: int) -> np.ndarray:
+    """Places (R,) among the ratings of the same class, by falling score (R,), equal ones in random order.
+
+    -1 from place `top_k` on.
+    """
     order = np.lexsort((np.random.default_rng(seed).random(len(ratings)), -scores, ratings.class_of))
     places = np.empty(len(ratings), np.int64)
     places[order] = np.arange(len(ratings))
-    return places - (ratings.class_ends - np.bincount(ratings.class_of))[ratings.class_of]
+    places -= (ratings.class_ends - np.bincount(ratings.class_of))[ratings.class_of]
+    return np.where(places < top_k, places, NOT_LISTED)
 
 
 def area_under_roc(positive: np.ndarray, scores: np.ndarray) -> float:
@@ -85,9 +92,18 @@ def area_under_roc(positive: np.ndarray, scores: np.ndarray) -> float:
 
 def areas_of_classes(ratings: Ratings, places: np.ndarray) -> np.ndarray:
     """ROC AUC of each class's list (C,), what is not listed being last; NaN where all ratings of a class agree."""
-    scores = np.where(places == NOT_LISTED, np.iinfo(np.int64).min, -places)
-    parts = [ratings.of_class(row) for row in range(len(ratings.labels))]
-    return np.array([area_under_roc(ratings.positive[part], scores[part]) for part in parts])
+    n_classes, n_negative = len(ratings.labels), np.bincount(ratings.class_of) - ratings.n_positive
+    listed = np.flatnonzero(places != NOT_LISTED)
+    order = listed[np.lexsort((places[listed], ratings.class_of[listed]))]
+    negative, owners = ~ratings.positive[order], ratings.class_of[order]
+    before = np.append(0, np.cumsum(negative))  # negatives above each entry, those of earlier classes included
+    firsts = np.searchsorted(owners, np.arange(n_classes))
+    beaten = n_negative[owners] - (before[:-1] - before[firsts][owners])  # negatives below each entry
+    pairs = np.bincount(owners[~negative], beaten[~negative], n_classes)
+    unlisted = [np.bincount(ratings.class_of[(places == NOT_LISTED) & (ratings.positive == kind)], minlength=n_classes)
+                for kind in (False, True)]
+    with np.errstate(invalid="ignore"):
+        return (pairs + unlisted[0] * unlisted[1] / 2) / (n_negative * ratings.n_positive)
 
 
 def at_thresholds(positive: np.ndarray, scores: np.ndarray, thresholds: Sequence[float]) -> list[dict[str, float]]:

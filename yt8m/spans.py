@@ -61,8 +61,7 @@ def find_spans(video_id: str, n_frames: int, probabilities: np.ndarray, vocabula
     def span(number: int, first: int, stop: int) -> Span:
         values = probabilities[first:stop, number]
         best = int(values.argmax())
-        label = int(vocabulary.labels[number])
-        return Span(video_id, label, vocabulary.names[number] or str(label), first * SEGMENT_SECONDS,
+        return Span(video_id, int(vocabulary.labels[number]), vocabulary.name(number), first * SEGMENT_SECONDS,
                     min(stop * SEGMENT_SECONDS, n_frames), float(values.mean()), float(values[best]),
                     (first + best) * SEGMENT_SECONDS)
 

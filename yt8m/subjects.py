@@ -1,17 +1,15 @@
 """Who is measured on which ratings: `evaluate`'s command line → ratings and subjects. Dimensions: R ratings."""
 import argparse
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from yt8m.artifacts import ModelFolder, open_folder
 from yt8m.cli import resolve_device, resolve_workers
 from yt8m.errors import UserError
-from yt8m.evaluation import Subject
+from yt8m.evaluation import Kind, Subject
 from yt8m.folds import N_FOLDS, split_fold
 from yt8m.held_out import HeldOutRatings, training_of
 from yt8m.index import Index, load_index
@@ -20,12 +18,14 @@ from yt8m.memmaps import prediction_files
 from yt8m.placing import TestRatings, subject_of_submission
 from yt8m.ratings import Ratings, ratings_of_table
 from yt8m.scoring import places_by_score
-from yt8m.test_meta import load_test_meta
+from yt8m.test_meta import META_NAME, load_test_meta
 from yt8m.truth import read_table, read_truth
 from yt8m.vocabulary import Vocabulary
 
 LOGGER = logging.getLogger(__name__)
-UNSEEN, SEEN = "has not seen these shards", "HAS SEEN THESE SHARDS, or may have"
+MEAN = "ensemble"
+UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
+SEEN = "TRAINED ON THESE SHARDS, or may have been"
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,20 @@ class Trial:
 def on_test_set(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
     """A submission, predictions of test segments and their mean, or both. Raises `UserError`."""
     ratings = ratings_of_table(read_truth(args.truth))
-    labelled = None
-    if args.video_labels is not None:
-        labelled = _is_labelled(ratings, read_table(args.video_labels, ["vid", "label"]))
-    subjects = _baselines(ratings, labelled, args.seed)
-    if args.submission is None or args.model_names is not None:
-        cache = args.data_dir / "cache"
+    cache = args.data_dir / "cache"
+    subjects = []
+    predicted = args.submission is None or args.model_names is not None
+    if predicted or args.video_labels is not None or (cache / META_NAME).exists():
         meta = load_test_meta(cache)
         test = TestRatings(ratings, meta, vocabulary)
-        maps = {file.path.stem: file.read(meta, len(vocabulary)) for file in prediction_files(cache, args.model_names)}
-        subjects += [test.subject(name, "model", [scores], args.top_k, args.seed) for name, scores in maps.items()]
-        if len(maps) > 1 and args.submission is None:
-            subjects.append(test.subject("ensemble", "ensemble", list(maps.values()), args.top_k, args.seed))
+        labels = None if args.video_labels is None else read_table(args.video_labels, ["vid", "label"])
+        subjects += test.baselines(labels, args.top_k, args.seed)
+        if predicted:
+            maps = {file.path.stem: file.read(meta, len(vocabulary))
+                    for file in prediction_files(cache, args.model_names)}
+            subjects += [test.subject(name, "model", [scores], args.top_k, args.seed) for name, scores in maps.items()]
+            if len(maps) > 1:
+                subjects.append(test.subject(MEAN, "ensemble", list(maps.values()), args.top_k, args.seed))
     if args.submission is not None:
         subjects.append(subject_of_submission(args.submission, ratings, args.top_k))
     return Trial(str(args.truth), ratings, subjects)
@@ -62,7 +64,7 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
     """Models on rated shards that they were not trained on, and their mean. Raises `UserError`."""
     device = resolve_device(args.device)
     how = args.batch_size, resolve_workers(args.workers, device), device
-    index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache")
+    index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache", args.damage)
     directory = args.model_dir or args.data_dir / "cache" / "segment"
     folds = None
     if args.fold is not None:
@@ -73,47 +75,33 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
         probabilities = dict(zip(notes, held_out.predict(folders, shards, *how)))
     else:
         source = f"{index.folder}, all shards, out of fold"
+        notes = dict.fromkeys(args.out_of_fold, f"each shard by a model that was {UNSEEN}")
+        parts = [split_fold(index, fold)[1] for fold in range(N_FOLDS)]
+        models = [[_out_of_fold_model(directory / f"{name}_{fold}", index, shards) for name in notes]
+                  for fold, shards in enumerate(parts)]  # all of them are looked at before any predicts
         held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)))
-        notes = dict.fromkeys(args.out_of_fold, "each shard by a model that has not seen it")
         probabilities = {name: np.empty(len(held_out.ratings)) for name in notes}
         folds = np.empty(len(held_out.ratings), np.int64)
-        for fold in range(N_FOLDS):
-            shards = split_fold(index, fold)[1]
+        for fold, (shards, folders) in enumerate(zip(parts, models)):
             chosen = np.isin(held_out.shards_of_ratings, shards)
             folds[chosen] = fold
-            folders = [_out_of_fold_model(directory / f"{name}_{fold}", index, shards) for name in notes]
             for own, predicted in zip(probabilities.values(), held_out.predict(folders, shards, *how)):
                 own[chosen] = predicted[chosen]
-    subjects = _baselines(held_out.ratings, held_out.labelled, args.seed)
-    subjects += _with_mean(held_out.ratings, probabilities, notes, args.seed)
-    return Trial(source, held_out.ratings, subjects, folds)
-
-
-def _baselines(ratings: Ratings, labelled: np.ndarray | None, seed: int) -> list[Subject]:
-    """What no model is needed for: a random order and, where it is known which rated segments are of videos that have
-    the label, (R,) bool, a random order of those before the others."""
-    scores = {"random order": np.zeros(len(ratings))}
-    if labelled is not None:
-        scores["video labels only"] = labelled.astype(float)
-    return [Subject(name, "baseline", places_by_score(ratings, values, seed)) for name, values in scores.items()]
-
-
-def _is_labelled(ratings: Ratings, labels: pd.DataFrame) -> np.ndarray:
-    """Whether the video of each rating has its class as a label, (R,) bool, by a table with the columns vid, label."""
-    known = pd.MultiIndex.from_frame(labels[["vid", "label"]])
-    return pd.MultiIndex.from_arrays([ratings.video_ids[ratings.video], ratings.label]).isin(known)
-
-
-def _with_mean(ratings: Ratings, probabilities: Mapping[str, np.ndarray], notes: Mapping[str, str],
-               seed: int) -> list[Subject]:
-    """Subjects of models' probabilities (R,) and, if there are several models, of their mean."""
-    subjects = [Subject(name, "model", places_by_score(ratings, own, seed), own, note=notes[name])
-                for name, own in probabilities.items()]
-    if len(subjects) > 1:
+    ratings = held_out.ratings
+    subjects = [Subject(name, "baseline", places_by_score(ratings, scores, args.top_k, args.seed)) for name, scores in (
+        ("random order", np.zeros(len(ratings))), ("video labels only", held_out.labelled.astype(float)))]
+    subjects += [_subject(args, ratings, name, "model", own, notes[name]) for name, own in probabilities.items()]
+    if len(probabilities) > 1:
         mean = np.mean(list(probabilities.values()), axis=0)
         note = SEEN if SEEN in notes.values() else next(iter(notes.values()))
-        subjects.append(Subject("ensemble", "ensemble", places_by_score(ratings, mean, seed), mean, note=note))
-    return subjects
+        subjects.append(_subject(args, ratings, MEAN, "ensemble", mean, note))
+    return Trial(source, ratings, subjects, folds)
+
+
+def _subject(args: argparse.Namespace, ratings: Ratings, name: str, kind: Kind, probabilities: np.ndarray,
+             note: str) -> Subject:
+    places = places_by_score(ratings, probabilities, args.top_k, args.seed)
+    return Subject(name, kind, places, probabilities, note=note)
 
 
 def _models_for(args: argparse.Namespace, directory: Path, index: Index,

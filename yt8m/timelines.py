@@ -61,11 +61,11 @@ class Timeline:
         return f"{WATCH}{self.video_id}" if REAL_ID.fullmatch(self.video_id) else None
 
     def strongest(self, top: int) -> np.ndarray:
-        """The classes of the `top` highest probabilities, the highest first, and those with a positive mark."""
+        """The classes of the `top` highest probabilities, the highest first, and then those that are rated."""
         peaks = self.probabilities.max(axis=0)
         strongest = np.argsort(-peaks, kind="stable")[:top].tolist()
-        missed = {mark.class_index for mark in self.marks if mark.positive} - set(strongest)
-        return np.array(strongest + sorted(missed, key=lambda label: -peaks[label]))
+        rated = {mark.class_index for mark in self.marks} - set(strongest)
+        return np.array(strongest + sorted(rated, key=lambda label: -peaks[label]))
 
 
 class TestTimelines:
@@ -151,11 +151,11 @@ class RatedTimelines:
         folders = [folder for folder in self._folders
                    if training_of(folder.path, self._index).has_not_seen(shard)]
         names = ", ".join(folder.name for folder in folders)
-        note = f"a rated video, by {names}, which have not seen it in training"
+        note = f"a rated video, by {names}, which were not trained on it"
         if not folders:
             folders = list(self._folders)
-            note = "a rated video, by models that have seen it in training, or may have"
-            LOGGER.warning("%s: no model is known not to have seen it in training; the report says so", video_id)
+            note = "a rated video, by models that were trained on it, or may have been"
+            LOGGER.warning("%s: all models were trained on it, or may have been; the report says so", video_id)
         reader = ShardReader(self._index)
         frames = np.empty((n_frames, reader.frame_dim), np.uint8)
         reader.read([Frames(record, slice(0, n_frames), frames)], whole=True)
@@ -210,7 +210,7 @@ def _test_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> TestTim
 
 def _rated_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> RatedTimelines:
     cache = args.data_dir / "cache"
-    return RatedTimelines(load_index(args.data_dir / "segment" / "train", cache), vocabulary,
+    return RatedTimelines(load_index(args.data_dir / "segment" / "train", cache, args.damage), vocabulary,
                           chosen_folders(args.model_dir or cache / "segment", args.model_names),
                           resolve_device(args.device))
 
@@ -221,8 +221,8 @@ def page_values(timeline: Timeline, vocabulary: Vocabulary, top: int) -> dict[st
     place_of = {label: place for place, label in enumerate(classes)}
     return {
         "video": timeline.video_id, "note": timeline.note, "url": timeline.watch_url, "start": timeline.start,
-        "classes": [{"label": int(vocabulary.labels[label]), "name": vocabulary.names[label] or str(label)}
+        "classes": [{"label": int(vocabulary.labels[label]), "name": vocabulary.name(label)}
                     for label in classes],
         "probabilities": [[round(float(value), 4) for value in timeline.probabilities[:, label]] for label in classes],
         "marks": [{"class": place_of[mark.class_index], "start": mark.start, "positive": mark.positive}
-                  for mark in timeline.marks if mark.class_index in place_of]}
+                  for mark in timeline.marks]}

@@ -20,6 +20,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def name(self, row: int) -> str:
+        """What to call a class: its name or, if it has none, its label id."""
+        return self.names[row] or str(self.labels[row])
+
     def classes(self, labels: np.ndarray) -> np.ndarray:
         """Class index of each label id, -1 for labels outside the vocabulary. Same shape, int64."""
         rows = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)

@@ -92,6 +92,14 @@ function showScores() {
   }), CONFIG);
 }
 
+function showFolds() {
+  const { folds } = evaluation();
+  byId("folds").hidden = folds.length === 0;
+  if (folds.length === 0) return;
+  fillTable(byId("fold-table"), ["", "", ...folds[0].folds.map((fold) => `fold ${fold}`), "mean", "std. deviation"],
+    folds.map((row) => [row.subject, row.measure, ...row.values.map((value) => shown(value)), shown(row.mean), shown(row.deviation)]));
+}
+
 // --- classes ---------------------------------------------------------------------------------------------
 
 let classTable = null;
@@ -105,9 +113,10 @@ function showClasses(DataTable) {
   classTable = new DataTable(byId("class-table"), {
     data: classes.map((own) => [own.name, own.label, own.ratings, own.positive, ...own.ap]),
     columns: [
-      { title: "Class", render: DataTable.render.text() }, { title: "Label" }, { title: "Ratings" }, { title: "Positive" },
+      { title: "Class", render: DataTable.render.text() }, { title: "Label" },
+      { title: "Ratings", searchable: false }, { title: "Positive", searchable: false },
       ...subjects.map((own) => ({
-        title: own.name, className: "dt-right", type: "num",
+        title: plain(own.name), searchable: false, className: "dt-right", type: "num",
         render: (value, purpose) => (purpose === "display" ? shown(value, 3) : value === null ? -1 : value),
       }))],
     order: [[3, "desc"]], pageLength: 25, language: { search: "Search by class name or label:" }, autoWidth: false,
@@ -264,7 +273,7 @@ function showModels() {
 function chooseCurves() {
   const metrics = [...new Set(ofKind(kindOf()).flatMap((own) => Object.keys(own.curves).filter((name) => name !== "step")))];
   fillSelect(byId("curve-metric"), metrics);
-  const wanted = metrics.indexOf(kindOf() === "video" ? "valid_loss" : "auc");
+  const wanted = metrics.indexOf(ofKind(kindOf())[0]?.monitor);
   byId("curve-metric").value = Math.max(wanted, 0);
   showCurves();
 }
@@ -302,6 +311,7 @@ function openModels() {
 
 function showEvaluation(DataTable) {
   showScores();
+  showFolds();
   showClasses(DataTable);
   showCalibration();
 }
@@ -321,7 +331,7 @@ const { default: DataTable } = await import(URL.createObjectURL(source));
 document.documentElement.classList.toggle("dark", dark.matches);
 byId("made").textContent = `Made ${data.made} by yt8m ${data.version} from ${data.data_dir}.`;
 if (data.evaluations.length) {
-  fillSelect(byId("evaluation"), data.evaluations.map((own) => own.ratings_from));
+  fillSelect(byId("evaluation"), data.evaluations.map((own) => `${own.file}: ${own.ratings_from}`));
   byId("evaluation").addEventListener("change", () => showEvaluation(DataTable));
   showEvaluation(DataTable);
 } else {

@@ -1,0 +1,48 @@
+"""Export a model folder to one file that other programs can run.
+
+An exported model takes features as the shards have them, uint8, one row a second, visual and audio features side by
+side (D of them). It gives probabilities, float32, of the C classes of the vocabulary:
+
+    video model        frames (L, D)                              -> probabilities (C,)
+    context-agnostic   segments (S, 5 + 2 * offset, D)            -> probabilities (S, C)
+    context-aware      segments (S, 5 + 2 * offset, D) and
+                       frames (L, D) of the video they are from   -> probabilities (S, C)
+
+`frames` is all of one whole video: the model itself leaves out the first 30 and last 10 seconds if others remain. A
+segment that starts at T is given as seconds T - offset to T + 5 + offset (exclusive), zeros beyond either end of the
+video. S and L are free, at least 1. The file also says which model it is, its offset, and labels and names of the
+classes. It gets its name once it has been run, and has given the numbers that the model gives in PyTorch.
+"""
+import argparse
+from pathlib import Path
+
+from yt8m.cli import make_parser, run
+
+FILE_NAMES = {"onnx": "model.onnx", "torchscript": "model.torchscript"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(__doc__, "python -m yt8m.export_model data/cache/segment/dbof-3_0 --format onnx")
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder of a video model or a segment model")
+    parser.add_argument("--format", choices=tuple(FILE_NAMES), default="onnx",
+                        help="onnx needs the packages onnx, onnxscript and onnxruntime (default: onnx)")
+    parser.add_argument("--output", type=Path, metavar="FILE",
+                        help="the file to write (default: model.onnx or model.torchscript in MODEL_DIR)")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Export, compare, and say what has been written. Raises `UserError`."""
+    from yt8m.artifacts import open_folder
+    from yt8m.exporting import export_folder
+    from yt8m.vocabulary import load_vocabulary
+
+    folder = open_folder(args.model)
+    output = args.output or folder.path / FILE_NAMES[args.format]
+    interface, comparison = export_folder(folder, load_vocabulary(args.data_dir), args.format, output)
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {interface}; differs from PyTorch by at most {comparison}")
+
+
+if __name__ == "__main__":
+    run(main, build_parser())
