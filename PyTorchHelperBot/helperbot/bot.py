@@ -70,8 +70,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             that of the whole batch, but for batch norms.
         split_batch: gets (batch, parts) and returns that many batches, or fewer of a small one;
             needed where `accumulate` is more than 1.
-        ema_decay: the decay of an exponential moving average of the weights, in (0, 1). It is the
-            average that is evaluated then, and `evaluated_model`. None for no average.
+        ema_decay: the decay of an exponential moving average of the weights, in (0, 1); after step
+            n + 1 at most (1 + n) / (10 + n). It is the average that is evaluated then, and
+            `evaluated_model`, with the buffers of the last step. None for no average.
         compiled: whether to train through `torch.compile`.
         identify: gets a batch before it is moved and returns what a `NonFiniteLossError` is to
             say of it (`batch`), such as the ids of its examples.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from helperbot.devices import batch_size
 from helperbot.distributed import is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
@@ -56,8 +56,8 @@ class Stepper:
         self._trained = _wrapped(self.model, device, compiled)
         self._average = None
         if ema_decay is not None:
-            averaging = get_ema_multi_avg_fn(ema_decay)
-            self._average = AveragedModel(self.model, multi_avg_fn=averaging, use_buffers=True)
+            # Buffers are copied: an average of running variances would hold on to the 1 they begin at.
+            self._average = AveragedModel(self.model, multi_avg_fn=_averaging(ema_decay))
         self.optimizer = optimizer
         self.forward = forward
         self.criterion = criterion
@@ -162,6 +162,19 @@ class Stepper:
             self._average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+
+
+def _averaging(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], Any], None]:
+    """How `AveragedModel` takes the weights after step n + 1 into an average of n."""
+
+    @torch.no_grad()
+    def average(averaged: list[torch.Tensor], weights: list[torch.Tensor], number: Any) -> None:
+        # A full decay from the first step on would keep weights of no worth in short runs.
+        share = 1 - torch.clamp((1 + number) / (10 + number), max=decay)
+        for target, value in zip(averaged, weights):
+            target.lerp_(value, share.to(target.dtype))
+
+    return average
 
 
 def _wrapped(model: nn.Module, device: torch.device, compiled: bool) -> Callable[..., Any]:
