@@ -5,8 +5,8 @@
 Makes data sets of 300 test videos from two seeds, trains the demo's two base and four segment models on each through
 the commands, once as they are and once with moving averages of the weights, and scores submissions of many kinds. The
 differences to the plain mean of the four models are averaged over the data sets; their intervals hold 95 % of 1,000
-resamples of the videos, drawn alike for both. Takes twenty minutes on two cores and 3 GB in FOLDER (data/options);
-begun again, it goes on. Nothing is timed.
+resamples of the videos, drawn alike for both. Most of its time is training; needs 3 GB in FOLDER (data/options).
+Begun again, it goes on. Nothing is timed.
 """
 import os
 import subprocess

@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raise `UserError` for options that would not count."""
+    """Raise `UserError` for options that belong to another form of the command."""
     from yt8m.errors import UserError
 
     if args.truth is None:
