@@ -4,6 +4,7 @@ Checks first, on the first rows, that a plain full sort gives the same; then mak
 folder for the next time), reads them once as fast as the disk allows, and makes the submission in a process of its
 own, in turn, each time with nothing of the files in the page cache. Prints the times, their ratio and peak memory.
 """
+
 import argparse
 import json
 import os
@@ -21,10 +22,10 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from benchmarks.harness import drop_from_page_cache
-from yt8m.fusion import Fusion
-from yt8m.memmaps import SCALE
-from yt8m.ranking import top_rows
-from yt8m.test_meta import TestMeta, save_test_meta
+from yt8m.data.test_meta import TestMeta, save_test_meta
+from yt8m.prediction.memmaps import SCALE
+from yt8m.ranking.fusion import Fusion
+from yt8m.ranking.top_k import top_rows
 
 N_MODELS, N_CLASSES, TOP_K = 7, 1000, 100_000
 N_VIDEOS, N_ROWS = 44_739, 1_704_348
@@ -42,7 +43,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 def make_meta() -> TestMeta:
     """Metadata of as many videos and segments as the challenge has; ids of four letters."""
     counts = np.full(N_VIDEOS, N_ROWS // N_VIDEOS)
-    counts[:N_ROWS % N_VIDEOS] += 1
+    counts[: N_ROWS % N_VIDEOS] += 1
     ids = np.array([f"{number:04x}" for number in range(N_VIDEOS)], np.bytes_)
     return TestMeta(np.arange(N_VIDEOS), ids, np.cumsum(counts))
 
@@ -59,7 +60,8 @@ def make_files(data_dir: Path) -> list[Path]:
     folder = data_dir / "cache" / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     (data_dir / "segment_vocabulary.csv").write_text(
-        "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES)), encoding="utf-8")
+        "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES)), encoding="utf-8"
+    )
     meta = make_meta()
     save_test_meta(meta, data_dir / "cache")
     table = score_table()
@@ -72,7 +74,7 @@ def make_files(data_dir: Path) -> list[Path]:
         values = np.lib.format.open_memmap(partial, "w+", np.int16, (N_ROWS, N_CLASSES))
         random = np.random.default_rng((2, number))
         for start in range(0, N_ROWS, BLOCK_ROWS):
-            block = values[start:start + BLOCK_ROWS]
+            block = values[start : start + BLOCK_ROWS]
             block[:] = table[random.integers(0, 1 << 16, block.shape, np.uint16)]
             print(f"\rmaking {path.name}: {start / N_ROWS:4.0%}", end="", file=sys.stderr, flush=True)
         values.flush()
@@ -112,8 +114,15 @@ def make_submission(paths: list[Path], data_dir: Path) -> tuple[float, float]:
     """Run the command; returns seconds and peak memory in GB."""
     for path in paths:
         drop_from_page_cache(path)
-    command = [sys.executable, "-c", WITH_PEAK_MEMORY, "--data-dir", str(data_dir), "--output",
-               str(data_dir / "sub.csv")]
+    command = [
+        sys.executable,
+        "-c",
+        WITH_PEAK_MEMORY,
+        "--data-dir",
+        str(data_dir),
+        "--output",
+        str(data_dir / "sub.csv"),
+    ]
     start = time.perf_counter()
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return time.perf_counter() - start, int(output.split()[-2]) * 1024 / 1e9
@@ -122,8 +131,13 @@ def make_submission(paths: list[Path], data_dir: Path) -> tuple[float, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("data/full-size"), metavar="DIR",
-                        help="where the files are kept, 25 GB (default: data/full-size)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data/full-size"),
+        metavar="DIR",
+        help="where the files are kept, 25 GB (default: data/full-size)",
+    )
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each way (default: 3)")
     args = parser.parse_args()
     paths = make_files(args.data_dir)

@@ -1,4 +1,5 @@
 """What the benchmarks share: generated data, fair timing, and a table of ours against the plain way."""
+
 import argparse
 import os
 import statistics
@@ -8,15 +9,22 @@ from pathlib import Path
 
 from yt8m import make_demo_data
 
-SIZES = ("--train-videos 1500 --valid-videos 8 --rated-videos 800 --test-videos 300 --classes 200 --shard-videos 100 "
-         "--min-seconds 120 --max-seconds 300 --seed 8").split()
+SIZES = (
+    "--train-videos 1500 --valid-videos 8 --rated-videos 800 --test-videos 300 --classes 200 --shard-videos 100 "
+    "--min-seconds 120 --max-seconds 300 --seed 8"
+).split()
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
     """`--data-dir` and `--repeats`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("data/benchmark"), metavar="DIR",
-                        help="where the generated data is kept, 650 MB (default: data/benchmark)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data/benchmark"),
+        metavar="DIR",
+        help="where the generated data is kept, 650 MB (default: data/benchmark)",
+    )
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timings of each way (default: 5)")
     return parser
 

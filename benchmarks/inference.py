@@ -4,6 +4,7 @@ Generates 480 test videos and four models with random weights, two context-agnos
 than the published ones. Checks of each step that both ways give the same, then times them in turn. Times are medians;
 "command" is a whole process, from its start to its end.
 """
+
 import argparse
 import shutil
 import subprocess
@@ -24,20 +25,22 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.harness import rates
 from benchmarks.plain_inference import plain_metadata, plain_model, plain_predictions, plain_submission
 from yt8m import make_demo_data
-from yt8m.artifacts import copy_encoder, exported_config, load_segment_model, open_folder, save_model
-from yt8m.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
-from yt8m.datasets import WholeVideoDataset
-from yt8m.index import load_index
-from yt8m.inference import Computation, Member, Predictor
-from yt8m.models import build_video_model
-from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel
-from yt8m.segments import SEGMENT_SECONDS, candidate_segments
-from yt8m.submission import read_submission
-from yt8m.test_meta import load_test_meta
+from yt8m.common.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
+from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.index import load_index
+from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS
+from yt8m.data.test_meta import load_test_meta
+from yt8m.models.artifacts import copy_encoder, exported_config, load_segment_model, open_folder, save_model
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
+from yt8m.models.video_models import build_video_model
+from yt8m.prediction.inference import Computation, Member, Predictor
+from yt8m.ranking.submission import read_submission
 
 N_CLASSES = 1000
-SIZES = ("--train-videos 1 --valid-videos 1 --rated-videos 1 --test-videos 480 --classes 60 --shard-videos 40 "
-         "--min-seconds 126 --max-seconds 300 --seed 5").split()
+SIZES = (
+    "--train-videos 1 --valid-videos 1 --rated-videos 1 --test-videos 480 --classes 60 --shard-videos 40 "
+    "--min-seconds 126 --max-seconds 300 --seed 5"
+).split()
 COMMON = {"fcn_dim": 128, "p_drop": 0.5, "max_len": 150, "n_mixtures": 2}  # as in scripts/demo
 DBOF = {**COMMON, "type": "dbof", "hidden_dim": 256, "frame_se_reduction": 8, "video_se_reduction": 4}
 NEXTVLAD = {**COMMON, "type": "nextvlad", "n_clusters": 8, "groups": 8, "se_reduction": 4, "add_batchnorm": True}
@@ -59,8 +62,9 @@ def settle(model: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.nn.Mod
 def make_models(data_dir: Path) -> None:
     """Four model folders with seeded random weights; context and segment encoders start from the same base models."""
     folder = data_dir / "cache" / "segment"
-    videos = {name: VideoSection.model_validate({"model": model})
-              for name, model in (("dbof", DBOF), ("nextvlad", NEXTVLAD))}
+    videos = {
+        name: VideoSection.model_validate({"model": model}) for name, model in (("dbof", DBOF), ("nextvlad", NEXTVLAD))
+    }
     generator = torch.Generator().manual_seed(7)
     segments = torch.randint(0, 256, (64, SEGMENT_SECONDS + 2 * OFFSET, 1152), dtype=torch.uint8, generator=generator)
     bases = {}
@@ -90,7 +94,8 @@ def make_data(data_dir: Path) -> None:
     make_demo_data.main(make_demo_data.build_parser().parse_args([*SIZES, "--data-dir", str(data_dir)]))
     make_models(data_dir)
     (data_dir / "segment_vocabulary.csv").write_text(
-        "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES)), encoding="utf-8")
+        "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES)), encoding="utf-8"
+    )
 
 
 def command(module: str, data_dir: Path, *options: str, remove: tuple[str, ...] = ()) -> float:
@@ -98,8 +103,12 @@ def command(module: str, data_dir: Path, *options: str, remove: tuple[str, ...] 
     for name in remove:
         shutil.rmtree(data_dir / "cache" / name, ignore_errors=True)
     start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", f"yt8m.{module}", "--data-dir", str(data_dir), *options], check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", f"yt8m.{module}", "--data-dir", str(data_dir), *options],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return 1 / (time.perf_counter() - start)
 
 
@@ -123,14 +132,24 @@ def time_metadata(data_dir: Path, repeats: int) -> None:
     command("prepare_test_meta", data_dir, remove=("index",))
     meta = load_test_meta(data_dir / "cache")
     assert plain_metadata(folder) == list(zip(meta.row_videos().tolist(), meta.row_segments().tolist()))
-    script = ("import sys; from pathlib import Path; from benchmarks.plain_inference import plain_metadata; "
-              "plain_metadata(Path(sys.argv[1]))")
+    script = (
+        "import sys; from pathlib import Path; from benchmarks.plain_inference import plain_metadata; "
+        "plain_metadata(Path(sys.argv[1]))"
+    )
     plain = [sys.executable, "-c", script, str(folder)]
-    found = rates({"plain": partial(timed, partial(subprocess.run, plain, check=True, cwd=ROOT, capture_output=True)),
-                   "ours": partial(command, "prepare_test_meta", data_dir, remove=("index",)),
-                   "again": partial(command, "prepare_test_meta", data_dir)}, repeats)
-    print_seconds(f"metadata of {len(meta.records)} videos, {meta.n_rows} segments, commands", 1 / found["plain"],
-                  {"ours": 1 / found["ours"], "ours, shards indexed before": 1 / found["again"]})
+    found = rates(
+        {
+            "plain": partial(timed, partial(subprocess.run, plain, check=True, cwd=ROOT, capture_output=True)),
+            "ours": partial(command, "prepare_test_meta", data_dir, remove=("index",)),
+            "again": partial(command, "prepare_test_meta", data_dir),
+        },
+        repeats,
+    )
+    print_seconds(
+        f"metadata of {len(meta.records)} videos, {meta.n_rows} segments, commands",
+        1 / found["plain"],
+        {"ours": 1 / found["ours"], "ours, shards indexed before": 1 / found["again"]},
+    )
 
 
 def time_predictions(data_dir: Path, repeats: int) -> None:
@@ -145,12 +164,12 @@ def time_predictions(data_dir: Path, repeats: int) -> None:
     plain_models = [plain_model(folder, N_CLASSES) for folder in folders]
 
     def n_segments(some: list[torch.Tensor]) -> int:
-        return int(candidate_segments(np.array([len(video) for video in some])).sum())
+        return int(CANDIDATES.count_left(np.array([len(video) for video in some])).sum())
 
     def ours() -> float:
         start = time.perf_counter()
         for first in range(0, len(videos), GROUP):
-            predictor(videos[first:first + GROUP], range(len(members)))
+            predictor(videos[first : first + GROUP], range(len(members)))
         return n_segments(videos) / (time.perf_counter() - start)
 
     def plain(model: torch.nn.Module) -> float:
@@ -163,22 +182,32 @@ def time_predictions(data_dir: Path, repeats: int) -> None:
         difference = np.abs(plain_predictions(model, videos[:PLAIN_VIDEOS], OFFSET) - values)
         share = (difference > 1).mean()
         assert difference.max() <= 5 and share < 1e-3, (folder.name, difference.max(), share)
-        print(f"{folder.name}: both ways' predictions differ by {difference.max()} of 9999 at most, by more than 1 in "
-              f"{share:.1e} of the cases")
+        print(
+            f"{folder.name}: both ways' predictions differ by {difference.max()} of 9999 at most, by more than 1 in "
+            f"{share:.1e} of the cases"
+        )
     matrix = torch.rand(MATRIX, MATRIX)
     torch.mm(matrix, matrix)
     with FlopCounterMode(display=False) as counter:
         predictor(videos[:GROUP], range(len(members)))
     flops = counter.get_total_flops() / n_segments(videos[:GROUP])
-    measured = rates({**{folder.name: partial(plain, model) for folder, model in zip(folders, plain_models)},
-                      "ours": ours, "matrix": partial(timed, torch.mm, matrix, matrix),
-                      "command": partial(command, "inference_memmap", data_dir, "--device", "cpu",
-                                         remove=("predictions",))}, repeats)
+    measured = rates(
+        {
+            **{folder.name: partial(plain, model) for folder, model in zip(folders, plain_models)},
+            "ours": ours,
+            "matrix": partial(timed, torch.mm, matrix, matrix),
+            "command": partial(command, "inference_memmap", data_dir, "--device", "cpu", remove=("predictions",)),
+        },
+        repeats,
+    )
     seconds = meta.n_rows * sum(1 / measured[folder.name] for folder in folders)
-    print_seconds(f"predictions of {len(folders)} models for {meta.n_rows} segments, float32", seconds,
-                  {"ours": meta.n_rows / measured["ours"], "ours, command": 1 / measured["command"]})
+    print_seconds(
+        f"predictions of {len(folders)} models for {meta.n_rows} segments, float32",
+        seconds,
+        {"ours": meta.n_rows / measured["ours"], "ours, command": 1 / measured["command"]},
+    )
     print(f"  the plain way's time is that of {PLAIN_VIDEOS} videos times {len(videos) / PLAIN_VIDEOS:g}")
-    arithmetic = meta.n_rows * flops / (2 * MATRIX ** 3 * measured["matrix"])
+    arithmetic = meta.n_rows * flops / (2 * MATRIX**3 * measured["matrix"])
     print(f"  {'ours, matrix products at the rate of a large one':<50}{arithmetic:>9.2f} s")
 
 
@@ -198,19 +227,31 @@ def time_submission(data_dir: Path, repeats: int) -> None:
     for column, (label, segments) in enumerate(read_submission(plain)):
         scores = [mean[[rows[name] for name in chosen], column] for chosen in (segments, lists[label])]
         assert (scores[0] == scores[1]).all() and sorted(segments) == sorted(lists[label])
-    found = rates({"plain": partial(timed, plain_submission, maps, names, some, meta.n_rows, plain),
-                   "ours": partial(command, "create_submission_from_memmaps", data_dir, "--output", str(ours))},
-                  repeats)
-    print_seconds(f"submission of {meta.n_rows} rows and {N_CLASSES} classes from {len(maps)} models",
-                  N_CLASSES / PLAIN_CLASSES / found["plain"], {"ours, command": 1 / found["ours"]})
+    found = rates(
+        {
+            "plain": partial(timed, plain_submission, maps, names, some, meta.n_rows, plain),
+            "ours": partial(command, "create_submission_from_memmaps", data_dir, "--output", str(ours)),
+        },
+        repeats,
+    )
+    print_seconds(
+        f"submission of {meta.n_rows} rows and {N_CLASSES} classes from {len(maps)} models",
+        N_CLASSES / PLAIN_CLASSES / found["plain"],
+        {"ours, command": 1 / found["ours"]},
+    )
     print(f"  the plain way's time is that of {PLAIN_CLASSES} classes times {N_CLASSES / PLAIN_CLASSES:.0f}")
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=Path, default=Path("data/benchmark-inference"), metavar="DIR",
-                        help="where the generated data is kept, 700 MB (default: data/benchmark-inference)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data/benchmark-inference"),
+        metavar="DIR",
+        help="where the generated data is kept, 700 MB (default: data/benchmark-inference)",
+    )
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each way (default: 3)")
     args = parser.parse_args()
     make_data(args.data_dir)

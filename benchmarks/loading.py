@@ -3,6 +3,7 @@
 Generates data first, checks that both ways give equal batches, then times them in turn with everything in the page
 cache, and last reads from disk what has been dropped from it. Rates are medians.
 """
+
 import mmap
 import sys
 import tempfile
@@ -22,16 +23,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 # pylint: disable=wrong-import-position
 from benchmarks.harness import drop_from_page_cache, make_data, make_parser, print_rates, rates
 from benchmarks.plain_loading import PlainSegments, PlainTestSegments, PlainVideos, pad_segments, pad_videos
-from yt8m.dataloader import BatchLoader
-from yt8m.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
-from yt8m.index import Index, load_index
-from yt8m.inference import Strip
-from yt8m.packing import Windows
-from yt8m.reader import Frames, ShardReader
-from yt8m.records import HEADER_BYTES, FrameBlock, read_frames
-from yt8m.sampling import SequentialBatches, TrainingBatches, sample_frames
-from yt8m.segments import SEGMENT_SECONDS, candidate_segments
-from yt8m.vocabulary import Vocabulary
+from yt8m.data.dataloader import BatchLoader
+from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
+from yt8m.data.index import Index, load_index
+from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.records import HEADER_BYTES, FrameBlock, read_frames
+from yt8m.data.sampling import SequentialBatches, TrainingBatches, sample_frames
+from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.packing import Windows
+from yt8m.prediction.inference import Strip
 
 OFFSET, MAX_LEN = 3, 150
 VIDEO_BATCH, SEGMENT_BATCH = 32, 128
@@ -42,8 +43,9 @@ class Data:
 
     def __init__(self, data_dir: Path) -> None:
         self.folders = {name: data_dir / name for name in ("video/train", "segment/train", "segment/test")}
-        self.indexes: dict[str, Index] = {name: load_index(folder, data_dir / "cache")
-                                          for name, folder in self.folders.items()}
+        self.indexes: dict[str, Index] = {
+            name: load_index(folder, data_dir / "cache") for name, folder in self.folders.items()
+        }
         labels = np.unique(self.indexes["video/train"].labels)  # all of them: the plain way leaves no video out
         self.vocabulary = Vocabulary(labels, tuple(map(str, labels)))
 
@@ -67,9 +69,16 @@ class Data:
             "videos": (PlainVideos(self.folders["video/train"]), VIDEO_BATCH, pad_videos),
             "segments": (PlainSegments(self.folders["segment/train"], OFFSET, False), SEGMENT_BATCH, pad_segments),
             "context": (PlainSegments(self.folders["segment/train"], OFFSET, True), SEGMENT_BATCH, pad_segments),
-            "tests": (PlainTestSegments(self.folders["segment/test"], OFFSET), None, None)}[name]
-        return DataLoader(dataset, size, num_workers=processes, collate_fn=collate, persistent_workers=processes > 0,
-                          multiprocessing_context="spawn" if processes else None)
+            "tests": (PlainTestSegments(self.folders["segment/test"], OFFSET), None, None),
+        }[name]
+        return DataLoader(
+            dataset,
+            size,
+            num_workers=processes,
+            collate_fn=collate,
+            persistent_workers=processes > 0,
+            multiprocessing_context="spawn" if processes else None,
+        )
 
 
 def check_equal(data: Data) -> None:
@@ -92,7 +101,7 @@ def check_equal(data: Data) -> None:
 
 def n_segments(batch: list[tuple[int, torch.Tensor]]) -> int:
     """Candidate segments of a batch of test videos."""
-    return sum(int(candidate_segments(np.array(len(frames)))) for _, frames in batch)
+    return sum(int(CANDIDATES.count_left(np.array(len(frames)))) for _, frames in batch)
 
 
 def stream(batches: Iterable, size: Callable[[Any], int], n_batches: int | None = None) -> float:
@@ -109,16 +118,22 @@ def time_loaders(data: Data, repeats: int) -> dict[str, float]:
     ours_alone = {}
     tests = data.tests()
     for name, title, dataset, batch_size in (
-            ("videos", f"videos, batches of {VIDEO_BATCH}, {MAX_LEN} frames sampled", data.videos(1), VIDEO_BATCH),
-            ("segments", f"rated segments, batches of {SEGMENT_BATCH}", data.segments(False, 1), SEGMENT_BATCH),
-            ("context", f"rated segments with their video, batches of {SEGMENT_BATCH}", data.segments(True, 1),
-             SEGMENT_BATCH),
-            ("tests", "test segments, whole videos with their checksums", tests, 1)):
+        ("videos", f"videos, batches of {VIDEO_BATCH}, {MAX_LEN} frames sampled", data.videos(1), VIDEO_BATCH),
+        ("segments", f"rated segments, batches of {SEGMENT_BATCH}", data.segments(False, 1), SEGMENT_BATCH),
+        (
+            "context",
+            f"rated segments with their video, batches of {SEGMENT_BATCH}",
+            data.segments(True, 1),
+            SEGMENT_BATCH,
+        ),
+        ("tests", "test segments, whole videos with their checksums", tests, 1),
+    ):
         ways: dict[str, Callable[[], float]] = {}
         for processes in (0, 2):
             loader = data.plain(name, processes)
             ways[f"plain way, {processes or 1} process{'es' * (processes > 1)}"] = partial(
-                stream, loader, len if name in ("videos", "tests") else lambda batch: len(batch[0]))
+                stream, loader, len if name in ("videos", "tests") else lambda batch: len(batch[0])
+            )
         for workers in (0, 1, 2):
             if name == "tests":
                 loader = BatchLoader[list](tests, SequentialBatches(len(tests), 1), workers)
@@ -126,7 +141,8 @@ def time_loaders(data: Data, repeats: int) -> dict[str, float]:
             else:
                 loader = BatchLoader(dataset, TrainingBatches(dataset.shards, batch_size, 1), workers)
                 ways[f"ours, {workers} workers"] = partial(
-                    stream, loader, lambda batch: len(batch.examples), 6400 // batch_size)
+                    stream, loader, lambda batch: len(batch.examples), 6400 // batch_size
+                )
         found = rates(ways, repeats)
         print_rates(title, "videos" if name == "videos" else "segments", found, "plain way")
         ours_alone[name] = found["ours, 0 workers"]
@@ -194,8 +210,10 @@ def time_index(data: Data, repeats: int) -> None:
     n_bytes = bytes_from_disk() - before
     print_rates(f"index of {n_records} records, 1 process", "records", found, "shards in the page cache")
     size = sum(path.stat().st_size for path in folder.glob("*.tfrecord"))
-    print(f"  a record has {size / n_records:,.0f} bytes; for the index {n_bytes / n_records:,.0f} of them were read "
-          f"from disk, and {kept / n_records:.0f} bytes are kept")
+    print(
+        f"  a record has {size / n_records:,.0f} bytes; for the index {n_bytes / n_records:,.0f} of them were read "
+        f"from disk, and {kept / n_records:.0f} bytes are kept"
+    )
 
 
 def _recall(folder: Path, cache: Path, n_records: int) -> float:
@@ -215,8 +233,9 @@ def frame_requests(data: Data, name: str) -> list[list[Frames]]:
         for record in rng.integers(0, len(index), 64).tolist():
             n_frames = int(index.n_frames[record])
             first = int(rng.integers(0, n_frames - 11))
-            selection = (sample_frames(n_frames, MAX_LEN, (record,)) if name == "video/train"
-                         else slice(first, first + 11))
+            selection = (
+                sample_frames(n_frames, MAX_LEN, (record,)) if name == "video/train" else slice(first, first + 11)
+            )
             batch.append(Frames(record, selection, np.empty((len(np.arange(n_frames)[selection]), dim), np.uint8)))
         batches.append(batch)
     return batches
@@ -234,7 +253,7 @@ def read_without_advice(index: Index, requests: list[Frames]) -> None:
         for key in ("rgb", "audio"):
             start, count, width = (int(getattr(index, f"{key}_{part}")[record]) for part in ("start", "count", "width"))
             block, payload = FrameBlock(start, count, width), int(index.offset[record]) + HEADER_BYTES
-            assert read_frames(maps[path], payload, block, selection, out[:, column:column + width])
+            assert read_frames(maps[path], payload, block, selection, out[:, column : column + width])
             column += width
 
 

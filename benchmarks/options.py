@@ -8,6 +8,7 @@ differences to the plain mean of the four models are averaged over the data sets
 resamples of the videos, drawn alike for both. Most of its time is training; needs 3 GB in FOLDER (data/options).
 Begun again, it goes on. Nothing is timed.
 """
+
 import os
 import subprocess
 import sys
@@ -19,16 +20,16 @@ import numpy as np
 import torch
 import yaml
 
-from yt8m.damage import RAISE
-from yt8m.fusion import Fusion, Kind
-from yt8m.memmaps import StoredScores, prediction_files
-from yt8m.placing import TestRatings
-from yt8m.ratings import ratings_of_table
-from yt8m.scoring import Ranking, resampled_maps
-from yt8m.test_meta import TestMeta, load_test_index, load_test_meta
-from yt8m.truth import read_truth
-from yt8m.video_scores import CandidateRules, video_scores
-from yt8m.vocabulary import load_vocabulary
+from yt8m.data.damage import RAISE
+from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
+from yt8m.data.vocabulary import load_vocabulary
+from yt8m.prediction.memmaps import StoredScores, prediction_files
+from yt8m.prediction.video_scores import CandidateRules, video_scores
+from yt8m.ranking.fusion import Fusion, Kind
+from yt8m.scoring.placing import TestRatings
+from yt8m.scoring.ratings import ratings_of_table
+from yt8m.scoring.scores import Ranking, resampled_maps
+from yt8m.scoring.truth import read_truth
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "scripts" / "demo"
@@ -38,8 +39,12 @@ TOP_K, SEED, RESAMPLES = 100_000, 0, 1000
 SHIFTS = {"1": (-1, 0, 1), "2": (-2, -1, 0, 1, 2)}
 # Folder of the model, seed, command and configuration, base models, fold: as in scripts/demo.bash.
 VIDEO_RUNS = (("dbof", 11, "video_gated_dbof"), ("nextvlad", 12, "video_nextvlad"))
-SEGMENT_RUNS = (("dbof", 21, ("dbof",), 0), ("nextvlad", 22, ("nextvlad",), 1),
-                ("dbof-nextvlad", 31, ("dbof", "nextvlad"), 2), ("dbof-dbof", 32, ("dbof", "dbof"), 3))
+SEGMENT_RUNS = (
+    ("dbof", 21, ("dbof",), 0),
+    ("nextvlad", 22, ("nextvlad",), 1),
+    ("dbof-nextvlad", 31, ("dbof", "nextvlad"), 2),
+    ("dbof-dbof", 32, ("dbof", "dbof"), 3),
+)
 MODELS = tuple(f"{name}_{fold}" for name, _, _, fold in SEGMENT_RUNS)
 
 
@@ -60,8 +65,15 @@ def prepare(data_dir: Path, seed: int) -> None:
     command("inference_memmap", *where, "--model-names", *MODELS, *with_suffix("-ema"))
     for name, shifts in SHIFTS.items():
         for suffix in ("", "-ema"):
-            command("inference_memmap", "--data-dir", beside(data_dir, f"shifts-{name}"), "--model-names",
-                    *with_suffix(suffix), "--shifts", *shifts)
+            command(
+                "inference_memmap",
+                "--data-dir",
+                beside(data_dir, f"shifts-{name}"),
+                "--model-names",
+                *with_suffix(suffix),
+                "--shifts",
+                *shifts,
+            )
 
 
 def with_suffix(suffix: str) -> list[str]:
@@ -74,13 +86,27 @@ def train(data_dir: Path, suffix: str) -> None:
     where = "--data-dir", data_dir
     bases = data_dir / "cache" / "video"
     for name, seed, config in VIDEO_RUNS:
-        command("train_video", configuration(data_dir, config, suffix), "--name", f"{name}{suffix}", "--seed", seed,
-                *where)
+        command(
+            "train_video", configuration(data_dir, config, suffix), "--name", f"{name}{suffix}", "--seed", seed, *where
+        )
     for name, seed, own_bases, fold in SEGMENT_RUNS:
-        module, config = (("train_pure_segment", "pure_segment") if len(own_bases) == 1 else
-                          ("train_segment_w_context", "segment_with_context"))
-        command(module, configuration(data_dir, config, suffix), *(bases / f"{base}{suffix}" for base in own_bases),
-                "--fold", fold, "--name", f"{name}{suffix}", "--seed", seed, *where)
+        module, config = (
+            ("train_pure_segment", "pure_segment")
+            if len(own_bases) == 1
+            else ("train_segment_w_context", "segment_with_context")
+        )
+        command(
+            module,
+            configuration(data_dir, config, suffix),
+            *(bases / f"{base}{suffix}" for base in own_bases),
+            "--fold",
+            fold,
+            "--name",
+            f"{name}{suffix}",
+            "--seed",
+            seed,
+            *where,
+        )
 
 
 def configuration(data_dir: Path, name: str, suffix: str) -> Path:
@@ -115,9 +141,15 @@ class World:
     maps: dict[str, list[StoredScores]]
     scores_of_videos: dict[str, np.ndarray]
 
-    def ranking(self, variant: str, kind: Kind = "mean", weights: tuple[float, ...] | None = None,
-                models: slice = slice(None), rules: CandidateRules | None = None,
-                video_model: str = "nextvlad") -> Ranking:
+    def ranking(
+        self,
+        variant: str,
+        kind: Kind = "mean",
+        weights: tuple[float, ...] | None = None,
+        models: slice = slice(None),
+        rules: CandidateRules | None = None,
+        video_model: str = "nextvlad",
+    ) -> Ranking:
         """How a submission of these models and options ranks the ratings."""
         factors = row_videos = None
         if rules is not None:
@@ -131,14 +163,22 @@ def load(data_dir: Path) -> World:
     cache = data_dir / "cache"
     vocabulary, meta = load_vocabulary(data_dir), load_test_meta(cache)
     maps = {}
-    for variant, folder, suffix in [("plain", cache, ""), ("ema", cache, "-ema"), *(
-            (f"{kind}shifts-{name}", data_dir / f"shifts-{name}" / "cache", suffix) for name in SHIFTS
-            for kind, suffix in (("", ""), ("ema-", "-ema")))]:
+    for variant, folder, suffix in [
+        ("plain", cache, ""),
+        ("ema", cache, "-ema"),
+        *(
+            (f"{kind}shifts-{name}", data_dir / f"shifts-{name}" / "cache", suffix)
+            for name in SHIFTS
+            for kind, suffix in (("", ""), ("ema-", "-ema"))
+        ),
+    ]:
         maps[variant] = [file.read(meta, len(vocabulary)) for file in prediction_files(folder, with_suffix(suffix))]
     ratings = ratings_of_table(read_truth(data_dir / "truth.csv"))
     index = load_test_index(data_dir, meta, RAISE)
-    scores = {base: video_scores(cache / "video" / base, index, meta, len(vocabulary), cache, 0, torch.device("cpu"),
-                                 RAISE) for base, _, _ in VIDEO_RUNS}
+    scores = {
+        base: video_scores(cache / "video" / base, index, meta, len(vocabulary), cache, 0, torch.device("cpu"), RAISE)
+        for base, _, _ in VIDEO_RUNS
+    }
     return World(TestRatings(ratings, meta, vocabulary), meta, maps, scores)
 
 
@@ -157,14 +197,19 @@ def variants() -> Variants:
         yield f"--shifts {' '.join(map(str, shifts))}", lambda world, name=name: world.ranking(f"shifts-{name}")
     yield f"ema_decay {EMA_DECAY} in all training", lambda world: world.ranking("ema")
     for base, _, _ in VIDEO_RUNS:
-        for text, rules in (("--video-top-k 3", CandidateRules(top_k=3)), ("--video-top-k 6", CandidateRules(top_k=6)),
-                            ("--video-threshold 0.1", CandidateRules(threshold=0.1)),
-                            ("--video-cap 60", CandidateRules(cap=60)),
-                            ("--video-weight 0.25", CandidateRules(weight=0.25)),
-                            ("--video-weight 0.5", CandidateRules(weight=0.5)),
-                            ("--video-weight 1", CandidateRules(weight=1.0))):
-            yield f"--video-model {base} {text}", lambda world, rules=rules, base=base: world.ranking(
-                "plain", rules=rules, video_model=base)
+        for text, rules in (
+            ("--video-top-k 3", CandidateRules(top_k=3)),
+            ("--video-top-k 6", CandidateRules(top_k=6)),
+            ("--video-threshold 0.1", CandidateRules(threshold=0.1)),
+            ("--video-cap 60", CandidateRules(cap=60)),
+            ("--video-weight 0.25", CandidateRules(weight=0.25)),
+            ("--video-weight 0.5", CandidateRules(weight=0.5)),
+            ("--video-weight 1", CandidateRules(weight=1.0)),
+        ):
+            yield (
+                f"--video-model {base} {text}",
+                lambda world, rules=rules, base=base: world.ranking("plain", rules=rules, video_model=base),
+            )
     yield "--shifts -2 -1 0 1 2 --weights 1 2 1 1", lambda world: world.ranking("shifts-2", weights=(1, 2, 1, 1))
     yield f"the same with ema_decay {EMA_DECAY}", lambda world: world.ranking("ema-shifts-2", weights=(1, 2, 1, 1))
 

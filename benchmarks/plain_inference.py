@@ -3,6 +3,7 @@
 Metadata: every record is decoded. Predictions: segment by segment, each frame again for every segment that reaches over
 it, each video again for every one of its segments. Submission: entry by entry, in Python.
 """
+
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,20 @@ from torch import Tensor, nn
 
 from benchmarks.plain_loading import PlainRecords, expanded, pad_videos
 from benchmarks.plain_models import PlainContextAware, build_plain_model
-from yt8m.artifacts import ModelFolder
-from yt8m.model_files import WEIGHTS_NAME
-from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments, context_frames
+from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
+from yt8m.models.artifacts import ModelFolder
+from yt8m.models.model_files import WEIGHTS_NAME
 
 BATCH_SIZE = 128
 
 
 def plain_metadata(folder: Path) -> list[tuple[int, int]]:
     """Video and segment number of every row, from the decoded records."""
-    return [(video, HEAD_SEGMENTS + row) for video, record in enumerate(PlainRecords(folder))
-            for row in range(int(candidate_segments(np.array(len(record["frames"])))))]
+    return [
+        (video, HEAD_SEGMENTS + row)
+        for video, record in enumerate(PlainRecords(folder))
+        for row in range(int(CANDIDATES.count_left(np.array(len(record["frames"])))))
+    ]
 
 
 def plain_model(folder: ModelFolder, n_classes: int) -> nn.Module:
@@ -35,22 +39,27 @@ def plain_model(folder: ModelFolder, n_classes: int) -> nn.Module:
         model.load_state_dict({key.removeprefix("_model."): value for key, value in state.items()})
     else:
         assert config.context_base is not None and config.segment_base is not None
-        model = PlainContextAware(config.segment_w_context.model, config.context_base.model,
-                                  config.segment_base.model, n_classes)
+        model = PlainContextAware(
+            config.segment_w_context.model, config.context_base.model, config.segment_base.model, n_classes
+        )
         missing, unexpected = model.load_state_dict(state, strict=False)
-        assert not unexpected and all(".expert_fc." in key or ".gating_fc." in key or ".se_gating." in key
-                                      for key in missing)  # the heads that encoders do not have
+        assert not unexpected and all(
+            ".expert_fc." in key or ".gating_fc." in key or ".se_gating." in key for key in missing
+        )  # the heads that encoders do not have
     return model.eval()
 
 
 @torch.no_grad()
 def plain_predictions(model: nn.Module, videos: list[Tensor], offset: int) -> np.ndarray:
     """int16 predictions (S, C) for the candidate segments of videos (L, D) uint8, in batches of segments."""
-    items = [(video, (HEAD_SEGMENTS + row) * SEGMENT_SECONDS) for video in videos
-             for row in range(int(candidate_segments(np.array(len(video)))))]
+    items = [
+        (video, (HEAD_SEGMENTS + row) * SEGMENT_SECONDS)
+        for video in videos
+        for row in range(int(CANDIDATES.count_left(np.array(len(video)))))
+    ]
     results = []
     for first in range(0, len(items), BATCH_SIZE):
-        batch = items[first:first + BATCH_SIZE]
+        batch = items[first : first + BATCH_SIZE]
         segments = torch.stack([expanded(video.float(), start, offset) for video, start in batch])
         if isinstance(model, PlainContextAware):
             seen = [video[slice(*context_frames(len(video)))].float() for video, _ in batch]

@@ -3,6 +3,7 @@
 `tf.data.TFRecordDataset` -> `SequenceExample.FromString` -> `decode_raw` -> float32 -> pad. Every record is decoded
 in whole, whatever is used of it; workers are processes, each with shards of its own.
 """
+
 # pylint: disable=abstract-method  # torch's iterable data sets have no __getitem__
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
-from yt8m.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, candidate_segments, context_frames
-from yt8m.tensorflow_import import import_tensorflow
+from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
+from yt8m.data.tensorflow_import import import_tensorflow
 
 
 class PlainRecords(IterableDataset):
@@ -31,15 +32,18 @@ class PlainRecords(IterableDataset):
         """Frames (n, 1152) float32 and start seconds of ratings, of every record of this worker's shards."""
         tf = import_tensorflow()
         worker = get_worker_info()
-        paths = self.paths if worker is None else self.paths[worker.id::worker.num_workers]
+        paths = self.paths if worker is None else self.paths[worker.id :: worker.num_workers]
         for raw in tf.data.TFRecordDataset([str(path) for path in paths]):
             example = tf.train.SequenceExample.FromString(raw.numpy())
             context, lists = example.context.feature, example.feature_lists.feature_list
             rgb, audio = (
                 tf.io.decode_raw([frame.bytes_list.value[0] for frame in lists[key].feature], tf.uint8).numpy()
-                for key in ("rgb", "audio"))
-            yield {"frames": np.concatenate([rgb, audio], axis=1).astype(np.float32),
-                   "starts": np.array(context["segment_start_times"].int64_list.value, int)}
+                for key in ("rgb", "audio")
+            )
+            yield {
+                "frames": np.concatenate([rgb, audio], axis=1).astype(np.float32),
+                "starts": np.array(context["segment_start_times"].int64_list.value, int),
+            }
 
 
 class PlainVideos(PlainRecords):
@@ -76,15 +80,16 @@ class PlainTestSegments(PlainRecords):
     def __iter__(self) -> Iterator[Tensor]:
         for record in self.records():
             frames = torch.from_numpy(record["frames"])
-            n_segments = int(candidate_segments(np.array(len(frames))))
-            yield torch.stack([expanded(frames, (HEAD_SEGMENTS + row) * SEGMENT_SECONDS, self.offset)
-                               for row in range(n_segments)])
+            n_segments = int(CANDIDATES.count_left(np.array(len(frames))))
+            yield torch.stack(
+                [expanded(frames, (HEAD_SEGMENTS + row) * SEGMENT_SECONDS, self.offset) for row in range(n_segments)]
+            )
 
 
 def expanded(frames: Tensor, start: int, offset: int) -> Tensor:
     """Frames [start - offset, start + 5 + offset), zeros beyond the video."""
     first, last = start - offset, start + SEGMENT_SECONDS + offset
-    inside = frames[max(first, 0):last]
+    inside = frames[max(first, 0) : last]
     return torch.nn.functional.pad(inside, (0, 0, max(-first, 0), max(last - len(frames), 0)))
 
 

@@ -1,15 +1,16 @@
 """The models written the obvious way, from their formulas: padding kept in every layer, one operation after another.
 
 The names of the parameters are those of the package's models, so that both load the same state dict. Dimensions as in
-`yt8m.encoders`.
+`yt8m.models.encoders`.
 """
+
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yt8m.config import ContextModelConfig, DbofConfig, NextvladConfig, VideoModelConfig
+from yt8m.common.config import ContextModelConfig, DbofConfig, NextvladConfig, VideoModelConfig
 
 
 class PlainGating(nn.Module):
@@ -36,12 +37,13 @@ class PlainMixture(nn.Module):  # pylint: disable=abstract-method  # the models 
         self.n_classes, self.n_mixtures = n_classes, n_mixtures
         self.expert_fc, self.gating_fc = (
             nn.Sequential(nn.BatchNorm1d(fcn_dim), nn.Dropout(p_drop), nn.Linear(fcn_dim, width))
-            for width in (n_classes * n_mixtures, n_mixtures + 1))
+            for width in (n_classes * n_mixtures, n_mixtures + 1)
+        )
 
     def mix(self, features: Tensor) -> Tensor:
         """(B, F) → logits (B, C)."""
         experts = self.expert_fc(features).view(-1, self.n_classes, self.n_mixtures)
-        gates = torch.softmax(self.gating_fc(features), dim=1)[:, None, :self.n_mixtures]
+        gates = torch.softmax(self.gating_fc(features), dim=1)[:, None, : self.n_mixtures]
         return (experts * gates).sum(dim=2)
 
 
@@ -77,11 +79,19 @@ class PlainDbof(PlainVideoModel):
     def __init__(self, config: DbofConfig, n_classes: int) -> None:
         super().__init__(config, n_classes)
         hidden = config.hidden_dim
-        self.encoder = nn.Sequential(nn.Linear(config.frame_dim, hidden), nn.ReLU(), Transposition(),
-                                     PlainGating(hidden, config.frame_se_reduction, per_frame=True))
+        self.encoder = nn.Sequential(
+            nn.Linear(config.frame_dim, hidden),
+            nn.ReLU(),
+            Transposition(),
+            PlainGating(hidden, config.frame_se_reduction, per_frame=True),
+        )
         self.intermediate_fc = nn.Sequential(
-            nn.BatchNorm1d(2 * hidden), nn.Dropout(config.p_drop), nn.Linear(2 * hidden, config.fcn_dim, bias=False),
-            nn.ReLU(), PlainGating(config.fcn_dim, config.video_se_reduction))
+            nn.BatchNorm1d(2 * hidden),
+            nn.Dropout(config.p_drop),
+            nn.Linear(2 * hidden, config.fcn_dim, bias=False),
+            nn.ReLU(),
+            PlainGating(config.fcn_dim, config.video_se_reduction),
+        )
 
     def features(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Frames (B, L, D) and lengths (B,) → features (B, F)."""
@@ -112,8 +122,9 @@ class PlainNextvladLayer(nn.Module):
         self.n_clusters, self.groups = n_clusters, groups
         self.centroids = nn.Parameter(torch.rand(n_clusters, 2 * dim // groups))
         self.expansion_mapper = nn.Linear(dim, 2 * dim)
-        self.soft_assignment_mapper = nn.Sequential(nn.Linear(2 * dim, n_clusters * groups, bias=False),
-                                                    ClusterNorm(n_clusters))
+        self.soft_assignment_mapper = nn.Sequential(
+            nn.Linear(2 * dim, n_clusters * groups, bias=False), ClusterNorm(n_clusters)
+        )
         self.attention_mapper = nn.Linear(2 * dim, groups)
         self.final_bn = nn.BatchNorm1d(self.centroids.numel())
         self.dropout = nn.Dropout1d(p_drop)
@@ -140,8 +151,9 @@ class PlainNextvlad(PlainVideoModel):
         assert config.add_batchnorm and config.soft_assignment == "2019"  # all that is written out here
         self.widths = [config.video_dim, config.audio_dim]
         self.video_encoder = PlainNextvladLayer(config.video_dim, config.n_clusters, config.groups, config.p_drop / 2)
-        self.audio_encoder = PlainNextvladLayer(config.audio_dim, config.n_clusters // 2, config.groups,
-                                                config.p_drop / 2)
+        self.audio_encoder = PlainNextvladLayer(
+            config.audio_dim, config.n_clusters // 2, config.groups, config.p_drop / 2
+        )
         pooled = self.video_encoder.final_bn.num_features + self.audio_encoder.final_bn.num_features
         self.intermediate_fc = nn.Sequential(nn.Linear(pooled, config.fcn_dim), nn.ReLU())
         self.se_gating = PlainGating(config.fcn_dim, config.se_reduction)
@@ -166,14 +178,19 @@ def build_plain_model(config: VideoModelConfig, n_classes: int) -> PlainDbof | P
 class PlainContextAware(PlainMixture):
     """A segment encoder beside a context encoder; every segment comes with its whole video."""
 
-    def __init__(self, config: ContextModelConfig, context: VideoModelConfig, segment: VideoModelConfig,
-                 n_classes: int) -> None:
+    def __init__(
+        self, config: ContextModelConfig, context: VideoModelConfig, segment: VideoModelConfig, n_classes: int
+    ) -> None:
         super().__init__(config.fcn_dim, config.p_drop, n_classes, config.n_mixture)
         self.context_model, self.segment_model = build_plain_model(context, 1), build_plain_model(segment, 1)
         joint = context.fcn_dim + segment.fcn_dim
         self.intermediate_fc = nn.Sequential(
-            nn.BatchNorm1d(joint), nn.Dropout(config.p_drop), nn.Linear(joint, config.fcn_dim), nn.ReLU(),
-            PlainGating(config.fcn_dim, config.se_reduction))
+            nn.BatchNorm1d(joint),
+            nn.Dropout(config.p_drop),
+            nn.Linear(joint, config.fcn_dim),
+            nn.ReLU(),
+            PlainGating(config.fcn_dim, config.se_reduction),
+        )
 
     def forward(self, segments: Tensor, videos: Tensor, lengths: Tensor) -> Tensor:
         """Segments (S, L', D), and the video of each, (S, L, D) with lengths (S,) → logits (S, C)."""

@@ -3,6 +3,7 @@
 Checks first that both ways give equal logits and gradients, then times whole training steps (forward, loss, backward,
 clipping, AdamW) in turn, and last runs each way in a process of its own for its peak memory. Times are medians.
 """
+
 import argparse
 import subprocess
 import sys
@@ -23,9 +24,9 @@ from helperbot import parameter_groups
 
 from benchmarks.harness import rates
 from benchmarks.plain_models import build_plain_model
-from yt8m.config import load_config
-from yt8m.loss import video_loss
-from yt8m.models import build_video_model
+from yt8m.common.config import load_config
+from yt8m.models.video_models import build_video_model
+from yt8m.training.loss import video_loss
 
 CONFIGS = {"NeXtVLAD": "video_nextvlad.yaml", "context-gated DBoF": "video_gated_dbof.yaml"}
 BATCH, LENGTH, N_CLASSES = 16, 140, 1000
@@ -146,10 +147,14 @@ def measure(name: str, repeats: int) -> None:
     memory = {way: peak_memory(name, way) for way in ("ours", "plain")}
     arithmetic = flops / found["matrix product"]
     print(f"\n{name}, {BATCH} videos of {LENGTH} frames, {N_CLASSES} classes{'ours':>14}{'plain':>12}")
-    print(f"  {'seconds per step':<48}{1 / found['ours']:>12.3f}{1 / found['plain']:>12.3f}"
-          f"{found['ours'] / found['plain']:>10.1f} x as fast")
-    print(f"  {'peak memory of the process, MB':<48}{memory['ours']:>12,.0f}{memory['plain']:>12,.0f}"
-          f"{memory['ours'] / memory['plain']:>10.0%} of it")
+    print(
+        f"  {'seconds per step':<48}{1 / found['ours']:>12.3f}{1 / found['plain']:>12.3f}"
+        f"{found['ours'] / found['plain']:>10.1f} x as fast"
+    )
+    print(
+        f"  {'peak memory of the process, MB':<48}{memory['ours']:>12,.0f}{memory['plain']:>12,.0f}"
+        f"{memory['ours'] / memory['plain']:>10.0%} of it"
+    )
     print(f"  {'matrix products of our step, GFLOP':<48}{flops / 1e9:>12,.0f}")
     print(f"  {'rate of a large float32 product, GFLOP/s':<48}{found['matrix product'] / 1e9:>12,.0f}")
     print(f"  {'share of our step that they take at that rate':<48}{arithmetic * found['ours']:>12.0%}", flush=True)

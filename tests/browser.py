@@ -1,7 +1,8 @@
 """A real browser, without a window, for pages that open from disk; also takes the screenshots of the README:
 
-    python -m tests.browser data/demo/cache/report.html docs
+python -m tests.browser data/demo/cache/report.html docs
 """
+
 import os
 import shutil
 import sys
@@ -14,8 +15,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DESKTOP, PHONE = {"width": 1100, "height": 900}, {"width": 375, "height": 740}
-QUIET = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync"]
+QUIET = [
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def browser_path() -> str | None:
@@ -40,8 +46,10 @@ class OpenPage:
         self.page: Page = browser.new_context(**options).new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text)
-                     if message.type in ("error", "warning") else None)
+        self.page.on(
+            "console",
+            lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None,
+        )
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.absolute().as_uri())
@@ -53,9 +61,10 @@ def take_screenshots(report: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with running_browser() as browser:
         for name, options, element in (
-                ("timeline", {"viewport": DESKTOP}, "#timelines"),
-                ("scores", {"viewport": DESKTOP}, "#scores"),
-                ("timeline-dark-phone", {"viewport": PHONE, "color_scheme": "dark"}, "#timelines")):
+            ("timeline", {"viewport": DESKTOP}, "#timelines"),
+            ("scores", {"viewport": DESKTOP}, "#scores"),
+            ("timeline-dark-phone", {"viewport": PHONE, "color_scheme": "dark"}, "#timelines"),
+        ):
             page = OpenPage(browser, report, **options).page
             page.locator(element).screenshot(path=folder / f"report-{name}.png")
 

@@ -1,4 +1,5 @@
 """Fixtures: a tiny generated data set and commands run as a user would, in this process."""
+
 import gc
 import importlib
 import logging
@@ -13,8 +14,10 @@ from helperbot import close_logger
 
 from yt8m.cli import run
 
-TINY = ("--train-videos 40 --valid-videos 16 --rated-videos 32 --test-videos 6 --classes 5 --shard-videos 4 "
-        "--min-seconds 44 --max-seconds 70 --seed 3").split()
+TINY = (
+    "--train-videos 40 --valid-videos 16 --rated-videos 32 --test-videos 6 --classes 5 --shard-videos 4 "
+    "--min-seconds 44 --max-seconds 70 --seed 3"
+).split()
 
 
 class Outcome(NamedTuple):
@@ -35,6 +38,7 @@ def fixture_no_telegram(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(name="command")
 def fixture_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Run a command of the package with the arguments of a command line."""
+
     def call(module: str, *arguments: object) -> Outcome:
         command = importlib.import_module(f"yt8m.{module}")
         monkeypatch.setattr(sys, "argv", [f"{module}.py", *map(str, arguments)])
@@ -48,6 +52,7 @@ def fixture_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
             gc.unfreeze()
             close_logger(logging.getLogger("yt8m"))
         return Outcome(status, *capfd.readouterr())
+
     return call
 
 

@@ -5,6 +5,7 @@ Moments: `step N` after the N-th step of this process; `save N` with the N-th st
 `export` with everything trained; `term N` is SIGTERM, not SIGKILL, after the N-th step, `term-evaluation N` in the
 N-th evaluation.
 """
+
 import importlib
 import os
 import signal
@@ -16,7 +17,7 @@ import helperbot.bot
 import helperbot.callbacks
 import helperbot.state
 
-import yt8m.training
+import yt8m.training.trainer
 from yt8m.cli import run
 
 
@@ -39,6 +40,7 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
         if calls == at and after:
             action()
         return result
+
     setattr(owner, name, counted)
 
 
@@ -55,7 +57,7 @@ def main() -> None:
     elif moment == "best":
         interrupt(helperbot.callbacks, "save_file", at, after=True)
     elif moment == "export":
-        interrupt(yt8m.training, "save_model", at, after=False)
+        interrupt(yt8m.training.trainer, "save_model", at, after=False)
     elif moment == "term":
         interrupt(bot, "_train_step", at, after=True, action=lambda: end(signal.SIGTERM))
     elif moment == "term-evaluation":

@@ -4,6 +4,7 @@
 many were killed, how often a finished set of files came out of it, and whether all of those were the same as one made
 without interruption; leaves the last.
 """
+
 import hashlib
 import os
 import random
@@ -14,9 +15,9 @@ import time
 import traceback
 from pathlib import Path
 
-from yt8m import prediction
 from yt8m.cli import run
 from yt8m.inference_memmap import build_parser, main
+from yt8m.prediction import predict_test_set as prediction
 
 
 def predict(data_dir: Path) -> int:

@@ -1,5 +1,6 @@
 """Shards for the tests: records serialized by TensorFlow, or assembled byte by byte where TensorFlow never
 would write them so, and the files of them, framed by TensorFlow."""
+
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m.index import Index, load_index
+from yt8m.data.index import Index, load_index
 
 RGB, AUDIO = 8, 3  # frame widths of the tests' own videos
 
@@ -31,8 +32,9 @@ class Video:
         return np.concatenate([self.rgb[:n_frames], self.audio[:n_frames]], axis=1)
 
 
-def make_video(number: int, n_frames: int, labels: Sequence[int] = (), ratings: Ratings | None = None,
-               n_audio: int | None = None) -> Video:
+def make_video(
+    number: int, n_frames: int, labels: Sequence[int] = (), ratings: Ratings | None = None, n_audio: int | None = None
+) -> Video:
     """A video of random frames, no two of them alike: the first three bytes of rgb are video and second."""
     rng = np.random.default_rng((number, n_frames))
     rgb = rng.integers(0, 256, (n_frames, RGB), np.uint8)
@@ -45,7 +47,16 @@ def make_video(number: int, n_frames: int, labels: Sequence[int] = (), ratings: 
 def serialize(video: Video) -> bytes:
     """A video as TensorFlow serializes it."""
     from tensorflow.train import (
-        BytesList, Feature, FeatureList, FeatureLists, Features, FloatList, Int64List, SequenceExample)
+        BytesList,
+        Feature,
+        FeatureList,
+        FeatureLists,
+        Features,
+        FloatList,
+        Int64List,
+        SequenceExample,
+    )
+
     context = {"id": Feature(bytes_list=BytesList(value=[video.video_id]))}
     if video.labels is not None:
         context["labels"] = Feature(int64_list=Int64List(value=video.labels))
@@ -57,7 +68,9 @@ def serialize(video: Video) -> bytes:
         context["segment_scores"] = Feature(float_list=FloatList(value=scores))
     lists = {
         key: FeatureList(feature=[Feature(bytes_list=BytesList(value=[frame.tobytes()])) for frame in frames])
-        for key, frames in (("rgb", video.rgb), ("audio", video.audio)) if frames is not None}
+        for key, frames in (("rgb", video.rgb), ("audio", video.audio))
+        if frames is not None
+    }
     example = SequenceExample(context=Features(feature=context), feature_lists=FeatureLists(feature_list=lists))
     return example.SerializeToString(deterministic=True)
 
@@ -65,21 +78,33 @@ def serialize(video: Video) -> bytes:
 def decode(payload: bytes) -> Video:
     """A payload as TensorFlow understands it, features that it lacks as empty ones."""
     from tensorflow.train import SequenceExample
+
     example = SequenceExample.FromString(payload)
     context, lists = example.context.feature, example.feature_lists.feature_list
     name = "id" if "id" in context else "video_id"
     rgb, audio = (
         np.array([list(feature.bytes_list.value[0]) for feature in lists[key].feature], np.uint8)
-        for key in ("rgb", "audio"))
+        for key in ("rgb", "audio")
+    )
     return Video(
-        context[name].bytes_list.value[0], rgb, audio, list(context["labels"].int64_list.value),
-        list(zip(context["segment_start_times"].int64_list.value, context["segment_labels"].int64_list.value,
-                 context["segment_scores"].float_list.value)))
+        context[name].bytes_list.value[0],
+        rgb,
+        audio,
+        list(context["labels"].int64_list.value),
+        list(
+            zip(
+                context["segment_start_times"].int64_list.value,
+                context["segment_labels"].int64_list.value,
+                context["segment_scores"].float_list.value,
+            )
+        ),
+    )
 
 
 def write_payloads(path: Path, payloads: Iterable[bytes]) -> Path:
     """A shard of these payloads, whatever they are, with right lengths and checksums."""
     from tensorflow.io import TFRecordWriter
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with TFRecordWriter(str(path)) as writer:
         for payload in payloads:
@@ -151,9 +176,13 @@ def frame_fields(frames: np.ndarray) -> list[bytes]:
 def context_entries(video: Video, name: str = "id") -> dict[str, bytes]:
     """The Features of a video's context by key; the id is called `name`."""
     starts, labels, scores = ([rating[column] for rating in video.ratings or ()] for column in range(3))
-    return {name: bytes_feature(video.video_id), "labels": integer_feature(*video.labels),
-            "segment_start_times": integer_feature(*starts), "segment_labels": integer_feature(*labels),
-            "segment_scores": float_feature(*scores)}
+    return {
+        name: bytes_feature(video.video_id),
+        "labels": integer_feature(*video.labels),
+        "segment_start_times": integer_feature(*starts),
+        "segment_labels": integer_feature(*labels),
+        "segment_scores": float_feature(*scores),
+    }
 
 
 def list_entries(video: Video) -> dict[str, bytes]:

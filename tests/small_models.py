@@ -1,19 +1,39 @@
 """Small configurations and model folders for tests."""
+
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from yt8m.artifacts import exported_config, save_model
-from yt8m.config import BaseSection, Config, VideoSection
-from yt8m.models import build_video_model
-from yt8m.segment_models import ContextAgnosticModel, ContextAwareModel
+from yt8m.common.config import BaseSection, Config, VideoSection
+from yt8m.models.artifacts import exported_config, save_model
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
+from yt8m.models.video_models import build_video_model
 
-DBOF = {"type": "dbof", "hidden_dim": 16, "fcn_dim": 8, "p_drop": 0.5, "max_len": 20, "n_mixtures": 2,
-        "per_class": False, "frame_se_reduction": 4, "video_se_reduction": 4}
-NEXTVLAD = {"type": "nextvlad", "n_clusters": 4, "groups": 4, "add_batchnorm": True, "fcn_dim": 8, "p_drop": 0.5,
-            "max_len": 20, "n_mixtures": 2, "per_class": False, "se_reduction": 4}
+DBOF = {
+    "type": "dbof",
+    "hidden_dim": 16,
+    "fcn_dim": 8,
+    "p_drop": 0.5,
+    "max_len": 20,
+    "n_mixtures": 2,
+    "per_class": False,
+    "frame_se_reduction": 4,
+    "video_se_reduction": 4,
+}
+NEXTVLAD = {
+    "type": "nextvlad",
+    "n_clusters": 4,
+    "groups": 4,
+    "add_batchnorm": True,
+    "fcn_dim": 8,
+    "p_drop": 0.5,
+    "max_len": 20,
+    "n_mixtures": 2,
+    "per_class": False,
+    "se_reduction": 4,
+}
 CONTEXT = {"fcn_dim": 8, "p_drop": 0.5, "se_reduction": 4, "max_len": 20, "finetune_context": False, "n_mixture": 2}
 TRAINING = {"batch_size": 8, "steps": 6, "lr": "1e-3", "eps": "1e-7", "weight_decay": 0.02, "ckpt_interval": 3}
 
@@ -38,8 +58,11 @@ def agnostic_folder(path: Path, model: dict[str, Any], n_classes: int, seed: int
     torch.manual_seed(seed)
     config = Config.model_validate({"video": {"model": model}, "pure_segment": {"training": TRAINING}})
     assert config.video is not None and config.pure_segment is not None
-    save_model(path, exported_config(video=config.video, pure_segment=config.pure_segment),
-               ContextAgnosticModel(build_video_model(config.video.model, n_classes)))
+    save_model(
+        path,
+        exported_config(video=config.video, pure_segment=config.pure_segment),
+        ContextAgnosticModel(build_video_model(config.video.model, n_classes)),
+    )
     return path
 
 
@@ -49,6 +72,9 @@ def aware_folder(path: Path, context: dict[str, Any], segment: dict[str, Any], n
     bases = [BaseSection.model_validate({"model": model}) for model in (context, segment)]
     head = Config.model_validate({"segment_w_context": {"model": CONTEXT, "training": TRAINING}}).segment_w_context
     assert head is not None
-    save_model(path, exported_config(context_base=bases[0], segment_base=bases[1], segment_w_context=head),
-               ContextAwareModel(head.model, bases[0].model, bases[1].model, n_classes))
+    save_model(
+        path,
+        exported_config(context_base=bases[0], segment_base=bases[1], segment_w_context=head),
+        ContextAwareModel(head.model, bases[0].model, bases[1].model, n_classes),
+    )
     return path

@@ -1,4 +1,5 @@
 """Model folders: what is written is read back; what does not fit is refused in one line."""
+
 from pathlib import Path
 
 import pytest
@@ -6,9 +7,9 @@ import torch
 import yaml
 
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, video_folder
-from yt8m.artifacts import list_folders, load_segment_model, load_video_model, open_folder, save_model
-from yt8m.errors import UserError
-from yt8m.model_files import folder_digest
+from yt8m.common.errors import UserError
+from yt8m.models.artifacts import list_folders, load_segment_model, load_video_model, open_folder, save_model
+from yt8m.models.model_files import folder_digest
 
 N_CLASSES = 3
 
@@ -86,8 +87,9 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     message = refusal(folder, 7)
     assert "3 classes" in message and "vocabulary has 7" in message
 
-    edit_state(folder, model__encoder__0__bias=torch.zeros(5), model__unheard_of=torch.zeros(1),
-               model__encoder__0__weight=None)
+    edit_state(
+        folder, model__encoder__0__bias=torch.zeros(5), model__unheard_of=torch.zeros(1), model__encoder__0__weight=None
+    )
     message = refusal(folder)
     assert "no encoder.0.weight" in message and "unknown unheard_of" in message and "(5,), expected (16,)" in message
 

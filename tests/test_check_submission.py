@@ -1,4 +1,5 @@
 """What `check_submission` says of good and bad submissions."""
+
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Outcome
-from yt8m.submission_check import SubmissionCheck
-from yt8m.test_meta import TestMeta, save_test_meta
-from yt8m.vocabulary import Vocabulary
+from yt8m.data.test_meta import TestMeta, save_test_meta
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.ranking.submission_check import SubmissionCheck
 
 Command = Callable[..., Outcome]
 VIDEOS = {"aB3d": 3, "0012": 1}  # candidate segments of each
@@ -46,26 +47,40 @@ def test_a_good_submission(command: Command, data_dir: Path) -> None:
     assert command("check_submission", compressed, "--data-dir", data_dir).status == 0
 
 
-@pytest.mark.parametrize("lines, problem", [
-    (["Class,Segment", *GOOD[1:]], "1 the header is not Class,Segments; the first: line 1: 'Class,Segment'"),
-    (GOOD[1:], "1 the header is not Class,Segments"),
-    (GOOD[:2], "1 classes of the vocabulary without a line; the first: class 40"),
-    ([*GOOD, "41,aB3d:30"], "1 classes that are not in the vocabulary; the first: line 4: class 41"),
-    ([*GOOD, "3,aB3d:30"], "1 classes with a line already; the first: line 4: class 3, as line 2"),
-    ([*GOOD, "aB3d:30", ""], "2 lines without a class id and a comma; the first: line 4"),
-    ([*GOOD, "x,aB3d:30"], "1 lines without a class id and a comma; the first: line 4"),
-    ([GOOD[0], "3,aB3d:35 aB3d:35 0012:30 aB3d:35", GOOD[2]],
-     "2 segments that are in a list more than once; the first: line 2, class 3: 'aB3d:35'"),
-    ([GOOD[0], "3,aB3d:35 zzzz:30 0012:35 aB3d:25", GOOD[2]],
-     "2 starts that are not those of a candidate segment; the first: line 2, class 3: '0012:35'"),
-    ([GOOD[0], "3,aB3d:35 zzzz:30", GOOD[2]],
-     "1 segments of videos that are not in the test set; the first: line 2, class 3: 'zzzz:30'"),
-    ([GOOD[0], "3,aB3d:35 aB3d 12 :30 aB3d: aB3d:-30  aB3d:35.0", GOOD[2]],
-     "7 entries that are not <video id>:<start second>; the first: line 2, class 3: ''"),
-    ([GOOD[0], "3,aB3d:30,aB3d:35", GOOD[2]], "1 segments of videos that are not in the test set"),
-    ([GOOD[0], "3,aB3d:30 " + "x" * 99, GOOD[2]], "the first: line 2, class 3: '" + "x" * 60 + "...'"),
-    ([GOOD[0], "3,aB3d:35 aB3d:30 aB3d:40 0012:30", GOOD[2]],
-     "1 lists of more than 3 segments; the first: line 2, class 3: 4")])
+@pytest.mark.parametrize(
+    "lines, problem",
+    [
+        (["Class,Segment", *GOOD[1:]], "1 the header is not Class,Segments; the first: line 1: 'Class,Segment'"),
+        (GOOD[1:], "1 the header is not Class,Segments"),
+        (GOOD[:2], "1 classes of the vocabulary without a line; the first: class 40"),
+        ([*GOOD, "41,aB3d:30"], "1 classes that are not in the vocabulary; the first: line 4: class 41"),
+        ([*GOOD, "3,aB3d:30"], "1 classes with a line already; the first: line 4: class 3, as line 2"),
+        ([*GOOD, "aB3d:30", ""], "2 lines without a class id and a comma; the first: line 4"),
+        ([*GOOD, "x,aB3d:30"], "1 lines without a class id and a comma; the first: line 4"),
+        (
+            [GOOD[0], "3,aB3d:35 aB3d:35 0012:30 aB3d:35", GOOD[2]],
+            "2 segments that are in a list more than once; the first: line 2, class 3: 'aB3d:35'",
+        ),
+        (
+            [GOOD[0], "3,aB3d:35 zzzz:30 0012:35 aB3d:25", GOOD[2]],
+            "2 starts that are not those of a candidate segment; the first: line 2, class 3: '0012:35'",
+        ),
+        (
+            [GOOD[0], "3,aB3d:35 zzzz:30", GOOD[2]],
+            "1 segments of videos that are not in the test set; the first: line 2, class 3: 'zzzz:30'",
+        ),
+        (
+            [GOOD[0], "3,aB3d:35 aB3d 12 :30 aB3d: aB3d:-30  aB3d:35.0", GOOD[2]],
+            "7 entries that are not <video id>:<start second>; the first: line 2, class 3: ''",
+        ),
+        ([GOOD[0], "3,aB3d:30,aB3d:35", GOOD[2]], "1 segments of videos that are not in the test set"),
+        ([GOOD[0], "3,aB3d:30 " + "x" * 99, GOOD[2]], "the first: line 2, class 3: '" + "x" * 60 + "...'"),
+        (
+            [GOOD[0], "3,aB3d:35 aB3d:30 aB3d:40 0012:30", GOOD[2]],
+            "1 lists of more than 3 segments; the first: line 2, class 3: 4",
+        ),
+    ],
+)
 def test_what_is_wrong_is_named(lines: list[str], problem: str, command: Command, data_dir: Path) -> None:
     outcome = _check(command, data_dir, lines, "--top-k", 3)
     assert outcome.status == 1
@@ -89,11 +104,14 @@ ENTRIES = st.lists(st.sampled_from([*NAMES, "aB3d:45", "0012:35", "none:30", "aB
 @given(ENTRIES, ENTRIES)
 def test_counts_are_those_of_a_check_one_by_one(first: list[str], second: list[str]) -> None:
     import tempfile
+
     lists = {3: first, 40: second}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sub.csv"
-        path.write_text("Class,Segments\n" + "".join(f"{label},{' '.join(items)}\n" for label, items in lists.items()),
-                        encoding="utf-8")
+        path.write_text(
+            "Class,Segments\n" + "".join(f"{label},{' '.join(items)}\n" for label, items in lists.items()),
+            encoding="utf-8",
+        )
         findings = SubmissionCheck(META, Vocabulary(np.array([3, 40]), ("a", "b")), 4).check(path)
     expected = {"again": 0, "not <video id>": 0, "not in the test set": 0, "not those of a": 0, "more than 4": 0}
     for items in lists.values():
@@ -102,10 +120,17 @@ def test_counts_are_those_of_a_check_one_by_one(first: list[str], second: list[s
         for item in items:
             video_id, colon, _ = item.partition(":")
             if item not in NAMES:
-                kind = ("not <video id>" if not colon else "not those of a" if video_id in VIDEOS
-                        else "not in the test set")
+                kind = (
+                    "not <video id>" if not colon else "not those of a" if video_id in VIDEOS else "not in the test set"
+                )
                 expected[kind] += 1
-    found = {kind: sum(count for problem, (count, _) in findings.problems.items() if kind in problem.replace(
-        "more than once", "again")) for kind in expected}
+    found = {
+        kind: sum(
+            count
+            for problem, (count, _) in findings.problems.items()
+            if kind in problem.replace("more than once", "again")
+        )
+        for kind in expected
+    }
     assert found == expected
     assert findings.n_entries == len(first) + len(second) and findings.n_lines == 2

@@ -1,4 +1,5 @@
 """What a user sees who makes a mistake: one line that names it, status 2, nothing lost."""
+
 import importlib
 import os
 import re
@@ -16,9 +17,23 @@ from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folder, video_folder, write_config
 
 Command = Callable[..., Outcome]
-COMMANDS = ("train_video", "train_pure_segment", "train_segment_w_context", "prepare_vocabulary", "prepare_test_meta",
-            "inference_memmap", "create_submission_from_memmaps", "make_demo_data", "evaluate", "check_data",
-            "find_lr", "check_submission", "export_model", "localize", "report")
+COMMANDS = (
+    "train_video",
+    "train_pure_segment",
+    "train_segment_w_context",
+    "prepare_vocabulary",
+    "prepare_test_meta",
+    "inference_memmap",
+    "create_submission_from_memmaps",
+    "make_demo_data",
+    "evaluate",
+    "check_data",
+    "find_lr",
+    "check_submission",
+    "export_model",
+    "localize",
+    "report",
+)
 N_CLASSES = 5
 
 
@@ -40,8 +55,10 @@ def fixture_video_config(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_light(name: str) -> None:
-    script = (f"import sys, yt8m.{name} as command; command.build_parser().format_help(); "
-              "sys.exit(bool({'torch', 'tensorflow', 'pandas', 'numpy'} & set(sys.modules)))")
+    script = (
+        f"import sys, yt8m.{name} as command; command.build_parser().format_help(); "
+        "sys.exit(bool({'torch', 'tensorflow', 'pandas', 'numpy'} & set(sys.modules)))"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -53,27 +70,49 @@ def test_help_has_an_example_that_parses(name: str) -> None:
     parser.parse_args(example[2].split())
 
 
+PACKAGE = Path(importlib.import_module("yt8m").__file__ or "").parent
+MODULES = {
+    ".".join(("yt8m", *path.relative_to(PACKAGE).with_suffix("").parts)): path.read_text(encoding="utf-8")
+    for path in PACKAGE.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+}
+# From the bottom to the top: each part imports from itself and from those before it.
+PARTS = (
+    "common",
+    "data",
+    "models",
+    "export",
+    "training",
+    "prediction",
+    "ranking",
+    "scoring",
+    "localization",
+    "reporting",
+)
+
+
 def test_importing_any_module_has_no_side_effects(tmp_path: Path) -> None:
-    package = Path(importlib.import_module("yt8m").__file__ or "").parent
-    modules = [f"yt8m.{path.stem}" for path in package.glob("*.py") if path.stem != "__init__"]
     # What other packages do when they are first imported is theirs.
-    script = ("import importlib, random, sys, torch.utils.data, numpy, pandas, sklearn.metrics, joblib, helperbot\n"
-              "import sklearn.model_selection, pydantic, yaml, tqdm\n"
-              "before = torch.get_rng_state(), random.getstate(), "
-              "str(numpy.random.get_state())\n"
-              f"for name in {modules!r}: importlib.import_module(name)\n"
-              "assert torch.equal(before[0], torch.get_rng_state())\n"
-              "assert before[1:] == (random.getstate(), str(numpy.random.get_state()))\n"
-              "assert 'tensorflow' not in sys.modules")
+    script = (
+        "import importlib, random, sys, torch.utils.data, numpy, pandas, sklearn.metrics, joblib, helperbot\n"
+        "import sklearn.model_selection, pydantic, yaml, tqdm\n"
+        "before = torch.get_rng_state(), random.getstate(), "
+        "str(numpy.random.get_state())\n"
+        f"for name in {sorted(MODULES)!r}: importlib.import_module(name)\n"
+        "assert torch.equal(before[0], torch.get_rng_state())\n"
+        "assert before[1:] == (random.getstate(), str(numpy.random.get_state()))\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_commands_do_not_import_each_other() -> None:
-    package = Path(importlib.import_module("yt8m").__file__ or "").parent
-    for path in package.glob("*.py"):
-        for name in COMMANDS:
-            assert not re.search(rf"(import|from)\s+yt8m\.{name}\b", path.read_text(encoding="utf-8")), (path, name)
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_one_way(module: str) -> None:
+    part = module.split(".")[1]
+    allowed = PARTS[: PARTS.index(part) + 1] if part in PARTS else (*PARTS, "cli")
+    imported = set(re.findall(r"(?:from|import)\s+yt8m\.(\w+)", MODULES[module]))
+    assert imported <= set(allowed)
 
 
 def test_helperbot_does_not_know_yt8m() -> None:
@@ -87,8 +126,16 @@ def test_config_mistakes(command: Command, tiny_data: Path, tmp_path: Path) -> N
     del model["fcn_dim"]
     config = write_config(tmp_path / "bad.yaml", video={"model": model, "training": {**TRAINING, "lr": "fast"}})
     outcome = command("train_video", config, "--name", "x", "--data-dir", tiny_data)
-    assert_refused(outcome, "bad.yaml", "4 problems", "video.model.hidden_dimm: unknown key",
-                   "video.model.fcn_dim: missing key", "video.model.p_drop", "video.training.lr", "'fast'")
+    assert_refused(
+        outcome,
+        "bad.yaml",
+        "4 problems",
+        "video.model.hidden_dimm: unknown key",
+        "video.model.fcn_dim: missing key",
+        "video.model.p_drop",
+        "video.training.lr",
+        "'fast'",
+    )
     assert_refused(command("train_video", tmp_path / "none.yaml", "--name", "x"), "none.yaml", "no such configuration")
     segment = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
     assert_refused(command("train_video", segment, "--name", "x"), "segment.yaml", "video.model: missing section")
@@ -98,8 +145,11 @@ def test_missing_data(command: Command, data_dir: Path, video_config: Path, tmp_
     def train() -> Outcome:
         return command("train_video", video_config, "--name", "x", "--data-dir", data_dir)
 
-    assert_refused(command("train_video", video_config, "--name", "x", "--data-dir", tmp_path / "nowhere"),
-                   "segment_vocabulary.csv", "prepare_vocabulary")
+    assert_refused(
+        command("train_video", video_config, "--name", "x", "--data-dir", tmp_path / "nowhere"),
+        "segment_vocabulary.csv",
+        "prepare_vocabulary",
+    )
     shutil.rmtree(data_dir / "video" / "valid")
     assert_refused(train(), "video/valid", "no such folder")
     (data_dir / "video" / "valid").mkdir()
@@ -112,8 +162,12 @@ def test_missing_data(command: Command, data_dir: Path, video_config: Path, tmp_
 def test_a_damaged_shard_is_named(command: Command, data_dir: Path, video_config: Path) -> None:
     shard = sorted((data_dir / "video" / "train").glob("*.tfrecord"))[2]
     shard.write_bytes(shard.read_bytes()[:-100])
-    assert_refused(command("train_video", video_config, "--name", "x", "--data-dir", data_dir),
-                   shard.name, "record at byte", "truncated")
+    assert_refused(
+        command("train_video", video_config, "--name", "x", "--data-dir", data_dir),
+        shard.name,
+        "record at byte",
+        "truncated",
+    )
 
 
 def test_damage_met_by_a_loader_thread_is_named(command: Command, data_dir: Path, tmp_path: Path) -> None:
@@ -200,8 +254,9 @@ def test_a_run_that_diverges_says_what_to_do(command: Command, data_dir: Path, t
     assert not (data_dir / "cache" / "video" / "x" / "model.pth").exists()
 
 
-def test_a_run_whose_evaluations_are_no_numbers_exports_nothing(command: Command, data_dir: Path, video_config: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_evaluations_are_no_numbers_exports_nothing(
+    command: Command, data_dir: Path, video_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from helperbot import Bot
 
     monkeypatch.setattr(Bot, "_evaluate", lambda *_: {"loss": float("nan")})
@@ -210,9 +265,10 @@ def test_a_run_whose_evaluations_are_no_numbers_exports_nothing(command: Command
     assert not (data_dir / "cache" / "video" / "x" / "model.pth").exists()
 
 
-def test_validation_ratings_that_all_agree(command: Command, data_dir: Path, tmp_path: Path,
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    from yt8m import datasets
+def test_validation_ratings_that_all_agree(
+    command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yt8m.data import datasets
 
     original = datasets.RatedSegmentDataset.__init__
 
@@ -223,8 +279,11 @@ def test_validation_ratings_that_all_agree(command: Command, data_dir: Path, tmp
     monkeypatch.setattr(datasets.RatedSegmentDataset, "__init__", agree)
     config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
     base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
-    assert_refused(command("train_pure_segment", config, base, "--fold", 0, "--name", "x", "--data-dir", data_dir),
-                   "fold 0", "AUC is not defined")
+    assert_refused(
+        command("train_pure_segment", config, base, "--fold", 0, "--name", "x", "--data-dir", data_dir),
+        "fold 0",
+        "AUC is not defined",
+    )
 
 
 def test_seed_from_the_environment(command: Command, video_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,14 +315,30 @@ def test_make_demo_data_does_not_overwrite(command: Command, data_dir: Path) -> 
 
 def test_other_feature_widths_from_the_configuration(command: Command, data_dir: Path, tmp_path: Path) -> None:
     """Data of another kind: 24 visual and 8 audio features; nothing else has to be said."""
-    from yt8m import demo_data
+    from yt8m.data import demo_data
 
     shutil.rmtree(data_dir)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo_data, "RGB", 24)
         patch.setattr(demo_data, "AUDIO", 8)
-        sizes = ("--train-videos", 12, "--valid-videos", 6, "--rated-videos", 16, "--test-videos", 3, "--shard-videos",
-                 2, "--classes", 3, "--min-seconds", 45, "--max-seconds", 60)
+        sizes = (
+            "--train-videos",
+            12,
+            "--valid-videos",
+            6,
+            "--rated-videos",
+            16,
+            "--test-videos",
+            3,
+            "--shard-videos",
+            2,
+            "--classes",
+            3,
+            "--min-seconds",
+            45,
+            "--max-seconds",
+            60,
+        )
         assert command("make_demo_data", "--data-dir", data_dir, *sizes).status == 0
     where = ("--data-dir", data_dir, "--device", "cpu")
     assert command("prepare_vocabulary", "--data-dir", data_dir).status == 0
@@ -271,10 +346,13 @@ def test_other_feature_widths_from_the_configuration(command: Command, data_dir:
     video = write_config(tmp_path / "v.yaml", video={"model": {**NEXTVLAD, **widths}, "training": TRAINING})
     aware = write_config(tmp_path / "a.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
     base = data_dir / "cache" / "video" / "base"
-    for arguments in (("train_video", video, "--name", "base", *where),
-                      ("train_segment_w_context", aware, base, base, "--fold", 0, "--name", "aware", *where),
-                      ("prepare_test_meta", "--data-dir", data_dir), ("inference_memmap", *where),
-                      ("create_submission_from_memmaps", "--data-dir", data_dir, "--output", tmp_path / "sub.csv")):
+    for arguments in (
+        ("train_video", video, "--name", "base", *where),
+        ("train_segment_w_context", aware, base, base, "--fold", 0, "--name", "aware", *where),
+        ("prepare_test_meta", "--data-dir", data_dir),
+        ("inference_memmap", *where),
+        ("create_submission_from_memmaps", "--data-dir", data_dir, "--output", tmp_path / "sub.csv"),
+    ):
         outcome = command(*arguments)
         assert outcome.status == 0, outcome.err
     assert (tmp_path / "sub.csv").is_file()

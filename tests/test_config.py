@@ -1,4 +1,5 @@
 """Configurations: what is taken, what is refused, and that one message names everything that is wrong."""
+
 import json
 import re
 from pathlib import Path
@@ -8,23 +9,47 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from yt8m.config import Config, load_config, override_steps, parse_config
-from yt8m.errors import UserError
+from yt8m.common.config import Config, load_config, override_steps, parse_config
+from yt8m.common.errors import UserError
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SHIPPED = sorted(path.relative_to(SCRIPTS).as_posix() for path in SCRIPTS.rglob("*.yaml"))
-SECTIONS = {"video": ("video.model", "video.training"), "pure": ("pure_segment.training",),
-            "segment": ("segment_w_context.model", "segment_w_context.training")}
+SECTIONS = {
+    "video": ("video.model", "video.training"),
+    "pure": ("pure_segment.training",),
+    "segment": ("segment_w_context.model", "segment_w_context.training"),
+}
 
 TRAINING = {"batch_size": 8, "steps": 100, "lr": "2e-4", "eps": "1e-7", "weight_decay": 0.02, "ckpt_interval": 10}
-DBOF = {"type": "dbof", "hidden_dim": 24, "fcn_dim": 16, "p_drop": 0.5, "max_len": 150, "n_mixtures": 3,
-        "frame_se_reduction": 8, "video_se_reduction": 4}
-NEXTVLAD = {"type": "nextvlad", "n_clusters": 8, "groups": 16, "fcn_dim": 16, "p_drop": 0.5, "max_len": 150,
-            "n_mixtures": 2, "se_reduction": 4, "add_batchnorm": True}
+DBOF = {
+    "type": "dbof",
+    "hidden_dim": 24,
+    "fcn_dim": 16,
+    "p_drop": 0.5,
+    "max_len": 150,
+    "n_mixtures": 3,
+    "frame_se_reduction": 8,
+    "video_se_reduction": 4,
+}
+NEXTVLAD = {
+    "type": "nextvlad",
+    "n_clusters": 8,
+    "groups": 16,
+    "fcn_dim": 16,
+    "p_drop": 0.5,
+    "max_len": 150,
+    "n_mixtures": 2,
+    "se_reduction": 4,
+    "add_batchnorm": True,
+}
 CONTEXT = {"fcn_dim": 20, "p_drop": 0.5, "se_reduction": 4, "max_len": 150, "finetune_context": False, "n_mixture": 2}
-WHOLE = {"video": {"model": DBOF, "training": TRAINING}, "pure_segment": {"training": TRAINING},
-         "segment_w_context": {"model": CONTEXT, "training": TRAINING},
-         "context_base": {"model": NEXTVLAD}, "segment_base": {"model": DBOF}}
+WHOLE = {
+    "video": {"model": DBOF, "training": TRAINING},
+    "pure_segment": {"training": TRAINING},
+    "segment_w_context": {"model": CONTEXT, "training": TRAINING},
+    "context_base": {"model": NEXTVLAD},
+    "segment_base": {"model": DBOF},
+}
 ABSENT = object()
 
 
@@ -63,7 +88,7 @@ def _problems(tmp_path: Path, data: dict[str, Any], *sections: str) -> list[str]
 
 
 def _only_problem(tmp_path: Path, changes: dict[str, Any], *sections: str) -> str:
-    problem, = _problems(tmp_path, _changed(changes), *sections)
+    (problem,) = _problems(tmp_path, _changed(changes), *sections)
     return problem
 
 
@@ -84,12 +109,16 @@ def test_every_shipped_configuration_is_valid(name: str) -> None:
         assert value is not None
 
 
-@pytest.mark.parametrize("name, section, published", [
-    ("video_gated_dbof", "video", (128, 100_000, 3e-4, 1e-6, 0.1, 10_000)),
-    ("video_nextvlad", "video", (48, 200_000, 3e-4, 1e-6, 0.1, 10_000)),
-    ("pure_segment_dbof", "pure_segment", (128, 9000, 2e-4, 1e-7, 0.02, 3000)),
-    ("pure_segment_nextvlad", "pure_segment", (128, 8000, 2e-4, 1e-7, 0.02, 4000)),
-    ("segment_with_context", "segment_w_context", (128, 9000, 2e-4, 1e-7, 0.02, 3000))])
+@pytest.mark.parametrize(
+    "name, section, published",
+    [
+        ("video_gated_dbof", "video", (128, 100_000, 3e-4, 1e-6, 0.1, 10_000)),
+        ("video_nextvlad", "video", (48, 200_000, 3e-4, 1e-6, 0.1, 10_000)),
+        ("pure_segment_dbof", "pure_segment", (128, 9000, 2e-4, 1e-7, 0.02, 3000)),
+        ("pure_segment_nextvlad", "pure_segment", (128, 8000, 2e-4, 1e-7, 0.02, 4000)),
+        ("segment_with_context", "segment_w_context", (128, 9000, 2e-4, 1e-7, 0.02, 3000)),
+    ],
+)
 def test_shipped_training_is_as_published(name: str, section: str, published: tuple[float, ...]) -> None:
     training = getattr(load_config(SCRIPTS / f"{name}.yaml"), section).training.model_dump(exclude_none=True)
     keys = ("batch_size", "steps", "lr", "eps", "weight_decay", "ckpt_interval")
@@ -98,18 +127,40 @@ def test_shipped_training_is_as_published(name: str, section: str, published: tu
 
 
 def test_shipped_models_are_as_published() -> None:
-    shared = {"fcn_dim": 2048, "p_drop": 0.5, "max_len": 150, "n_mixtures": 4, "per_class": False,
-              "video_dim": 1024, "audio_dim": 128}
+    shared = {
+        "fcn_dim": 2048,
+        "p_drop": 0.5,
+        "max_len": 150,
+        "n_mixtures": 4,
+        "per_class": False,
+        "video_dim": 1024,
+        "audio_dim": 128,
+    }
     dbof, nextvlad = (load_config(SCRIPTS / f"{name}.yaml").video for name in ("video_gated_dbof", "video_nextvlad"))
     context = load_config(SCRIPTS / "segment_with_context.yaml").segment_w_context
     assert dbof and nextvlad and context
     assert dbof.model.model_dump() == shared | {
-        "type": "dbof", "hidden_dim": 4096, "frame_se_reduction": 8, "video_se_reduction": 4}
+        "type": "dbof",
+        "hidden_dim": 4096,
+        "frame_se_reduction": 8,
+        "video_se_reduction": 4,
+    }
     assert nextvlad.model.model_dump() == shared | {
-        "type": "nextvlad", "n_clusters": 64, "groups": 16, "se_reduction": 4, "add_batchnorm": True,
-        "soft_assignment": "2019"}
+        "type": "nextvlad",
+        "n_clusters": 64,
+        "groups": 16,
+        "se_reduction": 4,
+        "add_batchnorm": True,
+        "soft_assignment": "2019",
+    }
     assert context.model.model_dump() == {
-        "fcn_dim": 2048, "p_drop": 0.5, "se_reduction": 4, "max_len": 150, "finetune_context": False, "n_mixture": 4}
+        "fcn_dim": 2048,
+        "p_drop": 0.5,
+        "se_reduction": 4,
+        "max_len": 150,
+        "finetune_context": False,
+        "n_mixture": 4,
+    }
 
 
 def test_a_whole_configuration_is_taken(tmp_path: Path) -> None:
@@ -126,7 +177,9 @@ def test_a_whole_configuration_is_taken(tmp_path: Path) -> None:
 def test_numbers_with_an_exponent_are_floats(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(
         "pure_segment:\n  training: {batch_size: 8, steps: 100, lr: 2e-4, eps: 1e-7, weight_decay: 2E-2, "
-        "ckpt_interval: 10, negative_weight: 1}\n", encoding="utf-8")
+        "ckpt_interval: 10, negative_weight: 1}\n",
+        encoding="utf-8",
+    )
     config = load_config(tmp_path / "config.yaml", "pure_segment.training")
     assert config.pure_segment and config.pure_segment.training
     training = config.pure_segment.training
@@ -136,28 +189,65 @@ def test_numbers_with_an_exponent_are_floats(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_in_one_message(tmp_path: Path) -> None:
-    data = _changed({
-        "vidoe": {}, "video.modle": {}, "video.model.hiden_dim": 24, "video.model.hidden_dim": ABSENT,
-        "video.training.steps": "many", "video.training.lr": True, "pure_segment.training.eps": ABSENT,
-        "segment_w_context.model.finetune_context": "perhaps", "context_base.model.add_batchnorm": ABSENT,
-        "segment_base": ABSENT})
-    assert _problems(tmp_path, data, "video.model", "segment_base.model") == sorted([
-        "vidoe: unknown key", "video.modle: unknown key", "video.model.hiden_dim: unknown key",
-        "video.model.hidden_dim: missing key", "video.training.steps: expected a valid integer, found 'many'",
-        "video.training.lr: expected a number, found True", "pure_segment.training.eps: missing key",
-        "segment_w_context.model.finetune_context: expected a valid boolean, found 'perhaps'",
-        "context_base.model.add_batchnorm: missing key", "segment_base.model: missing section"])
+    data = _changed(
+        {
+            "vidoe": {},
+            "video.modle": {},
+            "video.model.hiden_dim": 24,
+            "video.model.hidden_dim": ABSENT,
+            "video.training.steps": "many",
+            "video.training.lr": True,
+            "pure_segment.training.eps": ABSENT,
+            "segment_w_context.model.finetune_context": "perhaps",
+            "context_base.model.add_batchnorm": ABSENT,
+            "segment_base": ABSENT,
+        }
+    )
+    assert _problems(tmp_path, data, "video.model", "segment_base.model") == sorted(
+        [
+            "vidoe: unknown key",
+            "video.modle: unknown key",
+            "video.model.hiden_dim: unknown key",
+            "video.model.hidden_dim: missing key",
+            "video.training.steps: expected a valid integer, found 'many'",
+            "video.training.lr: expected a number, found True",
+            "pure_segment.training.eps: missing key",
+            "segment_w_context.model.finetune_context: expected a valid boolean, found 'perhaps'",
+            "context_base.model.add_batchnorm: missing key",
+            "segment_base.model: missing section",
+        ]
+    )
 
 
-@pytest.mark.parametrize("path", ["video.nextvlad", "video.model.dbof", "video.model.nextvlad", "context_base.dbof",
-                                  "segment_w_context.model.dbof", "pure_segment.training.nextvlad", "dbof"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "video.nextvlad",
+        "video.model.dbof",
+        "video.model.nextvlad",
+        "context_base.dbof",
+        "segment_w_context.model.dbof",
+        "pure_segment.training.nextvlad",
+        "dbof",
+    ],
+)
 def test_an_unknown_key_called_like_a_model_type_keeps_its_path(path: str, tmp_path: Path) -> None:
     assert _only_problem(tmp_path, {path: 1}) == f"{path}: unknown key"
 
 
-@pytest.mark.parametrize("path", [
-    "video.training.lr", "video.training.weight_decay", "video.training.batch_size", "video.model.p_drop",
-    "video.model.hidden_dim", "video.model.max_len", "context_base.model.groups", "segment_w_context.model.max_len"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "video.training.lr",
+        "video.training.weight_decay",
+        "video.training.batch_size",
+        "video.model.p_drop",
+        "video.model.hidden_dim",
+        "video.model.max_len",
+        "context_base.model.groups",
+        "segment_w_context.model.max_len",
+    ],
+)
 @pytest.mark.parametrize("value", [True, False, "many", None, [1]])
 def test_what_is_no_number_is_refused(path: str, value: object, tmp_path: Path) -> None:
     problem = _only_problem(tmp_path, {path: value})
@@ -165,13 +255,29 @@ def test_what_is_no_number_is_refused(path: str, value: object, tmp_path: Path) 
     assert problem.endswith(f", found {value!r}")
 
 
-@pytest.mark.parametrize("path, value", [
-    ("video.training.lr", 0), ("video.training.lr", "-1e-4"), ("video.training.lr", "nan"),
-    ("video.training.lr", float("inf")), ("video.training.eps", 0), ("video.training.weight_decay", -0.1),
-    ("video.training.steps", 0), ("video.training.steps", 1.5), ("video.training.steps", "100"),
-    ("video.model.p_drop", 1), ("video.model.p_drop", -0.1), ("video.model.frame_se_reduction", -1),
-    ("context_base.model.n_clusters", 1), ("context_base.model.groups", 7), ("pure_segment.training.offset", -1),
-    ("pure_segment.training.negative_weight", -0.5), ("video.model.per_class", 1), ("video.model.per_class", "yes")])
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("video.training.lr", 0),
+        ("video.training.lr", "-1e-4"),
+        ("video.training.lr", "nan"),
+        ("video.training.lr", float("inf")),
+        ("video.training.eps", 0),
+        ("video.training.weight_decay", -0.1),
+        ("video.training.steps", 0),
+        ("video.training.steps", 1.5),
+        ("video.training.steps", "100"),
+        ("video.model.p_drop", 1),
+        ("video.model.p_drop", -0.1),
+        ("video.model.frame_se_reduction", -1),
+        ("context_base.model.n_clusters", 1),
+        ("context_base.model.groups", 7),
+        ("pure_segment.training.offset", -1),
+        ("pure_segment.training.negative_weight", -0.5),
+        ("video.model.per_class", 1),
+        ("video.model.per_class", "yes"),
+    ],
+)
 def test_values_out_of_range_are_refused(path: str, value: object, tmp_path: Path) -> None:
     assert _only_problem(tmp_path, {path: value}).startswith(f"{path}: expected ")
 
@@ -180,7 +286,8 @@ def test_values_out_of_range_are_refused(path: str, value: object, tmp_path: Pat
 def test_max_len_is_a_number_of_frames_or_minus_1(path: str, tmp_path: Path) -> None:
     for refused in (0, -2, -150):
         assert _only_problem(tmp_path, {f"{path}.max_len": refused}) == (
-            f"{path}.max_len: expected a number of frames, or -1 for no limit, found {refused}")
+            f"{path}.max_len: expected a number of frames, or -1 for no limit, found {refused}"
+        )
     for taken in (-1, 1, 300):
         section = getattr(_load(tmp_path, _changed({f"{path}.max_len": taken})), path.split(".", maxsplit=1)[0])
         assert section.model.max_len == taken
@@ -216,9 +323,11 @@ def test_the_type_of_a_model_decides_its_keys(tmp_path: Path) -> None:
 
 def test_a_missing_section_is_named_once(tmp_path: Path) -> None:
     assert _only_problem(tmp_path, {"pure_segment": ABSENT}, "pure_segment.training", "pure_segment.training") == (
-        "pure_segment.training: missing section")
+        "pure_segment.training: missing section"
+    )
     assert _only_problem(tmp_path, {"pure_segment.training": ABSENT}, "pure_segment.training") == (
-        "pure_segment.training: missing section")
+        "pure_segment.training: missing section"
+    )
     assert _only_problem(tmp_path, {"video": None}, "video.model") == "video.model: missing section"
     assert _only_problem(tmp_path, {"video.model": ABSENT}, "video.model") == "video.model: missing key"
 
@@ -238,9 +347,17 @@ def test_a_file_that_is_no_mapping_is_named(text: str, tmp_path: Path) -> None:
         load_config(path)
 
 
-@pytest.mark.parametrize("text", [
-    "video: [", "\tvideo: 1\n", "video: !!python/object/apply:os.getcwd []\n", "video: !!python/name:os.getcwd\n",
-    "video: 2020-13-45\n", "{[1]: 2}\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "video: [",
+        "\tvideo: 1\n",
+        "video: !!python/object/apply:os.getcwd []\n",
+        "video: !!python/name:os.getcwd\n",
+        "video: 2020-13-45\n",
+        "{[1]: 2}\n",
+    ],
+)
 def test_what_is_not_plain_yaml_is_named_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
@@ -250,9 +367,13 @@ def test_what_is_not_plain_yaml_is_named_in_one_line(text: str, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text, key, line", [
-    ("video: {}\npure_segment: {}\nvideo: {}\n", "video", 3),
-    ("pure_segment:\n  training:\n    lr: 2e-4\n    steps: 10\n    lr: 3e-4\n", "lr", 5)])
+@pytest.mark.parametrize(
+    "text, key, line",
+    [
+        ("video: {}\npure_segment: {}\nvideo: {}\n", "video", 3),
+        ("pure_segment:\n  training:\n    lr: 2e-4\n    steps: 10\n    lr: 3e-4\n", "lr", 5),
+    ],
+)
 def test_a_key_that_comes_twice_is_named(text: str, key: str, line: int, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
@@ -265,7 +386,9 @@ def test_anchors_and_merge_keys_are_taken(tmp_path: Path) -> None:
     path.write_text(
         "pure_segment:\n  training: &shared {batch_size: 8, steps: 9, lr: 2e-4, eps: 1e-7, weight_decay: 0, "
         f"ckpt_interval: 3}}\nsegment_w_context:\n  model: {yaml.safe_dump(CONTEXT, default_flow_style=True)}"
-        "  training: {<<: *shared, steps: 10}\n", encoding="utf-8")
+        "  training: {<<: *shared, steps: 10}\n",
+        encoding="utf-8",
+    )
     config = load_config(path)
     assert config.pure_segment and config.pure_segment.training
     assert config.segment_w_context and config.segment_w_context.training
@@ -288,8 +411,12 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
 def test_a_configuration_is_frozen() -> None:
     config = parse_config(WHOLE, "test")
     assert config.video and config.video.training
-    for section, key in ((config, "video"), (config.video, "model"), (config.video.model, "fcn_dim"),
-                         (config.video.training, "steps")):
+    for section, key in (
+        (config, "video"),
+        (config.video, "model"),
+        (config.video.model, "fcn_dim"),
+        (config.video.training, "steps"),
+    ):
         before = getattr(section, key)
         with pytest.raises(ValidationError):
             setattr(section, key, 7)

@@ -1,4 +1,5 @@
 """Damaged shards: named by `check_data`, refused by a run or, with `--on-error skip`, left out and counted."""
+
 import dataclasses
 import json
 import os
@@ -15,13 +16,13 @@ from hypothesis import strategies as st
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, serialize, write_payloads, write_videos
 from tests.small_models import DBOF, TRAINING, agnostic_folder, write_config
-from yt8m.damage import Damage
-from yt8m.dataloader import BatchLoader
-from yt8m.datasets import RatedSegmentDataset, VideoDataset
-from yt8m.errors import RecordError, UserError
-from yt8m.index import Index, check_folder, load_index
-from yt8m.sampling import SequentialBatches
-from yt8m.vocabulary import Vocabulary
+from yt8m.common.errors import RecordError, UserError
+from yt8m.data.damage import Damage
+from yt8m.data.dataloader import BatchLoader
+from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.data.index import Index, check_folder, load_index
+from yt8m.data.sampling import SequentialBatches
+from yt8m.data.vocabulary import Vocabulary
 
 Command = Callable[..., Outcome]
 VOCABULARY = Vocabulary(np.array([3, 7]), ("a", "b"))
@@ -65,7 +66,8 @@ def test_damage_met_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixtur
     damage.meet(RecordError(Path("b.tfrecord"), "empty"))
     damage.report()
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["left out"] * 2 + [
-        "left out because of damage"]
+        "left out because of damage"
+    ]
     assert "2 records or rests of shards, all named above, of 2 shards" in caplog.text
     assert caplog.text.strip().endswith("Download again: a.tfrecord b.tfrecord")
     caplog.clear()
@@ -75,7 +77,7 @@ def test_damage_met_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_lacks_the_videos_that_cannot_be_read_and_nothing_else(index: Index, workers: int) -> None:
-    whole, = BatchLoader(VideoDataset(index, VOCABULARY, -1, None), SequentialBatches(6, 6), 0)
+    (whole,) = BatchLoader(VideoDataset(index, VOCABULARY, -1, None), SequentialBatches(6, 6), 0)
     flip(index.folder / "train00.tfrecord", frame_position(index, 1, 33))
     dataset = VideoDataset(index, VOCABULARY, -1, None)
     with pytest.raises(RecordError, match="train00.tfrecord: record at byte .*, video v001: checksum mismatch"):
@@ -83,7 +85,7 @@ def test_a_batch_lacks_the_videos_that_cannot_be_read_and_nothing_else(index: In
     damage = Damage(skip=True)
     dataset = VideoDataset(index, VOCABULARY, -1, None, damage)
     for _ in range(2):
-        batch, = BatchLoader(dataset, SequentialBatches(6, 6), workers)
+        (batch,) = BatchLoader(dataset, SequentialBatches(6, 6), workers)
         assert batch.examples.tolist() == [0, 2, 3, 4, 5]
         for part, full in zip(batch, whole):
             assert torch.equal(part, full[[0, 2, 3, 4, 5]])
@@ -96,7 +98,7 @@ def test_a_batch_of_segments_lacks_those_whose_segment_or_video_cannot_be_read(i
     expected = {False: [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5], True: [0, 0, 2, 2, 3, 3, 4, 4, 5]}
     for context, records in expected.items():
         dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, context, -1, None, Damage(skip=True))
-        batch, = BatchLoader(dataset, SequentialBatches(12, 12), 0)
+        (batch,) = BatchLoader(dataset, SequentialBatches(12, 12), 0)
         assert batch.examples.tolist() == records
         for part in (batch.segments, batch.classes, batch.negatives, batch.video_index):
             assert len(part) == len(records)
@@ -129,7 +131,10 @@ def test_the_index_holds_what_comes_before_the_damage(tmp_path: Path) -> None:
         assert index.video_id.tolist() == [b"v000", b"v001", b"v002"]
         assert index.shards.tolist() == ["a.tfrecord", "b.tfrecord", "c.tfrecord"]  # folds stay as they are
         assert sorted(error.path.name for error in damage.left_out.values()) == [
-            "a.tfrecord", "b.tfrecord", "c.tfrecord"]
+            "a.tfrecord",
+            "b.tfrecord",
+            "c.tfrecord",
+        ]
         with pytest.raises(RecordError, match="a.tfrecord.*3 shards are damaged"):
             load_index(folder, tmp_path / "cache")
     (folder / "a.tfrecord").unlink()
@@ -144,7 +149,7 @@ def test_frames_of_another_width_than_most_are_damage(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="video wide: frames are 9 .rgb. and 3 .audio. wide, those of .*8 and 3"):
         VideoDataset(index, VOCABULARY, -1, None)
     dataset = VideoDataset(index, VOCABULARY, -1, None, Damage(skip=True))
-    batch, = BatchLoader(dataset, SequentialBatches(3, 3), 0)
+    (batch,) = BatchLoader(dataset, SequentialBatches(3, 3), 0)
     assert batch.examples.tolist() == [1, 2] and batch.frames.shape[2] == RGB + AUDIO
 
 
@@ -185,8 +190,9 @@ def test_predictions_of_damaged_videos_are_0_until_they_are_mended(command: Comm
     first, last = meta["row_ends"][:2]
     damaged = np.load(predictions)
     assert not damaged[first:last].any() and whole[first:last].any()
-    np.testing.assert_array_equal(np.delete(damaged, np.s_[first:last], axis=0),
-                                  np.delete(whole, np.s_[first:last], axis=0))
+    np.testing.assert_array_equal(
+        np.delete(damaged, np.s_[first:last], axis=0), np.delete(whole, np.s_[first:last], axis=0)
+    )
     lacking = json.loads(predictions.with_suffix(".json").read_text(encoding="utf-8"))
     assert {**lacking, "time": None} == {**origin, "time": None, "left_out": [1]}  # the second video
     submit = ("create_submission_from_memmaps", "--data-dir", data_dir, "--output", data_dir / "sub.csv")
@@ -217,7 +223,8 @@ def test_check_data_of_whole_folders(command: Command, tiny_data: Path) -> None:
     index = load_index(tiny_data / "segment" / "train", tiny_data / "cache")
     assert rows["frames"][2] == f"{index.n_frames.sum():,}" and rows["ratings"][2] == f"{len(index.rating_label):,}"
     assert " ".join(rows["classes of the vocabulary with ratings"]) == (
-        "0 of 5 (0.0 %) 0 of 5 (0.0 %) 5 of 5 (100.0 %) 0 of 5 (0.0 %)")
+        "0 of 5 (0.0 %) 0 of 5 (0.0 %) 5 of 5 (100.0 %) 0 of 5 (0.0 %)"
+    )
     assert "oddities: none" in outcome.out and "no damage: every checksum is right" in outcome.out
 
 
@@ -234,8 +241,10 @@ def test_check_data_names_every_damaged_record_and_the_shards_to_download(comman
     outcome = command("check_data", folder, "--data-dir", data_dir)
     assert outcome.status == 1 and not outcome.err
     for record in records[[0, 2]]:
-        assert (f"{paths[0]}: record at byte {index.offset[record]}, video {index.video_id[record].decode()}: "
-                "checksum mismatch") in outcome.out
+        assert (
+            f"{paths[0]}: record at byte {index.offset[record]}, video {index.video_id[record].decode()}: "
+            "checksum mismatch"
+        ) in outcome.out
     assert f"{paths[1]}: record at byte {last}: truncated, 1 bytes are missing" in outcome.out
     assert f"{paths[2]}: record at byte 0: damaged record length" in outcome.out
     assert f"{paths[3]}: record at byte 0: a gzip file" in outcome.out
@@ -245,10 +254,15 @@ def test_check_data_names_every_damaged_record_and_the_shards_to_download(comman
 
 
 def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
-    odd = [make_video(0, 0, (3,)), make_video(1, 3, (4000, -1)), make_video(2, 301, (3,)),
-           make_video(3, 20, (), ((20, 3, 1.0), (-5, 3, 0.0), (3, 3, 1.0), (5, 3, 0.5), (10, 3, 0.0), (10, 3, 1.0))),
-           make_video(4, 9, n_audio=8), dataclasses.replace(make_video(5, 9), video_id=b"v004"),
-           Video(b"wide", np.zeros((6, RGB + 1), np.uint8), np.zeros((6, AUDIO), np.uint8))]
+    odd = [
+        make_video(0, 0, (3,)),
+        make_video(1, 3, (4000, -1)),
+        make_video(2, 301, (3,)),
+        make_video(3, 20, (), ((20, 3, 1.0), (-5, 3, 0.0), (3, 3, 1.0), (5, 3, 0.5), (10, 3, 0.0), (10, 3, 1.0))),
+        make_video(4, 9, n_audio=8),
+        dataclasses.replace(make_video(5, 9), video_id=b"v004"),
+        Video(b"wide", np.zeros((6, RGB + 1), np.uint8), np.zeros((6, AUDIO), np.uint8)),
+    ]
     path = write_videos(tmp_path / "one" / "a.tfrecord", odd)
     shutil.copytree(path.parent, tmp_path / "two")
     outcome = command("check_data", tmp_path / "one", tmp_path / "two", "--data-dir", tmp_path)
@@ -256,14 +270,24 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
     rows = cells(outcome.out)
     assert rows["width of rgb / audio"] == ["8,", "9", "/", "3"] * 2
     assert rows["shortest / median / longest video"] == ["0", "/", "8", "/", "301"] * 2
-    assert {name: [int(value) for value in values] for name, values in rows.items()
-            if name.startswith(("videos ", "labels ", "ratings ")) and len(values) == 2 and values[0].isdecimal()} == {
-        "videos without frames": [1, 1], "videos of 1 to 4 frames": [1, 1], "videos of more than 300 frames": [1, 1],
+    assert {
+        name: [int(value) for value in values]
+        for name, values in rows.items()
+        if name.startswith(("videos ", "labels ", "ratings ")) and len(values) == 2 and values[0].isdecimal()
+    } == {
+        "videos without frames": [1, 1],
+        "videos of 1 to 4 frames": [1, 1],
+        "videos of more than 300 frames": [1, 1],
         "videos with unlike numbers of rgb and audio frames": [1, 1],
-        "videos with frames of another width than most": [1, 1], "videos whose id came before": [1, 1],
-        "videos whose id is in a folder before this one": [0, 6], "labels outside 0 to 3861": [2, 2],
-        "ratings beyond the end of their video": [2, 2], "ratings that do not start at a multiple of 5 s": [1, 1],
-        "ratings with another score than 0 and 1": [1, 1], "ratings of a segment and label that came before": [1, 1]}
+        "videos with frames of another width than most": [1, 1],
+        "videos whose id came before": [1, 1],
+        "videos whose id is in a folder before this one": [0, 6],
+        "labels outside 0 to 3861": [2, 2],
+        "ratings beyond the end of their video": [2, 2],
+        "ratings that do not start at a multiple of 5 s": [1, 1],
+        "ratings with another score than 0 and 1": [1, 1],
+        "ratings of a segment and label that came before": [1, 1],
+    }
 
 
 def test_check_data_reads_unusual_layouts(command: Command, tmp_path: Path) -> None:
@@ -276,8 +300,11 @@ def test_check_data_reads_unusual_layouts(command: Command, tmp_path: Path) -> N
 
 
 def test_check_data_of_what_is_not_there(command: Command, tmp_path: Path) -> None:
-    for arguments, said in (((), "none of video/train"), ((tmp_path / "nowhere",), "no such folder"),
-                            ((tmp_path,), "no .tfrecord files")):
+    for arguments, said in (
+        ((), "none of video/train"),
+        ((tmp_path / "nowhere",), "no such folder"),
+        ((tmp_path,), "no .tfrecord files"),
+    ):
         outcome = command("check_data", *arguments, "--data-dir", tmp_path)
         assert outcome.status == 2 and said in outcome.err and len(outcome.err.splitlines()) == 1
         assert not outcome.out

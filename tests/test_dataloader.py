@@ -1,4 +1,5 @@
 """Batches read ahead: the same whatever the number of workers, from any batch on, and no thread left behind."""
+
 import threading
 import time
 from itertools import islice
@@ -8,15 +9,20 @@ import pytest
 import torch
 
 from tests.shards import index_videos, make_video
-from yt8m.dataloader import BATCHES_AHEAD, BatchLoader
-from yt8m.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
-from yt8m.errors import UserError
-from yt8m.sampling import SequentialBatches, TrainingBatches
-from yt8m.vocabulary import Vocabulary
+from yt8m.common.errors import UserError
+from yt8m.data.dataloader import BATCHES_AHEAD, BatchLoader
+from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
+from yt8m.data.sampling import SequentialBatches, TrainingBatches
+from yt8m.data.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
-SHARDS = [[make_video(3 * shard + row, 30 + 15 * row + shard, (3, 20), ((5 * row, 7, 1.0), (10, 20, 0.0)))
-           for row in range(3)] for shard in range(4)]
+SHARDS = [
+    [
+        make_video(3 * shard + row, 30 + 15 * row + shard, (3, 20), ((5 * row, 7, 1.0), (10, 20, 0.0)))
+        for row in range(3)
+    ]
+    for shard in range(4)
+]
 
 
 @pytest.fixture(name="index", scope="module")
@@ -27,8 +33,11 @@ def fixture_index(tmp_path_factory):
 
 def make_loader(kind: str, index, workers: int, window: int | None = None, seed: int = 9) -> BatchLoader:
     """Training batches of either kind, with sampling."""
-    dataset = (VideoDataset(index, VOCABULARY, 8, 3) if kind == "videos"
-               else RatedSegmentDataset(index, VOCABULARY, np.arange(4), 3, kind == "context", 8, 3))
+    dataset = (
+        VideoDataset(index, VOCABULARY, 8, 3)
+        if kind == "videos"
+        else RatedSegmentDataset(index, VOCABULARY, np.arange(4), 3, kind == "context", 8, 3)
+    )
     return BatchLoader(dataset, TrainingBatches(dataset.shards, 5, seed, window), workers)
 
 

@@ -1,4 +1,5 @@
 """Batches hold the bytes that were written, in an order that is a pure function of the seed."""
+
 import dataclasses
 import logging
 import os
@@ -11,22 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video
-from yt8m.dataloader import BatchLoader
-from yt8m.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
-from yt8m.errors import RecordError, UserError
-from yt8m.sampling import SequentialBatches, TrainingBatches
-from yt8m.segments import context_frames
-from yt8m.vocabulary import Vocabulary
+from yt8m.common.errors import RecordError, UserError
+from yt8m.data.dataloader import BatchLoader
+from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
+from yt8m.data.sampling import SequentialBatches, TrainingBatches
+from yt8m.data.segments import context_frames
+from yt8m.data.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
 SHARDS = [
-    [make_video(0, 60, (3, 999, 20), ((0, 3, 1.0), (35, 7, 0.0), (35, 20, 1.0))),
-     make_video(1, 45, (7,), ((40, 21, 1.0), (44, 3, 0.0), (45, 7, 1.0))),  # the last one starts beyond the end
-     make_video(2, 0, (3,), ((0, 3, 1.0),))],  # no frames
-    [make_video(3, 20, (999,), ((10, 3, 0.0), (10, 999, 1.0), (300, 888, 1.0), (-5, 3, 1.0))),  # labels nobody rates
-     make_video(4, 3, (21, 21), ((0, 20, 1.0),)),
-     make_video(5, 200, (20, 0, 3861))],
-    [make_video(6, 41, (), ((36, 21, 0.0),)), dataclasses.replace(make_video(7, 100, (3,)), video_id=b"v000")]]
+    [
+        make_video(0, 60, (3, 999, 20), ((0, 3, 1.0), (35, 7, 0.0), (35, 20, 1.0))),
+        make_video(1, 45, (7,), ((40, 21, 1.0), (44, 3, 0.0), (45, 7, 1.0))),  # the last one starts beyond the end
+        make_video(2, 0, (3,), ((0, 3, 1.0),)),
+    ],  # no frames
+    [
+        make_video(3, 20, (999,), ((10, 3, 0.0), (10, 999, 1.0), (300, 888, 1.0), (-5, 3, 1.0))),  # labels nobody rates
+        make_video(4, 3, (21, 21), ((0, 20, 1.0),)),
+        make_video(5, 200, (20, 0, 3861)),
+    ],
+    [make_video(6, 41, (), ((36, 21, 0.0),)), dataclasses.replace(make_video(7, 100, (3,)), video_id=b"v000")],
+]
 VIDEOS = [video for videos in SHARDS for video in videos]
 ALL_SHARDS = np.arange(len(SHARDS))
 
@@ -51,17 +57,18 @@ def test_videos_without_frames_or_labels_of_the_vocabulary_are_left_out(index):
 
 def test_video_batches_hold_the_written_bytes_and_zeros(index):
     dataset = VideoDataset(index, VOCABULARY, 5, None)
-    batch, = BatchLoader(dataset, SequentialBatches(len(dataset), 8), 0)
+    (batch,) = BatchLoader(dataset, SequentialBatches(len(dataset), 8), 0)
     assert batch.examples.tolist() == [0, 1, 4, 5, 7]
     assert batch.lengths.tolist() == [20, 5, 3, 160, 60]
     assert batch.labels.dtype == torch.bool
     assert batch.labels.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]]
     assert batch.frames.shape == (5, 160, RGB + AUDIO) and batch.frames.dtype == torch.uint8
-    for frames, record, span in zip(batch.frames.numpy(), batch.examples, [(30, 50), (30, 35), (0, 3), (30, 190),
-                                                                          (30, 90)]):
+    for frames, record, span in zip(
+        batch.frames.numpy(), batch.examples, [(30, 50), (30, 35), (0, 3), (30, 190), (30, 90)]
+    ):
         expected = VIDEOS[record].frames[slice(*span)]
-        np.testing.assert_array_equal(frames[:len(expected)], expected)
-        assert not frames[len(expected):].any()
+        np.testing.assert_array_equal(frames[: len(expected)], expected)
+        assert not frames[len(expected) :].any()
 
 
 def test_training_videos_are_sampled_anew_each_epoch(index):
@@ -95,8 +102,16 @@ def test_no_video_with_labels_of_the_vocabulary_is_an_error_naming_the_folder(in
 # --- rated segments --------------------------------------------------------------------------------------
 
 
-USABLE = [(0, 0, 3, 1.0), (0, 35, 7, 0.0), (0, 35, 20, 1.0), (1, 40, 21, 1.0), (1, 44, 3, 0.0), (3, 10, 3, 0.0),
-          (4, 0, 20, 1.0), (6, 36, 21, 0.0)]  # record, start, label, score
+USABLE = [
+    (0, 0, 3, 1.0),
+    (0, 35, 7, 0.0),
+    (0, 35, 20, 1.0),
+    (1, 40, 21, 1.0),
+    (1, 44, 3, 0.0),
+    (3, 10, 3, 0.0),
+    (4, 0, 20, 1.0),
+    (6, 36, 21, 0.0),
+]  # record, start, label, score
 MINED = {0: {21}, 1: {20}, 3: {7, 20, 21}, 4: {3, 7}, 6: {3, 7, 20}}  # labels neither given nor rated, by record
 
 
@@ -112,7 +127,7 @@ def expanded(video: Video, start: int, offset: int) -> np.ndarray:
 @pytest.mark.parametrize("offset", [0, 3, 60])
 def test_segment_batches(offset, index):
     dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, offset, False, -1, None)
-    batch, = BatchLoader(dataset, SequentialBatches(len(dataset), 20), 0)
+    (batch,) = BatchLoader(dataset, SequentialBatches(len(dataset), 20), 0)
     assert batch.videos is None and batch.lengths is None
     assert batch.examples.tolist() == [record for record, *_ in USABLE]
     assert batch.classes.tolist() == [VOCABULARY.labels.tolist().index(label) for _, _, label, _ in USABLE]
@@ -134,7 +149,7 @@ def test_a_segment_at_either_end_is_filled_with_zeros(index):
 
 
 def test_ratings_left_out_are_counted_in_the_log(index, caplog):
-    caplog.set_level(logging.INFO, "yt8m.datasets")
+    caplog.set_level(logging.INFO, "yt8m.data.datasets")
     dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, False, -1, None)
     assert len(dataset) == len(USABLE)
     # beyond: 45 of 45 s, 0 of 0 s, 300 of 20 s, before the video; outside the vocabulary: 999 and 888
@@ -144,7 +159,7 @@ def test_ratings_left_out_are_counted_in_the_log(index, caplog):
 
 @pytest.mark.parametrize("shards, records", [([0], [0, 0, 0, 1, 1]), ([1], [3, 4]), ([2, 1], [3, 4, 6])])
 def test_ratings_of_other_shards_are_left_out(shards, records, index, caplog):
-    caplog.set_level(logging.INFO, "yt8m.datasets")
+    caplog.set_level(logging.INFO, "yt8m.data.datasets")
     dataset = RatedSegmentDataset(index, VOCABULARY, np.array(shards), 3, False, -1, None)
     assert [int(dataset.__getitems__([(0, row)]).examples) for row in range(len(dataset))] == records
     assert f"{len(records)} ratings in {len(shards)} shards" in caplog.text
@@ -166,8 +181,8 @@ def test_context_comes_once_per_video_however_often_it_is_rated(index):
     for video, record in zip(batch.video_index, batch.examples):
         expected = VIDEOS[record].frames[slice(*context_frames(len(VIDEOS[record].frames)))]
         assert batch.lengths[video] == len(expected)
-        np.testing.assert_array_equal(batch.videos[video, :len(expected)], expected)
-        assert not batch.videos[video, len(expected):].any()
+        np.testing.assert_array_equal(batch.videos[video, : len(expected)], expected)
+        assert not batch.videos[video, len(expected) :].any()
 
 
 def test_context_is_sampled_in_training(index):
@@ -190,8 +205,10 @@ def test_sampled_context_does_not_depend_on_other_videos_of_the_batch(index):
 
 
 def test_videos_of_the_same_id_stay_apart(tmp_path):
-    first, second = (dataclasses.replace(video, video_id=b"same") for video in (
-        make_video(0, 50, (3,), ((30, 7, 1.0),)), make_video(1, 60, (7,), ((30, 20, 0.0),))))
+    first, second = (
+        dataclasses.replace(video, video_id=b"same")
+        for video in (make_video(0, 50, (3,), ((30, 7, 1.0),)), make_video(1, 60, (7,), ((30, 20, 0.0),)))
+    )
     index = index_videos(tmp_path, [[first, second], [first]])
     dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, True, -1, None)
     batch = dataset.__getitems__([(0, 0), (0, 1), (0, 2)])
@@ -207,9 +224,16 @@ def rated_videos(draw) -> list[Video]:
     """Videos with labels and ratings in and out of the vocabulary and of the video."""
     label = st.sampled_from([3, 7, 20, 21, 0, 999])
     rating = st.tuples(st.integers(-2, 16), label, st.sampled_from([0.0, 1.0]))
-    return [make_video(number, draw(st.integers(0, 14)), draw(st.lists(label, max_size=3)),
-                       draw(st.lists(rating, max_size=4)), n_audio=draw(st.none() | st.integers(0, 14)))
-            for number in range(draw(st.integers(1, 4)))]
+    return [
+        make_video(
+            number,
+            draw(st.integers(0, 14)),
+            draw(st.lists(label, max_size=3)),
+            draw(st.lists(rating, max_size=4)),
+            n_audio=draw(st.none() | st.integers(0, 14)),
+        )
+        for number in range(draw(st.integers(1, 4)))
+    ]
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -217,10 +241,14 @@ def rated_videos(draw) -> list[Video]:
 def test_random_ratings(tmp_path_factory, videos, offset):
     videos = [make_video(9, 12, (3,), ((5, 3, 1.0),)), *videos]
     index = index_videos(tmp_path_factory.mktemp("data"), [videos])
-    usable = [(record, *rating) for record, video in enumerate(videos) for rating in video.ratings
-              if 0 <= rating[0] < len(video.frames) and rating[1] in VOCABULARY.labels]
+    usable = [
+        (record, *rating)
+        for record, video in enumerate(videos)
+        for rating in video.ratings
+        if 0 <= rating[0] < len(video.frames) and rating[1] in VOCABULARY.labels
+    ]
     dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(1), offset, True, -1, None)
-    batch, = BatchLoader(dataset, SequentialBatches(len(dataset), 100), 0)
+    (batch,) = BatchLoader(dataset, SequentialBatches(len(dataset), 100), 0)
     assert len(dataset) == len(usable)
     for row, (record, start, label, score) in enumerate(usable):
         video = videos[record]
@@ -229,7 +257,7 @@ def test_random_ratings(tmp_path_factory, videos, offset):
         assert VOCABULARY.labels[batch.classes[row]] == label
         assert batch.negatives[row].tolist() == [other not in known for other in VOCABULARY.labels.tolist()]
         np.testing.assert_array_equal(batch.segments[row], expanded(video, start, offset))
-        np.testing.assert_array_equal(batch.videos[batch.video_index[row], :len(video.frames)], video.frames)
+        np.testing.assert_array_equal(batch.videos[batch.video_index[row], : len(video.frames)], video.frames)
 
 
 # --- whole videos --------------------------------------------------------------------------------------
@@ -262,7 +290,7 @@ def test_whole_videos_are_checked_against_their_checksums(tmp_path):
     path.write_bytes(content)
     os.utime(path, ns=(0, index.stamps[1, 1]))
     dataset = WholeVideoDataset(index, np.arange(len(index)))
-    (_, frames), = dataset.__getitems__([(0, 3)])
+    ((_, frames),) = dataset.__getitems__([(0, 3)])
     np.testing.assert_array_equal(frames, VIDEOS[3].frames)
     with pytest.raises(RecordError, match=f"record at byte {index.offset[4]}, video v004: checksum mismatch") as caught:
         dataset.__getitems__([(0, 3), (0, 4)])

@@ -1,8 +1,9 @@
 """The made-up world: the same for the same seed, its truth and ratings true, its twins alike."""
+
 import numpy as np
 import pytest
 
-from yt8m.demo_data import AUDIO, RGB, Video, World
+from yt8m.data.demo_data import AUDIO, RGB, Video, World
 
 SECONDS = (80, 120)
 N_CLASSES, SEED = 6, 5
@@ -19,7 +20,7 @@ def _videos(world: World) -> list[Video]:
 
 
 def _rated(world: World) -> list[int]:
-    return world.labels[:world.n_classes].tolist()
+    return world.labels[: world.n_classes].tolist()
 
 
 def test_the_same_seed_and_number_make_the_same_video(world: World, videos: list[Video]) -> None:
@@ -92,8 +93,13 @@ def test_concepts_are_visible_exactly_where_they_are_labels(world: World, videos
 def _slow_truth(video: Video) -> dict[int, list[bool]]:
     """Start second → for each class whether it is visible for at least 3 of the 5 seconds, of candidates only."""
     starts = list(range(0, len(video.frames), 5))[6:-2]
-    return {start: [sum(video.present[second, label] for second in range(start, start + 5)) >= 3
-                    for label in range(video.present.shape[1])] for start in starts}
+    return {
+        start: [
+            sum(video.present[second, label] for second in range(start, start + 5)) >= 3
+            for label in range(video.present.shape[1])
+        ]
+        for start in starts
+    }
 
 
 def test_truth_holds_for_visible_concepts_only(world: World, videos: list[Video]) -> None:

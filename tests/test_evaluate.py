@@ -1,4 +1,5 @@
 """`evaluate`: submissions and predictions against ratings of the test set, models on shards they have not seen."""
+
 import json
 import shutil
 from collections.abc import Callable
@@ -15,22 +16,25 @@ from sklearn.metrics import roc_auc_score
 from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from tests.test_scoring import Key, slow_map
-from yt8m.artifacts import load_segment_model, open_folder
+from yt8m.data.folds import split_fold
+from yt8m.data.index import Index, load_index
+from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.segments import context_frames
+from yt8m.data.test_meta import load_test_meta
 from yt8m.evaluate import build_parser, main
-from yt8m.folds import split_fold
-from yt8m.index import Index, load_index
-from yt8m.reader import Frames, ShardReader
-from yt8m.segments import context_frames
-from yt8m.submission import read_submission
-from yt8m.test_meta import load_test_meta
+from yt8m.models.artifacts import load_segment_model, open_folder
+from yt8m.ranking.submission import read_submission
 
 Command = Callable[..., Outcome]
 N_CLASSES = 5
 WIDE = NEXTVLAD | {"fcn_dim": 64}  # so wide that not all units are dead before training
 STARTS = (30, 35, 60)
 ENTRY = st.sampled_from([f"{vid}:{start}" for vid in ("aB3-", "0012", "NA", "none") for start in (*STARTS, 5)])
-RATINGS = st.dictionaries(st.tuples(st.sampled_from(["aB3-", "0012", "NA"]), st.sampled_from(STARTS),
-                                    st.sampled_from([3, 7, 12])), st.integers(0, 1), min_size=1)
+RATINGS = st.dictionaries(
+    st.tuples(st.sampled_from(["aB3-", "0012", "NA"]), st.sampled_from(STARTS), st.sampled_from([3, 7, 12])),
+    st.integers(0, 1),
+    min_size=1,
+)
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -56,15 +60,20 @@ def evaluated(folder: Path, *options: object) -> dict:
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
-@given(RATINGS.filter(lambda rated: any(rated.values())),
-       st.dictionaries(st.sampled_from([3, 7, 12, 99]), st.lists(ENTRY, max_size=20)), st.integers(1, 25))
-def test_map_equals_its_definition(folder: Path, rated: dict[Key, int], lists: dict[int, list[str]],
-                                   top_k: int) -> None:
+@given(
+    RATINGS.filter(lambda rated: any(rated.values())),
+    st.dictionaries(st.sampled_from([3, 7, 12, 99]), st.lists(ENTRY, max_size=20)),
+    st.integers(1, 25),
+)
+def test_map_equals_its_definition(
+    folder: Path, rated: dict[Key, int], lists: dict[int, list[str]], top_k: int
+) -> None:
     write_case(folder, rated, lists)
-    document = evaluated(folder, "--truth", folder / "truth.csv", "--submission", folder / "sub.csv", "--top-k", top_k,
-                         "--resamples", 0)
+    document = evaluated(
+        folder, "--truth", folder / "truth.csv", "--submission", folder / "sub.csv", "--top-k", top_k, "--resamples", 0
+    )
     aps, mean = slow_map(rated, lists, top_k)
-    subject, = document["subjects"]
+    (subject,) = document["subjects"]
     assert subject["name"] == "sub.csv"
     assert subject["map"] == pytest.approx(mean, rel=0, abs=1e-12)
     assert subject["duplicates"] == sum(len(own[:top_k]) - len(set(own[:top_k])) for own in lists.values())
@@ -72,15 +81,30 @@ def test_map_equals_its_definition(folder: Path, rated: dict[Key, int], lists: d
         scores = [score for (_, _, label), score in rated.items() if label == row["label"]]
         assert (row["ratings"], row["positive"]) == (len(scores), sum(scores))
         assert (float("nan") if row["ap"][0] is None else row["ap"][0]) == pytest.approx(
-            aps[row["label"]], rel=0, abs=1e-12, nan_ok=True)
+            aps[row["label"]], rel=0, abs=1e-12, nan_ok=True
+        )
     assert [row["label"] for row in document["classes"]] == sorted(aps)
 
 
 def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
-    write_case(folder, {("a", 30, 3): 1, ("a", 35, 3): 0, ("b", 30, 3): 1, ("b", 30, 7): 1, ("b", 35, 99): 1},
-               {3: ["b:30", "b:30", "a:35", "x:5", "a:30"], 12: ["a:30"]})
-    outcome = command("evaluate", "--data-dir", folder, "--truth", folder / "truth.csv", "--submission",
-                      folder / "sub.csv", "--output", folder / "deep" / "mine", "--resamples", 50)
+    write_case(
+        folder,
+        {("a", 30, 3): 1, ("a", 35, 3): 0, ("b", 30, 3): 1, ("b", 30, 7): 1, ("b", 35, 99): 1},
+        {3: ["b:30", "b:30", "a:35", "x:5", "a:30"], 12: ["a:30"]},
+    )
+    outcome = command(
+        "evaluate",
+        "--data-dir",
+        folder,
+        "--truth",
+        folder / "truth.csv",
+        "--submission",
+        folder / "sub.csv",
+        "--output",
+        folder / "deep" / "mine",
+        "--resamples",
+        50,
+    )
     assert outcome.status == 0, outcome.err
     lines = outcome.out.splitlines()
     assert lines[0] == f"5 ratings of {folder}/truth.csv (4 positive) in 2 videos; 3 classes with a positive rating"
@@ -96,9 +120,14 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
     assert own["ratings"].tolist() == [3, 1, 1] and own["positive"].tolist() == [2, 1, 1]
     ratings = pd.read_csv(folder / "deep" / "mine-ratings.csv", dtype={"vid": str})
     assert ratings[["vid", "start", "label", "score"]].values.tolist() == [
-        ["a", 30, 3, 1], ["a", 35, 3, 0], ["b", 30, 3, 1], ["b", 30, 7, 1], ["b", 35, 99, 1]]
+        ["a", 30, 3, 1],
+        ["a", 35, 3, 0],
+        ["b", 30, 3, 1],
+        ["b", 30, 7, 1],
+        ["b", 35, 99, 1],
+    ]
     document = json.loads((folder / "deep" / "mine.json").read_text(encoding="utf-8"))
-    subject, = document["subjects"]
+    (subject,) = document["subjects"]
     assert subject["map_low"] <= subject["map"] <= subject["map_high"]
     ranks = {row["rank"]: row for row in subject["at_ranks"]}
     assert list(ranks) == [1, 10, 100, 1000, 10000, 100000]
@@ -106,20 +135,26 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
     assert ranks[10]["taken"] == 3 and ranks[10]["recall"] == 0.5
 
 
-@pytest.mark.parametrize("options, problem", [
-    (["--truth", "T", "--submission", "missing.csv"], "missing.csv: cannot be read as a submission"),
-    (["--truth", "missing.csv", "--submission", "S"], "missing.csv: expected a CSV with the columns vid, start"),
-    (["--truth", "T"], "test_meta.npz: no test metadata"),
-    (["--fold", "0", "--submission", "S"], "--submission: needs --truth"),
-    (["--out-of-fold", "a", "--video-labels", "T"], "--video-labels: needs --truth"),
-    (["--truth", "T", "--model-dir", "x"], "--model-dir: --truth measures predictions that are there already"),
-    (["--truth", "T", "--submission", "S", "--include-trained"], "--include-trained: needs --fold"),
-    (["--out-of-fold", "a", "--model-names", "b"], "--model-names: --out-of-fold names the models already"),
-    (["--truth", "negative.csv", "--submission", "S"], "negative.csv: none of 1 ratings is positive"),
-    (["--fold", "8"], "invalid choice: 8"), ([], "one of the arguments --truth --fold --out-of-fold is required"),
-    (["--fold", "0"], "segment/train: no such folder")])
-def test_mistakes(folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str],
-                  problem: str) -> None:
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        (["--truth", "T", "--submission", "missing.csv"], "missing.csv: cannot be read as a submission"),
+        (["--truth", "missing.csv", "--submission", "S"], "missing.csv: expected a CSV with the columns vid, start"),
+        (["--truth", "T"], "test_meta.npz: no test metadata"),
+        (["--fold", "0", "--submission", "S"], "--submission: needs --truth"),
+        (["--out-of-fold", "a", "--video-labels", "T"], "--video-labels: needs --truth"),
+        (["--truth", "T", "--model-dir", "x"], "--model-dir: --truth measures predictions that are there already"),
+        (["--truth", "T", "--submission", "S", "--include-trained"], "--include-trained: needs --fold"),
+        (["--out-of-fold", "a", "--model-names", "b"], "--model-names: --out-of-fold names the models already"),
+        (["--truth", "negative.csv", "--submission", "S"], "negative.csv: none of 1 ratings is positive"),
+        (["--fold", "8"], "invalid choice: 8"),
+        ([], "one of the arguments --truth --fold --out-of-fold is required"),
+        (["--fold", "0"], "segment/train: no such folder"),
+    ],
+)
+def test_mistakes(
+    folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], problem: str
+) -> None:
     write_case(folder, {("a", 30, 3): 1}, {3: ["a:30"]})
     (folder / "negative.csv").write_text("vid,start,label,score\na,30,3,0\n", encoding="utf-8")
     monkeypatch.chdir(folder)
@@ -160,17 +195,28 @@ def test_predictions_score_as_their_submission_does(predicted_dir: Path, command
         assert document["subjects"][1][key] == subjects["ensemble"][key]
 
 
-def test_probabilities_of_predictions(predicted_dir: Path, command: Command,
-                                      caplog: pytest.LogCaptureFixture) -> None:
+def test_probabilities_of_predictions(predicted_dir: Path, command: Command, caplog: pytest.LogCaptureFixture) -> None:
     truth = pd.read_csv(predicted_dir / "truth.csv", dtype={"vid": str}, keep_default_na=False)
     outside = pd.DataFrame({"vid": ["none"], "start": [30], "label": truth["label"].iloc[:1], "score": [1]})
     pd.concat([truth, outside]).to_csv(predicted_dir / "more.csv", index=False)
-    outcome = command("evaluate", "--data-dir", predicted_dir, "--truth", predicted_dir / "more.csv", "--model-names",
-                      "dbof_0", "both_1")
+    outcome = command(
+        "evaluate",
+        "--data-dir",
+        predicted_dir,
+        "--truth",
+        predicted_dir / "more.csv",
+        "--model-names",
+        "dbof_0",
+        "both_1",
+    )
     assert outcome.status == 0, outcome.err
     assert f"1 of {len(truth) + 1} ratings are of segments" in caplog.text and "nothing ranks them" in caplog.text
-    table = pd.read_csv(predicted_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False,
-                        na_values={name: [""] for name in ("dbof_0", "both_1", "ensemble")})
+    table = pd.read_csv(
+        predicted_dir / "cache" / "evaluation-ratings.csv",
+        dtype={"vid": str},
+        keep_default_na=False,
+        na_values={name: [""] for name in ("dbof_0", "both_1", "ensemble")},
+    )
     rows = {segment: row for row, segment in enumerate(load_test_meta(predicted_dir / "cache").row_names().astype(str))}
     labels = pd.read_csv(predicted_dir / "segment_vocabulary.csv")["Index"].tolist()
     maps = {name: np.load(predicted_dir / "cache" / "predictions" / f"{name}.npy") for name in ("dbof_0", "both_1")}
@@ -221,9 +267,10 @@ def literal_probabilities(data_dir: Path, name: str, table: pd.DataFrame) -> lis
         n_frames = int(index.n_frames[record])
         frames = np.empty((n_frames, reader.frame_dim), np.uint8)
         reader.read([Frames(record, slice(0, n_frames), frames)])
-        padded = np.concatenate([np.zeros((3, reader.frame_dim), np.uint8), frames,
-                                 np.zeros((8, reader.frame_dim), np.uint8)])
-        segment = torch.from_numpy(padded[rating.start:rating.start + 11])[None]
+        padded = np.concatenate(
+            [np.zeros((3, reader.frame_dim), np.uint8), frames, np.zeros((8, reader.frame_dim), np.uint8)]
+        )
+        segment = torch.from_numpy(padded[rating.start : rating.start + 11])[None]
         context = ()
         if model.needs_context:
             context = torch.from_numpy(frames[slice(*context_frames(n_frames))])[None], None, torch.tensor([0])
@@ -232,39 +279,49 @@ def literal_probabilities(data_dir: Path, name: str, table: pd.DataFrame) -> lis
     return results
 
 
-def test_models_are_measured_on_what_they_have_not_seen(rated_dir: Path, command: Command,
-                                                        caplog: pytest.LogCaptureFixture) -> None:
+def test_models_are_measured_on_what_they_have_not_seen(
+    rated_dir: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
     outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--batch-size", 7)
     assert outcome.status == 0, outcome.err
-    for name, reason in (("dbof_3", "was trained on all shards but those of fold 3"),
-                         ("full_none", "was trained on all shards"),
-                         ("old_2", "nothing says which shards it was trained on")):
+    for name, reason in (
+        ("dbof_3", "was trained on all shards but those of fold 3"),
+        ("full_none", "was trained on all shards"),
+        ("old_2", "nothing says which shards it was trained on"),
+    ):
         line = next(line for line in caplog.text.splitlines() if f"/{name}:" in line)
         assert reason in line and "left out" in line and "--include-trained" in line
     document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     names = [subject["name"] for subject in document["subjects"]]
     assert names == ["random order", "video labels only", "both_2", "dbof_2", "ensemble"]
     assert {subject["note"] for subject in document["subjects"][2:]} == {
-        "not trained on these shards, though its checkpoint was chosen on them"}
+        "not trained on these shards, though its checkpoint was chosen on them"
+    }
     table = pd.read_csv(rated_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False)
     index = load_index(rated_dir / "segment" / "train", rated_dir / "cache")
     owners = index.owners(index.rating_ends)
     of_fold = np.isin(index.shard[owners], split_fold(index, 2)[1])
-    expected = {(index.video_id[owner].decode(), start, label): int(score) for owner, start, label, score
-                in zip(owners[of_fold], index.rating_start[of_fold], index.rating_label[of_fold],
-                       index.rating_score[of_fold])}
+    expected = {
+        (index.video_id[owner].decode(), start, label): int(score)
+        for owner, start, label, score in zip(
+            owners[of_fold], index.rating_start[of_fold], index.rating_label[of_fold], index.rating_score[of_fold]
+        )
+    }
     assert {(row.vid, row.start, row.label): row.score for row in table.itertuples()} == expected
     for name in ("both_2", "dbof_2"):
         np.testing.assert_allclose(table[name], literal_probabilities(rated_dir, name, table), atol=1e-5)
     np.testing.assert_allclose(table["ensemble"], table[["both_2", "dbof_2"]].mean(axis=1), atol=1e-6)
-    lists = {label: [f"{row.vid}:{row.start}" for row in own.sort_values("ensemble", ascending=False).itertuples()]
-             for label, own in table.groupby("label")}
+    lists = {
+        label: [f"{row.vid}:{row.start}" for row in own.sort_values("ensemble", ascending=False).itertuples()]
+        for label, own in table.groupby("label")
+    }
     _, literal = slow_map(expected, lists, 100_000)
     assert document["subjects"][4]["map"] == pytest.approx(literal, rel=0, abs=1e-12)
 
 
-def test_other_models_are_measured_when_told_so_and_marked(rated_dir: Path, command: Command,
-                                                           caplog: pytest.LogCaptureFixture) -> None:
+def test_other_models_are_measured_when_told_so_and_marked(
+    rated_dir: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
     outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--include-trained", "--resamples", 0)
     assert outcome.status == 0, outcome.err
     assert caplog.text.count("measured all the same") == 3
@@ -283,10 +340,13 @@ def test_nobody_left_to_measure(rated_dir: Path, command: Command) -> None:
     assert sorted(path for path in (rated_dir / "cache").iterdir() if path.is_file()) == before
 
 
-def test_a_model_of_other_shards_is_unknown(rated_dir: Path, command: Command,
-                                            caplog: pytest.LogCaptureFixture) -> None:
-    shutil.copy(rated_dir / "segment" / "train" / "validate0000.tfrecord",
-                rated_dir / "segment" / "train" / "validate9999.tfrecord")
+def test_a_model_of_other_shards_is_unknown(
+    rated_dir: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy(
+        rated_dir / "segment" / "train" / "validate0000.tfrecord",
+        rated_dir / "segment" / "train" / "validate9999.tfrecord",
+    )
     outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--model-names", "dbof_2")
     assert outcome.status == 2
     assert f"was trained when {rated_dir}/segment/train held other shards" in caplog.text
@@ -309,8 +369,10 @@ def test_out_of_fold(rated_dir: Path, command: Command) -> None:
     assert row["folds"] == sorted(table["fold"].unique())
     folds = dict(zip(row["folds"], row["values"]))
     for fold, own in table.groupby("fold"):
-        lists = {label: [f"{row.vid}:{row.start}" for row in part.sort_values("cv", ascending=False).itertuples()]
-                 for label, part in own.groupby("label")}
+        lists = {
+            label: [f"{row.vid}:{row.start}" for row in part.sort_values("cv", ascending=False).itertuples()]
+            for label, part in own.groupby("label")
+        }
         rated = {(row.vid, row.start, row.label): row.score for row in own.itertuples()}
         assert own.groupby(["label", "cv"])["score"].nunique().max() == 1  # no order that would have to be drawn
         assert folds[fold] == pytest.approx(slow_map(rated, lists, 10**9)[1], rel=0, abs=1e-12)
@@ -338,15 +400,17 @@ def test_out_of_fold_refuses_a_model_that_has_seen_the_fold(rated_dir: Path, com
 def test_a_model_that_predicts_no_numbers_is_named(rated_dir: Path, command: Command) -> None:
     weights = rated_dir / "cache" / "segment" / "dbof_2" / "model.pth"
     state = torch.load(weights, weights_only=True)
-    torch.save({name: value * float("nan") if value.is_floating_point() else value for name, value in state.items()},
-               weights)
+    torch.save(
+        {name: value * float("nan") if value.is_floating_point() else value for name, value in state.items()}, weights
+    )
     outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2)
     assert outcome.status == 2 and "Traceback" not in outcome.err
     assert f"{weights.parent}: predicts values that are not numbers" in outcome.err
 
 
-def test_videos_that_come_twice_do_not_count(rated_dir: Path, command: Command,
-                                             caplog: pytest.LogCaptureFixture) -> None:
+def test_videos_that_come_twice_do_not_count(
+    rated_dir: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = rated_dir / "segment" / "train"
     shards = sorted(path.name for path in folder.glob("*.tfrecord"))
     index = load_index(folder, rated_dir / "cache")
@@ -375,8 +439,22 @@ def test_a_name_that_means_something_else_is_refused(rated_dir: Path, command: C
 def test_k_counts_on_rated_shards_too(rated_dir: Path, command: Command) -> None:
     scores = {}
     for top_k in (1, 3, 100_000):
-        assert command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--model-names", "both_2", "--top-k", top_k,
-                       "--resamples", 0).status == 0
+        assert (
+            command(
+                "evaluate",
+                "--data-dir",
+                rated_dir,
+                "--fold",
+                2,
+                "--model-names",
+                "both_2",
+                "--top-k",
+                top_k,
+                "--resamples",
+                0,
+            ).status
+            == 0
+        )
         document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
         scores[top_k] = document["subjects"][2]
     assert scores[1]["listed"] == N_CLASSES
@@ -384,8 +462,16 @@ def test_k_counts_on_rated_shards_too(rated_dir: Path, command: Command) -> None
 
 
 def test_the_baselines_are_lists_of_all_candidates(predicted_dir: Path, command: Command) -> None:
-    how = ("--data-dir", predicted_dir, "--truth", predicted_dir / "truth.csv", "--model-names", "dbof_0",
-           "--video-labels", predicted_dir / "test_labels.csv")
+    how = (
+        "--data-dir",
+        predicted_dir,
+        "--truth",
+        predicted_dir / "truth.csv",
+        "--model-names",
+        "dbof_0",
+        "--video-labels",
+        predicted_dir / "test_labels.csv",
+    )
     n_rows = load_test_meta(predicted_dir / "cache").n_rows
     listed = {}
     for top_k in (n_rows // 2, n_rows):
@@ -403,8 +489,9 @@ def test_an_evaluation_of_a_submission_needs_no_models(data_dir: Path, command: 
     lists = {label: [f"{row.vid}:{row.start}" for row in own.itertuples()] for label, own in positive.groupby("label")}
     write_case(data_dir, {(row.vid, row.start, row.label): row.score for row in truth.itertuples()}, lists)
     assert dict(read_submission(data_dir / "sub.csv")) == lists
-    outcome = command("evaluate", "--data-dir", data_dir, "--truth", data_dir / "truth.csv", "--submission",
-                      data_dir / "sub.csv")
+    outcome = command(
+        "evaluate", "--data-dir", data_dir, "--truth", data_dir / "truth.csv", "--submission", data_dir / "sub.csv"
+    )
     assert outcome.status == 0
     document = json.loads((data_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     assert document["subjects"][0]["map"] == 1

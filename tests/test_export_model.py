@@ -1,4 +1,5 @@
 """Exported models: other programs get the numbers that the model gives here, or there is no file."""
+
 import json
 import logging
 import sys
@@ -16,10 +17,10 @@ from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from tests.test_commands import assert_refused
 from tests.test_parity import CASES, assert_parity, model_folder, raw_frames
-from yt8m import exporting, portable, portable_formats
-from yt8m.artifacts import list_folders, load_segment_model, load_video_model, open_folder
-from yt8m.inference import Computation, Member, Predictor
-from yt8m.model_files import folder_digest
+from yt8m.export import exporting, portable, portable_formats
+from yt8m.models.artifacts import list_folders, load_segment_model, load_video_model, open_folder
+from yt8m.models.model_files import folder_digest
+from yt8m.prediction.inference import Computation, Member, Predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
 
@@ -103,19 +104,30 @@ def declared(values: list[onnxruntime.NodeArg]) -> str:
     return ", ".join(f"{value.name} {tuple(value.shape)} {types[value.type]}" for value in values).replace("'", "")
 
 
-@pytest.mark.parametrize("kind, models, interface", [
-    ("video", [DBOF], "frames (L, 32) uint8 -> probabilities (5,) float32"),
-    ("agnostic", [PLAIN_NEXTVLAD], "segments (S, 11, 32) uint8 -> probabilities (S, 5) float32"),
-    ("aware", [NEXTVLAD, DBOF], "segments (S, 11, 32) uint8, frames (L, 32) uint8 -> probabilities (S, 5) float32"),
-], ids=["video", "agnostic", "aware"])
-def test_onnx(kind: str, models: list[dict], interface: str, export: Command, tmp_path: Path,
-              caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> None:
+@pytest.mark.parametrize(
+    "kind, models, interface",
+    [
+        ("video", [DBOF], "frames (L, 32) uint8 -> probabilities (5,) float32"),
+        ("agnostic", [PLAIN_NEXTVLAD], "segments (S, 11, 32) uint8 -> probabilities (S, 5) float32"),
+        ("aware", [NEXTVLAD, DBOF], "segments (S, 11, 32) uint8, frames (L, 32) uint8 -> probabilities (S, 5) float32"),
+    ],
+    ids=["video", "agnostic", "aware"],
+)
+def test_onnx(
+    kind: str,
+    models: list[dict],
+    interface: str,
+    export: Command,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     folder = small_folder(tmp_path / "models" / "small", kind, *models)
     digest = folder_digest(folder)
     with caplog.at_level(logging.INFO):
         outcome = export(folder)
     assert (outcome.status, outcome.err, caplog.records, recwarn.list) == (0, "", [], [])
-    line, = outcome.out.splitlines()
+    (line,) = outcome.out.splitlines()
     assert line.startswith(f"{folder / 'model.onnx'}: 0.") and interface in line and "differs" in line
     assert names_of_files(folder) == ["config.yaml", "model.onnx", "model.pth"]  # nothing beside the file
     assert list_folders(tmp_path / "models") == [folder] and folder_digest(folder) == digest
@@ -123,7 +135,7 @@ def test_onnx(kind: str, models: list[dict], interface: str, export: Command, tm
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     for sizes in ((1, 9), (6, 52)):
         inputs = random_inputs(folder, *sizes)
-        found, = session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})
+        (found,) = session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})
         assert_same(found, folder, inputs)
     assert f"{declared(session.get_inputs())} -> {declared(session.get_outputs())}" == interface
 
@@ -135,9 +147,16 @@ def test_onnx(kind: str, models: list[dict], interface: str, export: Command, tm
     assert says.get("offset") == (None if kind == "video" else "3") and says["yt8m_version"] and says["usage"]
 
 
-@pytest.mark.parametrize("kind, models", [
-    ("video", [PLAIN_DBOF]), ("video", [NEXTVLAD]), ("agnostic", [DBOF]), ("agnostic", [NEXTVLAD]),
-    ("aware", [DBOF, PLAIN_NEXTVLAD])])
+@pytest.mark.parametrize(
+    "kind, models",
+    [
+        ("video", [PLAIN_DBOF]),
+        ("video", [NEXTVLAD]),
+        ("agnostic", [DBOF]),
+        ("agnostic", [NEXTVLAD]),
+        ("aware", [DBOF, PLAIN_NEXTVLAD]),
+    ],
+)
 def test_torchscript(kind: str, models: list[dict], export: Command, tmp_path: Path) -> None:
     folder, output = small_folder(tmp_path / "small", kind, *models), tmp_path / "elsewhere" / "small.pt"
     outcome = export(folder, "--format", "torchscript", "--output", output)
@@ -167,7 +186,7 @@ def test_the_predictions_of_a_video_are_those_of_inference(export: Command, tmp_
 
     frames = torch.randint(256, (73, 32), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     around = torch.cat([torch.zeros(offset, 32), frames, torch.zeros(offset + 5, 32)]).to(torch.uint8)
-    segments = torch.stack([around[start:start + 5 + 2 * offset] for start in range(30, 65, 5)])
+    segments = torch.stack([around[start : start + 5 + 2 * offset] for start in range(30, 65, 5)])
     member = Member("small", load_segment_model(open_folder(folder), len(LABELS)).eval(), offset)
     expected = Predictor([member], Computation(torch.device("cpu")))([frames], [0])[0]
     with torch.no_grad(), torch.jit.optimized_execution(False):
@@ -196,8 +215,9 @@ def test_models_of_2019(case: str, command: Command, tmp_path: Path) -> None:
     assert_parity(logits, case)
 
 
-def test_a_model_with_other_numbers_is_refused(export: Command, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_with_other_numbers_is_refused(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = small_folder(tmp_path / "small", "video", DBOF)
     output = folder / "model.torchscript"
     output.write_text("an earlier one", encoding="utf-8")
@@ -207,8 +227,9 @@ def test_a_model_with_other_numbers_is_refused(export: Command, tmp_path: Path,
     assert names_of_files(folder) == ["config.yaml", "model.pth", "model.torchscript"]
 
 
-def test_logits_count_where_probabilities_say_nothing(export: Command, tmp_path: Path,
-                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_count_where_probabilities_say_nothing(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = small_folder(tmp_path / "small", "agnostic", PLAIN_DBOF)
     state = torch.load(folder / "model.pth", weights_only=True)
     state["_model.expert_fc.2.bias"] -= 1000
@@ -220,10 +241,17 @@ def test_logits_count_where_probabilities_say_nothing(export: Command, tmp_path:
     assert names_of_files(folder) == ["config.yaml", "model.pth"]
 
 
-@pytest.mark.parametrize("exact, found, agrees", [
-    (0.0, 3e-5, True), (0.0, 6e-5, False),  # probabilities: a quarter of it, of which 1e-5 is allowed
-    (1e-4, 9e-4, True), (1e-4, 2e-3, False),  # PyTorch itself is off by 1e-4
-    (0.5, 0.6, False), (0.0, float("nan"), False)])
+@pytest.mark.parametrize(
+    "exact, found, agrees",
+    [
+        (0.0, 3e-5, True),
+        (0.0, 6e-5, False),  # probabilities: a quarter of it, of which 1e-5 is allowed
+        (1e-4, 9e-4, True),
+        (1e-4, 2e-3, False),  # PyTorch itself is off by 1e-4
+        (0.5, 0.6, False),
+        (0.0, float("nan"), False),
+    ],
+)
 def test_what_float32_is_too_coarse_for(exact: float, found: float, agrees: bool) -> None:
     def run(_: object) -> tuple[torch.Tensor, torch.Tensor]:
         logits = torch.tensor([[0.0, found]])

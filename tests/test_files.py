@@ -1,10 +1,11 @@
 """Files appear whole or not at all."""
+
 import os
 import stat
 
 import pytest
 
-from yt8m.files import replacing
+from yt8m.common.files import replacing
 
 
 def test_the_target_has_the_new_content_after_the_block_and_the_old_one_within(tmp_path):

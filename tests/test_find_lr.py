@@ -1,4 +1,5 @@
 """The learning-rate range test: a curve, a picture and a rate for each of the three trainings, and no model."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
-from yt8m.range_test import BETA, EXPLODED, Curve, steepest_descent
+from yt8m.training.range_test import BETA, EXPLODED, Curve, steepest_descent
 
 Command = Callable[..., Outcome]
 
@@ -24,8 +25,9 @@ def fixture_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_config(folder / "agnostic.yaml", pure_segment={"training": TRAINING})
     write_config(folder / "aware.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
     write_config(folder / "none.yaml", video={"model": DBOF})
-    write_config(folder / "several.yaml", video={"model": DBOF, "training": TRAINING},
-                 pure_segment={"training": TRAINING})
+    write_config(
+        folder / "several.yaml", video={"model": DBOF, "training": TRAINING}, pure_segment={"training": TRAINING}
+    )
     video_folder(folder / "dbof", DBOF, 5)
     video_folder(folder / "nextvlad", NEXTVLAD, 5)
     return folder
@@ -36,8 +38,18 @@ MODELS = {"video": (), "agnostic": ("dbof",), "aware": ("dbof", "nextvlad")}
 
 def arguments(kind: str, made: Path, data_dir: Path, *options: object) -> list[object]:
     """The command line of a test of a kind on the CPU."""
-    return ["find_lr", made / f"{kind}.yaml", *(made / name for name in MODELS[kind]), "--data-dir", data_dir,
-            "--device", "cpu", "--seed", 5, *options]
+    return [
+        "find_lr",
+        made / f"{kind}.yaml",
+        *(made / name for name in MODELS[kind]),
+        "--data-dir",
+        data_dir,
+        "--device",
+        "cpu",
+        "--seed",
+        5,
+        *options,
+    ]
 
 
 def files(folder: Path) -> dict[Path, bytes]:
@@ -46,8 +58,9 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_each_training_gets_a_curve_a_picture_and_a_rate(kind: str, command: Command, made: Path,
-                                                         data_dir: Path) -> None:
+def test_each_training_gets_a_curve_a_picture_and_a_rate(
+    kind: str, command: Command, made: Path, data_dir: Path
+) -> None:
     before = files(made), files(data_dir)
     outcome = command(*arguments(kind, made, data_dir, "--steps", 14, "--from", 1e-6, "--to", 1e-2))
     assert outcome.status == 0, outcome.err
@@ -61,7 +74,7 @@ def test_each_training_gets_a_curve_a_picture_and_a_rate(kind: str, command: Com
     assert table["smoothed"][0] == pytest.approx(table["loss"][0])
     weights = BETA ** np.arange(14)[::-1]
     assert table["smoothed"][13] == pytest.approx((table["loss"] * weights).sum() / weights.sum())
-    line, = outcome.out.splitlines()
+    (line,) = outcome.out.splitlines()
     assert line.startswith(f"{picture}: ") and line.endswith("; the configuration has 1e-03")
     after = files(made), files(data_dir)
     assert after[0] == before[0]
@@ -72,8 +85,9 @@ def test_each_training_gets_a_curve_a_picture_and_a_rate(kind: str, command: Com
 
 def test_the_curve_is_a_function_of_the_seed(command: Command, made: Path, tiny_data: Path, tmp_path: Path) -> None:
     def curve(name: str, *options: object) -> bytes:
-        outcome = command(*arguments("video", made, tiny_data, "--steps", 10, "--output", tmp_path / f"{name}.png",
-                                     *options))
+        outcome = command(
+            *arguments("video", made, tiny_data, "--steps", 10, "--output", tmp_path / f"{name}.png", *options)
+        )
         assert outcome.status == 0, outcome.err
         return (tmp_path / f"{name}.csv").read_bytes()
 
@@ -82,8 +96,9 @@ def test_the_curve_is_a_function_of_the_seed(command: Command, made: Path, tiny_
     assert curve("other", "--seed", 6) != first
 
 
-def test_groups_keep_the_ratios_of_their_rates(command: Command, made: Path, tiny_data: Path, tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_keep_the_ratios_of_their_rates(
+    command: Command, made: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates = []
     step = torch.optim.AdamW.step
 
@@ -102,15 +117,19 @@ def test_groups_keep_the_ratios_of_their_rates(command: Command, made: Path, tin
 
 
 def test_half_precision(command: Command, made: Path, tiny_data: Path, tmp_path: Path) -> None:
-    outcome = command(*arguments("agnostic", made, tiny_data, "--steps", 10, "--amp", "bf16", "--output",
-                                 tmp_path / "x.png"))
+    outcome = command(
+        *arguments("agnostic", made, tiny_data, "--steps", 10, "--amp", "bf16", "--output", tmp_path / "x.png")
+    )
     assert outcome.status == 0, outcome.err
     assert np.isfinite(pd.read_csv(tmp_path / "x.csv")["loss"]).all()
 
 
 def test_it_ends_where_the_loss_explodes(command: Command, made: Path, tiny_data: Path, tmp_path: Path) -> None:
-    outcome = command(*arguments("video", made, tiny_data, "--from", 1e-5, "--to", 1e25, "--steps", 60, "--output",
-                                 tmp_path / "x.png"))
+    outcome = command(
+        *arguments(
+            "video", made, tiny_data, "--from", 1e-5, "--to", 1e25, "--steps", 60, "--output", tmp_path / "x.png"
+        )
+    )
     assert outcome.status == 0, outcome.err
     assert "ended at step" in outcome.err and " of 60" in outcome.err
     table = pd.read_csv(tmp_path / "x.csv")
@@ -119,9 +138,10 @@ def test_it_ends_where_the_loss_explodes(command: Command, made: Path, tiny_data
     assert not exploded[:-1].any()
 
 
-def test_a_loss_that_is_no_number_ends_it_and_is_left_out(command: Command, made: Path, tiny_data: Path, tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    from yt8m.tasks import VideoTask
+def test_a_loss_that_is_no_number_ends_it_and_is_left_out(
+    command: Command, made: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yt8m.training.tasks import VideoTask
 
     criterion = VideoTask.criterion
     left = [12]
@@ -145,26 +165,30 @@ def test_a_loss_that_is_no_number_ends_it_and_is_left_out(command: Command, made
     assert command(*arguments("video", made, tiny_data, *options)).status == 0
 
 
-@pytest.mark.parametrize("line, parts", [
-    ("video.yaml dbof", ("video.yaml", "video.training", "takes no base model", "found 1")),
-    ("agnostic.yaml", ("agnostic.yaml", "pure_segment.training", "takes BASE_MODEL_DIR", "found 0")),
-    ("aware.yaml dbof", ("aware.yaml", "CONTEXT_MODEL_DIR and SEGMENT_MODEL_DIR", "found 1")),
-    ("aware.yaml dbof dbof dbof", ("aware.yaml", "found 3")),
-    ("none.yaml", ("none.yaml", "no training section", "segment_w_context.training")),
-    ("several.yaml", ("several.yaml", "several training sections", "one of video.training, pure_segment.training")),
-    ("missing.yaml", ("missing.yaml", "no such configuration")),
-    ("agnostic.yaml missing", ("missing", "no such model folder")),
-    ("agnostic.yaml dbof --fold 8", ("--fold", "'8'", "0 to 7 or none")),
-    ("video.yaml --from 1e-3 --to 1e-3", ("--from 0.001", "--to 0.001")),
-    ("video.yaml --from 1 --to 1e-3", ("--from 1 ", "--to 0.001")),
-    ("video.yaml --from 0", ("--from", "positive number")),
-    ("video.yaml --to inf", ("--to", "positive number")),
-    ("video.yaml --steps 9", ("--steps 9", "at least 10")),
-    ("video.yaml --output x.csv", ("--output x.csv", ".png")),
-    ("video.yaml --device tpu", ("--device tpu",)),
-])
-def test_mistakes(line: str, parts: tuple[str, ...], command: Command, made: Path, tiny_data: Path,
-                  monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "line, parts",
+    [
+        ("video.yaml dbof", ("video.yaml", "video.training", "takes no base model", "found 1")),
+        ("agnostic.yaml", ("agnostic.yaml", "pure_segment.training", "takes BASE_MODEL_DIR", "found 0")),
+        ("aware.yaml dbof", ("aware.yaml", "CONTEXT_MODEL_DIR and SEGMENT_MODEL_DIR", "found 1")),
+        ("aware.yaml dbof dbof dbof", ("aware.yaml", "found 3")),
+        ("none.yaml", ("none.yaml", "no training section", "segment_w_context.training")),
+        ("several.yaml", ("several.yaml", "several training sections", "one of video.training, pure_segment.training")),
+        ("missing.yaml", ("missing.yaml", "no such configuration")),
+        ("agnostic.yaml missing", ("missing", "no such model folder")),
+        ("agnostic.yaml dbof --fold 8", ("--fold", "'8'", "0 to 7 or none")),
+        ("video.yaml --from 1e-3 --to 1e-3", ("--from 0.001", "--to 0.001")),
+        ("video.yaml --from 1 --to 1e-3", ("--from 1 ", "--to 0.001")),
+        ("video.yaml --from 0", ("--from", "positive number")),
+        ("video.yaml --to inf", ("--to", "positive number")),
+        ("video.yaml --steps 9", ("--steps 9", "at least 10")),
+        ("video.yaml --output x.csv", ("--output x.csv", ".png")),
+        ("video.yaml --device tpu", ("--device tpu",)),
+    ],
+)
+def test_mistakes(
+    line: str, parts: tuple[str, ...], command: Command, made: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(made)
     before = files(made)
     outcome = command("find_lr", *line.split(), "--data-dir", tiny_data)
@@ -185,12 +209,19 @@ def curve_of(lr: np.ndarray, smoothed: np.ndarray) -> Curve:
 
 
 @settings(deadline=None)
-@given(st.integers(5, 36), st.integers(40, 120), st.floats(1, 4), st.floats(0.01, 10), st.integers(-12, -4),
-       st.integers(1, 12))
-def test_the_suggestion_is_the_middle_of_a_slope(place: int, n: int, width: float, height: float, start: int,
-                                                 decades: int) -> None:
+@given(
+    st.integers(5, 36),
+    st.integers(40, 120),
+    st.floats(1, 4),
+    st.floats(0.01, 10),
+    st.integers(-12, -4),
+    st.integers(1, 12),
+)
+def test_the_suggestion_is_the_middle_of_a_slope(
+    place: int, n: int, width: float, height: float, start: int, decades: int
+) -> None:
     """A logistic slope of the loss over log(lr) is steepest in its middle."""
-    lr = np.geomspace(10.0 ** start, 10.0 ** (start + decades), n)
+    lr = np.geomspace(10.0**start, 10.0 ** (start + decades), n)
     loss = height * (1 + 1 / (1 + np.exp((np.arange(n) - place) / width)))
     assert steepest_descent(curve_of(lr, loss)) == pytest.approx(lr[place], rel=1e-9)
 

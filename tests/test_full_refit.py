@@ -1,4 +1,5 @@
 """`--fold none`: trained on all rated shards, without validation; the last weights are exported."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
-from yt8m.index import Index, load_index
-from yt8m.tasks import SegmentTask
+from yt8m.data.index import Index, load_index
+from yt8m.training.tasks import SegmentTask
 
 Command = Callable[..., Outcome]
 
@@ -28,8 +29,22 @@ def arguments(kind: str, tmp_path: Path, data_dir: Path, *options: object, **tra
     else:
         module, sections = "train_segment_w_context", {"segment_w_context": {"model": CONTEXT, "training": settings}}
         bases.append(video_folder(tmp_path / "nextvlad", NEXTVLAD, 5))
-    return [module, write_config(tmp_path / "config.yaml", **sections), *bases, "--name", "x", "--data-dir", data_dir,
-            "--device", "cpu", "--seed", 5, "--fold", "none", *options]
+    return [
+        module,
+        write_config(tmp_path / "config.yaml", **sections),
+        *bases,
+        "--name",
+        "x",
+        "--data-dir",
+        data_dir,
+        "--device",
+        "cpu",
+        "--seed",
+        5,
+        "--fold",
+        "none",
+        *options,
+    ]
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
@@ -48,8 +63,9 @@ def rated(data_dir: Path) -> Index:
 
 
 @pytest.mark.parametrize("kind", ["agnostic", "aware"])
-def test_an_epoch_has_every_rating_of_every_shard(kind: str, command: Command, data_dir: Path, tmp_path: Path,
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_has_every_rating_of_every_shard(
+    kind: str, command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     index = rated(data_dir)
     n_ratings = int(index.rating_ends[-1])
     seen: list[np.ndarray] = []
@@ -58,6 +74,7 @@ def test_an_epoch_has_every_rating_of_every_shard(kind: str, command: Command, d
     def recorded(task: SegmentTask, logits: Tensor, batch) -> Tensor:
         seen.append(batch.examples.numpy())
         return criterion(task, logits, batch)
+
     monkeypatch.setattr(SegmentTask, "criterion", recorded)
     outcome = command(*arguments(kind, tmp_path, data_dir, batch_size=n_ratings, steps=2, ckpt_interval=1))
     assert outcome.status == 0, outcome.err
@@ -77,7 +94,14 @@ def test_what_a_refit_leaves_and_tells(command: Command, data_dir: Path, tmp_pat
     log = (folder / "train.log").read_text(encoding="utf-8")
     assert said in log and "evaluation" not in log
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.yaml", "curves.png", "history.csv", "model.pth", "run.json", "tensorboard", "train.log"]
+        "config.yaml",
+        "curves.png",
+        "history.csv",
+        "model.pth",
+        "run.json",
+        "tensorboard",
+        "train.log",
+    ]
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["fold"] == "none"
     table = pd.read_csv(folder / "history.csv")
     assert table["step"].tolist() == [4] and table[["loss", "lr", "examples_per_second"]].notna().all(axis=None)
@@ -94,15 +118,21 @@ def test_what_a_refit_leaves_and_tells(command: Command, data_dir: Path, tmp_pat
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_the_last_weights_are_exported_or_their_average(ema_decay: float | None, command: Command, data_dir: Path,
-                                                        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_weights_are_exported_or_their_average(
+    ema_decay: float | None, command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     train_step = Bot._train_step  # pylint: disable=protected-access
 
     def recorded(bot: Bot, batch) -> None:
         train_step(bot, batch)
-        steps.append(tuple({name: value.clone() for name, value in model.state_dict().items()}
-                           for model in (bot.model, bot.evaluated_model)))
+        steps.append(
+            tuple(
+                {name: value.clone() for name, value in model.state_dict().items()}
+                for model in (bot.model, bot.evaluated_model)
+            )
+        )
+
     monkeypatch.setattr(Bot, "_train_step", recorded)
     training = {} if ema_decay is None else {"ema_decay": ema_decay}
     outcome = command(*arguments("agnostic", tmp_path, data_dir, "--steps", 4, **training))

@@ -1,4 +1,5 @@
 """Every way to fuse scores against its definition, entry by entry."""
+
 from fractions import Fraction
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from yt8m.create_submission_from_memmaps import FUSIONS
-from yt8m.fusion import Fusion
+from yt8m.ranking.fusion import Fusion
 
 N_CLASSES = 3
 
@@ -34,8 +35,12 @@ def _literal(kind: str, maps: list[np.ndarray], weights: list[float]) -> np.ndar
     return (shares / (60 + ranks)).sum(axis=0)
 
 
-SIZES = {"n_maps": st.integers(1, 8), "n_rows": st.integers(1, 30), "levels": st.integers(0, 40),
-         "seed": st.integers(0, 2**32 - 1)}
+SIZES = {
+    "n_maps": st.integers(1, 8),
+    "n_rows": st.integers(1, 30),
+    "levels": st.integers(0, 40),
+    "seed": st.integers(0, 2**32 - 1),
+}
 
 
 @settings(deadline=None, derandomize=True, max_examples=80)
@@ -51,8 +56,7 @@ def test_the_mean_is_rounded_half_to_even(n_maps: int, n_rows: int, levels: int,
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(**SIZES, weights=st.lists(st.integers(0, 5), min_size=8, max_size=8))
-def test_weights_count_as_so_many_copies(n_maps: int, n_rows: int, levels: int, seed: int,
-                                         weights: list[int]) -> None:
+def test_weights_count_as_so_many_copies(n_maps: int, n_rows: int, levels: int, seed: int, weights: list[int]) -> None:
     maps, counts = _maps(n_maps, n_rows, levels, seed), [1 + weights[0], *weights[1:n_maps]]
     copies = [values for values, count in zip(maps, counts) for _ in range(count)]
     for kind in FUSIONS:

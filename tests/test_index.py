@@ -1,4 +1,5 @@
 """The index of a folder: the same with and without its cache, which is never trusted and never in the way."""
+
 import dataclasses
 import errno
 import logging
@@ -14,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import yt8m.index
+import yt8m.data.index
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
-from yt8m.damage import Damage
-from yt8m.errors import RecordError, UserError
-from yt8m.index import Index, index_file, load_index
-from yt8m.reader import Frames, ShardReader
+from yt8m.common.errors import RecordError, UserError
+from yt8m.data.damage import Damage
+from yt8m.data.index import Index, index_file, load_index
+from yt8m.data.reader import Frames, ShardReader
 
 
 @pytest.fixture(name="data")
@@ -34,12 +35,13 @@ def fixture_data(tmp_path) -> Path:
 def fixture_scanned(monkeypatch) -> list[str]:
     """The names of the shards that are read for an index, in that order."""
     names: list[str] = []
-    scan = yt8m.index._scan_shard  # pylint: disable=protected-access
+    scan = yt8m.data.index._scan_shard  # pylint: disable=protected-access
 
     def scan_and_tell(path: Path, whole: bool):
         names.append(path.name)
         return scan(path, whole)
-    monkeypatch.setattr(yt8m.index, "_scan_shard", scan_and_tell)
+
+    monkeypatch.setattr(yt8m.data.index, "_scan_shard", scan_and_tell)
     return names
 
 
@@ -50,8 +52,10 @@ def shard(data: Path, number: int) -> Path:
 
 def shard_videos(number: int) -> list[Video]:
     """What shard `number` holds."""
-    return [make_video(2 * number, 4 + number, (number, 20), ((0, 20, 1.0), (5, 3, 0.0))),
-            make_video(2 * number + 1, 3, (7,) * number)]
+    return [
+        make_video(2 * number, 4 + number, (number, 20), ((0, 20, 1.0), (5, 3, 0.0))),
+        make_video(2 * number + 1, 3, (7,) * number),
+    ]
 
 
 def load(data: Path) -> Index:
@@ -81,12 +85,19 @@ def assert_holds(index: Index, shards: list[list[Video]]) -> None:
     assert index.video_id.tolist() == [video.video_id for video in videos]
     assert index.n_frames.tolist() == [min(len(video.rgb), len(video.audio)) for video in videos]
     for record, video in enumerate(videos):
-        ratings = list(zip(*(index.of_record(record, values, index.rating_ends).tolist()
-                             for values in (index.rating_start, index.rating_label, index.rating_score))))
+        ratings = list(
+            zip(
+                *(
+                    index.of_record(record, values, index.rating_ends).tolist()
+                    for values in (index.rating_start, index.rating_label, index.rating_score)
+                )
+            )
+        )
         assert index.of_record(record, index.labels, index.label_ends).tolist() == list(video.labels)
         assert ratings == [tuple(rating) for rating in video.ratings or ()]
     assert index.owners(index.label_ends).tolist() == [
-        record for record, video in enumerate(videos) for _ in video.labels]
+        record for record, video in enumerate(videos) for _ in video.labels
+    ]
 
 
 def assert_reads(index: Index, shards: list[list[Video]]) -> None:
@@ -140,8 +151,9 @@ def test_a_shard_rewritten_at_the_same_size_is_read_again(data, scanned):
 def test_only_an_added_shard_is_read(number, data, scanned):
     load(data)
     scanned.clear()
-    added = write_videos(shard(data, number).with_name("added.tfrecord" if number < 0 else "train04.tfrecord"),
-                         shard_videos(4))
+    added = write_videos(
+        shard(data, number).with_name("added.tfrecord" if number < 0 else "train04.tfrecord"), shard_videos(4)
+    )
     index = load(data)
     assert scanned == [added.name]
     assert_same(index, load_anew(data))
@@ -192,12 +204,12 @@ def _hold_pickles(cache: Path) -> None:
 @pytest.mark.parametrize("damage", [_cut, _garble, _replace_by_text, _empty, _lose_arrays, _hold_pickles])
 def test_a_damaged_cache_is_rebuilt_with_a_warning(damage, data, scanned, caplog):
     first = load(data)
-    cache, = (data / "cache" / "index").iterdir()
+    (cache,) = (data / "cache" / "index").iterdir()
     damage(cache)
     scanned.clear()
     assert_same(load(data), first)
     assert len(scanned) == 4
-    warning, = [record for record in caplog.records if record.levelno == logging.WARNING]
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert str(cache) in warning.getMessage()
     scanned.clear()
     assert_same(load(data), first)
@@ -206,7 +218,7 @@ def test_a_damaged_cache_is_rebuilt_with_a_warning(damage, data, scanned, caplog
 
 def test_a_cache_of_another_version_is_rebuilt(data, scanned, monkeypatch):
     first = load(data)
-    monkeypatch.setattr(yt8m.index, "FORMAT_VERSION", yt8m.index.FORMAT_VERSION + 1)
+    monkeypatch.setattr(yt8m.data.index, "FORMAT_VERSION", yt8m.data.index.FORMAT_VERSION + 1)
     scanned.clear()
     assert_same(load(data), first)
     assert len(scanned) == 4
@@ -218,9 +230,10 @@ def test_a_cache_folder_that_cannot_be_written_costs_a_warning(number, data, mon
 
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
+
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     assert_same(load(data), expected)
-    warning, = [record for record in caplog.records if record.levelno == logging.WARNING]
+    (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert os.strerror(number) in warning.getMessage()
 
 
@@ -270,13 +283,17 @@ def test_every_damaged_shard_is_looked_at_and_what_the_others_hold_is_kept(data,
 
 
 def test_two_processes_indexing_at_once_leave_a_whole_cache(data):
-    code = ("import sys; from pathlib import Path; from yt8m.index import load_index; "
-            "folder = Path(sys.argv[1]); sys.stdin.readline(); "
-            "print(*[load_index(folder / 'segment' / 'train', folder / 'cache').digest for _ in range(20) "
-            "if [path.unlink(missing_ok=True) for path in (folder / 'cache').glob('index/*')] is not None])")
+    code = (
+        "import sys; from pathlib import Path; from yt8m.data.index import load_index; "
+        "folder = Path(sys.argv[1]); sys.stdin.readline(); "
+        "print(*[load_index(folder / 'segment' / 'train', folder / 'cache').digest for _ in range(20) "
+        "if [path.unlink(missing_ok=True) for path in (folder / 'cache').glob('index/*')] is not None])"
+    )
     command = [sys.executable, "-c", code, str(data)]
-    with (subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first,
-          subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as second):
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as second,
+    ):
         for process in (first, second):  # both have been told to go before either can have ended
             process.stdin.write("go\n")
             process.stdin.flush()
@@ -296,9 +313,17 @@ def test_the_digest_is_of_the_records_not_of_where_and_when_they_lie(data, tmp_p
     write_videos(shard(data, 1), [make_video(2, 5, (1, 21), ((0, 20, 1.0), (5, 3, 0.0))), shard_videos(1)[1]])
     assert load(data).digest != index.digest  # one label differs
 
+
 def test_lists_of_different_length_give_the_seconds_that_have_both(tmp_path):
-    shards = [[make_video(0, 5, n_audio=3), make_video(1, 2, n_audio=6), make_video(2, 0), make_video(3, 4, n_audio=0),
-               make_video(4, 0, n_audio=2)]]
+    shards = [
+        [
+            make_video(0, 5, n_audio=3),
+            make_video(1, 2, n_audio=6),
+            make_video(2, 0),
+            make_video(3, 4, n_audio=0),
+            make_video(4, 0, n_audio=2),
+        ]
+    ]
     index = index_videos(tmp_path, shards)
     assert index.n_frames.tolist() == [3, 2, 0, 0, 0]
     assert_reads(index, shards)
@@ -332,9 +357,14 @@ def assert_refuses(index: Index, record: int, path: Path) -> None:
 def test_a_shard_that_is_gone_or_shorter_when_read_is_named(data):
     index = load(data)
     content = shard(data, 1).read_bytes()
-    for change in (shard(data, 1).unlink, lambda: shard(data, 1).write_bytes(b""),
-                   *(lambda size=size: shard(data, 1).write_bytes(content[:size])
-                     for size in (1, int(index.offset[3]), int(index.offset[3]) + 30, len(content) - 1))):
+    for change in (
+        shard(data, 1).unlink,
+        lambda: shard(data, 1).write_bytes(b""),
+        *(
+            lambda size=size: shard(data, 1).write_bytes(content[:size])
+            for size in (1, int(index.offset[3]), int(index.offset[3]) + 30, len(content) - 1)
+        ),
+    ):
         change()
         assert_refuses(index, 3, shard(data, 1))
     shard(data, 1).write_bytes(content)
@@ -398,8 +428,13 @@ def shard_lists(draw) -> list[list[Video]]:
     label = st.integers(0, 3861)
     rating = st.tuples(st.integers(0, 300), label, st.sampled_from([0.0, 1.0]))
     video = st.builds(
-        make_video, st.integers(0, 255), st.integers(0, 4), st.lists(label, max_size=3),
-        st.none() | st.lists(rating, max_size=3), st.none() | st.integers(0, 4))
+        make_video,
+        st.integers(0, 255),
+        st.integers(0, 4),
+        st.lists(label, max_size=3),
+        st.none() | st.lists(rating, max_size=3),
+        st.none() | st.integers(0, 4),
+    )
     return draw(st.lists(st.lists(video, min_size=1, max_size=4), min_size=1, max_size=4))
 
 
@@ -422,7 +457,7 @@ def test_the_index_is_the_indexes_of_the_shards_one_after_the_other(shards, choi
 
 def test_many_shards_are_indexed_by_processes_to_the_same_index(data, monkeypatch):
     alone = load_anew(data)
-    monkeypatch.setattr(yt8m.index, "_SHARDS_WORTH_A_PROCESS", 2)
+    monkeypatch.setattr(yt8m.data.index, "_SHARDS_WORTH_A_PROCESS", 2)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     assert_same(load_anew(data), alone)
     shard(data, 3).write_bytes(shard(data, 3).read_bytes()[:-1])

@@ -1,4 +1,5 @@
 """Inference: the numbers of one segment at a time, whatever the neighbours, each frame looked at once."""
+
 import copy
 
 import numpy as np
@@ -8,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
-from yt8m.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.encoders import fold
-from yt8m.errors import UserError
-from yt8m.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
-from yt8m.packing import Windows
-from yt8m.segments import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
+from yt8m.common.errors import UserError
+from yt8m.data.segments import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
+from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.models.encoders import fold
+from yt8m.models.packing import Windows
+from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
 
 N_CLASSES = 3
 CPU = torch.device("cpu")
@@ -22,8 +23,10 @@ LENGTHS = (41, 77, 130, 45)
 
 def expanded_segment(frames: torch.Tensor, start: int, offset: int) -> torch.Tensor:
     """Frames [start - offset, start + 5 + offset), zeros beyond the video."""
-    rows = [frames[second] if 0 <= second < len(frames) else torch.zeros_like(frames[0])
-            for second in range(start - offset, start + 5 + offset)]
+    rows = [
+        frames[second] if 0 <= second < len(frames) else torch.zeros_like(frames[0])
+        for second in range(start - offset, start + 5 + offset)
+    ]
     return torch.stack(rows)
 
 
@@ -34,13 +37,19 @@ def starts(n_frames: int, trim: Trim = CANDIDATES) -> range:
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(lengths=st.lists(st.integers(41, 120), min_size=1, max_size=4), offset=st.integers(0, 8),
-       shift=st.integers(-35, 35), spare=st.integers(0, 3))
+@given(
+    lengths=st.lists(st.integers(41, 120), min_size=1, max_size=4),
+    offset=st.integers(0, 8),
+    shift=st.integers(-35, 35),
+    spare=st.integers(0, 3),
+)
 def test_windows_of_a_strip_are_the_expanded_segments(lengths: list[int], offset: int, shift: int, spare: int) -> None:
-    videos = [torch.arange(1, length + 1).unsqueeze(1).repeat(1, 2).to(torch.uint8) + 130 * number
-              for number, length in enumerate(lengths)]
+    videos = [
+        torch.arange(1, length + 1).unsqueeze(1).repeat(1, 2).to(torch.uint8) + 130 * number
+        for number, length in enumerate(lengths)
+    ]
     strip = Strip(videos, offset + abs(shift) + spare)
-    windows = Windows(5 + 2 * offset, 5).unpack(strip.frames[strip.reach - offset + shift:])[strip.segments]
+    windows = Windows(5 + 2 * offset, 5).unpack(strip.frames[strip.reach - offset + shift :])[strip.segments]
     literal = [expanded_segment(video, start + shift, offset) for video in videos for start in starts(len(video))]
     assert torch.equal(windows, torch.stack(literal).float())
     assert strip.owners.tolist() == [number for number, length in enumerate(lengths) for _ in starts(length)]
@@ -48,16 +57,24 @@ def test_windows_of_a_strip_are_the_expanded_segments(lengths: list[int], offset
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4), offset=st.integers(0, 8),
-       shift=st.integers(-12, 12), spare=st.integers(0, 3))
-def test_windows_of_whole_videos_are_the_expanded_segments(lengths: list[int], offset: int, shift: int,
-                                                           spare: int) -> None:
-    videos = [torch.arange(1, length + 1).unsqueeze(1).repeat(1, 2).to(torch.uint8) + 60 * number
-              for number, length in enumerate(lengths)]
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    offset=st.integers(0, 8),
+    shift=st.integers(-12, 12),
+    spare=st.integers(0, 3),
+)
+def test_windows_of_whole_videos_are_the_expanded_segments(
+    lengths: list[int], offset: int, shift: int, spare: int
+) -> None:
+    videos = [
+        torch.arange(1, length + 1).unsqueeze(1).repeat(1, 2).to(torch.uint8) + 60 * number
+        for number, length in enumerate(lengths)
+    ]
     strip = Strip(videos, offset + abs(shift) + spare, EVERYTHING)
-    windows = Windows(5 + 2 * offset, 5).unpack(strip.frames[strip.reach - offset + shift:])[strip.segments]
-    literal = [expanded_segment(video, start + shift, offset)
-               for video in videos for start in starts(len(video), EVERYTHING)]
+    windows = Windows(5 + 2 * offset, 5).unpack(strip.frames[strip.reach - offset + shift :])[strip.segments]
+    literal = [
+        expanded_segment(video, start + shift, offset) for video in videos for start in starts(len(video), EVERYTHING)
+    ]
     assert torch.equal(windows, torch.stack(literal).float())
     assert strip.owners.tolist() == [number for number, length in enumerate(lengths) for _ in range(0, length, 5)]
 
@@ -67,11 +84,17 @@ def fixture_members(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
     """Agnostic and context-aware models of both families, with several offsets."""
     path = tmp_path_factory.mktemp("models")
     plain = {**DBOF, "frame_se_reduction": 0}
-    folders = [agnostic_folder(path / "a", DBOF, N_CLASSES), aware_folder(path / "b", DBOF, NEXTVLAD, N_CLASSES),
-               aware_folder(path / "c", NEXTVLAD, DBOF, N_CLASSES), agnostic_folder(path / "d", NEXTVLAD, N_CLASSES),
-               agnostic_folder(path / "e", plain, N_CLASSES)]
-    return [Member(folder.name, load_segment_model(open_folder(folder), N_CLASSES).eval(), offset)
-            for folder, offset in zip(folders, (3, 3, 1, 0, 12))]
+    folders = [
+        agnostic_folder(path / "a", DBOF, N_CLASSES),
+        aware_folder(path / "b", DBOF, NEXTVLAD, N_CLASSES),
+        aware_folder(path / "c", NEXTVLAD, DBOF, N_CLASSES),
+        agnostic_folder(path / "d", NEXTVLAD, N_CLASSES),
+        agnostic_folder(path / "e", plain, N_CLASSES),
+    ]
+    return [
+        Member(folder.name, load_segment_model(open_folder(folder), N_CLASSES).eval(), offset)
+        for folder, offset in zip(folders, (3, 3, 1, 0, 12))
+    ]
 
 
 @pytest.fixture(name="videos", scope="module")
@@ -81,8 +104,9 @@ def fixture_videos() -> list[torch.Tensor]:
     return [torch.from_numpy(random.integers(0, 256, (n_frames, 1152), np.uint8)) for n_frames in LENGTHS]
 
 
-def literal_probabilities(member: Member, video: torch.Tensor, shifts: tuple[int, ...],
-                          trim: Trim = CANDIDATES) -> np.ndarray:
+def literal_probabilities(
+    member: Member, video: torch.Tensor, shifts: tuple[int, ...], trim: Trim = CANDIDATES
+) -> np.ndarray:
     """One segment at a time, each with its whole video."""
     first, stop = context_frames(len(video))
     rows = []
@@ -101,8 +125,9 @@ def literal_probabilities(member: Member, video: torch.Tensor, shifts: tuple[int
 
 
 @pytest.mark.parametrize("shifts", [(0,), (-2, -1, 0, 1, 2), (3,)])
-def test_predictions_equal_one_segment_at_a_time(videos: list[torch.Tensor], members: list[Member],
-                                                 shifts: tuple[int, ...]) -> None:
+def test_predictions_equal_one_segment_at_a_time(
+    videos: list[torch.Tensor], members: list[Member], shifts: tuple[int, ...]
+) -> None:
     predictor = Predictor(members, Computation(CPU, None, shifts))
     everything = range(len(members))
     together = [values.numpy() for values in predictor(videos, everything)]
@@ -115,8 +140,9 @@ def test_predictions_equal_one_segment_at_a_time(videos: list[torch.Tensor], mem
 
 
 @pytest.mark.parametrize("shifts", [(0,), (-2, 1)])
-def test_whole_videos_are_predicted_one_segment_at_a_time(videos: list[torch.Tensor], members: list[Member],
-                                                          shifts: tuple[int, ...]) -> None:
+def test_whole_videos_are_predicted_one_segment_at_a_time(
+    videos: list[torch.Tensor], members: list[Member], shifts: tuple[int, ...]
+) -> None:
     videos = [videos[0], *(videos[2][:n_frames] for n_frames in (1, 5, 6, 40))]
     predicted = Predictor(members, Computation(CPU, None, shifts, EVERYTHING))(videos, range(len(members)))
     for member, values in zip(members, predicted):
@@ -133,7 +159,8 @@ def test_the_chosen_members_predict_in_order(videos: list[torch.Tensor], members
 
 
 def test_a_frame_is_encoded_once_and_a_context_once_for_equal_encoders(
-        videos: list[torch.Tensor], members: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    videos: list[torch.Tensor], members: list[Member], monkeypatch: pytest.MonkeyPatch
+) -> None:
     twin = copy.deepcopy(members[1])
     for parameter in twin.model.segment_model.parameters():
         parameter.data.mul_(1.1)  # another fine-tuning of the same base models
@@ -146,8 +173,11 @@ def test_a_frame_is_encoded_once_and_a_context_once_for_equal_encoders(
     calls: list[int] = []
     for encoder in {id(context): context for context in contexts}.values():
         original = encoder.encode_whole
-        monkeypatch.setattr(encoder, "encode_whole", lambda frames, lengths, original=original:
-                            calls.append(len(lengths)) or original(frames, lengths))
+        monkeypatch.setattr(
+            encoder,
+            "encode_whole",
+            lambda frames, lengths, original=original: calls.append(len(lengths)) or original(frames, lengths),
+        )
     rows: list[int] = []
     segment_encoder = members[1].model.segment_model
     encode = segment_encoder.encode_frames
@@ -178,8 +208,9 @@ def test_a_model_of_nans_is_refused_by_name(videos: list[torch.Tensor], members:
 
 def test_half_precision_is_close(videos: list[torch.Tensor], members: list[Member]) -> None:
     scaled = [(video // 64) for video in videos]  # raw noise saturates untrained models
-    exact, half = (Predictor(members, Computation(CPU, amp))(scaled, range(len(members)))
-                   for amp in (None, torch.bfloat16))
+    exact, half = (
+        Predictor(members, Computation(CPU, amp))(scaled, range(len(members))) for amp in (None, torch.bfloat16)
+    )
     for first, second in zip(exact, half):
         assert 0 < (first - second).abs().float().mean() < 300
 

@@ -1,4 +1,5 @@
 """Localization: all segments of a video as the models see them one by one, merged into spans, in three formats."""
+
 import io
 import json
 import logging
@@ -19,15 +20,15 @@ from hypothesis import strategies as st
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
-from yt8m import localization
-from yt8m.artifacts import load_segment_model, open_folder
-from yt8m.files import replacing
-from yt8m.memmaps import SCALE
-from yt8m.segments import context_frames
-from yt8m.span_formats import CSV_COLUMNS, clock, digits, table_lines, write_json
-from yt8m.spans import Localization, Query, find_spans, runs
-from yt8m.test_meta import load_test_meta
-from yt8m.vocabulary import Vocabulary
+from yt8m.common.files import replacing
+from yt8m.data.segments import context_frames
+from yt8m.data.test_meta import load_test_meta
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.localization import localizing as localization
+from yt8m.localization.span_formats import CSV_COLUMNS, clock, digits, table_lines, write_json
+from yt8m.localization.spans import Localization, Query, find_spans, runs
+from yt8m.models.artifacts import load_segment_model, open_folder
+from yt8m.prediction.memmaps import SCALE
 
 Command = Callable[..., Outcome]
 WIDTHS = {"video_dim": RGB, "audio_dim": AUDIO}
@@ -36,8 +37,14 @@ LABELS = (7, 20, 21, 3000)
 N_CLASSES = len(NAMES)
 MODELS = ("a_0", "b_1", "c_2")
 OFFSETS = (3, 3, 3)
-VIDEOS = [make_video(0, 77, (7,), ((30, 7, 1.0),)), make_video(1, 3), make_video(2, 11), make_video(3, 45, n_audio=42),
-          make_video(4, 130, (20,)), make_video(5, 40)]
+VIDEOS = [
+    make_video(0, 77, (7,), ((30, 7, 1.0),)),
+    make_video(1, 3),
+    make_video(2, 11),
+    make_video(3, 45, n_audio=42),
+    make_video(4, 130, (20,)),
+    make_video(5, 40),
+]
 TOLERANCE = 2e-4  # of means of probabilities that are predicted to 1e-4
 
 
@@ -47,9 +54,11 @@ def fixture_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "data"
     models = path / "cache" / "segment"
     dbof, nextvlad = {**DBOF, **WIDTHS}, {**NEXTVLAD, **WIDTHS, "groups": 2}
-    for folder in (agnostic_folder(models / MODELS[0], dbof, N_CLASSES, 1),
-                   aware_folder(models / MODELS[1], nextvlad, dbof, N_CLASSES, 2),
-                   aware_folder(models / MODELS[2], dbof, nextvlad, N_CLASSES, 3)):
+    for folder in (
+        agnostic_folder(models / MODELS[0], dbof, N_CLASSES, 1),
+        aware_folder(models / MODELS[1], nextvlad, dbof, N_CLASSES, 2),
+        aware_folder(models / MODELS[2], dbof, nextvlad, N_CLASSES, 3),
+    ):
         see_videos(folder)
     table = pd.DataFrame({"Index": LABELS, "KnowledgeGraphId": "", "Name": NAMES})
     table.to_csv(path / "segment_vocabulary.csv", index=False)
@@ -63,7 +72,7 @@ def see_videos(folder: Path) -> None:
         if isinstance(layer, torch.nn.BatchNorm1d):
             layer.momentum = 1.0  # the statistics of the only batch
     frames = torch.from_numpy(VIDEOS[4].frames)
-    segments = torch.stack([frames[start:start + 11] for start in range(0, 110, 5)])
+    segments = torch.stack([frames[start : start + 11] for start in range(0, 110, 5)])
     with torch.no_grad():
         if model.needs_context:
             model.context_model.train()
@@ -87,8 +96,10 @@ def fixture_features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(name="localize")
 def fixture_localize(command: Command, data_dir: Path, features: Path) -> Command:
     """Run the command on the videos."""
+
     def call(*options: object, file: Path = features) -> Outcome:
         return command("localize", file, "--data-dir", data_dir, "--device", "cpu", *options)
+
     return call
 
 
@@ -98,8 +109,9 @@ def answers_of(outcome: Outcome) -> dict[str, dict]:
     return {answer["video_id"]: answer for answer in json.loads(outcome.out)}
 
 
-def plain_probabilities(data_dir: Path, video: Video, shifts: tuple[int, ...] = (0,),
-                        offsets: tuple[int, ...] = OFFSETS) -> np.ndarray:
+def plain_probabilities(
+    data_dir: Path, video: Video, shifts: tuple[int, ...] = (0,), offsets: tuple[int, ...] = OFFSETS
+) -> np.ndarray:
     """The models themselves on each expanded segment of a video, from its first to its last second: means, (S, C)."""
     frames = torch.from_numpy(video.frames)
     n_frames = len(frames)
@@ -139,20 +151,20 @@ def threshold_between(values: list[np.ndarray], share: float) -> float:
     """A threshold that about this share of the values lies below, in the widest gap that is near."""
     everything = np.sort(np.concatenate([part.ravel() for part in values]))
     first = int(len(everything) * share)
-    gaps = np.diff(everything[first:first + 60])
+    gaps = np.diff(everything[first : first + 60])
     assert gaps.max() > 2 * TOLERANCE
-    return float(everything[first + gaps.argmax():][:2].mean())
+    return float(everything[first + gaps.argmax() :][:2].mean())
 
 
 # --- the numbers --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("options", "shifts", "offsets"), [
-    ((), (0,), OFFSETS),
-    (("--shifts", -2, 3, "--offset", 1), (-2, 3), (1, 1, 1)),
-])
-def test_spans_are_those_of_the_models_on_each_segment(localize: Command, data_dir: Path, options: tuple,
-                                                       shifts: tuple[int, ...], offsets: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("options", "shifts", "offsets"), [((), (0,), OFFSETS), (("--shifts", -2, 3, "--offset", 1), (-2, 3), (1, 1, 1))]
+)
+def test_spans_are_those_of_the_models_on_each_segment(
+    localize: Command, data_dir: Path, options: tuple, shifts: tuple[int, ...], offsets: tuple[int, ...]
+) -> None:
     values = [plain_probabilities(data_dir, video, shifts, offsets) for video in VIDEOS]
     threshold = threshold_between(values, 0.55)
     answers = answers_of(localize("--format", "json", "--threshold", threshold, "--classes", *LABELS, *options))
@@ -161,18 +173,21 @@ def test_spans_are_those_of_the_models_on_each_segment(localize: Command, data_d
     for video, probabilities in zip(VIDEOS, values):
         answer, n_frames = answers[video.video_id.decode()], len(video.frames)
         assert answer["seconds"] == n_frames and answer["threshold"] == threshold
-        expected = {label: plain_spans(probabilities[:, number], n_frames, threshold)
-                    for number, label in enumerate(LABELS)}
+        expected = {
+            label: plain_spans(probabilities[:, number], n_frames, threshold) for number, label in enumerate(LABELS)
+        }
         found: dict[int, list[tuple]] = {label: [] for label in LABELS}
         for span in answer["spans"]:
             assert span["class"] == NAMES[LABELS.index(span["label"])] and span["video_id"] == answer["video_id"]
             found[span["label"]].append(tuple(span.values())[3:])
         for label, spans in expected.items():
             assert [span[:2] + span[4:] for span in found[label]] == [span[:2] + span[4:] for span in spans]
-            np.testing.assert_allclose([span[2:4] for span in found[label]], [span[2:4] for span in spans],
-                                       atol=TOLERANCE)
+            np.testing.assert_allclose(
+                [span[2:4] for span in found[label]], [span[2:4] for span in spans], atol=TOLERANCE
+            )
         assert {span["label"] for span in answer["below_threshold"]} == {
-            label for label, spans in expected.items() if not spans}
+            label for label, spans in expected.items() if not spans
+        }
         n_spans += len(answer["spans"])
     assert n_spans > 15
 
@@ -180,13 +195,20 @@ def test_spans_are_those_of_the_models_on_each_segment(localize: Command, data_d
 def test_all_of_a_video_is_looked_at(localize: Command) -> None:
     answers = answers_of(localize("--format", "json", "--threshold", 0, "--top", 2))
     assert {name: answer["seconds"] for name, answer in answers.items()} == {
-        "v000": 77, "v001": 3, "v002": 11, "v003": 42, "v004": 130, "v005": 40}
+        "v000": 77,
+        "v001": 3,
+        "v002": 11,
+        "v003": 42,
+        "v004": 130,
+        "v005": 40,
+    }
     for answer in answers.values():
         assert [(span["start"], span["end"]) for span in answer["spans"]] == [(0, answer["seconds"])] * 2
 
 
-def test_candidate_segments_have_the_numbers_of_inference_memmap(command: Command, localize: Command, data_dir: Path,
-                                                                 tmp_path: Path) -> None:
+def test_candidate_segments_have_the_numbers_of_inference_memmap(
+    command: Command, localize: Command, data_dir: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "data"
     other.mkdir()
     (other / "segment_vocabulary.csv").symlink_to(data_dir / "segment_vocabulary.csv")
@@ -218,8 +240,11 @@ def test_candidate_segments_have_the_numbers_of_inference_memmap(command: Comman
 def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     original = localization.Predictor.__call__
-    monkeypatch.setattr(localization.Predictor, "__call__", lambda self, videos, chosen: sizes.append(len(videos)) or
-                        original(self, videos, chosen))
+    monkeypatch.setattr(
+        localization.Predictor,
+        "__call__",
+        lambda self, videos, chosen: sizes.append(len(videos)) or original(self, videos, chosen),
+    )
     together = localize("--threshold", 0, "--format", "csv").out
     assert sizes == [len(VIDEOS)]
     monkeypatch.setattr(localization, "SEGMENTS_AT_A_TIME", 15)
@@ -233,16 +258,25 @@ def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatc
 
 
 VOCABULARY = Vocabulary(np.array([5, 8, 9]), ("five", "eight", ""))
-PROBABILITIES = st.integers(1, 12).flatmap(lambda n_segments: st.lists(
-    st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.6, 1.0]), min_size=3, max_size=3), min_size=n_segments,
-    max_size=n_segments))
+PROBABILITIES = st.integers(1, 12).flatmap(
+    lambda n_segments: st.lists(
+        st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.6, 1.0]), min_size=3, max_size=3),
+        min_size=n_segments,
+        max_size=n_segments,
+    )
+)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(rows=PROBABILITIES, missing=st.integers(0, 4), threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
-       top=st.integers(1, 4))
-def test_neighbouring_segments_merge_as_in_a_plain_loop(rows: list[list[float]], missing: int, threshold: float,
-                                                        top: int) -> None:
+@given(
+    rows=PROBABILITIES,
+    missing=st.integers(0, 4),
+    threshold=st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
+    top=st.integers(1, 4),
+)
+def test_neighbouring_segments_merge_as_in_a_plain_loop(
+    rows: list[list[float]], missing: int, threshold: float, top: int
+) -> None:
     probabilities = np.array(rows)
     n_frames = 5 * len(rows) - missing
     order = sorted(range(3), key=lambda number: -probabilities[:, number].max())
@@ -250,19 +284,27 @@ def test_neighbouring_segments_merge_as_in_a_plain_loop(rows: list[list[float]],
         chosen = order[:top] if classes is None else [number for number in order if number in classes]
         answer = find_spans("x", n_frames, probabilities, VOCABULARY, Query(classes, top, threshold))
         assert (answer.video_id, answer.seconds) == ("x", n_frames)
-        expected = [(int(VOCABULARY.labels[number]), *span) for number in chosen
-                    for span in plain_spans(probabilities[:, number], n_frames, threshold)]
-        assert [(span.label, span.start, span.end, pytest.approx(span.mean), span.highest, span.highest_at)
-                for span in answer.spans] == expected
+        expected = [
+            (int(VOCABULARY.labels[number]), *span)
+            for number in chosen
+            for span in plain_spans(probabilities[:, number], n_frames, threshold)
+        ]
+        assert [
+            (span.label, span.start, span.end, pytest.approx(span.mean), span.highest, span.highest_at)
+            for span in answer.spans
+        ] == expected
         lacking = [number for number in chosen if probabilities[:, number].max() < threshold]
         if classes is None:
             lacking = [] if expected else lacking[:1]
         assert [(span.label, span.start, span.mean) for span in answer.below] == [
             (VOCABULARY.labels[number], 5 * probabilities[:, number].argmax(), probabilities[:, number].max())
-            for number in lacking]
+            for number in lacking
+        ]
         assert all(span.end == min(span.start + 5, n_frames) for span in answer.below)
-        assert all(span.name == (VOCABULARY.names[:2] + ("9",))[VOCABULARY.labels.tolist().index(span.label)]
-                   for span in answer.spans + answer.below)  # a class without a name is called by its label
+        assert all(
+            span.name == (VOCABULARY.names[:2] + ("9",))[VOCABULARY.labels.tolist().index(span.label)]
+            for span in answer.spans + answer.below
+        )  # a class without a name is called by its label
 
 
 def test_runs() -> None:
@@ -274,8 +316,11 @@ def test_runs() -> None:
 
 
 def test_classes_by_name_or_label_in_any_case(localize: Command) -> None:
-    for names, expected in ((["guitar", "DRUMS"], {7, 20}), (["21"], {21}),
-                            (["pokémon, THE film", "7", "Guitar"], {3000, 7})):
+    for names, expected in (
+        (["guitar", "DRUMS"], {7, 20}),
+        (["21"], {21}),
+        (["pokémon, THE film", "7", "Guitar"], {3000, 7}),
+    ):
         answers = answers_of(localize("--classes", *names, "--top", 1, "--threshold", 0, "--format", "json"))
         assert {span["label"] for span in answers["v004"]["spans"]} == expected
 
@@ -303,6 +348,7 @@ def test_models_by_name_count_with_their_mean(localize: Command) -> None:
         outcome = localize("--classes", *LABELS, "--threshold", 0, "--format", "csv", "--model-names", *models)
         table = pd.read_csv(io.StringIO(outcome.out)).sort_values(["video_id", "label"])
         return table["mean"].to_numpy()
+
     first, second = highest("a_0"), highest("b_1")
     assert np.abs(first - second).max() > 0.01
     np.testing.assert_allclose(highest("a_0", "b_1"), (first + second) / 2, atol=TOLERANCE)
@@ -335,23 +381,34 @@ def test_the_table_says_what_is_below_the_threshold() -> None:
         "  0:00 – 0:10   a longer name   0.74 (peak 0.79 at 0:05)",
         "  below 0.5 everywhere; most probable at:",
         "  0:10 – 0:13   eight           0.40",
-        "  0:00 – 0:05   five            0.20"]
+        "  0:00 – 0:05   five            0.20",
+    ]
     query = Query(None, 5, 0.8)
     assert table_lines(find_spans("x", 13, values, vocabulary, query), query) == [
         "video x, 0:13 long, 3 segments",
         "  no class reaches 0.8; the most probable:",
-        "  0:05 – 0:10   a longer name   0.79"]
+        "  0:05 – 0:10   a longer name   0.79",
+    ]
 
 
 def test_times_and_digits() -> None:
     assert [clock(seconds) for seconds in (0, 59, 60, 3599, 3600, 36061)] == [
-        "0:00", "0:59", "1:00", "59:59", "1:00:00", "10:01:01"]
+        "0:00",
+        "0:59",
+        "1:00",
+        "59:59",
+        "1:00:00",
+        "10:01:01",
+    ]
     assert [digits(number / 100) for number in range(101)] == [f"{number / 100:.2f}" for number in range(101)]
     assert digits(0.4999) == "0.49" and digits(0.9999) == "0.99"
-    answer = find_spans("x", 3700, np.linspace(0.6, 1, 740).reshape(740, 1), Vocabulary(np.array([1]), ("one",)),
-                        Query(None, 1, 0.9))
+    answer = find_spans(
+        "x", 3700, np.linspace(0.6, 1, 740).reshape(740, 1), Vocabulary(np.array([1]), ("one",)), Query(None, 1, 0.9)
+    )
     assert table_lines(answer, Query(None, 1, 0.9)) == [
-        "video x, 1:01:40 long, 740 segments", "    46:15 – 1:01:40   one   0.95 (peak 1.00 at 1:01:35)"]
+        "video x, 1:01:40 long, 740 segments",
+        "    46:15 – 1:01:40   one   0.95 (peak 1.00 at 1:01:35)",
+    ]
 
 
 def test_csv_reads_back_and_agrees_with_json(localize: Command, caplog: pytest.LogCaptureFixture) -> None:
@@ -366,8 +423,10 @@ def test_csv_reads_back_and_agrees_with_json(localize: Command, caplog: pytest.L
     for answer in answers.values():
         assert len(answer["below_threshold"]) == (not answer["spans"])
         for span in answer["below_threshold"]:
-            assert (f"video {span['video_id']}: no class reaches 0.55; the most probable: {span['class']}, "
-                    f"{digits(span['highest'])} at {clock(span['start'])}") in caplog.text
+            assert (
+                f"video {span['video_id']}: no class reaches 0.55; the most probable: {span['class']}, "
+                f"{digits(span['highest'])} at {clock(span['start'])}"
+            ) in caplog.text
     assert caplog.text.count("no class reaches") == len(lacking)
 
 
@@ -397,24 +456,35 @@ def test_output_to_a_file_whose_ending_says_the_format(localize: Command, tmp_pa
 # --- files --------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_written_beside_the_file_or_into_the_data_folder(localize: Command, features: Path,
-                                                                    data_dir: Path) -> None:
+def test_nothing_is_written_beside_the_file_or_into_the_data_folder(
+    localize: Command, features: Path, data_dir: Path
+) -> None:
     before = sorted(data_dir.rglob("*"))
     assert localize().status == 0
     assert [path.name for path in features.parent.iterdir()] == [features.name]
     assert sorted(data_dir.rglob("*")) == before
 
 
-def test_videos_without_labels_frames_or_an_id_of_their_own(localize: Command, tmp_path: Path,
-                                                            caplog: pytest.LogCaptureFixture) -> None:
+def test_videos_without_labels_frames_or_an_id_of_their_own(
+    localize: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     bare = make_video(9, 20)
-    videos = [Video(b"bare", bare.rgb, bare.audio, None), make_video(1, 30), make_video(2, 0),
-              make_video(1, 50), make_video(3, 20, n_audio=0)]
+    videos = [
+        Video(b"bare", bare.rgb, bare.audio, None),
+        make_video(1, 30),
+        make_video(2, 0),
+        make_video(1, 50),
+        make_video(3, 20, n_audio=0),
+    ]
     file = write_videos(tmp_path / "f.tfrecord", videos)
     caplog.set_level(logging.INFO, "yt8m")
     answers = answers_of(localize("--format", "json", file=file))
     assert {name: answer["seconds"] for name, answer in answers.items()} == {
-        "bare": 20, "v001": 30, "v002": 0, "v003": 0}
+        "bare": 20,
+        "v001": 30,
+        "v002": 0,
+        "v003": 0,
+    }
     assert f"{file}: 1 video of an id that came before left out" in caplog.text
     assert localize(file=file).out.count("no second has both rgb and audio features") == 2
     assert localize("--format", "csv", file=file).status == 0
@@ -422,8 +492,9 @@ def test_videos_without_labels_frames_or_an_id_of_their_own(localize: Command, t
     assert answers_of(localize("--format", "json", "--video-id", "v002", file=file))["v002"]["spans"] == []
 
 
-def test_damage_is_named_or_left_out(localize: Command, features: Path, tmp_path: Path,
-                                     caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_named_or_left_out(
+    localize: Command, features: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     content = bytearray(features.read_bytes())
     content[len(content) - 20] ^= 1  # inside the last record's features
     damaged = tmp_path / "damaged.tfrecord"
@@ -437,8 +508,11 @@ def test_damage_is_named_or_left_out(localize: Command, features: Path, tmp_path
     assert "left out because of damage: 1 records" in caplog.text
     damaged.write_bytes(content[:-100])
     assert_refused(localize(file=damaged), "damaged.tfrecord", "truncated")
-    for wrong, what in ((b"", "empty file"), (b"\x1f\x8b" + bytes(20), "a gzip file"),
-                        (b"<html><body></body>", "HTML")):
+    for wrong, what in (
+        (b"", "empty file"),
+        (b"\x1f\x8b" + bytes(20), "a gzip file"),
+        (b"<html><body></body>", "HTML"),
+    ):
         damaged.write_bytes(wrong)
         assert_refused(localize(file=damaged), "damaged.tfrecord", what)
 
@@ -484,8 +558,9 @@ def test_a_model_of_nans_is_named(localize: Command, tmp_path: Path) -> None:
 
 def test_a_reader_who_has_seen_enough_ends_it_quietly(data_dir: Path, features: Path) -> None:
     command = (sys.executable, "-m", "yt8m.localize", features, "--data-dir", data_dir, "--device", "cpu")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as process:
         process.stdout.close()
         error = process.stderr.read()
     assert process.returncode == 141 and len(error.splitlines()) == 1 and "looking at 6 videos with" in error

@@ -1,4 +1,5 @@
 """The losses against literal loops, against the 2019 release's number, and at extremes."""
+
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from yt8m.loss import segment_loss, video_loss
+from yt8m.training.loss import segment_loss, video_loss
 
 # `loss` of parity_2019/expected_logits.npz: what the 2019 release computed for the case below.
 LOSS_2019 = 1.0831389427185059
@@ -46,16 +47,27 @@ def test_segment_loss_matches_2019() -> None:
     classes, scores = rng.randint(0, 1000, 6), rng.randint(0, 2, 6)
     negatives = (rng.rand(6, 1000) < 0.995).astype(int)
     negatives[np.arange(6), classes] = 0
-    loss = segment_loss(torch.from_numpy(logits), torch.from_numpy(classes), torch.from_numpy(scores),
-                        torch.from_numpy(negatives == 1), 0.5)
+    loss = segment_loss(
+        torch.from_numpy(logits),
+        torch.from_numpy(classes),
+        torch.from_numpy(scores),
+        torch.from_numpy(negatives == 1),
+        0.5,
+    )
     assert loss.item() == pytest.approx(LOSS_2019, rel=1e-6)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(st.integers(1, 6), st.integers(1, 8), st.sampled_from([0, 0.3, 0.9, 1]), st.sampled_from([0, 0.5, 1, 2.5]),
-       st.integers(0, 2**32 - 1))
-def test_segment_loss_equals_its_definition(n_segments: int, n_classes: int, share: float, weight: float,
-                                            seed: int) -> None:
+@given(
+    st.integers(1, 6),
+    st.integers(1, 8),
+    st.sampled_from([0, 0.3, 0.9, 1]),
+    st.sampled_from([0, 0.5, 1, 2.5]),
+    st.integers(0, 2**32 - 1),
+)
+def test_segment_loss_equals_its_definition(
+    n_segments: int, n_classes: int, share: float, weight: float, seed: int
+) -> None:
     case = _case(n_segments, n_classes, share, seed)
     assert segment_loss(*case, weight).item() == pytest.approx(_slow_segment_loss(*case, weight), rel=1e-9)
 
@@ -74,8 +86,9 @@ def test_without_mined_negatives_the_ratings_alone_count() -> None:
 
 def test_a_positive_weighs_three_times_a_negative() -> None:
     none = torch.zeros(1, 1, dtype=torch.bool)
-    losses = [segment_loss(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([score]), none, 0.5).item()
-              for score in (1, 0)]
+    losses = [
+        segment_loss(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([score]), none, 0.5).item() for score in (1, 0)
+    ]
     assert losses == pytest.approx([1.5 * math.log(2), 0.5 * math.log(2)])
 
 
@@ -83,8 +96,13 @@ def test_a_positive_weighs_three_times_a_negative() -> None:
 @pytest.mark.parametrize("score", [0, 1])
 def test_extreme_logits_give_finite_losses_and_gradients(extreme: float, score: int) -> None:
     logits = torch.full((2, 3), extreme, requires_grad=True)
-    loss = segment_loss(logits, torch.tensor([0, 2]), torch.tensor([score, score]),
-                        torch.tensor([[False, True, True], [True, True, False]]), 0.5)
+    loss = segment_loss(
+        logits,
+        torch.tensor([0, 2]),
+        torch.tensor([score, score]),
+        torch.tensor([[False, True, True], [True, True, False]]),
+        0.5,
+    )
     loss.backward()
     wrong = abs(extreme) if (extreme > 0) != score else 0.0  # the loss is linear far on the wrong side
     mined = max(extreme, 0.0)

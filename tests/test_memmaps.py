@@ -1,4 +1,5 @@
 """Prediction files: no half-made file is taken for a whole, no stale one for a new."""
+
 import json
 import multiprocessing
 import os
@@ -13,11 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_test_meta import index_of
-from yt8m.errors import UserError
-from yt8m.memmaps import (
-    PartialPredictions, PredictionFile, StoredScores, origin_of_model, prediction_files)
-from yt8m.model_files import CONFIG_NAME, WEIGHTS_NAME
-from yt8m.test_meta import TestMeta, make_test_meta
+from yt8m.common.errors import UserError
+from yt8m.data.test_meta import TestMeta, make_test_meta
+from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
+from yt8m.prediction.memmaps import PartialPredictions, PredictionFile, StoredScores, origin_of_model, prediction_files
 
 ORIGIN = {"model": "4f", "test_meta": "not this one", "offset": 3}
 NEWER = {**ORIGIN, "model": "5a"}
@@ -88,11 +88,17 @@ def test_what_is_in_the_journal_is_kept_and_nothing_else(tmp_path: Path) -> None
     partial.release()
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "a.npy.partial").write_bytes(b""), lambda folder: (folder / "a.npy.partial").unlink(),
-    lambda folder: (folder / "a.npy.partial.done").write_bytes(b"1"),
-    lambda folder: (folder / "a.npy.partial.json").write_text("{"),
-    lambda folder: (folder / "a.npy.partial.json").unlink(), None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "a.npy.partial").write_bytes(b""),
+        lambda folder: (folder / "a.npy.partial").unlink(),
+        lambda folder: (folder / "a.npy.partial.done").write_bytes(b"1"),
+        lambda folder: (folder / "a.npy.partial.json").write_text("{"),
+        lambda folder: (folder / "a.npy.partial.json").unlink(),
+        None,
+    ],
+)
 def test_a_partial_file_of_something_else_is_begun_anew(damage, tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     partial = _begin(file, ORIGIN)
@@ -145,10 +151,16 @@ def test_a_process_that_outlived_its_command_keeps_others_away(tmp_path: Path) -
     assert np.load(file.path).tolist() == [[2, 2]] * 3
 
 
-@pytest.mark.parametrize("damage", [
-    lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_bytes(b""), Path.unlink,
-    lambda path: np.save(path, np.zeros((3, 3), np.int16)),
-    lambda path: np.save(path, np.zeros((3, 2), np.int32))])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        Path.unlink,
+        lambda path: np.save(path, np.zeros((3, 3), np.int16)),
+        lambda path: np.save(path, np.zeros((3, 2), np.int32)),
+    ],
+)
 def test_a_finished_file_that_is_damaged_is_made_again(damage, tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     _write(file, 1, ORIGIN)
@@ -226,13 +238,15 @@ def _finish_and_die(path: Path, function: str, call: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         calls[0] += 1
         return original(*arguments, **options)
+
     setattr(module, name, dying)
     partial.finish()
 
 
 @pytest.mark.parametrize("function, calls", [("unlink", 6), ("replace", 3)])
-def test_killed_while_it_finishes_it_is_the_old_file_or_the_new_or_goes_on(function: str, calls: int,
-                                                                           tmp_path: Path) -> None:
+def test_killed_while_it_finishes_it_is_the_old_file_or_the_new_or_goes_on(
+    function: str, calls: int, tmp_path: Path
+) -> None:
     for call in range(calls):
         file = PredictionFile(tmp_path / f"{function}{call}" / "a.npy")
         _write(file, 1, ORIGIN)
@@ -293,11 +307,17 @@ def test_read_refuses_values_of_other_metadata(origin: dict, tmp_path: Path) -> 
         file.read(_meta(), 2)
 
 
-@pytest.mark.parametrize("array, found", [
-    (np.zeros((4, 2), np.int16), r"int16 \(4, 2\)"), (np.zeros((3, 3), np.int16), r"int16 \(3, 3\)"),
-    (np.zeros(3, np.int16), r"int16 \(3,\)"), (np.zeros((3, 2), np.float32), r"float32 \(3, 2\)"),
-    (np.zeros((3, 2), np.uint16), r"uint16 \(3, 2\)"),
-    (np.zeros((3, 2), np.int16, "F"), r"int16 \(3, 2\)")])
+@pytest.mark.parametrize(
+    "array, found",
+    [
+        (np.zeros((4, 2), np.int16), r"int16 \(4, 2\)"),
+        (np.zeros((3, 3), np.int16), r"int16 \(3, 3\)"),
+        (np.zeros(3, np.int16), r"int16 \(3,\)"),
+        (np.zeros((3, 2), np.float32), r"float32 \(3, 2\)"),
+        (np.zeros((3, 2), np.uint16), r"uint16 \(3, 2\)"),
+        (np.zeros((3, 2), np.int16, "F"), r"int16 \(3, 2\)"),
+    ],
+)
 def test_read_names_a_wrong_shape_or_type(array: np.ndarray, found: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(UserError, match=rf"a.npy: {found}, but .* ask for int16 \(3, 2\); {REMEDY}"):
@@ -324,12 +344,19 @@ def _zip(path: Path) -> None:
         np.savez(file, np.zeros((3, 2), np.int16))
 
 
-@pytest.mark.parametrize("damage", [
-    lambda path: np.save(path, np.array([[{}, 1]] * 3, object), allow_pickle=True), _zip,
-    lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_bytes(path.read_bytes()[:20]),
-    lambda path: path.write_bytes(path.read_bytes().replace(b"(3, 2)", b"(3, (")),
-    lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"PK\x03\x04"),
-    lambda path: path.write_bytes(b"<html>" * 40)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: np.save(path, np.array([[{}, 1]] * 3, object), allow_pickle=True),
+        _zip,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(path.read_bytes()[:20]),
+        lambda path: path.write_bytes(path.read_bytes().replace(b"(3, 2)", b"(3, (")),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"PK\x03\x04"),
+        lambda path: path.write_bytes(b"<html>" * 40),
+    ],
+)
 def test_read_names_a_damaged_file(damage, tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((3, 2), np.int16))
@@ -352,7 +379,9 @@ def test_prediction_files_are_all_or_those_named(tmp_path: Path) -> None:
     (directory / ".half.npy").write_bytes(b"")
     assert [file.path.stem for file in prediction_files(tmp_path, None)] == ["dbof-3_0", "nextvlad-2_1", "v1.5_2"]
     assert [file.path for file in prediction_files(tmp_path, ["v1.5_2", "dbof-3_0"])] == [
-        directory / "v1.5_2.npy", directory / "dbof-3_0.npy"]
+        directory / "v1.5_2.npy",
+        directory / "dbof-3_0.npy",
+    ]
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -366,7 +395,7 @@ def test_stored_scores_are_rows_of_the_file(n_rows: int, n_classes: int, first: 
         np.testing.assert_array_equal(scores[first:stop], values[first:stop])
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(UserError, match="cut off"):
-            _ = scores[n_rows - 1:]
+            _ = scores[n_rows - 1 :]
 
 
 def test_predictions_of_a_model_that_has_changed_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 """Metrics against slow, literal implementations of their definitions."""
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from yt8m.datasets import SegmentBatch, VideoBatch
-from yt8m.metrics import SegmentMetrics, VideoMetrics, global_average_precision, mean_average_precision
+from yt8m.data.datasets import SegmentBatch, VideoBatch
+from yt8m.training.metrics import SegmentMetrics, VideoMetrics, global_average_precision, mean_average_precision
 
 NOTHING = torch.empty(0)
 
@@ -117,8 +118,17 @@ def test_precision_is_nan_where_nothing_is_predicted() -> None:
 
 
 def _segment_batch(classes: np.ndarray, scores: np.ndarray, negatives: np.ndarray) -> SegmentBatch:
-    return SegmentBatch(NOTHING, torch.from_numpy(classes), torch.from_numpy(scores), torch.from_numpy(negatives),
-                        None, None, NOTHING, NOTHING, NOTHING)
+    return SegmentBatch(
+        NOTHING,
+        torch.from_numpy(classes),
+        torch.from_numpy(scores),
+        torch.from_numpy(negatives),
+        None,
+        None,
+        NOTHING,
+        NOTHING,
+        NOTHING,
+    )
 
 
 def test_segment_metrics_by_hand() -> None:
@@ -149,8 +159,10 @@ def test_segment_metrics_do_not_depend_on_the_batches_and_forget() -> None:
 @pytest.mark.parametrize("score", [0, 1])
 def test_auc_is_nan_where_all_ratings_agree(score: int) -> None:
     metric = SegmentMetrics()
-    metric.update(torch.tensor([[1.0], [-1.0]]),
-                  _segment_batch(np.zeros(2, np.int64), np.full(2, score, np.float32), np.zeros((2, 1), bool)))
+    metric.update(
+        torch.tensor([[1.0], [-1.0]]),
+        _segment_batch(np.zeros(2, np.int64), np.full(2, score, np.float32), np.zeros((2, 1), bool)),
+    )
     values = metric.compute()
     assert np.isnan(values["auc"])
     assert values["accuracy"] == 50

@@ -1,4 +1,5 @@
 """Models: the published formulas taken literally, independence of padding, freezing, initialization."""
+
 import copy
 from unittest import mock
 
@@ -12,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
-from yt8m.artifacts import copy_encoder
-from yt8m.config import ContextModelConfig, VideoModelConfig
-from yt8m.encoders import (
+from yt8m.common.config import ContextModelConfig, VideoModelConfig
+from yt8m.models.artifacts import copy_encoder
+from yt8m.models.encoders import (
     DbofEncoder,
     GatedPooling,
     NextvladEncoder,
@@ -24,9 +25,9 @@ from yt8m.encoders import (
     fold,
     mix_experts,
 )
-from yt8m.models import build_video_model
-from yt8m.packing import Packing
-from yt8m.segment_models import ContextAwareModel
+from yt8m.models.packing import Packing
+from yt8m.models.segment_models import ContextAwareModel
+from yt8m.models.video_models import build_video_model
 
 N_CLASSES = 3
 
@@ -94,8 +95,9 @@ def test_nextvlad_equals_the_five_dimensional_formula(soft_assignment: str, add_
 @pytest.mark.parametrize("add_batchnorm", [True, False])
 @pytest.mark.parametrize("n_clusters, groups", [(2, 2), (24, 8)], ids=["sums first", "frames first"])
 @torch.no_grad()
-def test_whole_videos_folded_equal_the_padded_ones(soft_assignment: str, add_batchnorm: bool, n_clusters: int,
-                                                   groups: int) -> None:
+def test_whole_videos_folded_equal_the_padded_ones(
+    soft_assignment: str, add_batchnorm: bool, n_clusters: int, groups: int
+) -> None:
     torch.manual_seed(1)
     layer = disturb(NextvladLayer(24, n_clusters, groups, 0.2, add_batchnorm, soft_assignment)).eval()
     if not add_batchnorm:
@@ -148,9 +150,16 @@ def test_initial_assignment_is_that_of_netvlad() -> None:
     assert 0 <= layer.centroids.min() and layer.centroids.max() < 1
 
 
-@pytest.mark.parametrize("model", [DBOF, {**DBOF, "frame_se_reduction": 0, "video_se_reduction": 0, "per_class": True},
-                                   NEXTVLAD, {**NEXTVLAD, "add_batchnorm": False, "se_reduction": 0}],
-                         ids=["dbof", "dbof-plain", "nextvlad", "nextvlad-plain"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        DBOF,
+        {**DBOF, "frame_se_reduction": 0, "video_se_reduction": 0, "per_class": True},
+        NEXTVLAD,
+        {**NEXTVLAD, "add_batchnorm": False, "se_reduction": 0},
+    ],
+    ids=["dbof", "dbof-plain", "nextvlad", "nextvlad-plain"],
+)
 @settings(deadline=None, derandomize=True, max_examples=8)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4), padding=st.integers(0, 5))
 def test_a_prediction_does_not_depend_on_padding_or_neighbours(model: dict, lengths: list[int], padding: int) -> None:
@@ -159,7 +168,7 @@ def test_a_prediction_does_not_depend_on_padding_or_neighbours(model: dict, leng
     frames = random_frames(len(lengths), max(lengths) + padding, 1152)  # noise in the padding, too
     with torch.no_grad():
         together = classifier(frames, torch.tensor(lengths))
-        alone = torch.cat([classifier(frames[row:row + 1, :length]) for row, length in enumerate(lengths)])
+        alone = torch.cat([classifier(frames[row : row + 1, :length]) for row, length in enumerate(lengths)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
@@ -173,8 +182,9 @@ def test_training_statistics_do_not_depend_on_padding(model: dict) -> None:
         frames = torch.zeros(3, length, 1152, dtype=torch.uint8)
         frames[:, :6] = random_frames(3, 6, 1152)
         classifier(frames, lengths).sum().backward()
-        statistics.append({**dict(classifier.named_buffers()),
-                           **{key: value.grad for key, value in classifier.named_parameters()}})
+        statistics.append(
+            {**dict(classifier.named_buffers()), **{key: value.grad for key, value in classifier.named_parameters()}}
+        )
     for key, value in statistics[0].items():
         torch.testing.assert_close(value, statistics[1][key], rtol=1e-4, atol=1e-5, msg=key)
 
@@ -190,8 +200,9 @@ def test_dbof_pools_maximum_and_mean_of_valid_frames() -> None:
 
 def test_gating_stored_as_convolutions_is_the_same_gating() -> None:
     convolutions, linears = SEGating(8, 2, per_frame=True).eval(), SEGating(8, 2).eval()
-    linears.load_state_dict({key: value.squeeze(2) if value.dim() == 3 else value
-                             for key, value in convolutions.state_dict().items()})
+    linears.load_state_dict(
+        {key: value.squeeze(2) if value.dim() == 3 else value for key, value in convolutions.state_dict().items()}
+    )
     rows = torch.randn(5, 8)
     squeezed = convolutions.fc1(rows.T.unsqueeze(0))  # as a convolution over (1, D, N)
     assert squeezed.shape == (1, 4, 5)
@@ -216,8 +227,10 @@ def test_gated_pooling_equals_plain_autograd(lengths: list[int], training: bool)
     weights = torch.randn(len(lengths), 16, dtype=torch.float64)
     found, expected = gating.pool(rows, packing), literal_gated_pooling(plain, rows, lengths)
     torch.testing.assert_close(found, expected)
-    gradients = [torch.autograd.grad((pooled * weights).sum(), [rows, *module.parameters()])
-                 for pooled, module in ((found, gating), (expected, plain))]
+    gradients = [
+        torch.autograd.grad((pooled * weights).sum(), [rows, *module.parameters()])
+        for pooled, module in ((found, gating), (expected, plain))
+    ]
     positive = rows.detach() > 0  # at 0 the maximum has many gradients, but they stop at the ReLU that rows come from
     torch.testing.assert_close(gradients[0][0][positive], gradients[1][0][positive])
     for (name, _), ours, literal in zip(gating.named_parameters(), gradients[0][1:], gradients[1][1:], strict=True):

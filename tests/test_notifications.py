@@ -2,6 +2,7 @@
 
 All is sent to a look-alike of the Bot API on loopback.
 """
+
 import json
 import logging
 import os
@@ -19,8 +20,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from yt8m import notifications
-from yt8m.notifications import reporting
+from yt8m.training import notifications
+from yt8m.training.notifications import reporting
 
 SECRET = "AAsecret_secret-secret_secret-5ecre"
 TOKEN = f"123456789:{SECRET}"
@@ -97,6 +98,7 @@ def fixture_configure(monkeypatch: pytest.MonkeyPatch) -> Callable[[Api], None]:
         monkeypatch.setenv("TELEGRAM_BOT_TOKEN", TOKEN)
         monkeypatch.setenv("TELEGRAM_CHAT_ID", CHAT)
         monkeypatch.setenv("TELEGRAM_API_URL", api.url)
+
     return set_variables
 
 
@@ -110,14 +112,18 @@ def fixture_api(configure: Callable[[Api], None]) -> Iterator[Api]:
 
 def _run_script(script: str) -> tuple["subprocess.CompletedProcess[str]", float]:
     began = time.monotonic()
-    process = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True, text=True, timeout=60,
-                             check=False)
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ, capture_output=True, text=True, timeout=60, check=False
+    )
     return process, time.monotonic() - began
 
 
 def _warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records
-            if record.name == "yt8m.notifications" and record.levelno >= logging.WARNING]
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "yt8m.training.notifications" and record.levelno >= logging.WARNING
+    ]
 
 
 def _assert_token_not_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -130,8 +136,10 @@ def test_start_and_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.node", lambda: "gpu-7")
     with reporting("cache/video/dbof-3: 100 steps") as report:
         report.result = "loss 0.0028"
-    assert api.texts == ["started: cache/video/dbof-3: 100 steps on gpu-7",
-                         "finished: cache/video/dbof-3: 100 steps in 0:00:00: loss 0.0028"]
+    assert api.texts == [
+        "started: cache/video/dbof-3: 100 steps on gpu-7",
+        "finished: cache/video/dbof-3: 100 steps in 0:00:00: loss 0.0028",
+    ]
     assert {form["chat_id"] for form in api.forms} == {CHAT}
     assert set(api.paths) == {f"/bot{TOKEN}/sendMessage"}
     assert not [thread for thread in threading.enumerate() if thread.name == "telegram"]
@@ -153,12 +161,15 @@ def test_the_start_is_sent_at_the_start(api: Api) -> None:
         assert len(api.texts) == 1
 
 
-@pytest.mark.parametrize(("error", "end"), [
-    (ValueError("no such class: 17\nsecond line"), "crashed: a run after 0:00:00: ValueError: no such class: 17"),
-    (RuntimeError(), "crashed: a run after 0:00:00: RuntimeError"),
-    (KeyboardInterrupt(), "stopped: a run after 0:00:00: KeyboardInterrupt"),
-    (SystemExit(3), "stopped: a run after 0:00:00: SystemExit: 3"),
-])
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (ValueError("no such class: 17\nsecond line"), "crashed: a run after 0:00:00: ValueError: no such class: 17"),
+        (RuntimeError(), "crashed: a run after 0:00:00: RuntimeError"),
+        (KeyboardInterrupt(), "stopped: a run after 0:00:00: KeyboardInterrupt"),
+        (SystemExit(3), "stopped: a run after 0:00:00: SystemExit: 3"),
+    ],
+)
 def test_an_exception_is_reported_and_passes_unchanged(api: Api, error: BaseException, end: str) -> None:
     with pytest.raises(type(error)) as caught, reporting("a run") as report:
         report.result = "not shown"
@@ -188,22 +199,27 @@ def test_unconfigured_is_silent() -> None:
     process, _ = _run_script(
         "import logging, sys, threading\n"
         "logging.basicConfig(level=logging.DEBUG)\n"
-        "from yt8m.notifications import reporting\n"
+        "from yt8m.training.notifications import reporting\n"
         "with reporting('a run') as report:\n"
         "    assert threading.active_count() == 1\n"
         "    report.result = 'done'\n"
-        "assert not {'telegram', 'httpx', 'torch', 'numpy'} & set(sys.modules)\n")
+        "assert not {'telegram', 'httpx', 'torch', 'numpy'} & set(sys.modules)\n"
+    )
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize(("variable", "value", "said"), [
-    ("TELEGRAM_CHAT_ID", "", "TELEGRAM_CHAT_ID is not set"),
-    ("TELEGRAM_BOT_TOKEN", " ", "TELEGRAM_BOT_TOKEN is not set"),
-    ("TELEGRAM_BOT_TOKEN", SECRET, "TELEGRAM_BOT_TOKEN holds no token"),
-    ("TELEGRAM_BOT_TOKEN", f"https://api.telegram.org/bot{TOKEN}", "TELEGRAM_BOT_TOKEN holds no token"),
-])
-def test_half_a_configuration_warns_once(api: Api, variable: str, value: str, said: str,
-                                         monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("TELEGRAM_CHAT_ID", "", "TELEGRAM_CHAT_ID is not set"),
+        ("TELEGRAM_BOT_TOKEN", " ", "TELEGRAM_BOT_TOKEN is not set"),
+        ("TELEGRAM_BOT_TOKEN", SECRET, "TELEGRAM_BOT_TOKEN holds no token"),
+        ("TELEGRAM_BOT_TOKEN", f"https://api.telegram.org/bot{TOKEN}", "TELEGRAM_BOT_TOKEN holds no token"),
+    ],
+)
+def test_half_a_configuration_warns_once(
+    api: Api, variable: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv(variable, value)
     with reporting("a run"):
@@ -215,8 +231,9 @@ def test_half_a_configuration_warns_once(api: Api, variable: str, value: str, sa
 
 
 @pytest.mark.parametrize(("rank", "n_messages"), [("0", 2), ("1", 0), ("7", 0)])
-def test_only_the_first_rank_reports(api: Api, rank: str, n_messages: int, monkeypatch: pytest.MonkeyPatch,
-                                     caplog: pytest.LogCaptureFixture) -> None:
+def test_only_the_first_rank_reports(
+    api: Api, rank: str, n_messages: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("RANK", rank)
     with reporting("a run"):
         pass
@@ -229,19 +246,23 @@ def test_only_the_first_rank_reports(api: Api, rank: str, n_messages: int, monke
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the library's own, about waiting times
-@pytest.mark.parametrize(("status", "answer", "said"), [
-    (401, '{"ok": false, "error_code": 401, "description": "Unauthorized"}', "InvalidToken: Unauthorized"),
-    (400, '{"ok": false, "error_code": 400, "description": "Bad Request: chat not found"}', "Chat not found"),
-    (400, f'{{"ok": false, "description": "no {TOKEN}"}}', "no <token>"),
-    (429, '{"ok": false, "description": "flood", "parameters": {"retry_after": 3600}}', "RetryAfter"),
-    (500, "{}", "Internal Server Error"),
-    (502, f"<html>/bot{TOKEN.replace(':', '%3A')}/sendMessage" + 1000 * "x", "<token>"),
-    (200, f"not JSON: {TOKEN}", "TelegramError"),
-    (None, "", "ConnectError"),
-], ids=["401", "400", "echo", "429", "500", "page", "no-json", "refused"])
-def test_failures_are_warnings_without_the_token(status: int | None, answer: str, said: str,
-                                                 configure: Callable[[Api], None],
-                                                 caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (401, '{"ok": false, "error_code": 401, "description": "Unauthorized"}', "InvalidToken: Unauthorized"),
+        (400, '{"ok": false, "error_code": 400, "description": "Bad Request: chat not found"}', "Chat not found"),
+        (400, f'{{"ok": false, "description": "no {TOKEN}"}}', "no <token>"),
+        (429, '{"ok": false, "description": "flood", "parameters": {"retry_after": 3600}}', "RetryAfter"),
+        (500, "{}", "Internal Server Error"),
+        (502, f"<html>/bot{TOKEN.replace(':', '%3A')}/sendMessage" + 1000 * "x", "<token>"),
+        (200, f"not JSON: {TOKEN}", "TelegramError"),
+        (None, "", "ConnectError"),
+    ],
+    ids=["401", "400", "echo", "429", "500", "page", "no-json", "refused"],
+)
+def test_failures_are_warnings_without_the_token(
+    status: int | None, answer: str, said: str, configure: Callable[[Api], None], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     done = False
     with _refusing() if status is None else _serving(status, answer) as api:
@@ -257,8 +278,9 @@ def test_failures_are_warnings_without_the_token(status: int | None, answer: str
 
 
 @pytest.mark.parametrize("url", ["no url", "http://host.invalid/bot", "http://[/bot", "{/bot", "{token}/bot"])
-def test_a_wrong_address_is_a_warning_without_the_token(url: str, configure: Callable[[Api], None],
-                                                        caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrong_address_is_a_warning_without_the_token(
+    url: str, configure: Callable[[Api], None], caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     configure(Api(url, [], []))
     with reporting("a run"):
@@ -287,9 +309,9 @@ def test_the_log_of_the_libraries_elsewhere_is_left_alone(api: Api, caplog: pyte
     assert "httpx" in {record.name for record in caplog.records}
 
 
-def test_a_hanging_server_delays_a_run_by_the_limit_at_most(configure: Callable[[Api], None],
-                                                            monkeypatch: pytest.MonkeyPatch,
-                                                            caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hanging_server_delays_a_run_by_the_limit_at_most(
+    configure: Callable[[Api], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(notifications, "WAIT_SECONDS", 0.5)
     monkeypatch.setattr(notifications, "SEND_SECONDS", 1)
@@ -307,8 +329,9 @@ def test_a_hanging_server_delays_a_run_by_the_limit_at_most(configure: Callable[
     _assert_token_not_logged(caplog)
 
 
-def test_one_message_may_not_take_forever(configure: Callable[[Api], None], monkeypatch: pytest.MonkeyPatch,
-                                          caplog: pytest.LogCaptureFixture) -> None:
+def test_one_message_may_not_take_forever(
+    configure: Callable[[Api], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(notifications, "SEND_SECONDS", 0.2)
     with _hanging() as api:
         configure(api)
@@ -317,10 +340,12 @@ def test_one_message_may_not_take_forever(configure: Callable[[Api], None], monk
     assert _warnings(caplog) == ["Telegram message not sent: TimeoutError"] * 2
 
 
-@pytest.mark.parametrize("slow_part", ["", "import socket; socket.getaddrinfo = lambda *a, **k: time.sleep(100)"],
-                         ids=["server", "name"])
-def test_a_process_ends_in_time_and_prints_no_token(slow_part: str, configure: Callable[[Api], None],
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "slow_part", ["", "import socket; socket.getaddrinfo = lambda *a, **k: time.sleep(100)"], ids=["server", "name"]
+)
+def test_a_process_ends_in_time_and_prints_no_token(
+    slow_part: str, configure: Callable[[Api], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     with _hanging() as api:
         configure(api)
         if slow_part:
@@ -329,11 +354,12 @@ def test_a_process_ends_in_time_and_prints_no_token(slow_part: str, configure: C
             "import logging, time\n"
             f"{slow_part}\n"
             "logging.basicConfig(level=logging.DEBUG)\n"
-            "from yt8m import notifications\n"
+            "from yt8m.training import notifications\n"
             "notifications.WAIT_SECONDS = 1.5\n"
             "with notifications.reporting('a run'):\n"
             "    time.sleep(1)\n"
-            "    raise ValueError('of the run')\n")
+            "    raise ValueError('of the run')\n"
+        )
     assert seconds < 15
     assert process.returncode == 1
     assert process.stderr.endswith("ValueError: of the run\n")
@@ -342,16 +368,18 @@ def test_a_process_ends_in_time_and_prints_no_token(slow_part: str, configure: C
 
 
 def test_stderr_of_a_process_that_succeeds_or_is_refused_has_no_token(configure: Callable[[Api], None]) -> None:
-    script = ("import logging; logging.basicConfig(level=logging.DEBUG)\n"
-              "from yt8m.notifications import reporting\n"
-              "with reporting('a run'): pass\n")
+    script = (
+        "import logging; logging.basicConfig(level=logging.DEBUG)\n"
+        "from yt8m.training.notifications import reporting\n"
+        "with reporting('a run'): pass\n"
+    )
     for server, n_warnings in ((_serving(), 0), (_serving(401, f'{{"description": "{TOKEN}"}}'), 2)):
         with server as api:
             configure(api)
             process, _ = _run_script(script)
         assert process.returncode == 0
         assert len(api.texts) == 2
-        assert process.stderr.count("WARNING:yt8m.notifications:") == n_warnings
+        assert process.stderr.count("WARNING:yt8m.training.notifications:") == n_warnings
         assert SECRET not in process.stderr + process.stdout
 
 
@@ -371,12 +399,14 @@ def test_a_message_has_neither_the_token_nor_bytes_that_are_no_text(api: Api) ->
     assert api.texts[1] == "crashed: caf? after 0:00:00: ValueError: <token>"
 
 
-def test_no_thread_to_be_had_is_a_warning(api: Api, monkeypatch: pytest.MonkeyPatch,
-                                          caplog: pytest.LogCaptureFixture) -> None:
+def test_no_thread_to_be_had_is_a_warning(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
+
     with monkeypatch.context() as patch:
-        patch.setattr("yt8m.notifications._Sender.start", fail)
+        patch.setattr("yt8m.training.notifications._Sender.start", fail)
         with reporting("a run"):
             pass
     assert api.texts == []

@@ -1,9 +1,10 @@
 """Examples cut out of rows one by one against what packings pool."""
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yt8m.packing import EndToEnd, Packing, Windows
+from yt8m.models.packing import EndToEnd, Packing, Windows
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -12,7 +13,7 @@ def test_windows_are_those_cut_out_one_by_one(size: int, step: int, spare: int, 
     torch.manual_seed(size)
     rows = torch.randn(size + spare, 3).to(torch.bfloat16 if half else torch.float32)
     starts = range(0, spare + 1, step)
-    cut_out = torch.stack([rows[start:start + size] for start in starts])
+    cut_out = torch.stack([rows[start : start + size] for start in starts])
     windows = Windows(size, step)
     before = rows.clone()
     assert torch.equal(windows.unpack(rows), cut_out)

@@ -1,4 +1,5 @@
 """Models of the 2019 release, as it saved them, give the logits that it gave."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,11 @@ import yaml
 
 from tests.conftest import Outcome
 from tests.parity_2019 import weights
-from yt8m.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.datasets import WholeVideoDataset
-from yt8m.index import load_index
-from yt8m.loss import segment_loss
-from yt8m.segments import context_frames
+from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.index import load_index
+from yt8m.data.segments import context_frames
+from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.training.loss import segment_loss
 
 FOLDER = Path(__file__).parent / "parity_2019"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))
@@ -89,28 +90,32 @@ def test_segment_loss() -> None:
     random = np.random.RandomState(21)  # pylint: disable=no-member
     logits = (random.standard_normal((6, N_CLASSES)) * 2).astype(np.float32)
     labels, scores = random.randint(0, N_CLASSES, 6), random.randint(0, 2, 6)
-    mask = (random.rand(6, N_CLASSES) < .995).astype(int)
+    mask = (random.rand(6, N_CLASSES) < 0.995).astype(int)
     mask[np.arange(6), labels] = 0
     loss = segment_loss(*map(torch.from_numpy, (logits, labels, scores, mask)), 0.5)
     assert loss.item() == pytest.approx(float(expected("loss")), rel=1e-6)
 
 
-def test_a_folder_of_2019_models_goes_all_the_way_to_a_submission(command: Callable[..., Outcome],
-                                                                  data_dir: Path) -> None:
+def test_a_folder_of_2019_models_goes_all_the_way_to_a_submission(
+    command: Callable[..., Outcome], data_dir: Path
+) -> None:
     vocabulary = "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES))
     (data_dir / "segment_vocabulary.csv").write_text(vocabulary, encoding="utf-8")
     cases = names("context_agnostic") + names("context_aware")
     for case in cases:
         model_folder(case, data_dir / "cache" / "segment" / case)
     where = ("--data-dir", data_dir)
-    for arguments in (("prepare_test_meta", *where), ("inference_memmap", *where, "--device", "cpu"),
-                      ("create_submission_from_memmaps", *where, "--output", data_dir / "sub.csv"),
-                      ("check_submission", data_dir / "sub.csv", *where)):
+    for arguments in (
+        ("prepare_test_meta", *where),
+        ("inference_memmap", *where, "--device", "cpu"),
+        ("create_submission_from_memmaps", *where, "--output", data_dir / "sub.csv"),
+        ("check_submission", data_dir / "sub.csv", *where),
+    ):
         outcome = command(*arguments)
         assert outcome.status == 0, outcome.err
     index = load_index(data_dir / "segment" / "test", data_dir / "cache")
-    (_, frames), = WholeVideoDataset(index, np.arange(1)).__getitems__([(0, 0)])
-    segments = torch.stack([frames[start - 3:start + 8] for start in (30, 35)])  # the first two rows
+    ((_, frames),) = WholeVideoDataset(index, np.arange(1)).__getitems__([(0, 0)])
+    segments = torch.stack([frames[start - 3 : start + 8] for start in (30, 35)])  # the first two rows
     for case in cases:
         model = load_segment_model(open_folder(data_dir / "cache" / "segment" / case), N_CLASSES).eval()
         context = (frames[None, slice(*context_frames(len(frames)))], None, torch.zeros(2, dtype=torch.long))

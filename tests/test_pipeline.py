@@ -1,4 +1,5 @@
 """The commands chained as a user chains them, on generated shards, in processes of their own."""
+
 import json
 import os
 import subprocess
@@ -13,13 +14,19 @@ import yaml
 
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from tests.test_scoring import slow_map
-from yt8m.submission import read_submission
+from yt8m.ranking.submission import read_submission
 
 
 def python(module: str, *arguments: object, **environment: str) -> str:
     """Run a command in a process of its own; returns what it printed. Its working directory is elsewhere."""
-    done = subprocess.run([sys.executable, "-m", f"yt8m.{module}", *map(str, arguments)], check=False, text=True,
-                          capture_output=True, env={**os.environ, **environment}, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-m", f"yt8m.{module}", *map(str, arguments)],
+        check=False,
+        text=True,
+        capture_output=True,
+        env={**os.environ, **environment},
+        cwd="/",
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -41,8 +48,19 @@ def fixture_run_dir(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     python("train_video", configs / "dbof.yaml", "--name", "dbof", *where, SEED="5")
     python("train_video", configs / "nextvlad.yaml", "--name", "nextvlad", "--steps", 4, "--seed", 6, *where)
     python("train_pure_segment", configs / "agnostic.yaml", base / "dbof", "--fold", 0, "--name", "dbof", *where)
-    python("train_segment_w_context", configs / "aware.yaml", base / "dbof", base / "nextvlad", "--fold", 1, "--name",
-           "both", "--workers", 2, *where)
+    python(
+        "train_segment_w_context",
+        configs / "aware.yaml",
+        base / "dbof",
+        base / "nextvlad",
+        "--fold",
+        1,
+        "--name",
+        "both",
+        "--workers",
+        2,
+        *where,
+    )
     python("prepare_test_meta", "--data-dir", path)
     python("inference_memmap", *where)
     python("create_submission_from_memmaps", "--data-dir", path, "--output", path / "sub.csv")
@@ -51,12 +69,22 @@ def fixture_run_dir(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_exported_folders(run_dir: Path) -> None:
     cache = run_dir / "cache"
-    for folder, sections in (("video/dbof", {"video"}), ("video/nextvlad", {"video"}),
-                             ("segment/dbof_0", {"video", "pure_segment"}),
-                             ("segment/both_1", {"context_base", "segment_base", "segment_w_context"})):
+    for folder, sections in (
+        ("video/dbof", {"video"}),
+        ("video/nextvlad", {"video"}),
+        ("segment/dbof_0", {"video", "pure_segment"}),
+        ("segment/both_1", {"context_base", "segment_base", "segment_w_context"}),
+    ):
         names = sorted(path.name for path in (cache / folder).iterdir())
-        assert names == ["config.yaml", "curves.png", "history.csv", "model.pth", "run.json", "tensorboard",
-                         "train.log"]
+        assert names == [
+            "config.yaml",
+            "curves.png",
+            "history.csv",
+            "model.pth",
+            "run.json",
+            "tensorboard",
+            "train.log",
+        ]
         assert set(yaml.safe_load((cache / folder / "config.yaml").read_text(encoding="utf-8"))) == sections
     log = (cache / "video" / "dbof" / "train.log").read_text(encoding="utf-8")
     assert "seed 5" in log and "evaluation at step 3/6" in log and "evaluation at step 6/6" in log
@@ -79,8 +107,20 @@ def test_predictions_and_submission(run_dir: Path, tiny_data: Path) -> None:
 
 
 def test_evaluation_of_the_submission(run_dir: Path) -> None:
-    out = python("evaluate", "--data-dir", run_dir, "--truth", run_dir / "truth.csv", "--video-labels",
-                 run_dir / "test_labels.csv", "--submission", run_dir / "sub.csv", "--model-names", "both_1", "dbof_0")
+    out = python(
+        "evaluate",
+        "--data-dir",
+        run_dir,
+        "--truth",
+        run_dir / "truth.csv",
+        "--video-labels",
+        run_dir / "test_labels.csv",
+        "--submission",
+        run_dir / "sub.csv",
+        "--model-names",
+        "both_1",
+        "dbof_0",
+    )
     assert f"wrote {run_dir}/cache/evaluation.csv" in out
     document = json.loads((run_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     scores = {subject["name"]: subject["map"] for subject in document["subjects"]}
@@ -112,10 +152,23 @@ def test_inference_keeps_what_is_up_to_date_and_replaces_what_is_not(run_dir: Pa
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_repeats_exactly_whatever_the_workers(run_dir: Path, workers: int) -> None:
     name = f"again-{workers}"
-    python("train_video", run_dir / "configs" / "dbof.yaml", "--name", name, "--data-dir", run_dir, "--seed", 5,
-           "--workers", workers, "--device", "cpu")
-    first, second = (torch.load(run_dir / "cache" / "video" / folder / "model.pth", weights_only=True)
-                     for folder in ("dbof", name))
+    python(
+        "train_video",
+        run_dir / "configs" / "dbof.yaml",
+        "--name",
+        name,
+        "--data-dir",
+        run_dir,
+        "--seed",
+        5,
+        "--workers",
+        workers,
+        "--device",
+        "cpu",
+    )
+    first, second = (
+        torch.load(run_dir / "cache" / "video" / folder / "model.pth", weights_only=True) for folder in ("dbof", name)
+    )
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 

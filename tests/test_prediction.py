@@ -1,4 +1,5 @@
 """Predicting all test segments: interrupted, in several processes, on a full disk, with damaged videos."""
+
 import json
 import os
 import resource
@@ -15,9 +16,9 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
-from yt8m import prediction
-from yt8m.prediction import remaining_work
-from yt8m.test_meta import TestMeta, load_test_meta
+from yt8m.data.test_meta import TestMeta, load_test_meta
+from yt8m.prediction import predict_test_set as prediction
+from yt8m.prediction.predict_test_set import remaining_work
 
 Command = Callable[..., Outcome]
 N_CLASSES = 5
@@ -55,15 +56,21 @@ def stored(data_dir: Path) -> dict[str, np.ndarray]:
     """The predictions that there are; nothing else is in their folder."""
     folder = data_dir / "cache" / "predictions"
     values = {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
-    assert {path.name for path in folder.iterdir()} == {f"{name}.{ending}" for name in values
-                                                       for ending in ("npy", "json")}
+    assert {path.name for path in folder.iterdir()} == {
+        f"{name}.{ending}" for name in values for ending in ("npy", "json")
+    }
     return values
 
 
 def test_killed_at_random_moments_twenty_times_the_files_are_the_same(data_dir: Path) -> None:
     script = Path(__file__).parent / "killed_predictions.py"
-    done = subprocess.run([sys.executable, script, data_dir, "20"], check=False, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(script.parent.parent)})
+    done = subprocess.run(
+        [sys.executable, script, data_dir, "20"],
+        check=False,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(script.parent.parent)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("killed 2") and done.stdout.endswith("always the same\n")
     assert set(stored(data_dir)) == set(NAMES)
@@ -84,20 +91,29 @@ def test_two_processes_write_the_file_of_one(command: Command, data_dir: Path) -
     shutil.rmtree(data_dir / "cache" / "predictions")
     arguments = ("--data-dir", str(data_dir), "--device", "cpu", "--batch-size", "4")
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
-    done = subprocess.run([*torchrun, "yt8m.inference_memmap", *arguments], check=False, text=True,
-                          capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [*torchrun, "yt8m.inference_memmap", *arguments],
+        check=False,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("in 2 processes") == 1
     for name, values in stored(data_dir).items():
         assert np.abs(values - expected[name]).max() <= 1  # one thread sums in another order
-    again = subprocess.run([*torchrun, "yt8m.inference_memmap", *arguments], check=False, text=True,
-                           capture_output=True)
+    again = subprocess.run(
+        [*torchrun, "yt8m.inference_memmap", *arguments], check=False, text=True, capture_output=True
+    )
     assert again.returncode == 0 and again.stderr.count("up to date") == len(NAMES)
 
 
 @settings(deadline=None, derandomize=True, max_examples=80)
-@given(counts=st.lists(st.integers(1, 20), min_size=1, max_size=15), batch_size=st.integers(1, 50),
-       done=st.lists(st.lists(st.integers(0, 2), min_size=15, max_size=15), min_size=1, max_size=3))
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=1, max_size=15),
+    batch_size=st.integers(1, 50),
+    done=st.lists(st.lists(st.integers(0, 2), min_size=15, max_size=15), min_size=1, max_size=3),
+)
 def test_groups_do_not_depend_on_what_is_done(counts: list[int], batch_size: int, done: list[list[int]]) -> None:
     meta = TestMeta(np.arange(len(counts)), np.array([b"%d" % row for row in range(len(counts))]), np.cumsum(counts))
     nothing = [np.zeros(len(counts), np.uint32)]
@@ -105,11 +121,12 @@ def test_groups_do_not_depend_on_what_is_done(counts: list[int], batch_size: int
     assert [video for group in groups for video in range(group.start, group.stop)] == list(range(len(counts)))
     for group in groups[:-1]:
         assert sum(counts[group]) >= batch_size > sum(counts[group][:-1])
-    journals = [np.array(own[:len(counts)], np.uint32) for own in done]
+    journals = [np.array(own[: len(counts)], np.uint32) for own in done]
     work = remaining_work(meta, batch_size, journals)
     lacking = [[number for number, journal in enumerate(journals) if (journal[group] != 1).any()] for group in groups]
     assert [(item.videos, item.members) for item in work] == [
-        (group, members) for group, members in zip(groups, lacking) if members]
+        (group, members) for group, members in zip(groups, lacking) if members
+    ]
 
 
 def test_a_model_that_is_new_predicts_alone(command: Command, data_dir: Path) -> None:
@@ -159,7 +176,7 @@ def test_shifted_segments_are_those_so_many_seconds_later(command: Command, data
     both = predict(command, data_dir, *options, "--shifts", 0, 5)[NAMES[0]]
     meta = load_test_meta(data_dir / "cache")
     for first, end in zip(meta.row_starts, meta.row_ends):
-        assert np.abs(shifted[first:end - 1] - plain[first + 1:end]).max() <= 1
+        assert np.abs(shifted[first : end - 1] - plain[first + 1 : end]).max() <= 1
     assert np.abs(both - (plain.astype(int) + shifted) / 2).max() <= 1.5
 
 
@@ -176,8 +193,9 @@ def test_a_full_disk_ends_with_a_line_and_nothing_is_lost(command: Command, data
     assert set(stored(data_dir)) == {NAMES[0]}
 
 
-def test_what_was_done_before_an_error_is_kept(command: Command, data_dir: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_done_before_an_error_is_kept(
+    command: Command, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = predict(command, data_dir, "--batch-size", 1)
     shutil.rmtree(data_dir / "cache" / "predictions")
     original, calls = prediction.Predictor.__call__, []
@@ -199,8 +217,9 @@ def test_what_was_done_before_an_error_is_kept(command: Command, data_dir: Path,
         assert (values == expected[name]).all()
 
 
-def test_damaged_videos_are_left_out_and_predicted_once_they_are_mended(command: Command, data_dir: Path,
-                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_videos_are_left_out_and_predicted_once_they_are_mended(
+    command: Command, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = predict(command, data_dir)
     shutil.rmtree(data_dir / "cache" / "predictions")
     shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[1]  # its videos make a group of their own
@@ -211,29 +230,34 @@ def test_damaged_videos_are_left_out_and_predicted_once_they_are_mended(command:
         damaged[offset] ^= 1  # inside the features of both records
     shard.write_bytes(damaged)
     os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--on-error", "skip",
-                      "--batch-size", 1)
+    outcome = command(
+        "inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--on-error", "skip", "--batch-size", 1
+    )
     assert outcome.status == 0
     meta = load_test_meta(data_dir / "cache")
     rows = slice(meta.row_starts[4], meta.row_ends[5])
     assert f"{rows.stop - rows.start} segments of damaged videos have probability 0" in outcome.err
     for name, values in stored(data_dir).items():
         assert not values[rows].any()
-        assert np.abs(values[:rows.start] - expected[name][:rows.start]).max() <= 1
+        assert np.abs(values[: rows.start] - expected[name][: rows.start]).max() <= 1
     shard.write_bytes(whole)
     os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     groups: list[int] = []
     original = prediction.Predictor.__call__
-    monkeypatch.setattr(prediction.Predictor, "__call__", lambda self, videos, chosen: groups.append(len(videos)) or
-                        original(self, videos, chosen))
+    monkeypatch.setattr(
+        prediction.Predictor,
+        "__call__",
+        lambda self, videos, chosen: groups.append(len(videos)) or original(self, videos, chosen),
+    )
     for name, values in predict(command, data_dir, "--batch-size", 1).items():
         assert np.abs(values - expected[name]).max() <= 1
     assert groups == [1, 1]  # no others
 
 
-def test_progress_is_logged_where_there_is_no_terminal(command: Command, data_dir: Path,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yt8m.progress.SECONDS_BETWEEN_LINES", 0)
+def test_progress_is_logged_where_there_is_no_terminal(
+    command: Command, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yt8m.common.progress.SECONDS_BETWEEN_LINES", 0)
     outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1)
     lines = [line for line in outcome.err.splitlines() if "segments/s" in line]
     n_rows = load_test_meta(data_dir / "cache").n_rows

@@ -1,4 +1,5 @@
 """The exact ranking against a full sort, whatever the block size, and the fairness of its ties."""
+
 from collections import Counter
 from fractions import Fraction
 from itertools import combinations
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yt8m import ranking
-from yt8m.fusion import Fusion
-from yt8m.ranking import BestRows, shuffle, top_rows, unshuffle
+from yt8m.ranking import top_k as ranking
+from yt8m.ranking.fusion import Fusion
+from yt8m.ranking.top_k import BestRows, shuffle, top_rows, unshuffle
 
 
 def _maps(n_maps: int, n_rows: int, n_classes: int, levels: int, seed: int) -> list[np.ndarray]:
@@ -26,8 +27,9 @@ def _mean(maps: list[np.ndarray]) -> np.ndarray:
     return np.array([[round(Fraction(value, len(maps))) for value in row] for row in total.tolist()])
 
 
-def _rank(maps: list[np.ndarray], top_k: int, seed: int, block_rows: int, workers: int = 2,
-          **options: object) -> list[list[int]]:
+def _rank(
+    maps: list[np.ndarray], top_k: int, seed: int, block_rows: int, workers: int = 2, **options: object
+) -> list[list[int]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "BLOCK_ROWS", block_rows)
         patch.setattr(ranking, "WORKERS", workers)
@@ -35,17 +37,31 @@ def _rank(maps: list[np.ndarray], top_k: int, seed: int, block_rows: int, worker
 
 
 CASES = {
-    "n_maps": st.integers(1, 4), "n_rows": st.integers(1, 40), "n_classes": st.integers(1, 4),
-    "levels": st.sampled_from([1, 2, 3, 10, 10_000]), "data_seed": st.integers(0, 2**32 - 1),
-    "top_k": st.integers(1, 50), "seed": st.integers(0, 10_000),
-    "block_rows": st.integers(1, 45), "other_block_rows": st.integers(1, 45)}
+    "n_maps": st.integers(1, 4),
+    "n_rows": st.integers(1, 40),
+    "n_classes": st.integers(1, 4),
+    "levels": st.sampled_from([1, 2, 3, 10, 10_000]),
+    "data_seed": st.integers(0, 2**32 - 1),
+    "top_k": st.integers(1, 50),
+    "seed": st.integers(0, 10_000),
+    "block_rows": st.integers(1, 45),
+    "other_block_rows": st.integers(1, 45),
+}
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(**CASES)
 def test_top_rows_are_those_of_a_full_sort(
-        n_maps: int, n_rows: int, n_classes: int, levels: int, data_seed: int, top_k: int, seed: int,
-        block_rows: int, other_block_rows: int) -> None:
+    n_maps: int,
+    n_rows: int,
+    n_classes: int,
+    levels: int,
+    data_seed: int,
+    top_k: int,
+    seed: int,
+    block_rows: int,
+    other_block_rows: int,
+) -> None:
     maps = _maps(n_maps, n_rows, n_classes, levels, data_seed)
     mean = _mean(maps)
     ranked = _rank(maps, top_k, seed, block_rows)
@@ -59,8 +75,17 @@ def test_top_rows_are_those_of_a_full_sort(
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(**CASES, excluded=st.floats(0, 1))
 def test_what_is_no_candidate_is_not_listed(
-        n_maps: int, n_rows: int, n_classes: int, levels: int, data_seed: int, top_k: int, seed: int,
-        block_rows: int, other_block_rows: int, excluded: float) -> None:
+    n_maps: int,
+    n_rows: int,
+    n_classes: int,
+    levels: int,
+    data_seed: int,
+    top_k: int,
+    seed: int,
+    block_rows: int,
+    other_block_rows: int,
+    excluded: float,
+) -> None:
     maps = _maps(n_maps, n_rows, n_classes, levels, data_seed)
     rng = np.random.default_rng(data_seed)
     row_videos = np.sort(rng.integers(0, other_block_rows, n_rows))
@@ -90,7 +115,7 @@ def test_buffers_are_cut_down_again_and_again(ascending: bool, monkeypatch: pyte
         scores = scores[::-1]
     best = BestRows(range(5, 6), 100, 10, 1)
     for start in range(0, 100, 4):
-        best.add(start, scores[None, start:start + 4])
+        best.add(start, scores[None, start : start + 4])
     rows = best.ranked(5)
     assert scores[rows].tolist() == np.sort(scores)[::-1][:10].tolist()
     assert len(set(rows.tolist())) == 10

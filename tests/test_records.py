@@ -1,4 +1,5 @@
 """Records decode to what TensorFlow decodes, in every legal layout, and damage is named, never a crash."""
+
 import gzip
 import os
 import struct
@@ -11,18 +12,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shards import (
-    AUDIO, RGB, Video, bytes_feature, context_entries, context_field, decode, entry, field, float_feature,
-    frame_fields, integer_feature, list_entries, lists_field, make_video, serialize, varint, write_payloads,
-    write_videos)
-from yt8m.errors import RecordError, UserError
-from yt8m.index import load_index
-from yt8m.reader import Frames, ShardReader
-from yt8m.records import HEADER_BYTES, masked_crc, parse_record, record_spans
+    AUDIO,
+    RGB,
+    Video,
+    bytes_feature,
+    context_entries,
+    context_field,
+    decode,
+    entry,
+    field,
+    float_feature,
+    frame_fields,
+    integer_feature,
+    list_entries,
+    lists_field,
+    make_video,
+    serialize,
+    varint,
+    write_payloads,
+    write_videos,
+)
+from yt8m.common.errors import RecordError, UserError
+from yt8m.data.index import load_index
+from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.records import HEADER_BYTES, masked_crc, parse_record, record_spans
 
 RATINGS = ((0, 7, 1.0), (5, 7, 0.0), (5, 9, 1.0))
 VIDEO = make_video(1, 6, labels=(3, 7, 300, 3861), ratings=RATINGS)
 CONTEXT, LISTS = context_entries(VIDEO), list_entries(VIDEO)
-INT64 = st.integers(-2**63, 2**63 - 1)
+INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 def parse_shard(path: Path) -> list:
@@ -35,10 +53,12 @@ def assert_context(record, video: Video) -> None:
     """Everything of a parsed record but its frames is what the video has."""
     ratings = video.ratings or ()
     assert record.video_id == video.video_id
-    for values, kind, expected in ((record.labels, np.int64, video.labels or ()),
-                                   (record.rating_start, np.int64, [rating[0] for rating in ratings]),
-                                   (record.rating_label, np.int64, [rating[1] for rating in ratings]),
-                                   (record.rating_score, np.float32, [rating[2] for rating in ratings])):
+    for values, kind, expected in (
+        (record.labels, np.int64, video.labels or ()),
+        (record.rating_start, np.int64, [rating[0] for rating in ratings]),
+        (record.rating_label, np.int64, [rating[1] for rating in ratings]),
+        (record.rating_score, np.float32, [rating[2] for rating in ratings]),
+    ):
         assert values.dtype == kind
         np.testing.assert_array_equal(values, np.array(expected, kind))
     for count, frames in ((record.rgb_count, video.rgb), (record.audio_count, video.audio)):
@@ -71,14 +91,20 @@ def video_lists(draw) -> list[Video]:
         rng = np.random.default_rng(draw(st.integers(0, 2**32)))
         rgb, audio = (
             None if n_frames is None else rng.integers(0, 256, (n_frames, size), np.uint8)
-            for n_frames, size in zip(draw(st.tuples(*[st.none() | st.integers(0, 12)] * 2)), widths))
-        rating = st.tuples(st.integers(-2**62, 2**62), INT64, st.floats(width=32, allow_nan=False))
-        videos.append(Video(
-            draw(st.text("abcXYZ019_-", min_size=1, max_size=11)).encode(), rgb, audio,
-            draw(st.none() | st.lists(INT64 | st.integers(0, 3861), max_size=6)),
-            draw(st.none() | st.lists(rating, max_size=4))))
+            for n_frames, size in zip(draw(st.tuples(*[st.none() | st.integers(0, 12)] * 2)), widths)
+        )
+        rating = st.tuples(st.integers(-(2**62), 2**62), INT64, st.floats(width=32, allow_nan=False))
+        videos.append(
+            Video(
+                draw(st.text("abcXYZ019_-", min_size=1, max_size=11)).encode(),
+                rgb,
+                audio,
+                draw(st.none() | st.lists(INT64 | st.integers(0, 3861), max_size=6)),
+                draw(st.none() | st.lists(rating, max_size=4)),
+            )
+        )
     whole = rng.integers(0, 256, (2, sum(widths)), np.uint8)  # so that the folder has frames of both features
-    return [*videos, Video(b"last", whole[:, :widths[0]], whole[:, widths[0]:])]
+    return [*videos, Video(b"last", whole[:, : widths[0]], whole[:, widths[0] :])]
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -116,69 +142,103 @@ def with_frames(**rgb_fields: bytes) -> bytes:
 
 
 FRAME = VIDEO.rgb[2].tobytes()
-UNKNOWN = {"length-delimited": field(9, b"later"), "varint": varint(9 << 3) + varint(2**63),
-           "fixed64": varint(9 << 3 | 1) + b"12345678", "fixed32": varint(9 << 3 | 5) + b"1234",
-           "group": varint(9 << 3 | 3) + field(1, b"inside") + varint(9 << 3 | 4)}
+UNKNOWN = {
+    "length-delimited": field(9, b"later"),
+    "varint": varint(9 << 3) + varint(2**63),
+    "fixed64": varint(9 << 3 | 1) + b"12345678",
+    "fixed32": varint(9 << 3 | 5) + b"1234",
+    "group": varint(9 << 3 | 3) + field(1, b"inside") + varint(9 << 3 | 4),
+}
 HALF = len(frame_fields(VIDEO.rgb)[0]) * 3
 LAYOUTS = {
     "as TensorFlow writes it": serialize(VIDEO),
     "rgb before audio": context_field(CONTEXT) + lists_field(LISTS),
     "audio before rgb": context_field(CONTEXT) + lists_field({"audio": LISTS["audio"], "rgb": LISTS["rgb"]}),
     "feature lists before context": lists_field(LISTS) + context_field(CONTEXT),
-    "more keys": context_field({
-        "title": bytes_feature(b"a", b"b"), "mean_rgb": float_feature(0.5, -1.0), **CONTEXT, "empty": b"",
-        "empty_list": field(1), "dates": integer_feature(-1, 2**40)}) + lists_field({
-            "text": frame_fields(VIDEO.audio)[0], **LISTS, "speed": field(1, float_feature(1.0)), "nothing": b""}),
+    "more keys": context_field(
+        {
+            "title": bytes_feature(b"a", b"b"),
+            "mean_rgb": float_feature(0.5, -1.0),
+            **CONTEXT,
+            "empty": b"",
+            "empty_list": field(1),
+            "dates": integer_feature(-1, 2**40),
+        }
+    )
+    + lists_field(
+        {"text": frame_fields(VIDEO.audio)[0], **LISTS, "speed": field(1, float_feature(1.0)), "nothing": b""}
+    ),
     "video_id": context_field(context_entries(VIDEO, "video_id")) + lists_field(LISTS),
     "both id and video_id": context_field({"video_id": bytes_feature(b"old"), **CONTEXT}) + lists_field(LISTS),
-    "labels not packed": context_field({
-        **CONTEXT, "labels": field(3, *(b"\x08" + varint(label) for label in VIDEO.labels))}) + lists_field(LISTS),
-    "labels packed in two pieces": context_field({
-        **CONTEXT, "labels": field(3, field(1, varint(3), varint(7)), field(1, varint(300), varint(3861)))})
-        + lists_field(LISTS),
-    "labels of padded varints": context_field({
-        **CONTEXT, "labels": field(3, field(1, *(varint(label, 3) for label in VIDEO.labels)))}) + lists_field(LISTS),
-    "labels of varints with bits beyond 64": context_field({
-        **CONTEXT, "labels": field(3, field(1, b"\x83" + b"\x80" * 8 + b"\x7e", *map(varint, VIDEO.labels[1:])))})
-        + lists_field(LISTS),
-    "scores not packed": context_field({
-        **CONTEXT, "segment_scores": field(2, *(b"\x0d" + struct.pack("<f", score) for *_, score in RATINGS))})
-        + lists_field(LISTS),
+    "labels not packed": context_field(
+        {**CONTEXT, "labels": field(3, *(b"\x08" + varint(label) for label in VIDEO.labels))}
+    )
+    + lists_field(LISTS),
+    "labels packed in two pieces": context_field(
+        {**CONTEXT, "labels": field(3, field(1, varint(3), varint(7)), field(1, varint(300), varint(3861)))}
+    )
+    + lists_field(LISTS),
+    "labels of padded varints": context_field(
+        {**CONTEXT, "labels": field(3, field(1, *(varint(label, 3) for label in VIDEO.labels)))}
+    )
+    + lists_field(LISTS),
+    "labels of varints with bits beyond 64": context_field(
+        {**CONTEXT, "labels": field(3, field(1, b"\x83" + b"\x80" * 8 + b"\x7e", *map(varint, VIDEO.labels[1:])))}
+    )
+    + lists_field(LISTS),
+    "scores not packed": context_field(
+        {**CONTEXT, "segment_scores": field(2, *(b"\x0d" + struct.pack("<f", score) for *_, score in RATINGS))}
+    )
+    + lists_field(LISTS),
     "a frame's Feature length padded": with_frames(f2=field(1, bytes_feature(FRAME), padding=1)),
     "a frame's BytesList length padded": with_frames(f2=field(1, field(1, field(1, FRAME), padding=2))),
     "a frame's value length padded": with_frames(f2=field(1, field(1, field(1, FRAME, padding=4)))),
     "the first frame's value length padded": with_frames(
-        f0=field(1, field(1, field(1, VIDEO.rgb[0].tobytes(), padding=1)))),
-    "every frame's value length padded": with_frames(**{
-        f"f{row}": field(1, field(1, field(1, frame.tobytes(), padding=1))) for row, frame in enumerate(VIDEO.rgb)}),
+        f0=field(1, field(1, field(1, VIDEO.rgb[0].tobytes(), padding=1)))
+    ),
+    "every frame's value length padded": with_frames(
+        **{f"f{row}": field(1, field(1, field(1, frame.tobytes(), padding=1))) for row, frame in enumerate(VIDEO.rgb)}
+    ),
     "a frame merged from two Features": with_frames(f2=field(1, field(1), field(1, field(1, FRAME)))),
-    **{f"an unknown {kind} field {place}": payload for kind, extra in UNKNOWN.items() for place, payload in {
-        "at the top": context_field(CONTEXT) + extra + lists_field(LISTS),
-        "in the context": field(1, *(entry(*item) for item in CONTEXT.items()), extra) + lists_field(LISTS),
-        "in the feature lists": context_field(CONTEXT) + field(
-            2, extra, *(entry(*item) for item in LISTS.items())),
-        "before the frames": context_field(CONTEXT) + lists_field({**LISTS, "rgb": extra + LISTS["rgb"]}),
-        "between frames": context_field(CONTEXT) + lists_field(
-            {**LISTS, "rgb": LISTS["rgb"][:HALF] + extra + LISTS["rgb"][HALF:]}),
-        "in a frame": with_frames(f2=field(1, bytes_feature(FRAME), extra)),
-        "in a list of the context": context_field(
-            {**CONTEXT, "id": field(1, field(1, VIDEO.video_id), extra)}) + lists_field(LISTS),
-        "in a context feature": context_field({**CONTEXT, "labels": CONTEXT["labels"] + extra}) + lists_field(LISTS),
-    }.items()},
+    **{
+        f"an unknown {kind} field {place}": payload
+        for kind, extra in UNKNOWN.items()
+        for place, payload in {
+            "at the top": context_field(CONTEXT) + extra + lists_field(LISTS),
+            "in the context": field(1, *(entry(*item) for item in CONTEXT.items()), extra) + lists_field(LISTS),
+            "in the feature lists": context_field(CONTEXT) + field(2, extra, *(entry(*item) for item in LISTS.items())),
+            "before the frames": context_field(CONTEXT) + lists_field({**LISTS, "rgb": extra + LISTS["rgb"]}),
+            "between frames": context_field(CONTEXT)
+            + lists_field({**LISTS, "rgb": LISTS["rgb"][:HALF] + extra + LISTS["rgb"][HALF:]}),
+            "in a frame": with_frames(f2=field(1, bytes_feature(FRAME), extra)),
+            "in a list of the context": context_field({**CONTEXT, "id": field(1, field(1, VIDEO.video_id), extra)})
+            + lists_field(LISTS),
+            "in a context feature": context_field({**CONTEXT, "labels": CONTEXT["labels"] + extra})
+            + lists_field(LISTS),
+        }.items()
+    },
     "a repeated context key, the last one counts": field(
-        1, entry("labels", integer_feature(1, 2)), *(entry(*item) for item in CONTEXT.items())) + lists_field(LISTS),
-    "a repeated feature list key, the last one counts": context_field(CONTEXT) + field(
-        2, entry("rgb", frame_fields(VIDEO.rgb)[5]), *(entry(*item) for item in LISTS.items())),
-    "the context in two pieces": context_field({"id": CONTEXT["id"]}) + lists_field(LISTS) + context_field(
-        {key: value for key, value in CONTEXT.items() if key != "id"}),
-    "the feature lists in two pieces": lists_field({"audio": LISTS["audio"]}) + context_field(
-        CONTEXT) + lists_field({"rgb": LISTS["rgb"]}),
-    "an entry's value in two pieces": context_field(CONTEXT) + field(
-        2, entry("audio", LISTS["audio"]),
-        field(1, field(1, b"rgb"), field(2, LISTS["rgb"][:HALF]), field(2, LISTS["rgb"][HALF:]))),
-    "values before keys": field(1, *(
-        field(1, field(2, value), field(1, key.encode())) for key, value in CONTEXT.items()))
-        + field(2, *(field(1, field(2, value), field(1, key.encode())) for key, value in LISTS.items())),
+        1, entry("labels", integer_feature(1, 2)), *(entry(*item) for item in CONTEXT.items())
+    )
+    + lists_field(LISTS),
+    "a repeated feature list key, the last one counts": context_field(CONTEXT)
+    + field(2, entry("rgb", frame_fields(VIDEO.rgb)[5]), *(entry(*item) for item in LISTS.items())),
+    "the context in two pieces": context_field({"id": CONTEXT["id"]})
+    + lists_field(LISTS)
+    + context_field({key: value for key, value in CONTEXT.items() if key != "id"}),
+    "the feature lists in two pieces": lists_field({"audio": LISTS["audio"]})
+    + context_field(CONTEXT)
+    + lists_field({"rgb": LISTS["rgb"]}),
+    "an entry's value in two pieces": context_field(CONTEXT)
+    + field(
+        2,
+        entry("audio", LISTS["audio"]),
+        field(1, field(1, b"rgb"), field(2, LISTS["rgb"][:HALF]), field(2, LISTS["rgb"][HALF:])),
+    ),
+    "values before keys": field(
+        1, *(field(1, field(2, value), field(1, key.encode())) for key, value in CONTEXT.items())
+    )
+    + field(2, *(field(1, field(2, value), field(1, key.encode())) for key, value in LISTS.items())),
 }
 
 
@@ -199,12 +259,20 @@ def test_every_legal_layout_decodes_to_the_same_record(payload, tmp_path):
     np.testing.assert_array_equal(read(reader, 2, slice(0, 4)), neighbour.frames)
 
 
-@pytest.mark.parametrize("feature_lists", [
-    {}, {"rgb": LISTS["rgb"]}, {"audio": LISTS["audio"]}, {"rgb": b"", "audio": LISTS["audio"]},
-    {"rgb": b"", "audio": LISTS["audio"] + UNKNOWN["varint"]}])
+@pytest.mark.parametrize(
+    "feature_lists",
+    [
+        {},
+        {"rgb": LISTS["rgb"]},
+        {"audio": LISTS["audio"]},
+        {"rgb": b"", "audio": LISTS["audio"]},
+        {"rgb": b"", "audio": LISTS["audio"] + UNKNOWN["varint"]},
+    ],
+)
 def test_a_video_without_frames_of_a_feature_reads_as_no_frames(feature_lists, tmp_path):
-    path = write_payloads(tmp_path / "train" / "a.tfrecord", [
-        context_field(CONTEXT) + lists_field(feature_lists), serialize(VIDEO)])
+    path = write_payloads(
+        tmp_path / "train" / "a.tfrecord", [context_field(CONTEXT) + lists_field(feature_lists), serialize(VIDEO)]
+    )
     reader = ShardReader(load_index(path.parent, tmp_path))
     assert reader.index.n_frames.tolist() == [0, 6]
     assert read(reader, 0, slice(0, 0)).shape == (0, RGB + AUDIO)
@@ -266,11 +334,17 @@ def test_a_flipped_bit_in_a_payload_or_its_checksum_is_noticed_when_the_whole_re
     read(ShardReader(index), 1, slice(0, 2), whole=True)
 
 
-@pytest.mark.parametrize("content, said", [
-    (b"", "empty file"), (gzip.compress(b"".join(SMALL), mtime=0), "gzip"),
-    (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "HTML"),
-    (b"\n <?xml version='1.0'?><Error/>", "HTML or XML"),
-    (b"these are no records at all", "not a TFRecord shard"), (b"short", "truncated")])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"", "empty file"),
+        (gzip.compress(b"".join(SMALL), mtime=0), "gzip"),
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "HTML"),
+        (b"\n <?xml version='1.0'?><Error/>", "HTML or XML"),
+        (b"these are no records at all", "not a TFRecord shard"),
+        (b"short", "truncated"),
+    ],
+)
 def test_what_is_no_shard_is_told_apart(content, said, tmp_path):
     path = tmp_path / "train" / "a.tfrecord"
     path.parent.mkdir()
@@ -310,7 +384,7 @@ def read_payload_or_refuse(payload: bytes) -> None:
 
 def test_a_varint_without_an_end_at_the_end_of_a_shard_is_an_error(tmp_path):
     path = tmp_path / "a.tfrecord"
-    for payload in (bytes([first, second]) for first in (0x80, 0x8a, 0xff) for second in range(0x80, 0x100)):
+    for payload in (bytes([first, second]) for first in (0x80, 0x8A, 0xFF) for second in range(0x80, 0x100)):
         write_payloads(path, [payload])  # in some of these the checksum that follows looks like more of the varint
         with pytest.raises(RecordError, match="a.tfrecord: record at byte 0: not a SequenceExample"):
             parse_shard(path)
@@ -321,17 +395,23 @@ def overlong(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content) + 1) + content
 
 
-@pytest.mark.parametrize("payload", [
-    overlong(2, b""), context_field(CONTEXT) + overlong(2, entry("rgb", LISTS["rgb"])),
-    context_field({**CONTEXT, "labels": overlong(3, field(1, varint(3)))}) + lists_field(LISTS),
-    context_field({**CONTEXT, "labels": field(3, overlong(1, varint(3)))}) + lists_field(LISTS),
-    context_field({**CONTEXT, "labels": field(3, field(1, b"\x83"))}) + lists_field(LISTS),
-    context_field({**CONTEXT, "id": overlong(1, field(1, b"v001"))}) + lists_field(LISTS),
-    context_field({**CONTEXT, "id": field(1, overlong(1, b"v001"))}) + lists_field(LISTS),
-    context_field({**CONTEXT, "segment_scores": field(2, field(1, b"12345678901"))}) + lists_field(LISTS),
-    context_field(CONTEXT) + lists_field({**LISTS, "rgb": overlong(1, bytes_feature(b"frame"))}),
-    context_field(CONTEXT) + lists_field({**LISTS, "rgb": field(1, overlong(1, field(1, b"frame")))}),
-    context_field(CONTEXT) + lists_field(LISTS) + b"\x0f", context_field(CONTEXT) + lists_field(LISTS) + b"\x00\x00"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        overlong(2, b""),
+        context_field(CONTEXT) + overlong(2, entry("rgb", LISTS["rgb"])),
+        context_field({**CONTEXT, "labels": overlong(3, field(1, varint(3)))}) + lists_field(LISTS),
+        context_field({**CONTEXT, "labels": field(3, overlong(1, varint(3)))}) + lists_field(LISTS),
+        context_field({**CONTEXT, "labels": field(3, field(1, b"\x83"))}) + lists_field(LISTS),
+        context_field({**CONTEXT, "id": overlong(1, field(1, b"v001"))}) + lists_field(LISTS),
+        context_field({**CONTEXT, "id": field(1, overlong(1, b"v001"))}) + lists_field(LISTS),
+        context_field({**CONTEXT, "segment_scores": field(2, field(1, b"12345678901"))}) + lists_field(LISTS),
+        context_field(CONTEXT) + lists_field({**LISTS, "rgb": overlong(1, bytes_feature(b"frame"))}),
+        context_field(CONTEXT) + lists_field({**LISTS, "rgb": field(1, overlong(1, field(1, b"frame")))}),
+        context_field(CONTEXT) + lists_field(LISTS) + b"\x0f",
+        context_field(CONTEXT) + lists_field(LISTS) + b"\x00\x00",
+    ],
+)
 def test_what_tensorflow_refuses_is_an_error(payload, tmp_path):
     with pytest.raises(Exception, match="Error parsing message"):
         decode(payload)
@@ -347,8 +427,10 @@ def test_random_payloads_never_crash_the_parser(payload):
 
 
 @settings(deadline=None, derandomize=True, max_examples=1000)
-@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
-       st.sampled_from(["replace", "insert", "delete"]))
+@given(
+    st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3),
+    st.sampled_from(["replace", "insert", "delete"]),
+)
 def test_garbled_payloads_never_crash_the_parser(changes, how):
     payload = bytearray(serialize(VIDEO))
     for place, value in changes:
@@ -367,12 +449,23 @@ def frames_of_widths(*widths: int) -> bytes:
     return b"".join(field(1, bytes_feature(bytes(width))) for width in widths)
 
 
-@pytest.mark.parametrize("rgb", [
-    frames_of_widths(8, 8, 9), frames_of_widths(8, 7, 9), frames_of_widths(7, 9, 8), frames_of_widths(8, 0),
-    field(1, bytes_feature(bytes(8), bytes(8))), frames_of_widths(8) + field(1), field(1, integer_feature(1))])
+@pytest.mark.parametrize(
+    "rgb",
+    [
+        frames_of_widths(8, 8, 9),
+        frames_of_widths(8, 7, 9),
+        frames_of_widths(7, 9, 8),
+        frames_of_widths(8, 0),
+        field(1, bytes_feature(bytes(8), bytes(8))),
+        frames_of_widths(8) + field(1),
+        field(1, integer_feature(1)),
+    ],
+)
 def test_frames_of_differing_width_are_an_error_naming_the_record(rgb, tmp_path):
-    path = write_payloads(tmp_path / "train" / "a.tfrecord", [
-        serialize(VIDEO), context_field(CONTEXT) + lists_field({"rgb": rgb, "audio": frames_of_widths(3, 3, 3)})])
+    path = write_payloads(
+        tmp_path / "train" / "a.tfrecord",
+        [serialize(VIDEO), context_field(CONTEXT) + lists_field({"rgb": rgb, "audio": frames_of_widths(3, 3, 3)})],
+    )
     offset = HEADER_BYTES + len(serialize(VIDEO)) + 4
     with pytest.raises(RecordError, match=f"byte {offset}.*frames of rgb differ in width") as caught:
         read_everything(path.parent, tmp_path)
@@ -392,20 +485,26 @@ def test_padding_that_hides_a_frame_is_an_error(tmp_path):
     """Lengths padded by as many bytes as a frame takes: the size of the list then says one frame too many."""
     frame = field(1, bytes_feature(b"abc"))  # 9 bytes
     padded = [field(1, field(1, field(1, b"abc", padding=3), padding=3), padding=3)]
-    path = write_payloads(tmp_path / "train" / "a.tfrecord", [context_field(CONTEXT) + lists_field(
-        {"rgb": b"".join([frame, *padded, frame]), "audio": frame * 4})])
+    path = write_payloads(
+        tmp_path / "train" / "a.tfrecord",
+        [context_field(CONTEXT) + lists_field({"rgb": b"".join([frame, *padded, frame]), "audio": frame * 4})],
+    )
     with pytest.raises(RecordError, match="record at byte 0, video v001"):
         read_everything(path.parent, tmp_path)
 
 
-@pytest.mark.parametrize("key, feature, said", [
-    ("segment_labels", integer_feature(1, 2), "3 segment_start_times, 2 segment_labels and 3 segment_scores"),
-    ("segment_start_times", b"", "0 segment_start_times, 3 segment_labels and 3 segment_scores"),
-    ("segment_scores", float_feature(1.0), "must be parallel"),
-    ("segment_scores", integer_feature(1, 0, 1), "segment_scores are not floats"),
-    ("labels", float_feature(1.0, 2.0), "labels are not integers"),
-    ("labels", bytes_feature(b"3"), "labels are not integers"),
-    ("segment_start_times", float_feature(0.0, 5.0, 5.0), "segment_start_times are not integers")])
+@pytest.mark.parametrize(
+    "key, feature, said",
+    [
+        ("segment_labels", integer_feature(1, 2), "3 segment_start_times, 2 segment_labels and 3 segment_scores"),
+        ("segment_start_times", b"", "0 segment_start_times, 3 segment_labels and 3 segment_scores"),
+        ("segment_scores", float_feature(1.0), "must be parallel"),
+        ("segment_scores", integer_feature(1, 0, 1), "segment_scores are not floats"),
+        ("labels", float_feature(1.0, 2.0), "labels are not integers"),
+        ("labels", bytes_feature(b"3"), "labels are not integers"),
+        ("segment_start_times", float_feature(0.0, 5.0, 5.0), "segment_start_times are not integers"),
+    ],
+)
 def test_a_malformed_context_is_an_error_naming_the_video(key, feature, said, tmp_path):
     for rest in (LISTS, {**LISTS, "rgb": LISTS["rgb"] + UNKNOWN["varint"]}):  # parsed here, and by TensorFlow
         path = write_payloads(tmp_path / "a.tfrecord", [context_field({**CONTEXT, key: feature}) + lists_field(rest)])
@@ -414,8 +513,10 @@ def test_a_malformed_context_is_an_error_naming_the_video(key, feature, said, tm
         assert f"{path}: record at byte 0, video v001: " in str(caught.value) and said in str(caught.value)
 
 
-@pytest.mark.parametrize("context", [
-    {}, {"id": integer_feature(5)}, {"id": b""}, {"id": bytes_feature(b"a", b"b")}, {"name": bytes_feature(b"a")}])
+@pytest.mark.parametrize(
+    "context",
+    [{}, {"id": integer_feature(5)}, {"id": b""}, {"id": bytes_feature(b"a", b"b")}, {"name": bytes_feature(b"a")}],
+)
 def test_a_record_without_an_id_is_an_error(context, tmp_path):
     path = write_payloads(tmp_path / "a.tfrecord", [context_field(context) + lists_field(LISTS)])
     with pytest.raises(RecordError, match="no video id") as caught:

@@ -1,4 +1,5 @@
 """The report, as a browser shows it: opened from disk, without network, with mouse and keyboard, on any screen."""
+
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,17 +12,17 @@ from tests.browser import DESKTOP, PHONE, OpenPage, running_browser
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
-from yt8m.folds import split_fold
-from yt8m.index import load_index
-from yt8m.ratings import ratings_of_table
-from yt8m.test_meta import load_test_meta
-from yt8m.timelines import TestTimelines
-from yt8m.truth import read_truth
-from yt8m.vocabulary import load_vocabulary
+from yt8m.data.folds import split_fold
+from yt8m.data.index import load_index
+from yt8m.data.test_meta import load_test_meta
+from yt8m.data.vocabulary import load_vocabulary
+from yt8m.reporting.timelines import TestTimelines
+from yt8m.scoring.ratings import ratings_of_table
+from yt8m.scoring.truth import read_truth
 
 Command = Callable[..., Outcome]
 REAL_ID = b"dQw-_9WgXcQ"
-NAMES = {3: "Tree", 7: "Aardvark", 12: "</script><img src=x onerror=alert(1)> & \"Co\"", 40: "Boat", 41: "Zebra"}
+NAMES = {3: "Tree", 7: "Aardvark", 12: '</script><img src=x onerror=alert(1)> & "Co"', 40: "Boat", 41: "Zebra"}
 WIDTHS = {"video_dim": RGB, "audio_dim": AUDIO}
 HTML_NAME = "<img src=x onerror=alert(1)>"  # of a model
 VLAD = NEXTVLAD | WIDTHS | {"groups": 2}
@@ -40,25 +41,31 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.mkdir()
     (path / "segment_vocabulary.csv").write_text("\n".join(["Index,Name", *lines]) + "\n", encoding="utf-8")
     for shard in range(8):
-        videos = [make_video(10 * shard + number, 70, [3, 7], [(30, 3, 1.0), (35, 3, 0.0), (40, 7, 1.0)])
-                  for number in range(2)]
+        videos = [
+            make_video(10 * shard + number, 70, [3, 7], [(30, 3, 1.0), (35, 3, 0.0), (40, 7, 1.0)])
+            for number in range(2)
+        ]
         write_videos(path / "segment" / "train" / f"train{shard}.tfrecord", videos)
-    write_videos(path / "segment" / "test" / "test0.tfrecord",
-                 [make_video(100, 90), named(REAL_ID, make_video(101, 62)), make_video(102, 75)])
+    write_videos(
+        path / "segment" / "test" / "test0.tfrecord",
+        [make_video(100, 90), named(REAL_ID, make_video(101, 62)), make_video(102, 75)],
+    )
     index = load_index(path / "segment" / "train", path / "cache")
     agnostic_folder(path / "cache" / "segment" / HTML_NAME, VLAD, len(NAMES), seed=3)
     agnostic_folder(path / "cache" / "segment" / "vlad_0", VLAD, len(NAMES), seed=1)
     aware_folder(path / "cache" / "segment" / "both_0", DBOF | WIDTHS, VLAD, len(NAMES), seed=2)
     for name in ("vlad_0", "both_0"):
-        origin = {"fold": 0, "segment/train": index.digest,
-                  "config": {"pure_segment": {"training": {"steps": 40}}}}
+        origin = {"fold": 0, "segment/train": index.digest, "config": {"pure_segment": {"training": {"steps": 40}}}}
         (path / "cache" / "segment" / name / "run.json").write_text(json.dumps(origin), encoding="utf-8")
     (path / "cache" / "segment" / "vlad_0" / "history.csv").write_text(
         "step,loss,lr,examples_per_second,train_loss,valid_loss,auc\n10,0.7,1e-4,50,,,\n20,0.5,1e-4,50,0.6,0.55,61.5\n"
-        "40,0.4,1e-5,50,0.45,0.5,60\n", encoding="utf-8")
+        "40,0.4,1e-5,50,0.45,0.5,60\n",
+        encoding="utf-8",
+    )
     video_folder(path / "cache" / "video" / "base", DBOF | WIDTHS, len(NAMES))
-    rows = [f"v100,{start},{label},{int((start // 5 + label) % 3 == 0)}"
-            for start in range(30, 80, 5) for label in NAMES]
+    rows = [
+        f"v100,{start},{label},{int((start // 5 + label) % 3 == 0)}" for start in range(30, 80, 5) for label in NAMES
+    ]
     (path / "truth.csv").write_text("\n".join(["vid,start,label,score", *rows]) + "\n", encoding="utf-8")
     return path
 
@@ -67,11 +74,15 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fixture_report(folder: Path) -> Path:
     """The page of the data folder, after predictions and an evaluation."""
     from yt8m import evaluate, inference_memmap, prepare_test_meta, report
+
     where = ["--data-dir", str(folder)]
     truth = ["--truth", str(folder / "truth.csv")]
-    for module, more in ((prepare_test_meta, []), (inference_memmap, ["--device", "cpu"]),
-                         (evaluate, [*truth, "--seed", "0", "--resamples", "50"]),
-                         (report, [*truth, "--n-videos", "2", "--top", "3", "--model-names", "vlad_0", "both_0"])):
+    for module, more in (
+        (prepare_test_meta, []),
+        (inference_memmap, ["--device", "cpu"]),
+        (evaluate, [*truth, "--seed", "0", "--resamples", "50"]),
+        (report, [*truth, "--n-videos", "2", "--top", "3", "--model-names", "vlad_0", "both_0"]),
+    ):
         module.main(module.build_parser().parse_args([*where, *more]))
     return folder / "cache" / "report.html"
 
@@ -168,10 +179,11 @@ def test_a_timeline_shows_the_predictions(opened: OpenPage, folder: Path) -> Non
     meta, vocabulary = load_test_meta(cache), load_vocabulary(folder)
     mean = np.mean([np.load(cache / "predictions" / f"{name}.npy") for name in ("vlad_0", "both_0")], axis=0) / 9999
     choose(page, "v100")
-    own = next(own for own in json.loads(page.locator("#data").text_content() or "")["timelines"]
-               if own["video"] == "v100")
+    own = next(
+        own for own in json.loads(page.locator("#data").text_content() or "")["timelines"] if own["video"] == "v100"
+    )
     video = meta.video_ids.tolist().index(b"v100")
-    rows = mean[meta.row_starts[video]:meta.row_ends[video]]
+    rows = mean[meta.row_starts[video] : meta.row_ends[video]]
     assert own["start"] == 30 and own["url"] is None
     for entry, values in zip(own["classes"], own["probabilities"], strict=True):
         number = vocabulary.labels.tolist().index(entry["label"])
@@ -182,12 +194,14 @@ def test_a_timeline_shows_the_predictions(opened: OpenPage, folder: Path) -> Non
     assert shown[:3] == strongest and set(shown) == set(NAMES)  # all are rated
     truth = read_truth(folder / "truth.csv")
     assert {(shown[mark["class"]], mark["start"], mark["positive"]) for mark in own["marks"]} == {
-        (row.label, row.start, row.score == 1) for row in truth.itertuples()}
+        (row.label, row.start, row.score == 1) for row in truth.itertuples()
+    }
     assert page.locator("#timeline .point").count() == len(own["marks"])
     assert page.locator("#timeline .heatmaplayer image").count() == 1
     move_to(page, False)
     expect(page.locator("#timeline .hovertext")).to_contain_text(
-        f"0:30 to 0:35: probability {own['probabilities'][0][0]:.2f}")
+        f"0:30 to 0:35: probability {own['probabilities'][0][0]:.2f}"
+    )
 
 
 def test_a_click_opens_a_real_video_at_that_second(opened: OpenPage) -> None:
@@ -219,10 +233,13 @@ def test_the_keyboard_is_enough(opened: OpenPage) -> None:
     assert page.evaluate("document.activeElement.id") == "timeline"
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
-    own = page.evaluate("JSON.parse(document.getElementById('data').textContent).timelines"
-                        f".find((own) => own.video === '{REAL_ID.decode()}')")
+    own = page.evaluate(
+        "JSON.parse(document.getElementById('data').textContent).timelines"
+        f".find((own) => own.video === '{REAL_ID.decode()}')"
+    )
     expect(page.locator("#readout")).to_have_text(
-        f"{own['classes'][1]['name']}, 0:35 to 0:40: probability {own['probabilities'][1][1]:.2f}")
+        f"{own['classes'][1]['name']}, 0:35 to 0:40: probability {own['probabilities'][1][1]:.2f}"
+    )
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowUp")
     page.keyboard.press("Home")
@@ -250,7 +267,8 @@ def test_models_and_their_curves(opened: OpenPage) -> None:
         ["base", "video", "dbof", "–", "–", "–"],
         [HTML_NAME, "context-agnostic", "nextvlad", "–", "–", "–"],
         ["both_0", "context-aware", "dbof for the context, nextvlad for the segment", "0", "40", "–"],
-        ["vlad_0", "context-agnostic", "nextvlad", "0", "40", "auc 61.5 at step 20"]]
+        ["vlad_0", "context-agnostic", "nextvlad", "0", "40", "auc 61.5 at step 20"],
+    ]
     metrics = opened.page.locator("#curve-metric option").all_text_contents()
     assert metrics == ["loss", "lr", "examples_per_second", "train_loss", "valid_loss", "auc"]
     assert opened.page.locator("#curve-metric option:checked").text_content() == "auc"
@@ -265,7 +283,8 @@ def test_fits_a_phone_in_light_and_dark(browser: Browser, report: Path, scheme: 
     assert not opened.complaints
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     red, green, blue = opened.page.evaluate(
-        "getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
+        "getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
+    )
     assert (red + green + blue < 200) == (scheme == "dark")
     text = opened.page.evaluate("getComputedStyle(document.querySelector('#timeline .ytick text')).fill")
     level = sum(int(part) for part in text.removeprefix("rgb(").removesuffix(")").split(",")[:3])
@@ -276,14 +295,26 @@ def test_fits_a_phone_in_light_and_dark(browser: Browser, report: Path, scheme: 
     opened.page.context.close()
 
 
-def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(folder: Path, report: Path,
-                                                                      command: Command) -> None:
+def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(
+    folder: Path, report: Path, command: Command
+) -> None:
     del report  # predictions of test videos are there, too
     index = load_index(folder / "segment" / "train", folder / "cache")
     held_out = np.flatnonzero(np.isin(index.shard, split_fold(index, 0)[1]))
     unseen, seen = index.video_id[held_out[0]].decode(), index.video_id[np.setdiff1d(range(16), held_out)[0]].decode()
-    outcome = command("report", "--data-dir", folder, "--videos", unseen, seen, "v102", "--output",
-                      folder / "rated.html", "--device", "cpu")
+    outcome = command(
+        "report",
+        "--data-dir",
+        folder,
+        "--videos",
+        unseen,
+        seen,
+        "v102",
+        "--output",
+        folder / "rated.html",
+        "--device",
+        "cpu",
+    )
     assert outcome.status == 0, outcome.err
     text = (folder / "rated.html").read_text(encoding="utf-8")
     data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
@@ -294,7 +325,9 @@ def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(folder: Pa
     assert first["start"] == 0 and len(first["probabilities"][0]) == 14
     labels = [entry["label"] for entry in first["classes"]]
     assert {(labels[mark["class"]], mark["start"], mark["positive"]) for mark in first["marks"]} >= {
-        (3, 30, True), (7, 40, True)}
+        (3, 30, True),
+        (7, 40, True),
+    }
 
 
 def test_what_there_is_not_is_said(browser: Browser, folder: Path, tmp_path: Path, command: Command) -> None:
@@ -308,15 +341,20 @@ def test_what_there_is_not_is_said(browser: Browser, folder: Path, tmp_path: Pat
     opened.page.context.close()
 
 
-@pytest.mark.parametrize("options, problem", [
-    (["--videos", "none"], "--videos: no video none in"),
-    (["--evaluations", "odd.json"], "odd.json: not an evaluation of this version"),
-    (["--evaluations", "missing.json"], "missing.json: cannot be read as an evaluation"),
-    (["--truth", "missing.csv"], "missing.csv: expected a CSV"),
-    (["--model-names", "other"], "predictions: no such predictions of test segments"),
-    (["--videos", "v100", "v100"], "v100 is named more than once")])
-def test_mistakes(report: Path, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str],
-                  problem: str) -> None:
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        (["--videos", "none"], "--videos: no video none in"),
+        (["--evaluations", "odd.json"], "odd.json: not an evaluation of this version"),
+        (["--evaluations", "missing.json"], "missing.json: cannot be read as an evaluation"),
+        (["--truth", "missing.csv"], "missing.csv: expected a CSV"),
+        (["--model-names", "other"], "predictions: no such predictions of test segments"),
+        (["--videos", "v100", "v100"], "v100 is named more than once"),
+    ],
+)
+def test_mistakes(
+    report: Path, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], problem: str
+) -> None:
     before = report.read_bytes()
     (folder / "odd.json").write_text('{"version": 0}', encoding="utf-8")
     monkeypatch.chdir(folder)
@@ -333,7 +371,7 @@ def test_certainty_is_entropy(folder: Path, report: Path) -> None:
     maps = [rng.integers(0, 10000, (meta.n_rows, len(vocabulary))).astype(np.int16) for _ in range(2)]
     for values, video, level in ((maps, 0, 20), (maps, 2, 9990)):
         for own in values:
-            own[meta.row_starts[video]:meta.row_ends[video]] = level
+            own[meta.row_starts[video] : meta.row_ends[video]] = level
     timelines = TestTimelines(maps, meta, vocabulary, ratings_of_table(read_truth(folder / "truth.csv")))
     chosen = timelines.by_certainty(1)
     # Video 0 is surest, but that there is nothing; video 2 shows something surely.

@@ -1,4 +1,5 @@
 """A run killed at any instant and started again with the same command ends in the same weights, bit by bit."""
+
 import json
 import os
 import shutil
@@ -39,10 +40,27 @@ def arguments(kind: str, made: Path, data_dir: Path, workers: int = 0) -> list[s
         "nextvlad": ("train_video", made / "nextvlad.yaml"),
         "agnostic": ("train_pure_segment", made / "agnostic.yaml", made / "dbof", "--fold", 2),
         "refit": ("train_pure_segment", made / "agnostic.yaml", made / "dbof", "--fold", "none"),
-        "aware": ("train_segment_w_context", made / "aware.yaml", made / "dbof", made / "nextvlad_base", "--fold", 2)
+        "aware": ("train_segment_w_context", made / "aware.yaml", made / "dbof", made / "nextvlad_base", "--fold", 2),
     }[kind]
-    return [str(part) for part in (module, *rest, "--name", "x", "--data-dir", data_dir, "--device", "cpu", "--seed", 5,
-                                   "--save-every", 2, "--workers", workers)]
+    return [
+        str(part)
+        for part in (
+            module,
+            *rest,
+            "--name",
+            "x",
+            "--data-dir",
+            data_dir,
+            "--device",
+            "cpu",
+            "--seed",
+            5,
+            "--save-every",
+            2,
+            "--workers",
+            workers,
+        )
+    ]
 
 
 def folder_of(kind: str, data_dir: Path) -> Path:
@@ -53,13 +71,19 @@ def folder_of(kind: str, data_dir: Path) -> Path:
 
 def interrupt(moment: str, at: int, command_line: list[str]) -> subprocess.CompletedProcess:
     """Start a run in a process of its own that kills itself."""
-    return subprocess.run([sys.executable, "-m", "tests.interrupted", moment, str(at), *command_line], check=False,
-                          capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    return subprocess.run(
+        [sys.executable, "-m", "tests.interrupted", moment, str(at), *command_line],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
 
 
 @pytest.fixture(name="uninterrupted", scope="module")
-def fixture_uninterrupted(made: Path, tiny_data: Path,
-                          tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def fixture_uninterrupted(
+    made: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
     """The folder of an uninterrupted run of a kind, made once, in a process of its own."""
     folders: dict[str, Path] = {}
 
@@ -70,6 +94,7 @@ def fixture_uninterrupted(made: Path, tiny_data: Path,
             subprocess.run([sys.executable, "-m", f"yt8m.{module}", *rest], check=True, capture_output=True)
             folders[kind] = folder_of(kind, data_dir)
         return folders[kind]
+
     return run_once
 
 
@@ -85,13 +110,32 @@ def assert_same_run(folder: Path, expected: Path) -> None:
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize("kind, moment, at, workers", [
-    ("dbof", "step", 5, 0), ("dbof", "save", 1, 2), ("dbof", "best", 2, 0), ("dbof", "export", 1, 0),
-    ("nextvlad", "evaluation", 2, 2), ("agnostic", "save", 4, 2), ("agnostic", "step", 3, 0), ("aware", "step", 6, 2),
-    ("aware", "best", 1, 0), ("refit", "step", 5, 2), ("refit", "export", 1, 0)])
-def test_a_killed_run_ends_in_the_same_weights(kind: str, moment: str, at: int, workers: int, made: Path,
-                                               data_dir: Path, uninterrupted: Callable[[str], Path],
-                                               command: Command) -> None:
+@pytest.mark.parametrize(
+    "kind, moment, at, workers",
+    [
+        ("dbof", "step", 5, 0),
+        ("dbof", "save", 1, 2),
+        ("dbof", "best", 2, 0),
+        ("dbof", "export", 1, 0),
+        ("nextvlad", "evaluation", 2, 2),
+        ("agnostic", "save", 4, 2),
+        ("agnostic", "step", 3, 0),
+        ("aware", "step", 6, 2),
+        ("aware", "best", 1, 0),
+        ("refit", "step", 5, 2),
+        ("refit", "export", 1, 0),
+    ],
+)
+def test_a_killed_run_ends_in_the_same_weights(
+    kind: str,
+    moment: str,
+    at: int,
+    workers: int,
+    made: Path,
+    data_dir: Path,
+    uninterrupted: Callable[[str], Path],
+    command: Command,
+) -> None:
     command_line = arguments(kind, made, data_dir, workers)
     killed = interrupt(moment, at, command_line)
     assert killed.returncode == KILLED, killed.stderr
@@ -105,9 +149,9 @@ def test_a_killed_run_ends_in_the_same_weights(kind: str, moment: str, at: int, 
 
 
 @pytest.mark.parametrize("moment, at", [("term", 4), ("term-evaluation", 1)])
-def test_sigterm_saves_the_state_and_the_same_command_goes_on(moment: str, at: int, made: Path, data_dir: Path,
-                                                              uninterrupted: Callable[[str], Path],
-                                                              command: Command) -> None:
+def test_sigterm_saves_the_state_and_the_same_command_goes_on(
+    moment: str, at: int, made: Path, data_dir: Path, uninterrupted: Callable[[str], Path], command: Command
+) -> None:
     command_line = arguments("dbof", made, data_dir)
     ended = interrupt(moment, at, command_line)
     assert ended.returncode == 143, ended.stderr
@@ -119,8 +163,9 @@ def test_sigterm_saves_the_state_and_the_same_command_goes_on(moment: str, at: i
     assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
 
 
-def test_a_run_killed_again_and_again_gets_there(made: Path, data_dir: Path, command: Command,
-                                                 uninterrupted: Callable[[str], Path]) -> None:
+def test_a_run_killed_again_and_again_gets_there(
+    made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path]
+) -> None:
     command_line = arguments("agnostic", made, data_dir)
     for _ in range(3):
         assert interrupt("step", 3, command_line).returncode == KILLED  # of each process: steps 3, 5, 7
@@ -128,8 +173,9 @@ def test_a_run_killed_again_and_again_gets_there(made: Path, data_dir: Path, com
     assert_same_run(folder_of("agnostic", data_dir), uninterrupted("agnostic"))
 
 
-def test_another_run_under_the_same_name_is_refused_naming_what_differs(made: Path, data_dir: Path, tmp_path: Path,
-                                                                        command: Command) -> None:
+def test_another_run_under_the_same_name_is_refused_naming_what_differs(
+    made: Path, data_dir: Path, tmp_path: Path, command: Command
+) -> None:
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).returncode == KILLED
     folder = folder_of("dbof", data_dir)
@@ -140,6 +186,7 @@ def test_another_run_under_the_same_name_is_refused_naming_what_differs(made: Pa
         assert outcome.status == 2, outcome
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
         return outcome.err.strip().splitlines()[-1]
+
     changed = write_config(tmp_path / "changed.yaml", video={"model": DBOF, "training": {**SETTINGS, "lr": 0.5}})
     line = refused("train_video", str(changed), *command_line[2:])
     assert "config.video.training.lr was 0.001, is 0.5" in line and "--restart" in line and str(folder) in line
@@ -210,5 +257,6 @@ def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path
                 check(item)
         else:
             assert isinstance(value, torch.Tensor | int | float | str | bool | None), type(value)
+
     check(state)
     assert not [name for name in os.listdir(folder_of("aware", data_dir) / "checkpoints") if name.startswith(".")]

@@ -1,4 +1,5 @@
 """Which shards, examples and frames: a pure function of the data and the seed."""
+
 import dataclasses
 from itertools import islice
 
@@ -9,10 +10,10 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from tests.shards import index_videos, make_video
-from yt8m.errors import UserError
-from yt8m.folds import split_fold
-from yt8m.sampling import SequentialBatches, TrainingBatches, epoch_order, sample_frames
-from yt8m.segments import candidate_segments, context_frames
+from yt8m.common.errors import UserError
+from yt8m.data.folds import split_fold
+from yt8m.data.sampling import SequentialBatches, TrainingBatches, epoch_order, sample_frames
+from yt8m.data.segments import CANDIDATES, context_frames
 
 SHARD_LISTS = st.lists(st.integers(0, 9), min_size=1, max_size=30).map(np.array)
 
@@ -26,25 +27,52 @@ def fixture_index(tmp_path_factory):
 # --- which frames and segments ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_frames, expected", [
-    (0, (0, 0)), (1, (0, 1)), (5, (0, 5)), (39, (0, 39)), (40, (0, 40)), (41, (30, 31)), (44, (30, 34)),
-    (45, (30, 35)), (46, (30, 36)), (300, (30, 290))])
+@pytest.mark.parametrize(
+    "n_frames, expected",
+    [
+        (0, (0, 0)),
+        (1, (0, 1)),
+        (5, (0, 5)),
+        (39, (0, 39)),
+        (40, (0, 40)),
+        (41, (30, 31)),
+        (44, (30, 34)),
+        (45, (30, 35)),
+        (46, (30, 36)),
+        (300, (30, 290)),
+    ],
+)
 def test_context_frames(n_frames, expected):
     assert context_frames(n_frames) == expected
 
 
-@pytest.mark.parametrize("n_frames, expected", [
-    (0, 0), (1, 0), (5, 0), (39, 0), (40, 0), (41, 1), (44, 1), (45, 1), (46, 2), (50, 2), (51, 3), (299, 52),
-    (300, 52)])
+@pytest.mark.parametrize(
+    "n_frames, expected",
+    [
+        (0, 0),
+        (1, 0),
+        (5, 0),
+        (39, 0),
+        (40, 0),
+        (41, 1),
+        (44, 1),
+        (45, 1),
+        (46, 2),
+        (50, 2),
+        (51, 3),
+        (299, 52),
+        (300, 52),
+    ],
+)
 def test_candidate_segments(n_frames, expected):
-    assert candidate_segments(np.array([n_frames])).tolist() == [expected]
+    assert CANDIDATES.count_left(np.array([n_frames])).tolist() == [expected]
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.integers(0, 400))
 def test_context_and_candidates_leave_out_6_segments_at_the_head_and_2_at_the_tail(n_frames):
     starts = range(0, n_frames, 5)[6:-2]
-    assert candidate_segments(np.array([n_frames, 300])).tolist() == [len(starts), 52]
+    assert CANDIDATES.count_left(np.array([n_frames, 300])).tolist() == [len(starts), 52]
     inner = list(range(n_frames))[30:-10]
     assert list(range(*context_frames(n_frames))) == (inner or list(range(n_frames)))
 
@@ -64,8 +92,12 @@ def test_sampled_frames_are_distinct_ascending_and_of_the_context(n_frames, max_
 
 
 def test_sampled_frames_differ_between_seeds_epochs_and_examples():
-    drawn = {tuple(sample_frames(300, 150, (seed, epoch, example)).tolist())
-             for seed in range(3) for epoch in range(3) for example in range(3)}
+    drawn = {
+        tuple(sample_frames(300, 150, (seed, epoch, example)).tolist())
+        for seed in range(3)
+        for epoch in range(3)
+        for example in range(3)
+    }
     assert len(drawn) == 27
 
 
@@ -88,7 +120,7 @@ def test_training_batches(shards, batch_size, seed, window, start):
     assert all(len(batch) == batch_size for batch in batches)
     stream = [key for batch in batches for key in batch]
     for epoch in range(3):
-        keys = stream[epoch * len(shards):(epoch + 1) * len(shards)]
+        keys = stream[epoch * len(shards) : (epoch + 1) * len(shards)]
         assert [key[0] for key in keys] == [epoch] * len(shards)
         assert [key[1] for key in keys] == epoch_order(shards, seed, epoch, window).tolist()
         assert sorted(key[1] for key in keys) == list(range(len(shards)))
@@ -115,9 +147,11 @@ def test_a_state_of_another_order_is_refused_naming_what_differs():
     shards = np.arange(9) % 3
     state = TrainingBatches(shards, 4, 1).state_dict(3)
     assert all(type(value) in (int, str, type(None)) for value in state.values())
-    for other, said in ((TrainingBatches(shards[:8], 4, 1), "examples was 9, is 8"),
-                        (TrainingBatches(shards, 4, 2), "seed was 1, is 2"),
-                        (TrainingBatches(shards, 4, 1, window=2), "window was None, is 2")):
+    for other, said in (
+        (TrainingBatches(shards[:8], 4, 1), "examples was 9, is 8"),
+        (TrainingBatches(shards, 4, 2), "seed was 1, is 2"),
+        (TrainingBatches(shards, 4, 1, window=2), "window was None, is 2"),
+    ):
         with pytest.raises(UserError, match=said):
             other.load_state_dict(state)
         assert next(iter(other))[0][0] == 0
@@ -128,8 +162,11 @@ def test_a_state_of_another_order_is_refused_naming_what_differs():
 
 def test_training_batches_differ_between_seeds_and_epochs():
     for window in (None, 2):
-        orders = {tuple(example for _, example in batch) for seed in range(4)
-                  for batch in islice(TrainingBatches(np.arange(50) // 10, 50, seed, window), 4)}
+        orders = {
+            tuple(example for _, example in batch)
+            for seed in range(4)
+            for batch in islice(TrainingBatches(np.arange(50) // 10, 50, seed, window), 4)
+        }
         assert len(orders) == 16
 
 
@@ -145,7 +182,7 @@ def test_a_window_keeps_reads_within_so_many_shards(window, n_shards):
     orders = []
     for epoch in range(2):
         visited = shards[epoch_order(shards, 5, epoch, window)]
-        blocks = [visited[first:first + 20 * window] for first in range(0, len(visited), 20 * window)]
+        blocks = [visited[first : first + 20 * window] for first in range(0, len(visited), 20 * window)]
         assert all(len(set(block)) == min(window, len(block) // 20) for block in blocks)
         if min(window, n_shards) > 1:
             assert all((block[1:] != block[:-1]).mean() > 0.3 for block in blocks if len(set(block)) > 1)
@@ -158,8 +195,9 @@ def test_all_shards_in_one_window_are_all_examples_shuffled():
     np.testing.assert_array_equal(epoch_order(shards, 1, 2, 4), epoch_order(shards, 1, 2))
 
 
-@pytest.mark.parametrize("n_examples, batch_size, sizes", [
-    (7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (1, 1, [1]), (0, 4, [])])
+@pytest.mark.parametrize(
+    "n_examples, batch_size, sizes", [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 5, [2]), (1, 1, [1]), (0, 4, [])]
+)
 def test_sequential_batches(n_examples, batch_size, sizes):
     batches = SequentialBatches(n_examples, batch_size)
     assert len(batches) == len(sizes)

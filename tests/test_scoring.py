@@ -1,4 +1,5 @@
 """MAP@K and the other measures against slow, literal implementations of their definitions."""
+
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from yt8m.ratings import Ratings, ratings_of_table
-from yt8m.scoring import (
-    NOT_LISTED, Ranking, area_under_roc, areas_of_classes, at_thresholds, calibration, calibration_error,
-    places_by_score, resampled_maps)
+from yt8m.scoring.ratings import Ratings, ratings_of_table
+from yt8m.scoring.scores import (
+    NOT_LISTED,
+    Ranking,
+    area_under_roc,
+    areas_of_classes,
+    at_thresholds,
+    calibration,
+    calibration_error,
+    places_by_score,
+    resampled_maps,
+)
 
 Key = tuple[str, int, int]  # video, start, label
 KEYS = [(vid, start, label) for label in (3, 7, 12) for vid in ("aB3-", "0012", "NA") for start in (30, 35, 60)]
@@ -21,8 +30,9 @@ SCORES = st.lists(st.sampled_from([None, 0, 1]), min_size=len(KEYS), max_size=le
 
 def ratings_from(scores: Mapping[Key, int]) -> Ratings:
     """Ratings by segment and label."""
-    return ratings_of_table(pd.DataFrame([(*key, score) for key, score in scores.items()],
-                                         columns=["vid", "start", "label", "score"]))
+    return ratings_of_table(
+        pd.DataFrame([(*key, score) for key, score in scores.items()], columns=["vid", "start", "label", "score"])
+    )
 
 
 def keys_of(ratings: Ratings) -> list[Key]:
@@ -69,15 +79,21 @@ def test_a_ranking_by_score_has_the_map_of_its_lists(scores: list[int | None], s
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(SCORES.filter(lambda scores: 1 in scores), st.lists(st.integers(0, 3), min_size=3, max_size=3),
-       st.integers(0, 2**32 - 1))
+@given(
+    SCORES.filter(lambda scores: 1 in scores),
+    st.lists(st.integers(0, 3), min_size=3, max_size=3),
+    st.integers(0, 2**32 - 1),
+)
 def test_a_video_drawn_twice_is_two_videos(scores: list[int | None], draws: list[int], seed: int) -> None:
     rated = {key: score for key, score in zip(KEYS, scores) if score is not None}
     ratings = ratings_from(rated)
     values = dict(zip(keys_of(ratings), np.random.default_rng(seed).permutation(len(ratings)).tolist()))
     drawn = dict(zip(ratings.video_ids.tolist(), draws))
-    copies = {(f"{vid}#{copy}", start, label): (score, values[vid, start, label])
-              for (vid, start, label), score in rated.items() for copy in range(drawn[vid])}
+    copies = {
+        (f"{vid}#{copy}", start, label): (score, values[vid, start, label])
+        for (vid, start, label), score in rated.items()
+        for copy in range(drawn[vid])
+    }
     lists: dict[int, list[str]] = {}
     for (vid, start, label), _ in sorted(copies.items(), key=lambda item: -item[1][1]):
         lists.setdefault(label, []).append(f"{vid}:{start}")
@@ -130,8 +146,9 @@ def test_areas_are_scikit_learns_with_what_is_not_listed_last(scores: list[int |
 
 
 def test_areas_by_hand_and_where_all_ratings_agree() -> None:
-    ratings = ratings_from({("a", 30, 1): 1, ("a", 35, 1): 0, ("b", 30, 1): 1, ("b", 35, 1): 0,
-                            ("a", 30, 2): 1, ("b", 30, 2): 1})
+    ratings = ratings_from(
+        {("a", 30, 1): 1, ("a", 35, 1): 0, ("b", 30, 1): 1, ("b", 35, 1): 0, ("a", 30, 2): 1, ("b", 30, 2): 1}
+    )
     # Class 1 in the order a:30 a:35 b:30 b:35: listed at 0, 1, nowhere, nowhere. Of the four pairs one is even.
     areas = areas_of_classes(ratings, np.array([0, 1, NOT_LISTED, NOT_LISTED, 0, 1]))
     assert areas[0] == pytest.approx((1 + 1 + 0 + 0.5) / 4)
@@ -145,9 +162,12 @@ def test_thresholds_are_scikit_learns(items: list[tuple[bool, float]]) -> None:
     positive, probabilities = (np.array(column) for column in zip(*items))
     for row in at_thresholds(positive, probabilities, (0.2, 0.5, 0.9)):
         taken = probabilities >= row["threshold"]
-        expected = {"taken": taken.sum(), "threshold": row["threshold"],
-                    "precision": precision_score(positive, taken, zero_division=np.nan),
-                    "recall": recall_score(positive, taken, zero_division=np.nan)}
+        expected = {
+            "taken": taken.sum(),
+            "threshold": row["threshold"],
+            "precision": precision_score(positive, taken, zero_division=np.nan),
+            "recall": recall_score(positive, taken, zero_division=np.nan),
+        }
         assert row == pytest.approx(expected, nan_ok=True)
     if 0 < positive.sum() < len(positive):
         assert area_under_roc(positive, probabilities) == pytest.approx(roc_auc_score(positive, probabilities))

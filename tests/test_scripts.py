@@ -1,4 +1,5 @@
 """The chained scripts: their commands, skipping what is finished, stopping at the first failure."""
+
 import os
 import shlex
 import subprocess
@@ -34,17 +35,29 @@ class Chain:
         self.python.chmod(0o755)
         self.errors = ""
 
-    def run(self, script: str, *options: str, fail_on: str = "",
-            seed: str | None = None) -> tuple[int, list[list[str]]]:
+    def run(
+        self, script: str, *options: str, fail_on: str = "", seed: str | None = None
+    ) -> tuple[int, list[list[str]]]:
         """Exit status and the commands run; `errors` is what went to standard error."""
         self.record.write_text("", encoding="utf-8")
-        environment = {**os.environ, "PYTHON": str(self.python), "DATA_DIR": str(self.data),
-                       "RECORD": str(self.record), "FAIL_ON": fail_on}
+        environment = {
+            **os.environ,
+            "PYTHON": str(self.python),
+            "DATA_DIR": str(self.data),
+            "RECORD": str(self.record),
+            "FAIL_ON": fail_on,
+        }
         environment.pop("SEED", None)
         if seed is not None:
             environment["SEED"] = seed
-        done = subprocess.run(["bash", SCRIPTS / script, *options], env=environment, check=False, cwd=self.data.parent,
-                              stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            ["bash", SCRIPTS / script, *options],
+            env=environment,
+            check=False,
+            cwd=self.data.parent,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.errors = done.stderr
         return done.returncode, [shlex.split(line) for line in self.record.read_text(encoding="utf-8").splitlines()]
 
@@ -58,11 +71,19 @@ def fixture_chain(tmp_path: Path) -> Chain:
 EXPECTED = {
     "pretraining.bash": [("video/dbof-3", 4827), ("video/nextvlad-2", 1635)],
     "context-agnostic.bash": [
-        ("segment/dbof-3_0", 1213), ("segment/dbof-3_1", 1216), ("segment/dbof-3_2", 1351),
-        ("segment/nextvlad-2_0", 5696), ("segment/nextvlad-2_1", 1696), ("segment/nextvlad-2_2", 2396)],
+        ("segment/dbof-3_0", 1213),
+        ("segment/dbof-3_1", 1216),
+        ("segment/dbof-3_2", 1351),
+        ("segment/nextvlad-2_0", 5696),
+        ("segment/nextvlad-2_1", 1696),
+        ("segment/nextvlad-2_2", 2396),
+    ],
     "context-aware.bash": [
-        ("segment/dbof-3-nextvlad-2_3", 4055), ("segment/dbof-3-nextvlad-2_4", 5055),
-        ("segment/nextvlad-2-nextvlad-2_5", 5455), ("segment/dbof-3-dbof-3_4", 3055)],
+        ("segment/dbof-3-nextvlad-2_3", 4055),
+        ("segment/dbof-3-nextvlad-2_4", 5055),
+        ("segment/nextvlad-2-nextvlad-2_5", 5455),
+        ("segment/dbof-3-dbof-3_4", 3055),
+    ],
 }
 
 
@@ -93,7 +114,9 @@ def test_the_longer_runs_say_so(chain: Chain) -> None:
     for script in EXPECTED:
         longer += [command for command in chain.run(script)[1] if "--steps" in command]
     assert [(command[command.index("--seed") + 1], command[command.index("--steps") + 1]) for command in longer] == [
-        ("1696", "12000"), ("4055", "12000")]
+        ("1696", "12000"),
+        ("4055", "12000"),
+    ]
 
 
 AGNOSTIC = "cv", "train_pure_segment", "scripts/pure_segment_dbof.yaml", "bases/dbof"
@@ -106,13 +129,36 @@ def test_cross_validation_trains_on_every_fold_and_scores_last(chain: Chain, arg
     status, (*trained, scored) = chain.run("cross-validate.bash", *arguments)
     assert status == 0, chain.errors
     words = " ".join(positional).split()  # what the stub records has lost the quotes
-    assert trained == [["-m", f"yt8m.{trainer}", *words, "--fold", str(fold), "--name", name, "--seed", "0",
-                        "--data-dir", str(chain.data)] for fold in range(8)]
-    score = ["-m", "yt8m.evaluate", "--data-dir", str(chain.data), "--out-of-fold", name,
-             "--output", str(chain.data / "cache" / f"cross-validation-{name}")]
+    assert trained == [
+        [
+            "-m",
+            f"yt8m.{trainer}",
+            *words,
+            "--fold",
+            str(fold),
+            "--name",
+            name,
+            "--seed",
+            "0",
+            "--data-dir",
+            str(chain.data),
+        ]
+        for fold in range(8)
+    ]
+    score = [
+        "-m",
+        "yt8m.evaluate",
+        "--data-dir",
+        str(chain.data),
+        "--out-of-fold",
+        name,
+        "--output",
+        str(chain.data / "cache" / f"cross-validation-{name}"),
+    ]
     assert scored == score
     assert sorted(path.name for path in (chain.data / "cache" / "segment").iterdir()) == [
-        f"{name}_{fold}" for fold in range(8)]
+        f"{name}_{fold}" for fold in range(8)
+    ]
     assert chain.run("cross-validate.bash", *arguments) == (0, [*trained, score])  # trainers know what is finished
 
 
@@ -122,9 +168,18 @@ def test_cross_validation_passes_options_on(chain: Chain, own: list[str]) -> Non
     status, (*trained, scored) = chain.run("cross-validate.bash", *AGNOSTIC, *options, seed="7")
     assert status == 0 and len(trained) == 8
     for fold, command in enumerate(trained):
-        assert command[command.index("--fold"):] == ["--fold", str(fold), "--name", "cv", *options, "--seed", "7",
-                                                     "--data-dir", str(chain.data)]
-    assert scored[-len(own):] == own and "--steps" not in scored
+        assert command[command.index("--fold") :] == [
+            "--fold",
+            str(fold),
+            "--name",
+            "cv",
+            *options,
+            "--seed",
+            "7",
+            "--data-dir",
+            str(chain.data),
+        ]
+    assert scored[-len(own) :] == own and "--steps" not in scored
 
 
 def test_cross_validation_stops_at_the_first_failure_and_goes_on_from_there(chain: Chain) -> None:
@@ -136,18 +191,21 @@ def test_cross_validation_stops_at_the_first_failure_and_goes_on_from_there(chai
     assert commands[-1][1] == "yt8m.evaluate"
 
 
-@pytest.mark.parametrize("arguments, part", [
-    ((), "expected a name"),
-    (AGNOSTIC[:3], "expected a name"),
-    ((*AGNOSTIC[:3], "--steps", "5"), "expected a name"),
-    ((*AGNOSTIC, "bases/dbof"), "expected 1 base model folders, found 2"),
-    (AWARE[:4], "expected 2 base model folders, found 1"),
-    (("cv", "train_video", *AGNOSTIC[2:]), "train_video: expected train_pure_segment or"),
-    ((*AGNOSTIC, "--fold", "3"), "--fold: the script sets"),
-    ((*AGNOSTIC, "--name=x"), "--name=x: the script sets"),
-    ((*AGNOSTIC, "--seed", "3"), "SEED"),
-    ((*AGNOSTIC, "--data-dir", "x"), "DATA_DIR"),
-])
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        ((), "expected a name"),
+        (AGNOSTIC[:3], "expected a name"),
+        ((*AGNOSTIC[:3], "--steps", "5"), "expected a name"),
+        ((*AGNOSTIC, "bases/dbof"), "expected 1 base model folders, found 2"),
+        (AWARE[:4], "expected 2 base model folders, found 1"),
+        (("cv", "train_video", *AGNOSTIC[2:]), "train_video: expected train_pure_segment or"),
+        ((*AGNOSTIC, "--fold", "3"), "--fold: the script sets"),
+        ((*AGNOSTIC, "--name=x"), "--name=x: the script sets"),
+        ((*AGNOSTIC, "--seed", "3"), "SEED"),
+        ((*AGNOSTIC, "--data-dir", "x"), "DATA_DIR"),
+    ],
+)
 def test_cross_validation_says_how_to_use_it(chain: Chain, arguments: tuple[str, ...], part: str) -> None:
     assert chain.run("cross-validate.bash", *arguments) == (2, [])
     assert part in chain.errors.splitlines()[0]

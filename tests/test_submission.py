@@ -1,4 +1,5 @@
 """Submission files, and the command that makes them from predictions."""
+
 import gzip
 import resource
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+from yt8m.common.errors import UserError
 from yt8m.create_submission_from_memmaps import build_parser, main
-from yt8m.errors import UserError
-from yt8m.submission import open_submission, read_submission, write_submission
-from yt8m.test_meta import TestMeta, save_test_meta
+from yt8m.data.test_meta import TestMeta, save_test_meta
+from yt8m.ranking.submission import open_submission, read_submission, write_submission
 
-ENTRY = st.builds(lambda video_id, start: f"{video_id}:{start}",
-                  st.text("abzAZ019_-", min_size=1, max_size=11), st.integers(0, 1500))
+ENTRY = st.builds(
+    lambda video_id, start: f"{video_id}:{start}", st.text("abzAZ019_-", min_size=1, max_size=11), st.integers(0, 1500)
+)
 
 
 @pytest.fixture(name="path", scope="module")
@@ -88,16 +90,20 @@ def test_windows_line_ends_are_read(path: Path) -> None:
     assert dict(read_submission(path)) == {3: ["a:30", "b:35"], 4: [], 5: ["c:30"]}
 
 
-@pytest.mark.parametrize("text, problem", [
-    ("", "line 1: expected the header Class,Segments"),
-    ("class,segments\n3,a:30\n", "line 1: expected the header Class,Segments"),
-    ("3,a:30\n", "line 1: expected the header Class,Segments"),
-    ("Class,Segments\n3,a:30\n4\n", "line 3: expected <class id>,<segments>"),
-    ("Class,Segments\n\n3,a:30\n", "line 2: expected <class id>,<segments>"),
-    ("Class,Segments\n3,a:30\n-4,a:30\n", "line 3: expected <class id>,<segments>"),
-    ("Class,Segments\n4.0,a:30\n", "line 2: expected <class id>,<segments>"),
-    ("Class,Segments\nfoo,a:30\n", "line 2: expected <class id>,<segments>"),
-    ("Class,Segments\n3,a:30\n4,a:30\n03,b:30\n", "line 4: class 3 has a line already")])
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("", "line 1: expected the header Class,Segments"),
+        ("class,segments\n3,a:30\n", "line 1: expected the header Class,Segments"),
+        ("3,a:30\n", "line 1: expected the header Class,Segments"),
+        ("Class,Segments\n3,a:30\n4\n", "line 3: expected <class id>,<segments>"),
+        ("Class,Segments\n\n3,a:30\n", "line 2: expected <class id>,<segments>"),
+        ("Class,Segments\n3,a:30\n-4,a:30\n", "line 3: expected <class id>,<segments>"),
+        ("Class,Segments\n4.0,a:30\n", "line 2: expected <class id>,<segments>"),
+        ("Class,Segments\nfoo,a:30\n", "line 2: expected <class id>,<segments>"),
+        ("Class,Segments\n3,a:30\n4,a:30\n03,b:30\n", "line 4: class 3 has a line already"),
+    ],
+)
 def test_a_wrong_line_is_named(text: str, problem: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
@@ -135,15 +141,19 @@ def _maps() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(8)
     doubled = np.stack([rng.permutation(4999)[:N_ROWS] for _ in LABELS], axis=1)
     shift = rng.integers(-40, 40, doubled.shape).clip(-doubled, doubled)
-    return {"dbof-3_0": (doubled + shift).astype(np.int16), "nextvlad-2_1": (doubled - shift).astype(np.int16),
-            "other": np.stack([rng.permutation(9999)[:N_ROWS] for _ in LABELS], axis=1).astype(np.int16)}
+    return {
+        "dbof-3_0": (doubled + shift).astype(np.int16),
+        "nextvlad-2_1": (doubled - shift).astype(np.int16),
+        "other": np.stack([rng.permutation(9999)[:N_ROWS] for _ in LABELS], axis=1).astype(np.int16),
+    }
 
 
 @pytest.fixture(name="data_dir")
 def _data_dir(maps: dict[str, np.ndarray], tmp_path: Path) -> Path:
     rows = "".join(f"{label},/m/{label},Concept {label},1,2\n" for label in LABELS)
     (tmp_path / "segment_vocabulary.csv").write_text(
-        "Index,KnowledgeGraphId,Name,PositiveSegmentCount,TotalSegmentCount\n" + rows, encoding="utf-8")
+        "Index,KnowledgeGraphId,Name,PositiveSegmentCount,TotalSegmentCount\n" + rows, encoding="utf-8"
+    )
     counts = list(VIDEOS.values())
     save_test_meta(TestMeta(np.arange(3), np.array(list(VIDEOS), np.bytes_), np.cumsum(counts)), tmp_path / "cache")
     (tmp_path / "cache" / "predictions").mkdir()
@@ -209,13 +219,20 @@ def _without_predictions(data_dir: Path) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("spoil, options, problem", [
-    (lambda data_dir: None, ("--model-names", "dbof-3_0", "dbof-4"), r"dbof-4.npy: no such predictions"),
-    (_without_predictions, (), r"predictions: no predictions; run `python -m yt8m.inference_memmap`"),
-    (lambda data_dir: np.save(data_dir / "cache" / "predictions" / "x.npy", np.zeros((N_ROWS, 4), np.int16)), (),
-     r"x.npy: int16 \(12, 4\), but .* ask for int16 \(12, 3\)"),
-    (lambda data_dir: (data_dir / "cache" / "test_meta.npz").unlink(), (), r"test_meta.npz: no test metadata"),
-    (lambda data_dir: (data_dir / "segment_vocabulary.csv").unlink(), (), r"segment_vocabulary.csv: no vocabulary")])
+@pytest.mark.parametrize(
+    "spoil, options, problem",
+    [
+        (lambda data_dir: None, ("--model-names", "dbof-3_0", "dbof-4"), r"dbof-4.npy: no such predictions"),
+        (_without_predictions, (), r"predictions: no predictions; run `python -m yt8m.inference_memmap`"),
+        (
+            lambda data_dir: np.save(data_dir / "cache" / "predictions" / "x.npy", np.zeros((N_ROWS, 4), np.int16)),
+            (),
+            r"x.npy: int16 \(12, 4\), but .* ask for int16 \(12, 3\)",
+        ),
+        (lambda data_dir: (data_dir / "cache" / "test_meta.npz").unlink(), (), r"test_meta.npz: no test metadata"),
+        (lambda data_dir: (data_dir / "segment_vocabulary.csv").unlink(), (), r"segment_vocabulary.csv: no vocabulary"),
+    ],
+)
 def test_failing_leaves_an_earlier_submission_alone(spoil, options: tuple, problem: str, data_dir: Path) -> None:
     output = _create(data_dir)
     before = output.read_bytes()
@@ -233,9 +250,11 @@ def test_weights_and_fusions_rank_as_defined(maps: dict[str, np.ndarray], data_d
     assert heavy.read_bytes() == _slow_csv([maps["dbof-3_0"]], 100_000).encode()
     means = _create(data_dir, *names).read_bytes()
     assert _create(data_dir, *names, "--weights", 1, 1).read_bytes() == means
-    for fusion, worth in (("geometric", lambda values: np.log(np.maximum(values, 0.5))),
-                          ("rank", lambda values: -rankdata(-values, axis=0)),
-                          ("reciprocal-rank", lambda values: 1 / (60 + rankdata(-values, axis=0)))):
+    for fusion, worth in (
+        ("geometric", lambda values: np.log(np.maximum(values, 0.5))),
+        ("rank", lambda values: -rankdata(-values, axis=0)),
+        ("reciprocal-rank", lambda values: 1 / (60 + rankdata(-values, axis=0))),
+    ):
         fused = 1 * worth(maps["other"].astype(float)) + 3 * worth(maps["dbof-3_0"].astype(float))
         lists = dict(read_submission(_create(data_dir, *names, "--weights", 1, 3, "--fusion", fusion)))
         for column, segments in enumerate(lists.values()):
@@ -245,9 +264,14 @@ def test_weights_and_fusions_rank_as_defined(maps: dict[str, np.ndarray], data_d
             assert len(set(segments)) == N_ROWS
 
 
-@pytest.mark.parametrize("options", [
-    ("--weights", "1"), ("--model-names", "dbof-3_0", "--weights", "1", "2"),
-    ("--model-names", "dbof-3_0", "nextvlad-2_1", "--weights", "0", "0")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--weights", "1"),
+        ("--model-names", "dbof-3_0", "--weights", "1", "2"),
+        ("--model-names", "dbof-3_0", "nextvlad-2_1", "--weights", "0", "0"),
+    ],
+)
 def test_weights_that_do_not_fit_are_refused(options: tuple, data_dir: Path) -> None:
     with pytest.raises(UserError, match="--weights: expected one for each of the --model-names, not all 0"):
         _create(data_dir, *options)

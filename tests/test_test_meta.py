@@ -1,4 +1,5 @@
 """Test metadata: which row is which segment of which video."""
+
 import logging
 from pathlib import Path
 
@@ -8,24 +9,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shards import make_video, serialize, write_payloads
-from yt8m.damage import RAISE
-from yt8m.errors import UserError
-from yt8m.index import Index, load_index
-from yt8m.test_meta import (
-    LOGGER, META_NAME, TestMeta, load_test_index, load_test_meta, make_test_meta, save_test_meta)
+from yt8m.common.errors import UserError
+from yt8m.data.damage import RAISE
+from yt8m.data.index import Index, load_index
+from yt8m.data.test_meta import (
+    LOGGER,
+    META_NAME,
+    TestMeta,
+    load_test_index,
+    load_test_meta,
+    make_test_meta,
+    save_test_meta,
+)
 
 
 def index_of(videos: list[tuple[str, int, int]]) -> Index:
     """An index of videos, (id, frames of rgb, frames of audio), without anything that metadata does not need."""
     none, zeros = np.empty(0, np.int64), np.zeros(len(videos), np.int64)
     return Index(
-        folder=Path("data/segment/test"), shards=np.array(["test0000.tfrecord"]), stamps=np.zeros((1, 2), np.int64),
-        shard=zeros, offset=1000 * np.arange(len(videos)), length=zeros,
+        folder=Path("data/segment/test"),
+        shards=np.array(["test0000.tfrecord"]),
+        stamps=np.zeros((1, 2), np.int64),
+        shard=zeros,
+        offset=1000 * np.arange(len(videos)),
+        length=zeros,
         video_id=np.array([video_id for video_id, _, _ in videos], np.bytes_),
-        rgb_start=zeros, rgb_count=np.array([rgb for _, rgb, _ in videos], np.int64), rgb_width=zeros + 1024,
-        audio_start=zeros, audio_count=np.array([audio for _, _, audio in videos], np.int64),
-        audio_width=zeros + 128, labels=none, label_ends=zeros, rating_start=none, rating_label=none,
-        rating_score=none, rating_ends=zeros)
+        rgb_start=zeros,
+        rgb_count=np.array([rgb for _, rgb, _ in videos], np.int64),
+        rgb_width=zeros + 1024,
+        audio_start=zeros,
+        audio_count=np.array([audio for _, _, audio in videos], np.int64),
+        audio_width=zeros + 128,
+        labels=none,
+        label_ends=zeros,
+        rating_start=none,
+        rating_label=none,
+        rating_score=none,
+        rating_ends=zeros,
+    )
 
 
 def _slow_rows(videos: list[tuple[str, int, int]]) -> list[tuple[int, int, bytes]]:
@@ -43,8 +64,9 @@ def _slow_rows(videos: list[tuple[str, int, int]]) -> list[tuple[int, int, bytes
 
 
 COUNT = st.one_of(st.integers(0, 300), st.integers(35, 52))
-VIDEOS = st.lists(st.tuples(st.sampled_from(["aB3d", "0012", "NaN", "x", "zZ_-"]), COUNT, COUNT),
-                  min_size=1, max_size=8)
+VIDEOS = st.lists(
+    st.tuples(st.sampled_from(["aB3d", "0012", "NaN", "x", "zZ_-"]), COUNT, COUNT), min_size=1, max_size=8
+)
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
@@ -61,7 +83,8 @@ def test_rows_are_the_candidate_segments_in_order(videos: list[tuple[str, int, i
     assert list(zip(records, meta.row_segments().tolist(), meta.row_names().tolist())) == expected
     assert meta.video_ids[meta.row_videos()].tolist() == [name.split(b":")[0] for _, _, name in expected]
     assert meta.row_starts.tolist() == [
-        row for row, (record, _, _) in enumerate(expected) if row == 0 or record != expected[row - 1][0]]
+        row for row, (record, _, _) in enumerate(expected) if row == 0 or record != expected[row - 1][0]
+    ]
 
 
 def test_a_repeated_video_is_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -73,7 +96,8 @@ def test_a_repeated_video_is_left_out_with_a_warning(caplog: pytest.LogCaptureFi
         LOGGER.removeHandler(caplog.handler)
     assert meta.row_names().tolist() == [b"same:30", b"same:35", b"else:30"]
     assert {record.getMessage() for record in caplog.records} == {
-        "data/segment/test: 1 records repeat a video id and are left out"}
+        "data/segment/test: 1 records repeat a video id and are left out"
+    }
 
 
 def _meta() -> TestMeta:
@@ -82,8 +106,10 @@ def _meta() -> TestMeta:
 
 def test_digest_tells_row_orders_apart() -> None:
     videos = [("aaaa", 50, 50), ("bbbb", 45, 45)]
-    digests = {make_test_meta(index_of(order)).digest
-               for order in (videos, videos[::-1], videos[:1], [("aaaa", 45, 45), ("bbbb", 50, 50)])}
+    digests = {
+        make_test_meta(index_of(order)).digest
+        for order in (videos, videos[::-1], videos[:1], [("aaaa", 45, 45), ("bbbb", 50, 50)])
+    }
     assert len(digests) == 4
     assert make_test_meta(index_of(videos)).digest in digests
 
@@ -115,8 +141,13 @@ def test_missing_metadata_names_the_remedy(tmp_path: Path) -> None:
 
 def _pickled_meta(path: Path) -> None:
     with path.open("wb") as file:
-        np.savez(file, records=np.array([{}], object), video_ids=np.array([b"aaaa"]), row_ends=np.array([1]),
-                 allow_pickle=True)
+        np.savez(
+            file,
+            records=np.array([{}], object),
+            video_ids=np.array([b"aaaa"]),
+            row_ends=np.array([1]),
+            allow_pickle=True,
+        )
 
 
 def _incomplete_meta(path: Path) -> None:
@@ -134,10 +165,19 @@ def _flipped_meta(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("damage", [
-    _pickled_meta, _incomplete_meta, _truncated_meta, _flipped_meta, lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(b"<html>"), lambda path: path.write_bytes(b"\x80\x04N."),
-    lambda path: np.save(path.open("wb"), np.zeros(3))])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _pickled_meta,
+        _incomplete_meta,
+        _truncated_meta,
+        _flipped_meta,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(b"<html>"),
+        lambda path: path.write_bytes(b"\x80\x04N."),
+        lambda path: np.save(path.open("wb"), np.zeros(3)),
+    ],
+)
 def test_damaged_metadata_names_the_remedy(damage, tmp_path: Path) -> None:
     damage(save_test_meta(_meta(), tmp_path))
     with pytest.raises(UserError, match="test_meta.npz: cannot be read .*run `python -m yt8m.prepare_test_meta` again"):

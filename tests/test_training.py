@@ -1,4 +1,5 @@
 """How a run trains: in parts, in half precision, averaging weights; what it tells, and how it stops."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, index_videos, make_video
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, video_folder, write_config
-from yt8m.datasets import RatedSegmentDataset, VideoDataset
-from yt8m.tasks import SegmentTask, VideoTask
-from yt8m.vocabulary import Vocabulary
+from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.training.tasks import SegmentTask, VideoTask
 
 Command = Callable[..., Outcome]
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
-VIDEOS = [make_video(number, 44 + 3 * number, (3, 7 * (number % 2)), ((10, 7, 1.0), (30, 20, 0.0), (35, 3, 1.0)))
-          for number in range(5)]
+VIDEOS = [
+    make_video(number, 44 + 3 * number, (3, 7 * (number % 2)), ((10, 7, 1.0), (30, 20, 0.0), (35, 3, 1.0)))
+    for number in range(5)
+]
 
 
 class _Toy(nn.Module):
@@ -29,8 +32,13 @@ class _Toy(nn.Module):
         super().__init__()
         self.linear = nn.Linear(2 * (RGB + AUDIO), len(VOCABULARY))
 
-    def forward(self, segments: Tensor, videos: Tensor | None = None, lengths: Tensor | None = None,
-                video_index: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        segments: Tensor,
+        videos: Tensor | None = None,
+        lengths: Tensor | None = None,
+        video_index: Tensor | None = None,
+    ) -> Tensor:
         """Segments, or videos with lengths (B,), → logits."""
         if videos is None:
             return self.linear(segments.float().mean(dim=1).repeat(1, 2) / 255)
@@ -52,8 +60,15 @@ def test_a_batch_in_parts_has_the_same_loss_and_gradient(kind: str, tmp_path: Pa
         torch.manual_seed(0)
         model = _Toy()
         forward = (lambda trained, part: trained(part.frames)) if kind == "videos" else task.forward
-        bot = Bot(model, torch.optim.SGD(model.parameters(), lr=1.0), forward, task.criterion, [batch],
-                  accumulate=parts, split_batch=lambda whole, number: whole.split(number))
+        bot = Bot(
+            model,
+            torch.optim.SGD(model.parameters(), lr=1.0),
+            forward,
+            task.criterion,
+            [batch],
+            accumulate=parts,
+            split_batch=lambda whole, number: whole.split(number),
+        )
         bot.train(1, 1)
         outcomes.append((bot.last_loss, model.linear.weight.grad))
     for loss, gradient in outcomes[1:]:
@@ -61,8 +76,9 @@ def test_a_batch_in_parts_has_the_same_loss_and_gradient(kind: str, tmp_path: Pa
         torch.testing.assert_close(gradient, outcomes[0][1])
 
 
-def train(command: Command, data_dir: Path, tmp_path: Path, name: str, model: dict, *options: object,
-          **training: object) -> Path:
+def train(
+    command: Command, data_dir: Path, tmp_path: Path, name: str, model: dict, *options: object, **training: object
+) -> Path:
     """Train a video model; returns its folder."""
     config = write_config(tmp_path / f"{name}.yaml", video={"model": model, "training": {**TRAINING, **training}})
     outcome = command("train_video", config, "--name", name, "--data-dir", data_dir, "--device", "cpu", *options)
@@ -83,8 +99,10 @@ def test_half_precision_learns_about_the_same(model: dict, command: Command, dat
 
 
 def test_averaged_weights_are_evaluated_and_exported(command: Command, data_dir: Path, tmp_path: Path) -> None:
-    last, average = (train(command, data_dir, tmp_path, name, DBOF, steps=3, **options)
-                     for name, options in (("last", {}), ("average", {"ema_decay": 0.9})))
+    last, average = (
+        train(command, data_dir, tmp_path, name, DBOF, steps=3, **options)
+        for name, options in (("last", {}), ("average", {"ema_decay": 0.9}))
+    )
     trained, averaged = (torch.load(folder / "model.pth", weights_only=True) for folder in (last, average))
     assert list(trained) == list(averaged)
     assert not torch.equal(trained["model.expert_fc.2.weight"], averaged["model.expert_fc.2.weight"])
@@ -99,8 +117,19 @@ def test_a_run_tells_how_it_goes(command: Command, data_dir: Path, tmp_path: Pat
     assert log.count("INFO step ") == 3 and "examples/s" in log and " left" in log
     table = pd.read_csv(folder / "history.csv")
     assert table["step"].tolist() == [2, 3, 4, 6]
-    assert list(table.columns) == ["step", "loss", "lr", "examples_per_second", "train_loss", "valid_loss", "accuracy",
-                                   "recall", "precision", "gap", "map"]
+    assert list(table.columns) == [
+        "step",
+        "loss",
+        "lr",
+        "examples_per_second",
+        "train_loss",
+        "valid_loss",
+        "accuracy",
+        "recall",
+        "precision",
+        "gap",
+        "map",
+    ]
     assert table["valid_loss"].notna().tolist() == [False, True, False, True]
     assert table["loss"].notna().tolist() == [True, False, True, True]
     assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -108,7 +137,8 @@ def test_a_run_tells_how_it_goes(command: Command, data_dir: Path, tmp_path: Pat
 
 
 def test_a_loss_that_is_no_number_ends_the_run_naming_step_videos_and_the_last_good_state(
-        command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, seen = VideoTask.criterion, []
 
     def poisoned(self: VideoTask, logits: Tensor, batch) -> Tensor:
@@ -116,6 +146,7 @@ def test_a_loss_that_is_no_number_ends_the_run_naming_step_videos_and_the_last_g
         if torch.is_grad_enabled():
             seen.append(batch.examples)
         return loss * float("nan") if len(seen) == 5 and torch.is_grad_enabled() else loss
+
     monkeypatch.setattr(VideoTask, "criterion", poisoned)
     config = write_config(tmp_path / "video.yaml", video={"model": DBOF, "training": TRAINING})
     arguments = ("train_video", config, "--name", "x", "--data-dir", data_dir, "--device", "cpu", "--save-every", 2)
@@ -133,8 +164,9 @@ def test_a_loss_that_is_no_number_ends_the_run_naming_step_videos_and_the_last_g
 
 
 def _train_set(data_dir: Path) -> tuple:
-    from yt8m.index import load_index
-    from yt8m.vocabulary import load_vocabulary
+    from yt8m.data.index import load_index
+    from yt8m.data.vocabulary import load_vocabulary
+
     return load_index(data_dir / "video" / "train", data_dir / "cache"), load_vocabulary(data_dir), -1, None
 
 
@@ -144,8 +176,9 @@ def test_amp_that_does_not_exist_is_refused(command: Command, data_dir: Path, tm
     assert outcome.status == 2 and "--amp" in outcome.err
 
 
-def test_start_and_end_are_told_to_telegram_when_it_is_set_up(command: Command, data_dir: Path, tmp_path: Path,
-                                                              monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_and_end_are_told_to_telegram_when_it_is_set_up(
+    command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[str] = []
 
     class Sender:
@@ -157,10 +190,20 @@ def test_start_and_end_are_told_to_telegram_when_it_is_set_up(command: Command, 
 
         def finish(self) -> None:
             """Nothing is waited for."""
-    monkeypatch.setattr("yt8m.notifications._start_sender", Sender)
+
+    monkeypatch.setattr("yt8m.training.notifications._start_sender", Sender)
     folder = train(command, data_dir, tmp_path, "told", DBOF)
     assert len(sent) == 2 and sent[0].startswith(f"started: {folder}, 6 steps")
     assert sent[1].startswith(f"finished: {folder}") and "exported the weights of step" in sent[1]
-    command("train_pure_segment", tmp_path / "told.yaml", video_folder(tmp_path / "base", DBOF, 5), "--fold", 0,
-            "--name", "x", "--data-dir", data_dir)
+    command(
+        "train_pure_segment",
+        tmp_path / "told.yaml",
+        video_folder(tmp_path / "base", DBOF, 5),
+        "--fold",
+        0,
+        "--name",
+        "x",
+        "--data-dir",
+        data_dir,
+    )
     assert len(sent) == 2  # a mistake in the command line is no run

@@ -1,10 +1,11 @@
 """Truth tables: what is read as it stands, and what is refused."""
+
 from pathlib import Path
 
 import pytest
 
-from yt8m.errors import UserError
-from yt8m.truth import read_table, read_truth
+from yt8m.common.errors import UserError
+from yt8m.scoring.truth import read_table, read_truth
 
 
 @pytest.fixture(name="path")
@@ -44,12 +45,21 @@ def test_a_score_that_is_neither_0_nor_1_is_named(score: int, path: Path) -> Non
         read_truth(_truth(path, "abcd,30,7,1", f"abcd,35,7,{score}"))
 
 
-@pytest.mark.parametrize("header, row", [
-    ("vid,start,label", "abcd,30,7"), ("vid,start,class,score", "abcd,30,7,1"), ("abcd,30,7,1", "abcd,30,7,1"),
-    ("vid,start,label,score", "abcd,30,7,0.5"), ("vid,start,label,score", "abcd,30.5,7,1"),
-    ("vid,start,label,score", "abcd,30,seven,1"), ("vid,start,label,score", "abcd,,7,1"),
-    ("vid,start,label,score", "abcd,30,7"), ("vid,start,label,score", f"abcd,{10**20},7,1"),
-    ("vid,start,label,score", '"abcd,30,7,1')])
+@pytest.mark.parametrize(
+    "header, row",
+    [
+        ("vid,start,label", "abcd,30,7"),
+        ("vid,start,class,score", "abcd,30,7,1"),
+        ("abcd,30,7,1", "abcd,30,7,1"),
+        ("vid,start,label,score", "abcd,30,7,0.5"),
+        ("vid,start,label,score", "abcd,30.5,7,1"),
+        ("vid,start,label,score", "abcd,30,seven,1"),
+        ("vid,start,label,score", "abcd,,7,1"),
+        ("vid,start,label,score", "abcd,30,7"),
+        ("vid,start,label,score", f"abcd,{10**20},7,1"),
+        ("vid,start,label,score", '"abcd,30,7,1'),
+    ],
+)
 def test_a_malformed_truth_table_is_named(header: str, row: str, path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_truth(_truth(path, row, header=header))

@@ -1,4 +1,5 @@
 """Video candidates: which segments of which videos are listed, and what a video's own score is worth."""
+
 import json
 import shutil
 from collections.abc import Callable
@@ -12,33 +13,42 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.small_models import DBOF, agnostic_folder, video_folder
-from yt8m.artifacts import load_video_model
-from yt8m.index import load_index
-from yt8m.segments import context_frames
-from yt8m.submission import read_submission
-from yt8m.video_scores import CandidateRules
+from yt8m.data.index import load_index
+from yt8m.data.segments import context_frames
+from yt8m.models.artifacts import load_video_model
+from yt8m.prediction.video_scores import CandidateRules
+from yt8m.ranking.submission import read_submission
 
 Command = Callable[..., Outcome]
 N_CLASSES = 5
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
-@given(n_videos=st.integers(1, 8), n_classes=st.integers(1, 6), seed=st.integers(0, 1000),
-       top_k=st.none() | st.integers(1, 7), threshold=st.none() | st.floats(0, 1), cap=st.none() | st.integers(1, 9),
-       weight=st.sampled_from([0.0, 0.5, 1.0, 2.0]))
-def test_rules_against_one_by_one(n_videos: int, n_classes: int, seed: int, top_k: int | None,
-                                  threshold: float | None, cap: int | None, weight: float) -> None:
+@given(
+    n_videos=st.integers(1, 8),
+    n_classes=st.integers(1, 6),
+    seed=st.integers(0, 1000),
+    top_k=st.none() | st.integers(1, 7),
+    threshold=st.none() | st.floats(0, 1),
+    cap=st.none() | st.integers(1, 9),
+    weight=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+def test_rules_against_one_by_one(
+    n_videos: int, n_classes: int, seed: int, top_k: int | None, threshold: float | None, cap: int | None, weight: float
+) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.permutation(n_videos * n_classes).reshape(n_videos, n_classes).astype(np.float32) / 48  # no ties
     factors = CandidateRules(top_k, threshold, cap, weight).factors(scores, seed)
     for video in range(n_videos):
         for label in range(n_classes):
             score = scores[video, label]
-            counts = ((top_k is None or (scores[video] > score).sum() < top_k)
-                      and (cap is None or (scores[:, label] > score).sum() < cap)
-                      and (threshold is None or score >= np.float32(threshold)))
+            counts = (
+                (top_k is None or (scores[video] > score).sum() < top_k)
+                and (cap is None or (scores[:, label] > score).sum() < cap)
+                and (threshold is None or score >= np.float32(threshold))
+            )
             if counts:
-                assert factors[video, label] == pytest.approx(score ** weight, rel=1e-6)
+                assert factors[video, label] == pytest.approx(score**weight, rel=1e-6)
             else:
                 assert np.isnan(factors[video, label])
 
@@ -75,11 +85,16 @@ def test_segments_of_the_videos_that_count_in_the_order_of_the_product(command: 
     folder = predicted / "cache" / "video" / "base"
     model = load_video_model(folder, N_CLASSES).eval()
     index = load_index(predicted / "segment" / "test", predicted / "cache")
-    from yt8m.datasets import WholeVideoDataset
+    from yt8m.data.datasets import WholeVideoDataset
+
     videos = WholeVideoDataset(index, np.arange(len(index))).__getitems__([(0, row) for row in range(len(index))])
     with torch.no_grad():
-        scores = {bytes(index.video_id[row]).decode(): model(frames[None, slice(*context_frames(len(frames)))])[0]
-                  .sigmoid().numpy() for row, frames in videos}
+        scores = {
+            bytes(index.video_id[row]).decode(): model(frames[None, slice(*context_frames(len(frames)))])[0]
+            .sigmoid()
+            .numpy()
+            for row, frames in videos
+        }
     everything = _submit(command, predicted)
     capped = _submit(command, predicted, "--video-model", folder, "--video-cap", 2)
     few = _submit(command, predicted, "--video-model", folder, "--video-top-k", 2, "--video-threshold", 0.001)
@@ -90,7 +105,8 @@ def test_segments_of_the_videos_that_count_in_the_order_of_the_product(command: 
         assert few[label] == [item for item in everything[label] if item.split(":")[0] in allowed]
     values = np.load(predicted / "cache" / "predictions" / "m_0.npy").astype(float)
     weighted = _submit(command, predicted, "--video-model", folder, "--video-weight", 0.5)
-    from yt8m.test_meta import load_test_meta
+    from yt8m.data.test_meta import load_test_meta
+
     names = load_test_meta(predicted / "cache").row_names().astype(str).tolist()
     for column, (label, segments) in enumerate(weighted.items()):
         assert sorted(segments) == sorted(everything[label])
@@ -102,8 +118,17 @@ def test_segments_of_the_videos_that_count_in_the_order_of_the_product(command: 
 def test_videos_are_scored_once_for_each_model(command: Command, predicted: Path) -> None:
     folder = predicted / "cache" / "video" / "base"
     kept = predicted / "cache" / "video_predictions" / "base.npz"
-    arguments = ("create_submission_from_memmaps", "--data-dir", predicted, "--output", predicted / "sub.csv",
-                 "--video-model", folder, "--video-cap", 1)
+    arguments = (
+        "create_submission_from_memmaps",
+        "--data-dir",
+        predicted,
+        "--output",
+        predicted / "sub.csv",
+        "--video-model",
+        folder,
+        "--video-cap",
+        1,
+    )
     assert command(*arguments).status == 0
     first = kept.stat().st_mtime_ns, np.load(kept)["scores"]
     assert command(*arguments).status == 0
@@ -120,8 +145,9 @@ def test_videos_are_scored_once_for_each_model(command: Command, predicted: Path
 
 def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None:
     def submit(*options: object) -> str:
-        outcome = command("create_submission_from_memmaps", "--data-dir", predicted, "--output", predicted / "x.csv",
-                          *options)
+        outcome = command(
+            "create_submission_from_memmaps", "--data-dir", predicted, "--output", predicted / "x.csv", *options
+        )
         assert outcome.status == 2 and not (predicted / "x.csv").exists()
         return outcome.err.splitlines()[-1]
 
@@ -135,8 +161,10 @@ def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None
     assert "the model is made for 24" in submit("--video-cap", 1, "--video-model", other)
     base = predicted / "cache" / "video" / "base"
     state = torch.load(base / "model.pth", weights_only=True)
-    torch.save({key: value * float("nan") if value.is_floating_point() else value for key, value in state.items()},
-               base / "model.pth")
+    torch.save(
+        {key: value * float("nan") if value.is_floating_point() else value for key, value in state.items()},
+        base / "model.pth",
+    )
     assert "not numbers" in submit("--video-cap", 1, "--video-model", base)
     assert "needs one of --video-top-k, --video-threshold" in submit("--video-model", base)
     sorted((predicted / "segment" / "test").glob("*.tfrecord"))[0].unlink()

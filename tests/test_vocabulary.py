@@ -1,4 +1,5 @@
 """The vocabulary: label ids to classes and back, from its file or from the rated shards."""
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.shards import index_videos, make_video
-from yt8m.derived_vocabulary import derive_vocabulary, save_vocabulary
-from yt8m.errors import UserError
-from yt8m.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
+from yt8m.common.errors import UserError
+from yt8m.data.derived_vocabulary import derive_vocabulary, save_vocabulary
+from yt8m.data.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
 
-RATED = [[make_video(0, 9, (9,), ((0, 20, 1.0), (0, 7, 0.0), (5, 20, 0.0))), make_video(1, 9)],
-         [make_video(2, 9, (1, 2), ((0, 7, 0.0), (5, 3000, 1.0), (900, 20, 1.0)))]]
+RATED = [
+    [make_video(0, 9, (9,), ((0, 20, 1.0), (0, 7, 0.0), (5, 20, 0.0))), make_video(1, 9)],
+    [make_video(2, 9, (1, 2), ((0, 7, 0.0), (5, 3000, 1.0), (900, 20, 1.0)))],
+]
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -34,15 +37,20 @@ def test_classes_keep_the_shape():
 def test_derived_from_ratings(tmp_path):
     table = derive_vocabulary(index_videos(tmp_path, RATED), None)
     assert table.to_dict("list") == {
-        "Index": [7, 20, 3000], "KnowledgeGraphId": [""] * 3, "Name": ["label 7", "label 20", "label 3000"],
-        "PositiveSegmentCount": [0, 2, 1], "TotalSegmentCount": [2, 3, 1]}
+        "Index": [7, 20, 3000],
+        "KnowledgeGraphId": [""] * 3,
+        "Name": ["label 7", "label 20", "label 3000"],
+        "PositiveSegmentCount": [0, 2, 1],
+        "TotalSegmentCount": [2, 3, 1],
+    }
 
 
 def test_names_come_from_the_official_vocabulary(tmp_path):
     official = tmp_path / "vocabulary.csv"
     official.write_text(
         "Index,TrainVideoCount,KnowledgeGraphId,Name,WikiUrl\n"
-        '20,5,/m/020,"Guitar, electric",https://en.wikipedia.org\n7,6,/m/07,None,\n1,9,/m/01,Game,\n')
+        '20,5,/m/020,"Guitar, electric",https://en.wikipedia.org\n7,6,/m/07,None,\n1,9,/m/01,Game,\n'
+    )
     table = derive_vocabulary(index_videos(tmp_path, RATED), official)
     assert table["Index"].tolist() == [7, 20, 3000]
     assert table["Name"].tolist() == ["None", "Guitar, electric", "label 3000"]
@@ -54,7 +62,9 @@ def test_a_saved_table_loads_as_the_same_vocabulary(tmp_path):
     path = save_vocabulary(table, tmp_path)
     assert path == tmp_path / FILE_NAME
     assert path.read_text().splitlines()[:2] == [
-        "Index,KnowledgeGraphId,Name,PositiveSegmentCount,TotalSegmentCount", "7,,label 7,0,2"]
+        "Index,KnowledgeGraphId,Name,PositiveSegmentCount,TotalSegmentCount",
+        "7,,label 7,0,2",
+    ]
     vocabulary = load_vocabulary(tmp_path)
     assert len(vocabulary) == 3
     assert vocabulary.labels.tolist() == [7, 20, 3000]
@@ -80,13 +90,22 @@ def test_a_missing_file_is_an_error_that_says_what_to_run(tmp_path):
     assert str(tmp_path / FILE_NAME) in str(caught.value)
 
 
-@pytest.mark.parametrize("content, said", [
-    ("", "cannot be read as CSV"), ("Label,Name\n1,a\n", "expected a column Index"),
-    ("Index,Name\n", "at least one row"),
-    ("Index,Name\n1,a\ntwo,b\n", "expected a column Index"), ("Index,Name\n1,a\n,b\n", "expected a column Index"),
-    ("Index,Name\n1.5,a\n2,b\n", "expected a column Index"), ("Index,Name\n1,a\n1,b\n", "without duplicates"),
-    ("Index,Name\n2,a\n1,b\n", "must ascend"), ("Index,Name\n-1,a\n1,b\n", "negative"),
-    ("Index,Name\n1,a\n2,b,c,d\n", "cannot be read as CSV"), ("Index,Name\n1,\xe9\n", "cannot be read as CSV")])
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("", "cannot be read as CSV"),
+        ("Label,Name\n1,a\n", "expected a column Index"),
+        ("Index,Name\n", "at least one row"),
+        ("Index,Name\n1,a\ntwo,b\n", "expected a column Index"),
+        ("Index,Name\n1,a\n,b\n", "expected a column Index"),
+        ("Index,Name\n1.5,a\n2,b\n", "expected a column Index"),
+        ("Index,Name\n1,a\n1,b\n", "without duplicates"),
+        ("Index,Name\n2,a\n1,b\n", "must ascend"),
+        ("Index,Name\n-1,a\n1,b\n", "negative"),
+        ("Index,Name\n1,a\n2,b,c,d\n", "cannot be read as CSV"),
+        ("Index,Name\n1,\xe9\n", "cannot be read as CSV"),
+    ],
+)
 def test_a_malformed_file_is_an_error_naming_it(content, said, tmp_path):
     (tmp_path / FILE_NAME).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError) as caught:
@@ -95,8 +114,9 @@ def test_a_malformed_file_is_an_error_naming_it(content, said, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content, said", [
-    (None, "cannot be read"), ("", "cannot be read"), ("Index,Name\n7,a\n", "expected the columns")])
+@pytest.mark.parametrize(
+    "content, said", [(None, "cannot be read"), ("", "cannot be read"), ("Index,Name\n7,a\n", "expected the columns")]
+)
 def test_a_malformed_official_vocabulary_is_an_error_naming_it(content, said, tmp_path):
     official = tmp_path / "vocabulary.csv"
     if content is not None:

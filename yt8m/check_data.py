@@ -2,6 +2,7 @@
 
 The exit status is 0 if all shards are whole, 1 if any is damaged, 2 if something could not be looked at.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -14,9 +15,13 @@ PARTITIONS = ("video/train", "video/valid", "segment/train", "segment/test")
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.check_data data/video/train data/segment/train")
-    parser.add_argument("folders", type=Path, nargs="*", metavar="FOLDER",
-                        help=f"folders of .tfrecord files (default: those of {', '.join(PARTITIONS)} that are in the "
-                             "data folder)")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="*",
+        metavar="FOLDER",
+        help=f"folders of .tfrecord files (default: those of {', '.join(PARTITIONS)} that are in the data folder)",
+    )
     return parser
 
 
@@ -25,15 +30,17 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from yt8m.checks import contents, oddities
-    from yt8m.errors import UserError
-    from yt8m.index import check_folder, shard_paths
-    from yt8m.vocabulary import FILE_NAME, load_vocabulary
+    from yt8m.common.errors import UserError
+    from yt8m.data.contents import contents, oddities
+    from yt8m.data.index import check_folder, shard_paths
+    from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
 
     folders = args.folders or [args.data_dir / name for name in PARTITIONS if (args.data_dir / name).is_dir()]
     if not folders:
-        raise UserError(f"{args.data_dir}: none of {', '.join(PARTITIONS)} is in this folder; name the folders to "
-                        "check, or set --data-dir")
+        raise UserError(
+            f"{args.data_dir}: none of {', '.join(PARTITIONS)} is in this folder; name the folders to "
+            "check, or set --data-dir"
+        )
     vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
     for folder in folders:
         shard_paths(folder)  # a wrong name is better known before hours of reading

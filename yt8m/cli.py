@@ -1,4 +1,5 @@
 """What the commands share: options, errors, devices. Imports nothing heavy, so that `--help` is instant."""
+
 import argparse
 import gc
 import logging
@@ -6,15 +7,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from yt8m import __version__
-from yt8m.damage import Damage
-from yt8m.errors import UserError
-from yt8m.folds import N_FOLDS, NO_FOLD, Fold
-
-if TYPE_CHECKING:
-    import torch
+from yt8m.common.errors import UserError
+from yt8m.data.damage import Damage
+from yt8m.data.folds import N_FOLDS, NO_FOLD, Fold
 
 DEFAULT_SEED = 0
 
@@ -22,24 +20,50 @@ DEFAULT_SEED = 0
 def make_parser(description: str | None, example: str, *options: str) -> argparse.ArgumentParser:
     """A parser with `--data-dir`, `--version` and those of the shared `options`: device, seed, workers, on-error."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m yt8m.{Path(sys.argv[0]).stem}", description=description, epilog=f"example:\n  {example}",
-        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+        prog=f"python -m yt8m.{Path(sys.argv[0]).stem}",
+        description=description,
+        epilog=f"example:\n  {example}",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), metavar="DIR",
-                        help="folder with video/, segment/, the vocabulary and cache/ (default: data)")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("data"),
+        metavar="DIR",
+        help="folder with video/, segment/, the vocabulary and cache/ (default: data)",
+    )
     if "device" in options:
-        parser.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:i]",
-                            help="where to compute (default: auto, a GPU if there is one)")
+        parser.add_argument(
+            "--device",
+            default="auto",
+            metavar="auto|cpu|cuda[:i]",
+            help="where to compute (default: auto, a GPU if there is one)",
+        )
     if "seed" in options:
-        parser.add_argument("--seed", type=count, metavar="S",
-                            help=f"seed of the run (default: the environment variable SEED, else {DEFAULT_SEED})")
+        parser.add_argument(
+            "--seed",
+            type=count,
+            metavar="S",
+            help=f"seed of the run (default: the environment variable SEED, else {DEFAULT_SEED})",
+        )
     if "workers" in options:
-        parser.add_argument("--workers", type=count, metavar="N",
-                            help="threads that read ahead; 0 reads between the steps (default: 0 on CPU, 2 with a GPU)")
+        parser.add_argument(
+            "--workers",
+            type=count,
+            metavar="N",
+            help="threads that read ahead; 0 reads between the steps (default: 0 on CPU, 2 with a GPU)",
+        )
     if "on-error" in options:
-        parser.add_argument("--on-error", type=_damage, default="raise", dest="damage", metavar="raise|skip",
-                            help="a damaged shard or record ends the command, or is left out and reported at the end "
-                                 "(default: raise)")
+        parser.add_argument(
+            "--on-error",
+            type=_damage,
+            default="raise",
+            dest="damage",
+            metavar="raise|skip",
+            help="a damaged shard or record ends the command, or is left out and reported at the end (default: raise)",
+        )
     return parser
 
 
@@ -48,62 +72,104 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
     parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
-    parser.add_argument("--patience", type=positive, metavar="N",
-                        help="stop after N evaluations without improvement (default: never)")
-    parser.add_argument("--save-every", type=positive, default=500, metavar="N",
-                        help="save the state of the run every N steps and at each evaluation; the same command goes on "
-                             "from there (default: 500)")
-    parser.add_argument("--log-every", type=positive, default=100, metavar="N",
-                        help="log a line every N steps (default: 100)")
+    parser.add_argument(
+        "--patience", type=positive, metavar="N", help="stop after N evaluations without improvement (default: never)"
+    )
+    parser.add_argument(
+        "--save-every",
+        type=positive,
+        default=500,
+        metavar="N",
+        help="save the state of the run every N steps and at each evaluation; the same command goes on "
+        "from there (default: 500)",
+    )
+    parser.add_argument(
+        "--log-every", type=positive, default=100, metavar="N", help="log a line every N steps (default: 100)"
+    )
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever there is under this name")
     add_amp(parser, "auto", "auto, bf16 or else fp16 on a GPU, off on a CPU")
-    parser.add_argument("--accumulate", type=positive, default=1, metavar="N",
-                        help="take each batch in N parts, to need less memory (default: 1)")
+    parser.add_argument(
+        "--accumulate",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="take each batch in N parts, to need less memory (default: 1)",
+    )
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
     """`--fold`, for the trainers on rated segments."""
-    parser.add_argument("--fold", type=fold, required=True, metavar=f"K|{NO_FOLD}",
-                        help=f"which of the {N_FOLDS} folds to validate on, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on "
-                             "all shards, without validation, and export the weights of the last step")
+    parser.add_argument(
+        "--fold",
+        type=fold,
+        required=True,
+        metavar=f"K|{NO_FOLD}",
+        help=f"which of the {N_FOLDS} folds to validate on, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on "
+        "all shards, without validation, and export the weights of the last step",
+    )
 
 
 def add_amp(parser: argparse.ArgumentParser, default: str, explanation: str) -> None:
     """`--amp`."""
-    parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default=default,
-                        help=f"mixed precision (default: {explanation})")
+    parser.add_argument(
+        "--amp",
+        choices=("auto", "bf16", "fp16", "off"),
+        default=default,
+        help=f"mixed precision (default: {explanation})",
+    )
 
 
 def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str = "all") -> None:
     """`--model-names`, for a command that works on all models unless told otherwise."""
-    parser.add_argument("--model-names", nargs="+", metavar="NAME", action=Distinct,
-                        help=f"{purpose} (default: {default})")
+    parser.add_argument(
+        "--model-names", nargs="+", metavar="NAME", action=Distinct, help=f"{purpose} (default: {default})"
+    )
 
 
 def add_model_dir(parser: argparse.ArgumentParser) -> None:
     """`--model-dir`."""
-    parser.add_argument("--model-dir", type=Path, metavar="D",
-                        help="folder of segment models (default: cache/segment of the data folder)")
+    parser.add_argument(
+        "--model-dir",
+        type=Path,
+        metavar="D",
+        help="folder of segment models (default: cache/segment of the data folder)",
+    )
 
 
 def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> None:
     """Which segment models predict, and how: what the commands have in common that predict with all their models."""
     add_model_dir(parser)
     add_model_names(parser, purpose)
-    parser.add_argument("--offset", type=count, metavar="N",
-                        help="frames on either side of a segment (default: what each model was trained with)")
-    parser.add_argument("--shifts", type=int, nargs="+", default=[0], metavar="S", action=Distinct,
-                        help="average the predictions for segments so many seconds later, or earlier, such as "
-                             "-2 -1 0 1 2 (default: 0, the segments alone)")
+    parser.add_argument(
+        "--offset",
+        type=count,
+        metavar="N",
+        help="frames on either side of a segment (default: what each model was trained with)",
+    )
+    parser.add_argument(
+        "--shifts",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="S",
+        action=Distinct,
+        help="average the predictions for segments so many seconds later, or earlier, such as "
+        "-2 -1 0 1 2 (default: 0, the segments alone)",
+    )
     add_amp(parser, "off", "off, float32; auto is bf16 or else fp16 on a GPU")
 
 
 class Distinct(argparse.Action):
     """An option's values, of which none may come twice: what is named twice would count twice."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         for value in values:
             if values.count(value) > 1:
                 parser.error(f"argument {option_string}: {value} is named more than once")
@@ -214,37 +280,3 @@ def _seed_from_environment() -> int:
     if not text.isdecimal():
         raise UserError(f"environment variable SEED: expected a number of at least 0, found {text!r}")
     return int(text)
-
-
-def resolve_device(name: str) -> "torch.device":
-    """The device that `--device` names. Raises `UserError` for one that is not there."""
-    import torch
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: each process has a GPU of its own
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs here")
-    return device
-
-
-def resolve_half(name: str, device: "torch.device") -> "torch.dtype | None":
-    """The half precision that `--amp` chooses, or None. Raises `UserError` for one that the device lacks."""
-    from helperbot import resolve_amp
-    try:
-        return resolve_amp(name, device)
-    except ValueError as error:
-        raise UserError(f"--amp {name}: {error}") from None
-
-
-def resolve_workers(workers: int | None, device: "torch.device") -> int:
-    """The number of reading threads that `--workers` asks for; on a CPU they would only take turns with training."""
-    if workers is not None:
-        return workers
-    return 0 if device.type == "cpu" else 2

@@ -1,4 +1,5 @@
 """Average the models' predictions and list the best test segments of each class: `sub.csv`."""
+
 import argparse
 import os
 from pathlib import Path
@@ -9,38 +10,76 @@ from yt8m.cli import add_model_names, make_parser, nonnegative, positive, probab
 if TYPE_CHECKING:
     import numpy as np
 
-    from yt8m.test_meta import TestMeta
+    from yt8m.data.test_meta import TestMeta
 
 FUSIONS = ("mean", "geometric", "rank", "reciprocal-rank")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.create_submission_from_memmaps --output sub.csv", "seed", "device",
-                         "workers", "on-error")
+    parser = make_parser(
+        __doc__,
+        "python -m yt8m.create_submission_from_memmaps --output sub.csv",
+        "seed",
+        "device",
+        "workers",
+        "on-error",
+    )
     add_model_names(parser, "which models' predictions in cache/predictions to average")
-    parser.add_argument("--weights", type=nonnegative, nargs="+", metavar="W",
-                        help="weight of each model, in the order of --model-names (default: all the same)")
-    parser.add_argument("--fusion", choices=FUSIONS, default="mean",
-                        help="how scores become one: the mean as published; the geometric mean; the mean rank among a "
-                             "class's segments; the mean of 1 / (60 + rank) (default: mean)")
-    parser.add_argument("--output", type=Path, default=Path("sub.csv"), metavar="CSV",
-                        help="the submission; compressed if it ends in .gz (default: sub.csv)")
-    parser.add_argument("--top-k", type=positive, default=100_000, metavar="K",
-                        help="segments a class (default: 100000)")
+    parser.add_argument(
+        "--weights",
+        type=nonnegative,
+        nargs="+",
+        metavar="W",
+        help="weight of each model, in the order of --model-names (default: all the same)",
+    )
+    parser.add_argument(
+        "--fusion",
+        choices=FUSIONS,
+        default="mean",
+        help="how scores become one: the mean as published; the geometric mean; the mean rank among a "
+        "class's segments; the mean of 1 / (60 + rank) (default: mean)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("sub.csv"),
+        metavar="CSV",
+        help="the submission; compressed if it ends in .gz (default: sub.csv)",
+    )
+    parser.add_argument(
+        "--top-k", type=positive, default=100_000, metavar="K", help="segments a class (default: 100000)"
+    )
     video = parser.add_argument_group(
-        "candidates", "A video model may say which videos count for a class; --device, --workers and --on-error are "
-                      "for its predictions, which are kept in cache/video_predictions.")
-    video.add_argument("--video-model", type=Path, metavar="DIR",
-                       help="folder of a video model, such as data/cache/video/dbof-3")
-    video.add_argument("--video-top-k", type=positive, metavar="N",
-                       help="a video counts for the N classes that it most probably shows (default: all)")
-    video.add_argument("--video-threshold", type=probability, metavar="P",
-                       help="a video counts for classes of at least this probability (default: all)")
-    video.add_argument("--video-cap", type=positive, metavar="N",
-                       help="the N most probable videos count for a class (default: all)")
-    video.add_argument("--video-weight", type=nonnegative, default=0.0, metavar="B",
-                       help="multiply scores by the video's probability to the power of B (default: 0)")
+        "candidates",
+        "A video model may say which videos count for a class; --device, --workers and --on-error are "
+        "for its predictions, which are kept in cache/video_predictions.",
+    )
+    video.add_argument(
+        "--video-model", type=Path, metavar="DIR", help="folder of a video model, such as data/cache/video/dbof-3"
+    )
+    video.add_argument(
+        "--video-top-k",
+        type=positive,
+        metavar="N",
+        help="a video counts for the N classes that it most probably shows (default: all)",
+    )
+    video.add_argument(
+        "--video-threshold",
+        type=probability,
+        metavar="P",
+        help="a video counts for classes of at least this probability (default: all)",
+    )
+    video.add_argument(
+        "--video-cap", type=positive, metavar="N", help="the N most probable videos count for a class (default: all)"
+    )
+    video.add_argument(
+        "--video-weight",
+        type=nonnegative,
+        default=0.0,
+        metavar="B",
+        help="multiply scores by the video's probability to the power of B (default: 0)",
+    )
     return parser
 
 
@@ -48,17 +87,19 @@ def main(args: argparse.Namespace) -> None:
     """Write the submission. Raises `UserError`."""
     from tqdm import tqdm
 
-    from yt8m.errors import UserError
-    from yt8m.fusion import Fusion
-    from yt8m.memmaps import prediction_files
-    from yt8m.ranking import top_rows
-    from yt8m.submission import write_submission
-    from yt8m.test_meta import load_test_meta
-    from yt8m.vocabulary import load_vocabulary
+    from yt8m.common.errors import UserError
+    from yt8m.data.test_meta import load_test_meta
+    from yt8m.data.vocabulary import load_vocabulary
+    from yt8m.prediction.memmaps import prediction_files
+    from yt8m.ranking.fusion import Fusion
+    from yt8m.ranking.submission import write_submission
+    from yt8m.ranking.top_k import top_rows
 
     if args.weights is not None and (len(args.weights) != len(args.model_names or ()) or not any(args.weights)):
-        raise UserError(f"--weights: expected one for each of the --model-names, not all 0, found "
-                        f"{len(args.weights)} for {len(args.model_names or ())}")
+        raise UserError(
+            f"--weights: expected one for each of the --model-names, not all 0, found "
+            f"{len(args.weights)} for {len(args.model_names or ())}"
+        )
     if args.output.is_dir() or not os.access(_nearest_folder(args.output), os.W_OK):
         raise UserError(f"--output {args.output}: is a folder, or in one that cannot be written to")
     vocabulary = load_vocabulary(args.data_dir)
@@ -72,9 +113,11 @@ def main(args: argparse.Namespace) -> None:
         ranked = top_rows(fusion, args.top_k, args.seed, progress.update)
     with tqdm(desc="writing", total=len(vocabulary), unit="class", disable=None) as progress:
         write_submission(args.output, vocabulary.labels.tolist(), meta.row_names(), ranked, progress.update)
-    print(f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, meta.n_rows)} of {meta.n_rows} "
-          f"segments each{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
-          f"{', '.join(file.path.stem for file in files)}")
+    print(
+        f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, meta.n_rows)} of {meta.n_rows} "
+        f"segments each{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
+        f"{', '.join(file.path.stem for file in files)}"
+    )
 
 
 def _nearest_folder(path: Path) -> Path:
@@ -84,10 +127,14 @@ def _nearest_folder(path: Path) -> Path:
 
 def _factors(args: argparse.Namespace, meta: "TestMeta", n_classes: int) -> "np.ndarray | None":
     """What the video model multiplies scores by, (videos, classes) float32; None without one."""
-    from yt8m.errors import UserError
+    from yt8m.common.errors import UserError
 
-    rules = {"--video-top-k": args.video_top_k, "--video-threshold": args.video_threshold,
-             "--video-cap": args.video_cap, "--video-weight": args.video_weight or None}
+    rules = {
+        "--video-top-k": args.video_top_k,
+        "--video-threshold": args.video_threshold,
+        "--video-cap": args.video_cap,
+        "--video-weight": args.video_weight or None,
+    }
     given = [option for option, value in rules.items() if value is not None]
     if args.video_model is None:
         if given:
@@ -96,15 +143,24 @@ def _factors(args: argparse.Namespace, meta: "TestMeta", n_classes: int) -> "np.
     if not given:
         raise UserError(f"--video-model {args.video_model}: needs one of {', '.join(rules)}, or changes nothing")
 
-    from yt8m.cli import resolve_device, resolve_workers
-    from yt8m.test_meta import load_test_index
-    from yt8m.video_scores import CandidateRules, video_scores
+    from yt8m.common.devices import resolve_device, resolve_workers
+    from yt8m.data.test_meta import load_test_index
+    from yt8m.prediction.video_scores import CandidateRules, video_scores
 
     device = resolve_device(args.device)
-    scores = video_scores(args.video_model, load_test_index(args.data_dir, meta, args.damage), meta, n_classes,
-                          args.data_dir / "cache", resolve_workers(args.workers, device), device, args.damage)
+    scores = video_scores(
+        args.video_model,
+        load_test_index(args.data_dir, meta, args.damage),
+        meta,
+        n_classes,
+        args.data_dir / "cache",
+        resolve_workers(args.workers, device),
+        device,
+        args.damage,
+    )
     return CandidateRules(args.video_top_k, args.video_threshold, args.video_cap, args.video_weight).factors(
-        scores, args.seed)
+        scores, args.seed
+    )
 
 
 if __name__ == "__main__":

@@ -1,57 +1,100 @@
 """Honest scores: MAP@K as the challenge defines it, with intervals, of submissions, predictions and models."""
+
 import argparse
 from pathlib import Path
 
 from yt8m.cli import Distinct, add_model_dir, add_model_names, count, make_parser, positive, run
-from yt8m.folds import N_FOLDS
+from yt8m.data.folds import N_FOLDS
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.evaluate --fold 0 --model-names dbof-3_0 nextvlad-2_0",
-                         "device", "seed", "workers", "on-error")
+    parser = make_parser(
+        __doc__,
+        "python -m yt8m.evaluate --fold 0 --model-names dbof-3_0 nextvlad-2_0",
+        "device",
+        "seed",
+        "workers",
+        "on-error",
+    )
     what = parser.add_argument_group("what to measure on, one of").add_mutually_exclusive_group(required=True)
-    what.add_argument("--truth", type=Path, metavar="CSV",
-                      help="ratings of test segments, columns vid,start,label,score: for a --submission, for the "
-                           "predictions in cache/predictions of --model-names and their mean, or for both")
-    what.add_argument("--fold", type=int, choices=range(N_FOLDS), metavar="K",
-                      help="the rated shards that fold K holds out, predicted with those of the models that were "
-                           "trained without them, and with the mean of these")
-    what.add_argument("--out-of-fold", nargs="+", metavar="NAME", action=Distinct,
-                      help="all rated shards, each predicted with that one of the models NAME_0 to NAME_7 that was "
-                           "trained without it; several NAMEs are averaged, too")
+    what.add_argument(
+        "--truth",
+        type=Path,
+        metavar="CSV",
+        help="ratings of test segments, columns vid,start,label,score: for a --submission, for the "
+        "predictions in cache/predictions of --model-names and their mean, or for both",
+    )
+    what.add_argument(
+        "--fold",
+        type=int,
+        choices=range(N_FOLDS),
+        metavar="K",
+        help="the rated shards that fold K holds out, predicted with those of the models that were "
+        "trained without them, and with the mean of these",
+    )
+    what.add_argument(
+        "--out-of-fold",
+        nargs="+",
+        metavar="NAME",
+        action=Distinct,
+        help="all rated shards, each predicted with that one of the models NAME_0 to NAME_7 that was "
+        "trained without it; several NAMEs are averaged, too",
+    )
     add_model_names(parser, "the models to measure with --truth or --fold", "all; none with --submission")
     add_model_dir(parser)
     parser.add_argument("--submission", type=Path, metavar="CSV", help="with --truth, a submission")
-    parser.add_argument("--video-labels", type=Path, metavar="CSV",
-                        help="with --truth, labels of the test videos, columns vid,label, for the baseline that knows "
-                             "only those")
-    parser.add_argument("--include-trained", action="store_true",
-                        help="with --fold, measure models on shards that they were, or may have been, trained on, too")
-    parser.add_argument("--top-k", type=positive, default=100_000, metavar="K",
-                        help="segments of a class that count (default: 100000)")
-    parser.add_argument("--resamples", type=count, default=1000, metavar="N",
-                        help="draw the videos so often, with replacement, for the intervals (default: 1000)")
-    parser.add_argument("--batch-size", type=positive, default=128, metavar="N",
-                        help="ratings at a time when models predict (default: 128)")
-    parser.add_argument("--output", type=Path, metavar="PREFIX",
-                        help="write PREFIX.csv and PREFIX.json (default: cache/evaluation in the data folder)")
+    parser.add_argument(
+        "--video-labels",
+        type=Path,
+        metavar="CSV",
+        help="with --truth, labels of the test videos, columns vid,label, for the baseline that knows only those",
+    )
+    parser.add_argument(
+        "--include-trained",
+        action="store_true",
+        help="with --fold, measure models on shards that they were, or may have been, trained on, too",
+    )
+    parser.add_argument(
+        "--top-k", type=positive, default=100_000, metavar="K", help="segments of a class that count (default: 100000)"
+    )
+    parser.add_argument(
+        "--resamples",
+        type=count,
+        default=1000,
+        metavar="N",
+        help="draw the videos so often, with replacement, for the intervals (default: 1000)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="ratings at a time when models predict (default: 128)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PREFIX",
+        help="write PREFIX.csv and PREFIX.json (default: cache/evaluation in the data folder)",
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Print a table, and write it with all details. Raises `UserError`."""
-    from yt8m.errors import UserError
-    from yt8m.evaluation import Setting, evaluate, summary_lines, write_evaluation
-    from yt8m.subjects import on_rated_shards, on_test_set
-    from yt8m.vocabulary import load_vocabulary
+    from yt8m.common.errors import UserError
+    from yt8m.data.vocabulary import load_vocabulary
+    from yt8m.scoring.evaluation import Setting, evaluate, summary_lines, write_evaluation
+    from yt8m.scoring.subjects import on_rated_shards, on_test_set
 
     _check_options(args)
     vocabulary = load_vocabulary(args.data_dir)
     trial = (on_test_set if args.truth is not None else on_rated_shards)(args, vocabulary)
     if not trial.ratings.positive.any():
-        raise UserError(f"{trial.source}: none of {len(trial.ratings)} ratings is positive, so that there is nothing "
-                        "to measure")
+        raise UserError(
+            f"{trial.source}: none of {len(trial.ratings)} ratings is positive, so that there is nothing to measure"
+        )
     setting = Setting(trial.source, args.top_k, args.resamples, args.seed)
     evaluation = evaluate(trial.ratings, trial.subjects, vocabulary, setting, trial.folds)
     print("\n".join(summary_lines(evaluation)))
@@ -61,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that belong to another form of the command."""
-    from yt8m.errors import UserError
+    from yt8m.common.errors import UserError
 
     if args.truth is None:
         for option in ("submission", "video_labels"):

@@ -13,6 +13,7 @@ segment that starts at T is given as seconds T - offset to T + 5 + offset (exclu
 video. S and L are free, at least 1. The file also says which model it is, its offset, and labels and names of the
 classes. It gets its name once it has been run, and has given the numbers that the model gives in PyTorch.
 """
+
 import argparse
 from pathlib import Path
 
@@ -25,18 +26,26 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.export_model data/cache/segment/dbof-3_0 --format onnx")
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder of a video model or a segment model")
-    parser.add_argument("--format", choices=tuple(FILE_NAMES), default="onnx",
-                        help="onnx needs the packages onnx, onnxscript and onnxruntime (default: onnx)")
-    parser.add_argument("--output", type=Path, metavar="FILE",
-                        help="the file to write (default: model.onnx or model.torchscript in MODEL_DIR)")
+    parser.add_argument(
+        "--format",
+        choices=tuple(FILE_NAMES),
+        default="onnx",
+        help="onnx needs the packages onnx, onnxscript and onnxruntime (default: onnx)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the file to write (default: model.onnx or model.torchscript in MODEL_DIR)",
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Export, compare, and say what has been written. Raises `UserError`."""
-    from yt8m.artifacts import open_folder
-    from yt8m.exporting import export_folder
-    from yt8m.vocabulary import load_vocabulary
+    from yt8m.data.vocabulary import load_vocabulary
+    from yt8m.export.exporting import export_folder
+    from yt8m.models.artifacts import open_folder
 
     folder = open_folder(args.model)
     output = args.output or folder.path / FILE_NAMES[args.format]

@@ -6,6 +6,7 @@ loss: there the loss is about to rise. Look at the picture before you believe th
 
 Which of the three trainings it is follows from the training section of CONFIG.
 """
+
 import argparse
 import math
 from pathlib import Path
@@ -25,32 +26,63 @@ _rate.__name__ = "positive number"  # argparse names the type in its message
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.find_lr scripts/pure_segment_dbof.yaml data/cache/video/dbof-3",
-                         "device", "seed", "workers", "on-error")
+    parser = make_parser(
+        __doc__,
+        "python -m yt8m.find_lr scripts/pure_segment_dbof.yaml data/cache/video/dbof-3",
+        "device",
+        "seed",
+        "workers",
+        "on-error",
+    )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
-    parser.add_argument("base_models", type=Path, nargs="*", metavar="BASE_MODEL_DIR",
-                        help="none for video.training; the folder of the video model for pure_segment.training; those "
-                             "of the context model and of the segment model for segment_w_context.training")
-    parser.add_argument("--fold", type=fold, default=0, metavar="K|none",
-                        help="for fine-tuning: which of the 8 folds to leave out, 0 to 7; none: train on all shards "
-                             "(default: 0)")
-    parser.add_argument("--from", type=_rate, default=1e-7, dest="start", metavar="LR",
-                        help="learning rate of the first step (default: 1e-7)")
-    parser.add_argument("--to", type=_rate, default=1.0, dest="end", metavar="LR",
-                        help="learning rate of the last step (default: 1)")
-    parser.add_argument("--steps", type=positive, default=100, metavar="S",
-                        help="optimizer steps, at least 10 (default: 100)")
-    parser.add_argument("--amp", choices=("auto", "bf16", "fp16", "off"), default="auto",
-                        help="mixed precision (default: auto, bf16 or else fp16 on a GPU, off on a CPU)")
-    parser.add_argument("--output", type=Path, metavar="PICTURE",
-                        help="PNG to draw the loss to; what it shows goes to a .csv beside it (default: "
-                             "cache/find_lr/<name of CONFIG>.png in the data folder)")
+    parser.add_argument(
+        "base_models",
+        type=Path,
+        nargs="*",
+        metavar="BASE_MODEL_DIR",
+        help="none for video.training; the folder of the video model for pure_segment.training; those "
+        "of the context model and of the segment model for segment_w_context.training",
+    )
+    parser.add_argument(
+        "--fold",
+        type=fold,
+        default=0,
+        metavar="K|none",
+        help="for fine-tuning: which of the 8 folds to leave out, 0 to 7; none: train on all shards (default: 0)",
+    )
+    parser.add_argument(
+        "--from",
+        type=_rate,
+        default=1e-7,
+        dest="start",
+        metavar="LR",
+        help="learning rate of the first step (default: 1e-7)",
+    )
+    parser.add_argument(
+        "--to", type=_rate, default=1.0, dest="end", metavar="LR", help="learning rate of the last step (default: 1)"
+    )
+    parser.add_argument(
+        "--steps", type=positive, default=100, metavar="S", help="optimizer steps, at least 10 (default: 100)"
+    )
+    parser.add_argument(
+        "--amp",
+        choices=("auto", "bf16", "fp16", "off"),
+        default="auto",
+        help="mixed precision (default: auto, bf16 or else fp16 on a GPU, off on a CPU)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PICTURE",
+        help="PNG to draw the loss to; what it shows goes to a .csv beside it (default: "
+        "cache/find_lr/<name of CONFIG>.png in the data folder)",
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Measure, write table and picture, print the rate. Raises `UserError`."""
-    from yt8m.range_test import run_range_test
+    from yt8m.training.range_test import run_range_test
 
     print(run_range_test(args, args.output or args.data_dir / "cache" / "find_lr" / f"{args.config.stem}.png"))
 

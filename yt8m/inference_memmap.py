@@ -1,4 +1,5 @@
 """Predict every test segment with every model: `cache/predictions/<model>.npy`."""
+
 import argparse
 
 from yt8m.cli import add_prediction_options, make_parser, positive, run
@@ -6,17 +7,19 @@ from yt8m.cli import add_prediction_options, make_parser, positive, run
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.inference_memmap --model-names dbof-3_0 nextvlad-2_1",
-                         "device", "workers", "on-error")
+    parser = make_parser(
+        __doc__, "python -m yt8m.inference_memmap --model-names dbof-3_0 nextvlad-2_1", "device", "workers", "on-error"
+    )
     add_prediction_options(parser, "which of them to predict with")
-    parser.add_argument("--batch-size", type=positive, default=512, metavar="N",
-                        help="segments at a time (default: 512)")
+    parser.add_argument(
+        "--batch-size", type=positive, default=512, metavar="N", help="segments at a time (default: 512)"
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
-    from yt8m.prediction import run_predictions
+    from yt8m.prediction.predict_test_set import run_predictions
 
     run_predictions(args)
 

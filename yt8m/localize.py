@@ -3,6 +3,7 @@
 All of a video is looked at, from the first second to the last. Neighbouring segments of 5 seconds in which a class is
 probable make a span; the table shows from when to when, the class, the mean probability, and the highest and where.
 """
+
 import argparse
 import os
 import signal
@@ -14,22 +15,44 @@ from yt8m.cli import add_prediction_options, make_parser, positive, probability,
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.localize videos.tfrecord --classes Guitar Drums", "device",
-                         "on-error")
+    parser = make_parser(
+        __doc__, "python -m yt8m.localize videos.tfrecord --classes Guitar Drums", "device", "on-error"
+    )
     # FILE comes first: options that take several values would take it for one of them.
     parser.usage = "%(prog)s FILE [--video-id ID ...] [--classes NAME ...] [more options]"
-    parser.add_argument("file", type=Path, metavar="FILE",
-                        help="a .tfrecord file of frame features, wherever it lies; labels and ratings are not needed")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a .tfrecord file of frame features, wherever it lies; labels and ratings are not needed",
+    )
     parser.add_argument("--video-id", nargs="+", metavar="ID", help="videos of the file (default: all)")
-    parser.add_argument("--classes", nargs="+", metavar="NAME",
-                        help="what to look for: names of the vocabulary, in capitals or not, or label ids (default: "
-                             "the most probable classes of each video)")
-    parser.add_argument("--top", type=positive, default=5, metavar="N",
-                        help="without --classes, how many classes of a video count (default: 5)")
-    parser.add_argument("--threshold", type=probability, default=0.5, metavar="P",
-                        help="segments of at least this probability make a span (default: 0.5)")
-    parser.add_argument("--format", choices=("table", "json", "csv"),
-                        help="how to print it (default: json or csv if --output ends so, else table)")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="what to look for: names of the vocabulary, in capitals or not, or label ids (default: "
+        "the most probable classes of each video)",
+    )
+    parser.add_argument(
+        "--top",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="without --classes, how many classes of a video count (default: 5)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=probability,
+        default=0.5,
+        metavar="P",
+        help="segments of at least this probability make a span (default: 0.5)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "json", "csv"),
+        help="how to print it (default: json or csv if --output ends so, else table)",
+    )
     parser.add_argument("--output", type=Path, metavar="PATH", help="write to this file (default: standard output)")
     add_prediction_options(parser, "which of them to predict with; the mean of their probabilities counts")
     return parser
@@ -37,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
-    from yt8m.localization import run_localization
+    from yt8m.localization.localizing import run_localization
 
     try:
         run_localization(args)

@@ -1,4 +1,5 @@
 """List the test segments to be ranked: `cache/test_meta.npz`."""
+
 import argparse
 
 from yt8m.cli import make_parser, run
@@ -11,15 +12,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the metadata. Raises `UserError`."""
-    from yt8m.index import load_index
-    from yt8m.test_meta import make_test_meta, save_test_meta
+    from yt8m.data.index import load_index
+    from yt8m.data.test_meta import make_test_meta, save_test_meta
 
     cache = args.data_dir / "cache"
     index = load_index(args.data_dir / "segment" / "test", cache, args.damage)
     meta = make_test_meta(index)
     path = save_test_meta(meta, cache)
-    print(f"{path}: {meta.n_rows} segments of {len(meta.records)} videos "
-          f"({len(index)} records in {len(index.shards)} shards)")
+    print(
+        f"{path}: {meta.n_rows} segments of {len(meta.records)} videos "
+        f"({len(index)} records in {len(index.shards)} shards)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Derive `segment_vocabulary.csv` from the rated shards, for those who do not have the challenge's file."""
+
 import argparse
 from pathlib import Path
 
@@ -8,19 +9,23 @@ from yt8m.cli import make_parser, run
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.prepare_vocabulary --names data/vocabulary.csv", "on-error")
-    parser.add_argument("--names", type=Path, metavar="CSV",
-                        help="the data set's official vocabulary.csv, for the names of the classes "
-                             "(default: DIR/vocabulary.csv if it is there)")
+    parser.add_argument(
+        "--names",
+        type=Path,
+        metavar="CSV",
+        help="the data set's official vocabulary.csv, for the names of the classes "
+        "(default: DIR/vocabulary.csv if it is there)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a segment_vocabulary.csv that says otherwise")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the vocabulary. Raises `UserError`."""
-    from yt8m.derived_vocabulary import derive_vocabulary, save_vocabulary
-    from yt8m.errors import UserError
-    from yt8m.index import load_index
-    from yt8m.vocabulary import FILE_NAME, load_vocabulary
+    from yt8m.common.errors import UserError
+    from yt8m.data.derived_vocabulary import derive_vocabulary, save_vocabulary
+    from yt8m.data.index import load_index
+    from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
 
     names = args.names
     if names is None and (args.data_dir / "vocabulary.csv").is_file():
@@ -30,8 +35,10 @@ def main(args: argparse.Namespace) -> None:
     path = args.data_dir / FILE_NAME
     if path.exists() and not args.overwrite:
         if load_vocabulary(args.data_dir).labels.tolist() != table["Index"].tolist():
-            raise UserError(f"{path}: exists and has other classes than the rated shards; use it as it is, "
-                            "or replace it with --overwrite")
+            raise UserError(
+                f"{path}: exists and has other classes than the rated shards; use it as it is, "
+                "or replace it with --overwrite"
+            )
         print(f"{path}: exists and has the same {len(table)} classes; left as it is")
         return
     save_vocabulary(table, args.data_dir)

@@ -1,4 +1,5 @@
 """One HTML page, to be opened from disk: scores, classes, calibration, curves, and timelines of videos."""
+
 import argparse
 from pathlib import Path
 
@@ -8,24 +9,49 @@ from yt8m.cli import Distinct, add_model_dir, add_model_names, make_parser, posi
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.report --truth truth.csv --videos abcd efgh", "device", "on-error")
-    parser.add_argument("--videos", nargs="+", metavar="ID", action=Distinct,
-                        help="videos to show timelines of, of the test set or of the rated one (default: the test "
-                             "videos of which the models are most and least certain)")
+    parser.add_argument(
+        "--videos",
+        nargs="+",
+        metavar="ID",
+        action=Distinct,
+        help="videos to show timelines of, of the test set or of the rated one (default: the test "
+        "videos of which the models are most and least certain)",
+    )
     add_model_names(parser, "the models whose mean the timelines show", "all")
     add_model_dir(parser)
-    parser.add_argument("--truth", type=Path, metavar="CSV",
-                        help="ratings of test segments, columns vid,start,label,score, to be marked in the timelines")
-    parser.add_argument("--evaluations", type=Path, nargs="+", metavar="JSON",
-                        help="what `evaluate` wrote (default: evaluation*.json and cross-validation*.json in the cache "
-                             "folder)")
-    parser.add_argument("--n-videos", type=positive, default=6, metavar="N",
-                        help="show the N most and the N least certain videos (default: 6)")
-    parser.add_argument("--top", type=positive, default=8, metavar="N",
-                        help="show the N strongest classes of a video, and those that it is rated for (default: 8)")
-    parser.add_argument("--title", default="YouTube-8M segments: when concepts appear", metavar="TEXT",
-                        help="headline of the page")
-    parser.add_argument("--output", type=Path, metavar="HTML",
-                        help="the page (default: cache/report.html in the data folder)")
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        metavar="CSV",
+        help="ratings of test segments, columns vid,start,label,score, to be marked in the timelines",
+    )
+    parser.add_argument(
+        "--evaluations",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="what `evaluate` wrote (default: evaluation*.json and cross-validation*.json in the cache folder)",
+    )
+    parser.add_argument(
+        "--n-videos",
+        type=positive,
+        default=6,
+        metavar="N",
+        help="show the N most and the N least certain videos (default: 6)",
+    )
+    parser.add_argument(
+        "--top",
+        type=positive,
+        default=8,
+        metavar="N",
+        help="show the N strongest classes of a video, and those that it is rated for (default: 8)",
+    )
+    parser.add_argument(
+        "--title", default="YouTube-8M segments: when concepts appear", metavar="TEXT", help="headline of the page"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="HTML", help="the page (default: cache/report.html in the data folder)"
+    )
     return parser
 
 
@@ -34,24 +60,31 @@ def main(args: argparse.Namespace) -> None:
     from datetime import UTC, datetime
 
     from yt8m import __version__
-    from yt8m.files import replacing
-    from yt8m.report_data import describe_models, read_evaluations
-    from yt8m.report_page import render_page
-    from yt8m.timelines import collect_timelines, page_values
-    from yt8m.vocabulary import load_vocabulary
+    from yt8m.common.files import replacing
+    from yt8m.data.vocabulary import load_vocabulary
+    from yt8m.reporting.report_data import describe_models, read_evaluations
+    from yt8m.reporting.report_page import render_page
+    from yt8m.reporting.timelines import collect_timelines, page_values
 
     cache = args.data_dir / "cache"
     vocabulary = load_vocabulary(args.data_dir)
     evaluations = args.evaluations or [*cache.glob("evaluation*.json"), *cache.glob("cross-validation*.json")]
     data = {
-        "title": args.title, "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "version": __version__,
-        "data_dir": str(args.data_dir), "evaluations": read_evaluations(evaluations), "models": describe_models(cache),
-        "timelines": [page_values(own, vocabulary, args.top) for own in collect_timelines(args, vocabulary)]}
+        "title": args.title,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": __version__,
+        "data_dir": str(args.data_dir),
+        "evaluations": read_evaluations(evaluations),
+        "models": describe_models(cache),
+        "timelines": [page_values(own, vocabulary, args.top) for own in collect_timelines(args, vocabulary)],
+    }
     output = args.output or cache / "report.html"
     with replacing(output) as temporary:
         temporary.write_text(render_page(data), encoding="utf-8")
-    print(f"{output}: {len(data['evaluations'])} evaluations, {len(data['models'])} models, {len(data['timelines'])} "
-          f"timelines; open it in a browser: {output.absolute().as_uri()}")
+    print(
+        f"{output}: {len(data['evaluations'])} evaluations, {len(data['models'])} models, {len(data['timelines'])} "
+        f"timelines; open it in a browser: {output.absolute().as_uri()}"
+    )
 
 
 if __name__ == "__main__":

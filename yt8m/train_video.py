@@ -1,4 +1,5 @@
 """Pre-train a video classifier on video-level labels: `cache/video/NAME`."""
+
 import argparse
 
 from yt8m.cli import add_training_options, make_parser, positive, run
@@ -7,19 +8,28 @@ from yt8m.cli import add_training_options, make_parser, positive, run
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
-        __doc__, "SEED=4827 python -m yt8m.train_video scripts/video_gated_dbof.yaml --name dbof-3",
-        "device", "seed", "workers", "on-error")
+        __doc__,
+        "SEED=4827 python -m yt8m.train_video scripts/video_gated_dbof.yaml --name dbof-3",
+        "device",
+        "seed",
+        "workers",
+        "on-error",
+    )
     add_training_options(parser, "cache/video/NAME")
-    parser.add_argument("--window", type=positive, metavar="SHARDS",
-                        help="shuffle the videos of so many shards at a time, so that what is read fits the page cache "
-                             "(default: shuffle all videos)")
+    parser.add_argument(
+        "--window",
+        type=positive,
+        metavar="SHARDS",
+        help="shuffle the videos of so many shards at a time, so that what is read fits the page cache "
+        "(default: shuffle all videos)",
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Train and export. Raises `UserError`."""
-    from yt8m.experiments import video_experiment
-    from yt8m.training import run_training
+    from yt8m.training.experiments import video_experiment
+    from yt8m.training.trainer import run_training
 
     run_training(args, args.data_dir / "cache" / "video" / args.name, video_experiment)
 

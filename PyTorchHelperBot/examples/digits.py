@@ -11,11 +11,10 @@ import functools
 import sys
 from pathlib import Path
 
+import helperbot
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
-
-import helperbot
 
 BATCH = 32
 INTERVAL = 100
@@ -45,9 +44,7 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10))
     optimizer = torch.optim.AdamW(helperbot.parameter_groups(model, lr=3e-3, weight_decay=0.1))
     schedule = functools.partial(helperbot.warmup_linear_decay, steps=args.steps, warmup=0.1)
-    right = helperbot.MeanMetric(
-        "accuracy", lambda outputs, batch: (outputs.argmax(1) == batch[1]).float()
-    )
+    right = helperbot.MeanMetric("accuracy", lambda outputs, batch: (outputs.argmax(1) == batch[1]).float())
     best = helperbot.BestCheckpoints(args.folder / "best", monitor="accuracy", mode="max")
     bot = helperbot.Bot(
         model,
@@ -57,11 +54,7 @@ def main() -> None:
         train_batches=train_batches,
         valid_batches=valid_batches,
         metrics=[right],
-        callbacks=[
-            helperbot.LearningRateSchedule(schedule),
-            best,
-            helperbot.HistoryFile(args.folder / "history.csv"),
-        ],
+        callbacks=[helperbot.LearningRateSchedule(schedule), best, helperbot.HistoryFile(args.folder / "history.csv")],
         state_file=args.folder / "state.pt",
         save_every=100,
     )

@@ -20,14 +20,7 @@ from helperbot.guards import FiniteGuard, NonFiniteLossError, RecentBatches, che
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
 from helperbot.signals import SignalFlag
-from helperbot.state import (
-    STATE_VERSION,
-    StateError,
-    load_file,
-    random_state,
-    save_file,
-    set_random_state,
-)
+from helperbot.state import STATE_VERSION, StateError, load_file, random_state, save_file, set_random_state
 from helperbot.stepping import Stepper
 
 SIGNAL_INTERVAL = 10  # steps
@@ -330,9 +323,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             "step": self.step,
             "stop_reason": self.stop_reason,
             **self._stepper.state_dict(),
-            "callbacks": [
-                (type(callback).__name__, callback.state_dict()) for callback in self.callbacks
-            ],
+            "callbacks": [(type(callback).__name__, callback.state_dict()) for callback in self.callbacks],
             "history": self.history,
             "log": self.log,
             "loss_sum": self._loss_sum,
@@ -508,9 +499,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 return
             train_loss = self._read_train_loss()
             self._reset_train_loss()
-            self.history.append(
-                {"step": self.step, "train_loss": train_loss, "lr": self.lr, "results": results}
-            )
+            self.history.append({"step": self.step, "train_loss": train_loss, "lr": self.lr, "results": results})
             self.logger.info(
                 "evaluation at step %d/%d | train loss %.6g | %s | %.1f s",
                 self.step,
@@ -537,13 +526,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     def _progress_bar(self, done: int, steps: int) -> tqdm:
         shown = self.progress and sys.stderr.isatty() and rank() == 0
         return tqdm(
-            initial=done,
-            total=steps,
-            disable=not shown,
-            file=sys.stderr,
-            unit="step",
-            dynamic_ncols=True,
-            leave=False,
+            initial=done, total=steps, disable=not shown, file=sys.stderr, unit="step", dynamic_ncols=True, leave=False
         )
 
     def _log_step(self, progress_bar: tqdm) -> None:
@@ -552,9 +535,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         examples = self._examples * world_size() / seconds
         self._examples = 0
         progress_bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-        self.log.append(
-            {"step": self.step, "loss": loss, "lr": self.lr, "examples_per_second": examples}
-        )
+        self.log.append({"step": self.step, "loss": loss, "lr": self.lr, "examples_per_second": examples})
         self.logger.info(
             "step %d/%d | loss %.6g | lr %.3g | %.1f examples/s | %s left",
             self.step,

@@ -93,9 +93,7 @@ class LearningRateSchedule(Callback):
         """
         factor = self.factor(bot.step)
         if not math.isfinite(factor) or factor < 0:
-            raise ValueError(
-                f"the factor at step {bot.step} must be finite and at least 0, got {factor}"
-            )
+            raise ValueError(f"the factor at step {bot.step} must be finite and at least 0, got {factor}")
         for group in bot.optimizer.param_groups:
             if "initial_lr" not in group:
                 group["initial_lr"] = float(group["lr"])
@@ -122,10 +120,7 @@ class MovingAverage(Callback):
     def __init__(self, window: int = 100) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
-        self._values: dict[str, deque[torch.Tensor]] = {
-            "loss": deque(maxlen=window),
-            "grad_norm": deque(maxlen=window),
-        }
+        self._values: dict[str, deque[torch.Tensor]] = {"loss": deque(maxlen=window), "grad_norm": deque(maxlen=window)}
 
     def on_step_end(self, bot: Bot) -> None:
         for name, value in (("loss", bot.last_loss), ("grad_norm", bot.last_grad_norm)):
@@ -146,9 +141,7 @@ class MovingAverage(Callback):
         The gradient norm is the one before clipping; a Bot that does not clip has none.
         """
         return {
-            name: torch.stack(list(values)).double().mean().item()
-            for name, values in self._values.items()
-            if values
+            name: torch.stack(list(values)).double().mean().item() for name, values in self._values.items() if values
         }
 
 
@@ -180,13 +173,7 @@ class BestCheckpoints(Callback):
         ValueError: `mode` or `keep` is not among those allowed.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        monitor: str,
-        mode: Mode = "min",
-        keep: int = 1,
-    ) -> None:
+    def __init__(self, folder: str | os.PathLike[str], monitor: str, mode: Mode = "min", keep: int = 1) -> None:
         _check_mode(mode)
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
@@ -239,9 +226,7 @@ class BestCheckpoints(Callback):
         if math.isnan(score):
             return
         if any(checkpoint.step == bot.step for checkpoint in self._kept):
-            raise ValueError(
-                f"there is a checkpoint of step {bot.step} already: use one instance per Bot"
-            )
+            raise ValueError(f"there is a checkpoint of step {bot.step} already: use one instance per Bot")
         new = Checkpoint(score, bot.step, self.folder / f"step_{bot.step:08d}.pt")
         sign = 1 if self.mode == "min" else -1
         # The sort is stable and the new one comes last: it ranks below its equals.
@@ -266,9 +251,7 @@ class BestCheckpoints(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the checkpoints kept; their files are in the folder."""
-        self._kept = [
-            Checkpoint(score, step, self.folder / name) for score, step, name in state["kept"]
-        ]
+        self._kept = [Checkpoint(score, step, self.folder / name) for score, step, name in state["kept"]]
         self._dropped = []  # what fell out after that state may be among those kept again
 
     def _delete_dropped(self) -> None:
@@ -334,9 +317,7 @@ class EarlyStopping(Callback):
         self._waited += 1
         if self._waited >= self.patience:
             best = "no value other than NaN" if self._best is None else f"{self._best:.6g}"
-            bot.stop(
-                f"{self.monitor} has not improved in {self._waited} evaluations (best: {best})"
-            )
+            bot.stop(f"{self.monitor} has not improved in {self._waited} evaluations (best: {best})")
 
     def _improves(self, score: float) -> bool:
         if math.isnan(score):

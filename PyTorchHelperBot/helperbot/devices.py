@@ -91,11 +91,7 @@ def batch_size(batch: Any) -> int:
     """
     first = next(_tensors(batch), None)
     if first is None:
-        raise ValueError(
-            f"no tensor in a batch of type {type(batch).__name__}: give the Bot a batch_size_of"
-        )
+        raise ValueError(f"no tensor in a batch of type {type(batch).__name__}: give the Bot a batch_size_of")
     if first.ndim == 0:
-        raise ValueError(
-            "the first tensor of the batch has no dimensions: give the Bot a batch_size_of"
-        )
+        raise ValueError("the first tensor of the batch has no dimensions: give the Bot a batch_size_of")
     return first.shape[0]

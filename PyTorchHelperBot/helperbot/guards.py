@@ -98,9 +98,7 @@ def check_parameters(named: Iterable[tuple[str, torch.nn.Parameter]], step: int)
     if not trained:
         return
     device = trained[0][1].device
-    finite = torch.stack(
-        [torch.isfinite(parameter.detach()).all().to(device) for _, parameter in trained]
-    )
+    finite = torch.stack([torch.isfinite(parameter.detach()).all().to(device) for _, parameter in trained])
     if not bool(finite.all()):
         name = trained[finite.tolist().index(False)][0]
         raise NonFiniteLossError(f"parameter {name} is not finite after step {step}", step)

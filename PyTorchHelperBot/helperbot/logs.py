@@ -39,9 +39,7 @@ class _LogFileHandler(logging.FileHandler):
     """A file handler of `get_logger`; a class of its own, to find it again."""
 
 
-def get_logger(
-    name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO
-) -> logging.Logger:
+def get_logger(name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO) -> logging.Logger:
     """Set up the logger `name` to write to stderr and, if given, to `file`.
 
     May be called any number of times: there is one console handler per logger, and one file

@@ -31,9 +31,7 @@ def _is_bias(name: str) -> bool:
     return "bias" in words or "biases" in words
 
 
-def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float, name: str = ""
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, lr: float, weight_decay: float, name: str = "") -> list[dict[str, Any]]:
     """Split the parameters of `model` that train into one group with decay and one without.
 
     Exempt from decay are the parameters of normalization layers and every bias. A parameter that

@@ -52,10 +52,7 @@ class HistoryFile(Callback):
         for entry in bot.log:
             rows.setdefault(entry["step"], {}).update(entry)
         for evaluation in bot.history:
-            results = {
-                "valid_loss" if name == "loss" else name: value
-                for name, value in evaluation["results"].items()
-            }
+            results = {"valid_loss" if name == "loss" else name: value for name, value in evaluation["results"].items()}
             entry = {name: evaluation[name] for name in ("step", "lr", "train_loss")}
             rows.setdefault(entry["step"], {}).update(entry | results)
         columns = list(dict.fromkeys(["step", "loss", "lr", "examples_per_second", "train_loss"]))

@@ -4,11 +4,7 @@ import math
 
 
 def warmup_linear_decay(
-    step: int,
-    steps: int,
-    warmup: float,
-    start_factor: float = 0.01,
-    end_factor: float = 0.01,
+    step: int, steps: int, warmup: float, start_factor: float = 0.01, end_factor: float = 0.01
 ) -> float:
     """Return the factor for a linear warm-up followed by a linear decay.
 

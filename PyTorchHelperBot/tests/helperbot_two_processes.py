@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from helperbot import (
     BestCheckpoints,
     Bot,
@@ -23,14 +21,8 @@ from helperbot import (
     NonFiniteLossError,
     process_group,
 )
-from helperbot.distributed import (
-    SyncBatchNorm1d,
-    gather_rows,
-    rank,
-    rank_zero_first,
-    sum_over_ranks,
-    world_size,
-)
+from helperbot.distributed import SyncBatchNorm1d, gather_rows, rank, rank_zero_first, sum_over_ranks, world_size
+from torch import nn
 
 CPU = torch.device("cpu")
 ROWS = (5, 3)  # of the two processes
@@ -90,10 +82,7 @@ def make_bot(model, note, number, count, folder=None, **arguments):
     callbacks = [note, EarlyStopping("loss", "min", 50)]
     if folder is not None:
         arguments.setdefault("state_file", folder / "state.pt")
-        callbacks += [
-            BestCheckpoints(folder / "best", "error", "min", keep=2),
-            HistoryFile(folder / "history.csv"),
-        ]
+        callbacks += [BestCheckpoints(folder / "best", "error", "min", keep=2), HistoryFile(folder / "history.csv")]
     return Bot(
         model,
         torch.optim.AdamW(model.parameters(), lr=0.05),
@@ -243,10 +232,7 @@ def begin(folder):
         "norms": {name: normalized(case) for name, case in CASES.items()},
         "rows": rows_gathered(),
         "ordered": ordered(folder),
-        "variants": {
-            name: train_variant(name, rank(), 2, own / name.replace(" ", "_"))
-            for name in VARIANTS
-        },
+        "variants": {name: train_variant(name, rank(), 2, own / name.replace(" ", "_")) for name in VARIANTS},
         "half": half_precision(),
         "diverged": diverged(),
     }

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
 from helperbot import (
     BestCheckpoints,
     Bot,
@@ -24,6 +22,7 @@ from helperbot import (
     logging_to,
 )
 from helperbot.guards import FiniteGuard
+from torch import nn
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 QUIET = logging.getLogger("helperbot-test-quiet")
@@ -137,9 +136,7 @@ def test_history_has_training_loss_between_evaluations_rate_and_results():
     bot = make_bot(valid_batches=regression(1), callbacks=[recorder], lr=0.05)
     history = bot.train(5, 3)
     losses = [loss.item() for loss in recorder.losses]
-    assert [entry["train_loss"] for entry in history] == pytest.approx(
-        [sum(losses[:3]) / 3, sum(losses[3:]) / 2]
-    )
+    assert [entry["train_loss"] for entry in history] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 2])
     assert [entry["lr"] for entry in history] == [0.05, 0.05]
     assert history[-1]["results"] == bot.evaluate()
     assert not any(loss.requires_grad for loss in recorder.losses)
@@ -155,9 +152,7 @@ def test_training_without_validation_runs():
 
 def test_rate_of_each_step_is_base_times_factor():
     model = nn.Linear(2, 1)
-    optimizer = torch.optim.SGD(
-        [{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}]
-    )
+    optimizer = torch.optim.SGD([{"params": [model.weight], "lr": 0.1}, {"params": [model.bias], "lr": 0.2}])
     recorder = Recorder()
     schedule = LearningRateSchedule(lambda step: 1 / (step + 1))
     bot = make_bot(model, optimizer=optimizer, callbacks=[schedule, recorder])
@@ -219,10 +214,7 @@ def test_empty_validation_set_is_an_error(batches):
 def test_validation_loss_and_metrics_weigh_examples():
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    batches = [
-        {"x": torch.zeros(3, 1), "y": torch.ones(3, 1)},
-        {"x": torch.zeros(1, 1), "y": torch.full((1, 1), 2.0)},
-    ]
+    batches = [{"x": torch.zeros(3, 1), "y": torch.ones(3, 1)}, {"x": torch.zeros(1, 1), "y": torch.full((1, 1), 2.0)}]
     error = MeanMetric("error", lambda outputs, batch: (outputs - batch["y"]).abs()[:, 0])
     bot = make_bot(model, valid_batches=batches, metrics=[error])
     assert bot.evaluate() == {"loss": 1.75, "error": 1.25}
@@ -295,9 +287,7 @@ def test_frozen_part_stays_in_evaluation_mode():
     bot = make_bot(model, valid_batches=regression(1))
     statistics = model.frozen[0].running_mean.clone()
     bot.train(4, 2)
-    assert model.modes == [(False, True)] * 2 + [(False, False)] + [(False, True)] * 2 + [
-        (False, False)
-    ]
+    assert model.modes == [(False, True)] * 2 + [(False, False)] + [(False, True)] * 2 + [(False, False)]
     assert torch.equal(model.frozen[0].running_mean, statistics)
     assert model.training and model.head.training and not model.frozen.training
 
@@ -334,9 +324,7 @@ def test_loss_that_is_not_finite_raises_before_the_weights_change(value):
             weights.append(bot.model.weight.detach().clone())
 
     recorder = Weights()
-    bot = make_bot(
-        train_batches=failing_batches(3, value), valid_batches=regression(1), callbacks=[recorder]
-    )
+    bot = make_bot(train_batches=failing_batches(3, value), valid_batches=regression(1), callbacks=[recorder])
     with pytest.raises(NonFiniteLossError, match="step 4") as error:
         bot.train(10, 10)
     assert error.value.step == 4
@@ -349,10 +337,7 @@ def test_loss_that_is_not_finite_raises_before_the_weights_change(value):
 def test_deferred_check_raises_before_the_log_line_or_evaluation(log_interval, noticed_at):
     recorder = Recorder()
     bot = make_bot(
-        train_batches=failing_batches(2),
-        valid_batches=regression(1),
-        callbacks=[recorder],
-        log_interval=log_interval,
+        train_batches=failing_batches(2), valid_batches=regression(1), callbacks=[recorder], log_interval=log_interval
     )
     bot._guard = FiniteGuard(immediate=False)  # what a Bot on CUDA has  # pylint: disable=protected-access
     with pytest.raises(NonFiniteLossError, match="step 3"):
@@ -369,9 +354,7 @@ def test_deferred_check_precedes_the_evaluation_after_a_stop():
             bot.stop("enough")
 
     stop = Stop()
-    bot = make_bot(
-        train_batches=failing_batches(0), valid_batches=regression(1), callbacks=[stop]
-    )
+    bot = make_bot(train_batches=failing_batches(0), valid_batches=regression(1), callbacks=[stop])
     bot._guard = FiniteGuard(immediate=False)  # pylint: disable=protected-access
     with pytest.raises(NonFiniteLossError, match="the training loss .* step 1"):
         bot.train(10, 5)
@@ -393,9 +376,7 @@ def test_gradient_that_is_not_finite_raises_before_the_weights_change_when_clipp
 
 def test_weights_that_are_not_finite_are_not_evaluated():
     recorder = Recorder()
-    bot = make_bot(
-        criterion=infinite_gradient, valid_batches=regression(1), callbacks=[recorder]
-    )
+    bot = make_bot(criterion=infinite_gradient, valid_batches=regression(1), callbacks=[recorder])
     with pytest.raises(NonFiniteLossError, match="parameter weight .* step 1"):
         bot.train(2, 1)
     assert recorder.evaluations() == []
@@ -431,10 +412,7 @@ def test_infinite_limit_measures_without_clipping():
 
 @pytest.mark.parametrize(
     "criterion, got",
-    [
-        (lambda outputs, batch: (outputs - batch["y"])[:, 0], r"shape \(16,\)"),
-        (lambda outputs, batch: 1.0, "a float"),
-    ],
+    [(lambda outputs, batch: (outputs - batch["y"])[:, 0], r"shape \(16,\)"), (lambda outputs, batch: 1.0, "a float")],
 )
 def test_loss_must_be_a_scalar_tensor(criterion, got):
     bot = make_bot(criterion=criterion, valid_batches=regression(1))
@@ -520,14 +498,10 @@ def test_log_file_has_a_line_per_interval_and_per_evaluation(tmp_path, capsys):
     assert len(lines) == 3
     average = (recorder.losses[2] + recorder.losses[3]).item() / 2
     for line, step in zip(lines, (2, 4)):
-        assert re.search(
-            rf"INFO step {step}/5 \| loss [\d.e-]+ \| lr 0\.1 \| [\d.]+ examples/s \| 00:00 left$",
-            line,
-        )
+        assert re.search(rf"INFO step {step}/5 \| loss [\d.e-]+ \| lr 0\.1 \| [\d.]+ examples/s \| 00:00 left$", line)
     assert float(re.search(r"loss ([\d.e-]+)", lines[1])[1]) == pytest.approx(average, rel=1e-4)
     assert re.search(
-        r"INFO evaluation at step 5/5 \| train loss \S+ \| loss \S+ \| least \S+ \| greatest \S+ ",
-        lines[2],
+        r"INFO evaluation at step 5/5 \| train loss \S+ \| loss \S+ \| least \S+ \| greatest \S+ ", lines[2]
     )
     # Not a terminal: the lines are all there is, no progress bar.
     assert capsys.readouterr().err.splitlines() == lines
@@ -572,9 +546,7 @@ def test_same_seed_gives_the_same_weights():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_training_on_cuda_learns_and_checks_the_loss(tmp_path):
     best = BestCheckpoints(tmp_path, "loss", "min")
-    bot = make_bot(
-        valid_batches=regression(2), device="cuda", callbacks=[best], clip_grad_norm=10.0
-    )
+    bot = make_bot(valid_batches=regression(2), device="cuda", callbacks=[best], clip_grad_norm=10.0)
     bot.train(200, 100)
     assert bot.evaluate()["loss"] < 1e-5
     best.load_best(bot.model)

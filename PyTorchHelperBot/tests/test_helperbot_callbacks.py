@@ -5,11 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helperbot import BestCheckpoints, EarlyStopping, LearningRateSchedule, MovingAverage
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-
-from helperbot import BestCheckpoints, EarlyStopping, LearningRateSchedule, MovingAverage
 
 NAN = math.nan
 
@@ -127,11 +126,7 @@ def test_checkpoints_of_two_bots_do_not_mix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda monitor: BestCheckpoints("unused", monitor),
-        lambda monitor: EarlyStopping(monitor, "min", 1),
-    ],
+    "make", [lambda monitor: BestCheckpoints("unused", monitor), lambda monitor: EarlyStopping(monitor, "min", 1)]
 )
 def test_missing_monitor_lists_the_names_there_are(make):
     with pytest.raises(ValueError, match="'accuracy'; there are: gap, loss"):
@@ -202,9 +197,7 @@ def test_learning_rate_in_a_tensor_stays_the_same_tensor():
     rate = torch.tensor(0.5)
     optimizer = torch.optim.Adam(nn.Linear(1, 1).parameters(), lr=rate)
     held = optimizer.param_groups[0]["lr"]
-    LearningRateSchedule(lambda step: 0.5).on_step_start(
-        SimpleNamespace(optimizer=optimizer, step=3)
-    )
+    LearningRateSchedule(lambda step: 0.5).on_step_start(SimpleNamespace(optimizer=optimizer, step=3))
     assert optimizer.param_groups[0]["lr"] is held
     assert held.item() == 0.25
 
@@ -213,6 +206,4 @@ def test_learning_rate_in_a_tensor_stays_the_same_tensor():
 def test_bad_factor_is_refused(factor):
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=0.5)
     with pytest.raises(ValueError, match="factor at step 3"):
-        LearningRateSchedule(lambda step: factor).on_step_start(
-            SimpleNamespace(optimizer=optimizer, step=3)
-        )
+        LearningRateSchedule(lambda step: factor).on_step_start(SimpleNamespace(optimizer=optimizer, step=3))

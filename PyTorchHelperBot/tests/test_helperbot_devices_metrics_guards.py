@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
 from helperbot import MeanMetric, NonFiniteLossError, batch_size, move_to
 from helperbot.guards import FiniteGuard, check_parameters
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 class Pair(NamedTuple):

@@ -9,8 +9,6 @@ import helperbot_two_processes as script
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
-
 from helperbot import process_group
 from helperbot.distributed import (
     SyncBatchNorm1d,
@@ -24,6 +22,7 @@ from helperbot.distributed import (
     synchronize_batch_norm,
     world_size,
 )
+from torch import nn
 
 CPU = torch.device("cpu")
 
@@ -32,11 +31,7 @@ def launch(folder, part):
     """Start two processes, and read what they have written down."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     ended = subprocess.run(
-        [*command, script.__file__, str(folder), part],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [*command, script.__file__, str(folder), part], check=False, capture_output=True, text=True, timeout=120
     )
     assert ended.returncode == 0, ended.stderr
     return [torch.load(folder / f"{part}{number}.pt", weights_only=True) for number in range(2)]
@@ -151,12 +146,9 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_both(begun):
 
 
 @pytest.mark.parametrize(
-    "name, step, evaluations",
-    [("step", 4, [3]), ("evaluation", 3, [3]), ("last", script.STEPS, [3, 6, 7])],
+    "name, step, evaluations", [("step", 4, [3]), ("evaluation", 3, [3]), ("last", script.STEPS, [3, 6, 7])]
 )
-def test_a_signal_to_one_process_ends_both_and_they_go_on(
-    begun, gone_on, name, step, evaluations
-):
+def test_a_signal_to_one_process_ends_both_and_they_go_on(begun, gone_on, name, step, evaluations):
     for results in begun:
         assert results["all"]["signal"] is None
         assert results[name]["signal"] == signal.SIGTERM

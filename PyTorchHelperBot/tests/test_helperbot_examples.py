@@ -27,9 +27,7 @@ def history_of(folder):
 
 def test_the_digits_are_learnt_by_a_run_that_is_killed(tmp_path, monkeypatch, capsys):
     command = [sys.executable, DIGITS, tmp_path / "killed", "--steps", str(STEPS)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
             if "evaluation at step 100/" in line:
                 process.send_signal(signal.SIGTERM)
@@ -44,9 +42,7 @@ def test_the_digits_are_learnt_by_a_run_that_is_killed(tmp_path, monkeypatch, ca
     assert going_on == f"going on after step {step}"
     accuracy, best = re.match(r"accuracy (0\.\d+) at step (\d+): ", result).groups()
     assert float(accuracy) > 0.95
-    assert [path.name for path in (tmp_path / "killed" / "best").iterdir()] == [
-        f"step_{int(best):08d}.pt"
-    ]
+    assert [path.name for path in (tmp_path / "killed" / "best").iterdir()] == [f"step_{int(best):08d}.pt"]
 
     monkeypatch.setattr(sys, "argv", ["digits.py", str(tmp_path / "all"), "--steps", str(STEPS)])
     threads = torch.get_num_threads()

@@ -5,9 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from tqdm import tqdm
-
 from helperbot import close_logger, get_logger, logging_to
+from tqdm import tqdm
 
 
 def test_lines_go_to_stderr_and_file_once_after_two_calls(tmp_path, capsys):
@@ -67,10 +66,7 @@ def test_lines_do_not_break_a_progress_bar(capsys):
 
 
 def test_import_configures_nothing():
-    code = (
-        "import logging, helperbot; print(logging.getLogger().handlers, "
-        "logging.getLogger('helperbot').handlers)"
-    )
+    code = "import logging, helperbot; print(logging.getLogger().handlers, logging.getLogger('helperbot').handlers)"
     result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from helperbot import parameter_groups, warmup_linear_decay
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-
-from helperbot import parameter_groups, warmup_linear_decay
 
 
 class Net(nn.Module):  # pylint: disable=abstract-method,too-many-instance-attributes
@@ -95,9 +94,7 @@ def test_empty_groups_are_dropped():
 
 def test_groups_of_submodules_combine_in_one_optimizer():
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(first, 0.1, 0.5, name="first") + parameter_groups(second, 0.2, 0.5)
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(first, 0.1, 0.5, name="first") + parameter_groups(second, 0.2, 0.5))
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
         (0.1, 0.5),
         (0.1, 0),

@@ -7,10 +7,9 @@ import sys
 
 import pytest
 import torch
+from helperbot import Bot, Callback, HistoryFile, MeanMetric, TensorBoardLog
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-
-from helperbot import Bot, Callback, HistoryFile, MeanMetric, TensorBoardLog
 
 QUIET = logging.getLogger("helperbot-test-quiet")
 QUIET.addHandler(logging.NullHandler())
@@ -65,9 +64,7 @@ def test_a_log_line_and_an_evaluation_of_a_step_share_a_row(tmp_path):
     bot = make_bot([HistoryFile(str(path))])
     bot.train(7, 3)
     columns, rows = rows_of(path)
-    assert columns == ["step", "loss", "lr", "examples_per_second", "train_loss", "valid_loss"] + [
-        "size"
-    ]
+    assert columns == ["step", "loss", "lr", "examples_per_second", "train_loss", "valid_loss"] + ["size"]
     assert [row["step"] for row in rows] == ["2", "3", "4", "6", "7"]
     logged = [row["step"] for row in rows if row["loss"]]
     evaluated = [row["step"] for row in rows if row["valid_loss"]]
@@ -158,13 +155,7 @@ def test_tensorboard_shows_log_lines_and_evaluations(tmp_path):
     bot = make_bot([TensorBoardLog(tmp_path)])
     bot.train(7, 3)
     scalars = scalars_of(tmp_path)
-    assert set(scalars) == {
-        "train/loss",
-        "train/lr",
-        "train/examples_per_second",
-        "valid/loss",
-        "valid/size",
-    }
+    assert set(scalars) == {"train/loss", "train/lr", "train/examples_per_second", "valid/loss", "valid/size"}
     logged = [(entry["step"], pytest.approx(entry["loss"])) for entry in bot.log]
     assert scalars["train/loss"] == logged
     assert [step for step, _ in scalars["train/lr"]] == [2, 4, 6]
@@ -209,7 +200,5 @@ helperbot.Bot(
 ).train(2, 1)
 print(loaded())
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path
-    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path)
     assert ended.stdout.splitlines() == ["[]", "['tensorboard']"], ended.stderr

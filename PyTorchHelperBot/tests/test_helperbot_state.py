@@ -15,10 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from torch import nn
-
 from helperbot import (
     BestCheckpoints,
     Bot,
@@ -32,6 +28,9 @@ from helperbot import (
 )
 from helperbot.signals import SIGNALS
 from helperbot.state import load_file, random_state, save_file, set_random_state
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import nn
 
 QUIET = logging.getLogger("helperbot-test-quiet")
 QUIET.addHandler(logging.NullHandler())
@@ -126,9 +125,7 @@ def make_bot(folder, die=None, seed=0, hidden=6, **arguments):
     random.seed(seed)
     steps = arguments.pop("steps", 11)
     patience = arguments.pop("patience", 50)
-    model = nn.Sequential(
-        nn.Linear(2, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.3), nn.Linear(hidden, 1)
-    )
+    model = nn.Sequential(nn.Linear(2, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.3), nn.Linear(hidden, 1))
     schedule = functools.partial(warmup_linear_decay, steps=steps, warmup=0.2)
     defaults = {
         "optimizer": torch.optim.AdamW(model.parameters(), lr=0.05),
@@ -401,9 +398,7 @@ def test_pickled_code_is_never_executed(tmp_path):
         assert not marker.exists()
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"garbage", b"\x80\x02garbage", b"PK\x03\x04", b"\x80\x02K", bytes(1000)]
-)
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x80\x02garbage", b"PK\x03\x04", b"\x80\x02K", bytes(1000)])
 def test_garbage_is_refused(tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(StateError, match="state.pt: cannot be read as the state of a run"):
@@ -644,9 +639,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_helperbot_state import Twice, make_bot
 make_bot(Path({str(tmp_path)!r}), callbacks=[Twice(signal.SIGTERM)]).train(11, 4)
 """
-    ended = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True
-    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.returncode == -signal.SIGTERM, ended.stderr
 
 

@@ -7,10 +7,9 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
-
 from helperbot import BestCheckpoints, Bot, Callback, NonFiniteLossError, resolve_amp
 from helperbot.guards import FiniteGuard, RecentBatches
+from torch import nn
 
 QUIET = logging.getLogger("helperbot-test-quiet")
 QUIET.addHandler(logging.NullHandler())
@@ -193,13 +192,7 @@ class Overflow(nn.Module):
 def test_an_overflow_skips_the_step(clip):
     losses = Losses()
     model = nn.Sequential(nn.Linear(2, 1), Overflow(lambda call: call == 3))
-    bot = make_bot(
-        model,
-        amp=torch.float16,
-        callbacks=[losses],
-        clip_grad_norm=clip,
-        train_batches=small_regression(),
-    )
+    bot = make_bot(model, amp=torch.float16, callbacks=[losses], clip_grad_norm=clip, train_batches=small_regression())
     bot.train(5, 5)
     weights = [entry["0.weight"] for entry in losses.weights]
     equal = [torch.equal(one, other) for one, other in zip(weights, weights[1:])]
@@ -210,9 +203,7 @@ def test_an_overflow_skips_the_step(clip):
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_a_model_that_always_overflows_is_an_error(clip):
     model = nn.Sequential(nn.Linear(2, 1), Overflow(lambda call: True))
-    bot = make_bot(
-        model, amp=torch.float16, identify=lambda batch: batch["number"], clip_grad_norm=clip
-    )
+    bot = make_bot(model, amp=torch.float16, identify=lambda batch: batch["number"], clip_grad_norm=clip)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(NonFiniteLossError, match="overflow at every loss scale") as caught:
         bot.train(100, 100)
@@ -224,12 +215,7 @@ def test_a_model_that_always_overflows_is_an_error(clip):
 def test_the_loss_scale_is_a_part_of_the_state(tmp_path):
     def bot_of(calls):
         model = nn.Sequential(nn.Linear(2, 1), Overflow(calls))
-        return make_bot(
-            model,
-            amp=torch.float16,
-            state_file=tmp_path / "state.pt",
-            train_batches=small_regression(),
-        )
+        return make_bot(model, amp=torch.float16, state_file=tmp_path / "state.pt", train_batches=small_regression())
 
     bot = bot_of(lambda call: call in (2, 3))
     bot.train(5, 5)
@@ -282,10 +268,7 @@ def test_the_error_names_the_batch_of_the_bad_step(deferred):
     batches = regression(5)
     batches[3]["y"][2] = math.nan
     bot = make_bot(
-        train_batches=batches,
-        identify=lambda batch: f"batch {batch['number']}",
-        log_interval=10,
-        clip_grad_norm=1.0,
+        train_batches=batches, identify=lambda batch: f"batch {batch['number']}", log_interval=10, clip_grad_norm=1.0
     )
     if deferred:
         # What a Bot on CUDA has.
@@ -365,8 +348,7 @@ def test_arguments_out_of_their_range_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "name, expected",
-    [("auto", None), ("off", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)],
+    "name, expected", [("auto", None), ("off", None), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
 def test_precision_on_a_cpu(name, expected):
     assert resolve_amp(name, CPU) is expected

@@ -1,0 +1,272 @@
+"""YAML configurations, checked once at the edge and frozen.
+
+A configuration file holds one or more of these sections:
+
+    video.model, video.training                              pre-training
+    pure_segment.training                                    context-agnostic fine-tuning
+    segment_w_context.model, segment_w_context.training      context-aware fine-tuning
+    context_base.model, segment_base.model                   written into exported context-aware models
+
+Unknown, missing and mistyped keys are all reported together, in one `UserError`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+)
+
+from yt8m.common.errors import UserError
+
+DEFAULT_OFFSET = 3  # frames on either side of a segment
+
+
+def _number(value: object) -> object:
+    """YAML reads `2e-4` as a string: take what Python's float takes, but not booleans."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("expected a number") from None
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Count = Annotated[StrictInt, Field(ge=1)]
+Reduction = Annotated[StrictInt, Field(ge=0)]
+Probability = Annotated[Number, Field(ge=0, lt=1)]
+
+
+def _max_len(value: object) -> object:
+    if value == 0 or isinstance(value, int) and value < -1:
+        raise ValueError("expected a number of frames, or -1 for no limit")
+    return value
+
+
+MaxLen = Annotated[StrictInt, BeforeValidator(_max_len)]
+
+
+class _Section(BaseModel):
+    """Frozen, and without room for keys nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _VideoModel(_Section):
+    """What both families of video models share.
+
+    `video_dim` and `audio_dim` are the widths of the `rgb` and `audio` features; `max_len` is the
+    most frames sampled from a video in training (-1: all).
+    """
+
+    fcn_dim: Count
+    p_drop: Probability
+    max_len: MaxLen
+    n_mixtures: Count
+    per_class: StrictBool = False
+    video_dim: Count = 1024
+    audio_dim: Count = 128
+
+    @property
+    def frame_dim(self) -> int:
+        """Width of one frame: visual and audio features side by side."""
+        return self.video_dim + self.audio_dim
+
+
+class DbofConfig(_VideoModel):
+    """Context-gated deep bag of frames."""
+
+    type: Literal["dbof"]
+    hidden_dim: Count
+    frame_se_reduction: Reduction
+    video_se_reduction: Reduction
+
+
+def _divides(groups: int, info: ValidationInfo) -> int:
+    """Expanded frames, twice as wide as the features, are cut into so many equal parts."""
+    for name in ("video_dim", "audio_dim"):
+        if 2 * info.data.get(name, 0) % groups:
+            raise ValueError(f"expected a divisor of 2 * {name}, which is {2 * info.data[name]}")
+    return groups
+
+
+class NextvladConfig(_VideoModel):
+    """NeXtVLAD; `soft_assignment` chooses the 2019 release's reading of the assignment logits or the paper's."""
+
+    type: Literal["nextvlad"]
+    n_clusters: Annotated[StrictInt, Field(ge=2)]  # the audio encoder takes half of them
+    groups: Annotated[Count, AfterValidator(_divides)]
+    se_reduction: Reduction
+    add_batchnorm: StrictBool
+    soft_assignment: Annotated[Literal["2019", "paper"], BeforeValidator(str)] = "2019"
+
+
+VideoModelConfig = Annotated[DbofConfig | NextvladConfig, Field(discriminator="type")]
+
+
+class ContextModelConfig(_Section):
+    """The part of a context-aware model above its two encoders."""
+
+    fcn_dim: Count
+    p_drop: Probability
+    se_reduction: Reduction
+    max_len: MaxLen
+    finetune_context: StrictBool
+    n_mixture: Count
+
+
+class VideoTraining(_Section):
+    """Pre-training: batch size in videos; `steps` and `ckpt_interval` in optimizer steps.
+
+    With `ema_decay` the exponential moving average of the weights is evaluated and exported.
+    """
+
+    batch_size: Count
+    steps: Count
+    lr: Positive
+    eps: Positive
+    weight_decay: NonNegative
+    ckpt_interval: Count
+    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
+
+
+class SegmentTraining(VideoTraining):
+    """Fine-tuning on rated segments: batch size in ratings; `offset` in frames on either side."""
+
+    offset: Annotated[StrictInt, Field(ge=0)] = DEFAULT_OFFSET
+    negative_weight: NonNegative = 0.5
+
+
+class VideoSection(_Section):
+    """`video:`"""
+
+    model: VideoModelConfig
+    training: VideoTraining | None = None
+
+
+class PureSegmentSection(_Section):
+    """`pure_segment:`"""
+
+    training: SegmentTraining | None = None
+
+
+class ContextSection(_Section):
+    """`segment_w_context:`"""
+
+    model: ContextModelConfig
+    training: SegmentTraining | None = None
+
+
+class BaseSection(_Section):
+    """`context_base:` and `segment_base:`"""
+
+    model: VideoModelConfig
+
+
+class Config(_Section):
+    """One configuration file; a section that is absent is None."""
+
+    video: VideoSection | None = None
+    pure_segment: PureSegmentSection | None = None
+    segment_w_context: ContextSection | None = None
+    context_base: BaseSection | None = None
+    segment_base: BaseSection | None = None
+
+
+class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors
+    """Refuses a key that comes twice: YAML forbids it, PyYAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        keys: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
+            keys.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file whose top level is a mapping. Raises `UserError` for anything else."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a configuration file ({error})") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
+    return data
+
+
+def load_config(path: Path, *sections: str) -> Config:
+    """Read and check a configuration; `sections` (such as "pure_segment.training") must be there.
+
+    Raises `UserError` with every unknown, missing or mistyped key of the file in one message.
+    """
+    return parse_config(read_yaml(path), path, *sections)
+
+
+def parse_config(data: Mapping[str, Any], source: object, *sections: str) -> Config:
+    """Check a mapping read from `source`; see `load_config`."""
+    problems = []
+    config = None
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+    for section in sections:
+        found: Any = data
+        for key in section.split("."):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if found is None and f"{section}: missing key" not in problems:
+            problems.append(f"{section}: missing section")
+    if config is None or problems:
+        unique = list(dict.fromkeys(problems))
+        raise UserError(f"{source}: {len(unique)} problem{'s' * (len(unique) > 1)}: " + "; ".join(unique))
+    return config
+
+
+Trained = TypeVar("Trained", VideoSection, PureSegmentSection, ContextSection)
+
+
+def override_steps(section: Trained, steps: int | None) -> Trained:
+    """The section with `training.steps` as the command line has it, if it says so."""
+    if steps is None or section.training is None:
+        return section
+    return section.model_copy(update={"training": section.training.model_copy(update={"steps": steps})})
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as `section.key: what is wrong (the value)`."""
+    # The discriminator of a union appears in the location ("video.model.dbof.p_drop") but not in the file.
+    location = problem["loc"]
+    where = ".".join(str(part) for part in (location[:2] + location[3:] if len(location) > 3 else location))
+    kind = problem["type"]
+    if kind == "missing":
+        return f"{where}: missing key"
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key"
+    if kind == "union_tag_not_found":
+        return f"{where}.type: missing key"
+    if kind == "union_tag_invalid":
+        return f"{where}.type: expected dbof or nextvlad, found {problem['ctx']['tag']!r}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{where}: expected {message.removeprefix('expected ')}, found {problem['input']!r}"

@@ -1,0 +1,96 @@
+"""Where to compute: the devices, precisions and threads that the command line names."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from helperbot import resolve_amp
+
+from yt8m.common.errors import UserError
+
+LOGGER = logging.getLogger(__name__)
+
+_OLDEST, _NEWEST_OF_OLD = (5, 0), (9, 0)  # what torch 2.7.1, of requirements-p100.txt, has kernels for
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `--device` names: auto, cpu, cuda or cuda:i.
+
+    Raises `UserError` for one that is not there, or that this build of torch has no kernels for.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and Path("/dev/nvidia0").exists():
+            LOGGER.warning(
+                "there is a GPU, but torch %s cannot use it (%s); computing on the CPU",
+                torch.__version__,
+                f"built for CUDA {torch.version.cuda}; is the driver new enough?"
+                if torch.version.cuda
+                else "built without CUDA",
+            )
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: each process has a GPU of its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs here")
+        _require_kernels(device)
+    return device
+
+
+def _require_kernels(device: torch.device) -> None:
+    """Raise `UserError` for a GPU that would fail in the first kernel, with what to install for it."""
+    if torch.version.cuda is None:  # AMD's GPUs are named otherwise
+        return
+    capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
+    if has_kernels(capability, architectures):
+        return
+    if capability < _OLDEST:
+        remedy = "no torch that runs this software does; use --device cpu"
+    else:
+        file = "requirements-p100.txt" if capability <= _NEWEST_OF_OLD else "requirements.txt"
+        remedy = f"set up with `REQUIREMENTS={file} bash scripts/setup.bash`, or use --device cpu"
+    card = f"{torch.cuda.get_device_name(device)} (sm_{capability[0]}{capability[1]})"
+    raise UserError(
+        f"--device {device}: torch {torch.__version__} has no kernels for {card}, only for "
+        f"{', '.join(architectures)}; {remedy}"
+    )
+
+
+def has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
+    """Whether a GPU of this compute capability runs code that is compiled for these architectures.
+
+    Machine code (sm_75) runs on GPUs of the same major number and the same or a higher minor one; intermediate code
+    (compute_75) on all that are newer. Architectures with a letter (sm_90a) are for exactly that GPU.
+    """
+    for architecture in architectures:
+        kind, _, number = architecture.partition("_")
+        if not number.isdecimal():
+            if number[:-1] == f"{capability[0]}{capability[1]}":
+                return True
+            continue
+        built_for = int(number[:-1]), int(number[-1])
+        if built_for <= capability and (kind == "compute" or built_for[0] == capability[0]):
+            return True
+    return False
+
+
+def resolve_half(name: str, device: torch.device) -> torch.dtype | None:
+    """The half precision that `--amp` chooses, or None. Raises `UserError` for one that the device lacks."""
+    try:
+        return resolve_amp(name, device)
+    except ValueError as error:
+        raise UserError(f"--amp {name}: {error}") from None
+
+
+def resolve_workers(workers: int | None, device: torch.device) -> int:
+    """The number of reading threads that `--workers` asks for; on a CPU they would only take turns with training."""
+    if workers is not None:
+        return workers
+    return 0 if device.type == "cpu" else 2

@@ -1,0 +1,48 @@
+"""How far a long computation is: a bar on a terminal, elsewhere a line in the log now and then."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """Counts what is done and shows how much that is, how fast it goes and how much time is left; a context.
+
+    What `logger` does not show is not shown on a terminal, either.
+    """
+
+    def __init__(self, title: str, total: int, unit: str, logger: logging.Logger) -> None:
+        self._title, self._total, self._unit, self._logger = title, total, unit, logger
+        self._done = 0
+        self._start = self._last_line = time.monotonic()
+        shown = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+        self._bar = tqdm(desc=title, total=total, unit=unit, unit_scale=True) if shown else None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count: int) -> None:
+        """So many more are done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= SECONDS_BETWEEN_LINES and self._done:
+            self._last_line = now
+            rate = self._done / (now - self._start)
+            left = tqdm.format_interval((self._total - self._done) / rate)
+            self._logger.info(
+                "%s: %d of %d, %.0f %ss/s, %s left", self._title, self._done, self._total, rate, self._unit, left
+            )

@@ -1,0 +1,37 @@
+"""Results in order, computed ahead of time by threads."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_ahead(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    ahead: int,
+    initializer: Callable[..., Any] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[Result]:
+    """`map(function, items)` by `workers` threads, at most `ahead` results further than has been asked for.
+
+    Threads are begun with `initializer(*arguments)`. An error appears where its result would.
+    """
+    rest = iter(items)
+    with ThreadPoolExecutor(workers, "ahead", initializer, arguments) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            waiting.extend(pool.submit(function, item) for item in islice(rest, ahead))
+            while waiting:
+                result = waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(rest, 1))
+                yield result
+                del result  # it may be large
+        finally:
+            for future in waiting:
+                future.cancel()

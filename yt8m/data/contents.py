@@ -1,0 +1,80 @@
+"""What a folder of shards holds, and what is odd about it, from its index."""
+
+import numpy as np
+import pandas as pd
+
+from yt8m.data.index import Index
+from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.vocabulary import Vocabulary
+
+MOST_FRAMES = 300  # of a video of the data set
+N_LABELS = 3862  # of the data set's space of labels
+
+
+def contents(index: Index, vocabulary: Vocabulary | None) -> dict[str, str]:
+    """Counts of shards, videos, frames, labels and ratings, by what they are called."""
+    n_frames = index.n_frames
+    lengths = n_frames if len(index) else np.zeros(1, int)
+    n_labelled, n_rated = (len(np.unique(index.owners(ends))) for ends in (index.label_ends, index.rating_ends))
+    found = {
+        "shards": f"{len(index.shards):,}",
+        "bytes": f"{index.stamps[:, 0].sum():,}",
+        "videos": f"{len(index):,}",
+        "frames": f"{n_frames.sum():,}",
+        "shortest / median / longest video": f"{lengths.min()} / {np.median(lengths):g} / {lengths.max()}",
+        "width of rgb / audio": " / ".join(_widths(index, key) for key in ("rgb", "audio")),
+        "labels": f"{len(index.labels):,}",
+        "distinct labels": f"{len(np.unique(index.labels)):,}",
+        "videos with labels": _share(n_labelled, len(index)),
+        "ratings": f"{len(index.rating_label):,}",
+        "positive ratings": _share(int((index.rating_score > 0).sum()), len(index.rating_score)),
+        "distinct rated labels": f"{len(np.unique(index.rating_label)):,}",
+        "videos with ratings": _share(n_rated, len(index)),
+    }
+    if vocabulary is not None:
+        for name, labels in (("labels", index.labels), ("ratings", index.rating_label)):
+            classes = vocabulary.classes(np.unique(labels))
+            found[f"classes of the vocabulary with {name}"] = _share(int((classes >= 0).sum()), len(vocabulary))
+        owners = index.owners(index.label_ends)[vocabulary.classes(index.labels) >= 0]
+        found["videos with labels of the vocabulary"] = _share(len(np.unique(owners)), len(index))
+    return found
+
+
+def _widths(index: Index, key: str) -> str:
+    widths = np.unique(getattr(index, f"{key}_width")[getattr(index, f"{key}_count") > 0])
+    return ", ".join(map(str, widths)) or "none"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,}" + (f" ({100 * part / whole:.1f} %)" if whole else "")
+
+
+def oddities(index: Index) -> dict[str, int]:
+    """How many records or ratings are unlike those of the published data set, by how; those that are none are 0."""
+    n_frames, owners = index.n_frames, index.owners(index.rating_ends)
+    unlike = np.zeros(len(index), bool)
+    for key in ("rgb", "audio"):
+        widths, with_frames = getattr(index, f"{key}_width"), getattr(index, f"{key}_count") > 0
+        if with_frames.any():
+            unlike |= with_frames & (widths != np.bincount(widths[with_frames]).argmax())
+    rated = pd.DataFrame({"record": owners, "start": index.rating_start, "label": index.rating_label})
+    return {
+        "videos without frames": int((n_frames == 0).sum()),
+        f"videos of 1 to {SEGMENT_SECONDS - 1} frames": int(((n_frames > 0) & (n_frames < SEGMENT_SECONDS)).sum()),
+        f"videos of more than {MOST_FRAMES} frames": int((n_frames > MOST_FRAMES).sum()),
+        "videos with unlike numbers of rgb and audio frames": int((index.rgb_count != index.audio_count).sum()),
+        "videos with frames of another width than most": int(unlike.sum()),
+        "videos whose id came before": len(index) - len(np.unique(index.video_id)),
+        "videos laid out unusually (read through TensorFlow, slowly)": int(
+            ((index.rgb_start < 0) | (index.audio_start < 0)).sum()
+        ),
+        f"labels outside 0 to {N_LABELS - 1}": int(((index.labels < 0) | (index.labels >= N_LABELS)).sum()),
+        "ratings beyond the end of their video": int(
+            ((index.rating_start < 0) | (index.rating_start >= n_frames[owners])).sum()
+        ),
+        f"ratings that do not start at a multiple of {SEGMENT_SECONDS} s": int(
+            (index.rating_start % SEGMENT_SECONDS != 0).sum()
+        ),
+        "ratings with another score than 0 and 1": int((~np.isin(index.rating_score, (0, 1))).sum()),
+        "ratings of a segment and label that came before": int(rated.duplicated().sum()),
+    }

@@ -1,0 +1,290 @@
+"""From indexed shards to batches: videos with labels, rated segments, test videos.
+
+Features stay uint8 until they are on the device. Where damage is skipped (`yt8m.data.damage`), a batch lacks
+the examples that cannot be read; one without any other example is an error all the same.
+
+Dimensions: B videos, S segments, V distinct videos of a batch, L frames (padded), D features of a frame,
+C classes.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yt8m.common.errors import UserError
+from yt8m.data.damage import RAISE, Damage
+from yt8m.data.index import Index
+from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.sampling import Key, sample_frames
+from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.vocabulary import Vocabulary
+
+LOGGER = logging.getLogger(__name__)
+
+
+class VideoBatch(NamedTuple):
+    """`frames` (B, L, D) uint8, `lengths` (B,), `labels` (B, C) bool, `examples` (B,) rows of the index."""
+
+    frames: Tensor
+    lengths: Tensor
+    labels: Tensor
+    examples: Tensor
+
+    def split(self, parts: int) -> list["VideoBatch"]:
+        """The batch in so many parts of about equal size, or one a video if there are fewer."""
+        return [
+            VideoBatch(self.frames[rows], self.lengths[rows], self.labels[rows], self.examples[rows])
+            for rows in _parts(len(self.examples), parts)
+        ]
+
+
+class SegmentBatch(NamedTuple):
+    """A batch of S ratings.
+
+    `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,) rated class; `scores` (S,) 0 or 1; `negatives`
+    (S, C) bool, classes mined as negatives; `videos` (V, L, D) uint8 with `lengths` (V,), or None where no
+    context is asked for; `video_index` (S,) row in `videos`; `examples` (S,) rows of the index;
+    `mined_per_rating` () float32, how many classes are mined on average, also in a part of the batch that of
+    all of it.
+    """
+
+    segments: Tensor
+    classes: Tensor
+    scores: Tensor
+    negatives: Tensor
+    videos: Tensor | None
+    lengths: Tensor | None
+    video_index: Tensor
+    examples: Tensor
+    mined_per_rating: Tensor
+
+    def split(self, parts: int) -> list["SegmentBatch"]:
+        """The batch in so many parts of about equal size, each with the videos of its own segments."""
+        return [self._part(rows) for rows in _parts(len(self.examples), parts)]
+
+    def _part(self, rows: slice) -> "SegmentBatch":
+        used, video_index = self.video_index[rows].unique(return_inverse=True)
+        own = {name: getattr(self, name)[rows] for name in ("segments", "classes", "scores", "negatives", "examples")}
+        if self.videos is not None and self.lengths is not None:
+            own |= {"videos": self.videos[used], "lengths": self.lengths[used]}
+        return self._replace(**own, video_index=video_index)  # pylint: disable=no-member  # a NamedTuple's
+
+
+def _parts(size: int, parts: int) -> list[slice]:
+    """0 to `size` cut into about equal, not empty parts."""
+    ends = [size * part // min(parts, size) for part in range(min(parts, size) + 1)]
+    return [slice(*span) for span in zip(ends, ends[1:])]
+
+
+class _ShardDataset:
+    """What the data sets share: an index, a reader, and the seed of frame sampling (None: evaluation).
+
+    `shards` (examples,) is the row in `index.shards` of each example.
+    """
+
+    def __init__(self, index: Index, records: np.ndarray, max_len: int, seed: int | None, damage: Damage) -> None:
+        self.index, self.records, self.reader = index, records, ShardReader(index, damage)
+        self.shards = index.shard[records]
+        self.n_frames = index.n_frames
+        self.max_len, self.seed = max_len, seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+        """What a video model sees of each record in an epoch, padded with zeros.
+
+        Returns frames (V, L, D) uint8, lengths (V,), and which records could be read (V,). The choice of
+        frames depends on seed, epoch and record alone.
+        """
+        selections = [
+            sample_frames(n_frames, self.max_len, None if self.seed is None else (self.seed, epoch, record))
+            for record, epoch, n_frames in zip(records.tolist(), epochs.tolist(), self.n_frames[records].tolist())
+        ]
+        lengths = [chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen) for chosen in selections]
+        # numpy's, not torch's: filling a tensor would wake a thread pool for every video.
+        frames = np.empty((len(records), max(lengths), self.reader.frame_dim), np.uint8)
+        for row, length in enumerate(lengths):
+            frames[row, length:] = 0
+        met = self.reader.read(
+            [
+                Frames(record, chosen, frames[row, :length])
+                for row, (record, chosen, length) in enumerate(zip(records.tolist(), selections, lengths))
+            ]
+        )
+        return torch.from_numpy(frames), torch.tensor(lengths), met
+
+    def readable(self, keys: Sequence[Key], met: np.ndarray) -> list[Key]:
+        """The keys of a batch whose examples could be read. Raises `UserError` if none could."""
+        kept = [key for key, whole in zip(keys, met) if whole]
+        if not kept:
+            raise UserError(
+                f"{self.index.folder}: all {len(keys)} examples of a batch are damaged; "
+                f"`python -m yt8m.check_data {self.index.folder}` lists what to download again"
+            )
+        return kept
+
+
+def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and examples of a batch."""
+    epochs, examples = np.array(keys).T
+    return epochs, examples
+
+
+class VideoDataset(_ShardDataset):
+    """Videos with at least one label of the vocabulary, for pre-training.
+
+    `seed` None reads for evaluation: all frames of a video (without head and tail).
+    """
+
+    def __init__(
+        self, index: Index, vocabulary: Vocabulary, max_len: int, seed: int | None, damage: Damage = RAISE
+    ) -> None:
+        classes = vocabulary.classes(index.labels)
+        owners = index.owners(index.label_ends)
+        known = (classes >= 0) & (index.n_frames[owners] > 0)
+        super().__init__(index, np.unique(owners[known]), max_len, seed, damage)
+        self.classes, self.n_classes = classes, len(vocabulary)
+        if not self.records.size:
+            raise UserError(
+                f"{index.folder}: no video with frames has a label among the vocabulary's {len(vocabulary)} classes"
+            )
+        LOGGER.info(
+            "%s: %d videos, %d of them with frames and labels of the vocabulary",
+            index.folder,
+            len(index),
+            len(self.records),
+        )
+
+    def __getitems__(self, keys: Sequence[Key]) -> VideoBatch:
+        epochs, examples = _columns(keys)
+        records = self.records[examples]
+        frames, lengths, met = self.read_videos(records, epochs)
+        if not met.all():
+            return self.__getitems__(self.readable(keys, met))
+        labels = np.zeros((len(keys), self.n_classes), bool)
+        for row, record in enumerate(records):
+            classes = self.index.of_record(record, self.classes, self.index.label_ends)
+            labels[row, classes[classes >= 0]] = True
+        return VideoBatch(frames, lengths, torch.from_numpy(labels), torch.from_numpy(records))
+
+
+class RatedSegmentDataset(_ShardDataset):
+    """Ratings of 5-second segments: frames of the expanded segment, class, score, mined negatives.
+
+    `shards` (rows of `index.shards`) restricts it to a fold's part. With `context` the frames of the
+    video come along. A rating of a label outside the vocabulary, or of a start beyond the last frame, is
+    dropped and counted. `seed` None reads for evaluation.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        vocabulary: Vocabulary,
+        shards: np.ndarray,
+        offset: int,
+        context: bool,
+        max_len: int,
+        seed: int | None,
+        damage: Damage = RAISE,
+    ) -> None:
+        owners = index.owners(index.rating_ends)
+        classes = vocabulary.classes(index.rating_label)
+        chosen = np.isin(index.shard[owners], shards)
+        unknown = chosen & (classes < 0)
+        beyond = chosen & ((index.rating_start >= index.n_frames[owners]) | (index.rating_start < 0))
+        ratings = np.flatnonzero(chosen & ~unknown & ~beyond)
+        super().__init__(index, owners[ratings], max_len, seed, damage)
+        if not ratings.size:
+            raise UserError(f"{index.folder}: no usable segment ratings in {len(shards)} shards")
+        LOGGER.info(
+            "%s: %d ratings in %d shards; left out: %d beyond the end of their video, %d outside the vocabulary",
+            index.folder,
+            len(ratings),
+            len(shards),
+            beyond.sum(),
+            unknown.sum(),
+        )
+        self.offset, self.context = offset, context
+        self.starts, self.classes = index.rating_start[ratings], classes[ratings]
+        self.scores = index.rating_score[ratings]
+        self._known = _known_classes(index, vocabulary)
+        self.n_classes = len(vocabulary)
+
+    def __getitems__(self, keys: Sequence[Key]) -> SegmentBatch:
+        epochs, examples = _columns(keys)
+        records = self.records[examples]
+        segments, met = self._read_segments(records, self.starts[examples])
+        # The same video twice if a batch reaches into the next epoch, where other frames of it are chosen.
+        videos_of_epochs, video_index = np.unique(epochs * len(self.index) + records, return_inverse=True)
+        videos = lengths = None
+        if self.context:
+            epoch, record = np.divmod(videos_of_epochs, len(self.index))
+            videos, lengths, videos_met = self.read_videos(record, epoch)
+            met &= videos_met[video_index]
+        if not met.all():
+            return self.__getitems__(self.readable(keys, met))
+        negatives = np.ones((len(keys), self.n_classes), bool)
+        for row, record in enumerate(records):
+            negatives[row, self.index.of_record(record, *self._known)] = False
+        arrays = (segments, self.classes[examples], self.scores[examples], negatives)
+        return SegmentBatch(
+            *map(torch.from_numpy, arrays),
+            videos,
+            lengths,
+            torch.from_numpy(video_index),
+            torch.from_numpy(records),
+            torch.tensor(negatives.sum() / len(keys), dtype=torch.float32),
+        )
+
+    def _read_segments(self, records: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Expanded segments, frames [start − offset, start + 5 + offset) with zeros beyond the video.
+
+        Returns frames (S, 5 + 2·offset, D) uint8, and which could be read (S,).
+        """
+        segments = np.empty((len(records), SEGMENT_SECONDS + 2 * self.offset, self.reader.frame_dim), np.uint8)
+        requests = []
+        for segment, record, start in zip(segments, records.tolist(), starts.tolist()):
+            first, last = start - self.offset, start + SEGMENT_SECONDS + self.offset
+            begin, end = max(first, 0), min(last, int(self.n_frames[record]))
+            segment[: begin - first] = 0
+            segment[end - first :] = 0
+            requests.append(Frames(record, slice(begin, end), segment[begin - first : end - first]))
+        return segments, self.reader.read(requests)
+
+
+def _known_classes(index: Index, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Per record the classes it is labelled with or rated for: a ragged array and its ends."""
+    owners = np.concatenate([index.owners(index.label_ends), index.owners(index.rating_ends)])
+    classes = np.concatenate([vocabulary.classes(index.labels), vocabulary.classes(index.rating_label)])
+    owners, classes = owners[classes >= 0], classes[classes >= 0]
+    order = np.argsort(owners, kind="stable")
+    return classes[order], np.cumsum(np.bincount(owners, minlength=len(index)))
+
+
+class WholeVideoDataset(_ShardDataset):
+    """All frames of test videos: whole records, their checksums verified.
+
+    `records` says which rows of the index, in which order. A batch is a list of (example, frames (L, D)
+    uint8), without the videos that cannot be read.
+    """
+
+    def __init__(self, index: Index, records: np.ndarray, damage: Damage = RAISE) -> None:
+        super().__init__(index, records, -1, None, damage)
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[tuple[int, Tensor]]:
+        examples = [example for _, example in keys]
+        requests = []
+        for record in self.records[examples].tolist():
+            frames = np.empty((int(self.n_frames[record]), self.reader.frame_dim), np.uint8)
+            requests.append(Frames(record, slice(0, len(frames)), frames))
+        met = self.reader.read(requests, whole=True)
+        return [
+            (example, torch.from_numpy(request.out))
+            for example, request, whole in zip(examples, requests, met)
+            if whole
+        ]

@@ -1,0 +1,173 @@
+"""A small made-up world in which concepts appear in videos, for trying and testing the pipeline.
+
+Frames are a background scene plus the concepts that are on screen plus noise, quantized as the real
+features are. Concepts come in pairs of look-alikes, told apart by a faint difference or by the sound;
+distractors look like concepts but nobody labels them; some labels lie outside the rated vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
+
+N_LABELS = 3862  # ids of the video-level label space
+RGB, AUDIO = 1024, 128
+_N_SCENES, _N_DISTRACTORS = 12, 6
+_NOISE, _DRIFT = 0.6, 0.06
+_STRENGTH, _LOOK_ALIKE = 0.12, 0.9
+_ID_LETTERS = np.array(list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
+
+
+@dataclass(frozen=True)
+class Video:
+    """A made-up video: `frames` (n, 1152) uint8; `labels` as published; `present` (n, classes) bool truth."""
+
+    video_id: str
+    frames: np.ndarray
+    labels: list[int]
+    present: np.ndarray
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """Visual features, (n, 1024)."""
+        return self.frames[:, :RGB]
+
+    @property
+    def audio(self) -> np.ndarray:
+        """Audio features, (n, 128)."""
+        return self.frames[:, RGB:]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A rated segment: start second, label id, score 0 or 1."""
+
+    start: int
+    label: int
+    score: int
+
+    @property
+    def end(self) -> int:
+        """The second behind the segment."""
+        return self.start + SEGMENT_SECONDS
+
+
+class World:
+    """Scenes, concepts and distractors, drawn from a seed; makes videos of them."""
+
+    def __init__(self, n_classes: int, seed: int) -> None:
+        """`n_classes` rated classes; half as many labels again lie outside the vocabulary."""
+        rng = np.random.default_rng((seed, 0))
+        n_unrated = max(1, n_classes // 2)
+        ids = np.sort(rng.choice(N_LABELS, n_classes + n_unrated, replace=False))
+        rated = np.sort(rng.choice(len(ids), n_classes, replace=False))
+        self.labels = np.concatenate([ids[rated], np.delete(ids, rated)])  # the rated ones first
+        self.n_classes = n_classes
+        self._seed = seed
+        self._scenes = rng.normal(0, 0.2, (_N_SCENES, RGB + AUDIO))
+        patterns = rng.normal(0, _STRENGTH, (len(ids) + _N_DISTRACTORS, RGB + AUDIO))
+        for first in range(0, n_classes - 1, 2):
+            own = patterns[first + 1, :RGB]
+            patterns[first + 1, :RGB] = _LOOK_ALIKE * patterns[first, :RGB] + np.sqrt(1 - _LOOK_ALIKE**2) * own
+        self._patterns = patterns
+
+    def vocabulary_rows(self) -> list[tuple[int, str, str]]:
+        """Index, KnowledgeGraphId and Name of every label, ascending, as the official vocabulary has them."""
+        rated = set(self.labels[: self.n_classes].tolist())
+        return [
+            (label, f"/m/demo{label:04d}", f"{'Concept' if label in rated else 'Unrated'} {label}")
+            for label in sorted(self.labels.tolist())
+        ]
+
+    def video(self, number: int, seconds: tuple[int, int]) -> Video:
+        """Video `number`, of a length drawn from the closed range `seconds`; the same each time."""
+        rng = np.random.default_rng((self._seed, 1, number))
+        n_frames = int(rng.integers(seconds[0], seconds[1] + 1))
+        frames = self._background(rng, n_frames)
+        n_concepts = len(self.labels)
+        chosen = rng.choice(n_concepts, min(int(rng.integers(2, 5)), n_concepts), replace=False)
+        if chosen.min() >= self.n_classes:
+            chosen[0] = rng.integers(self.n_classes)  # at least one rated class
+        present = np.zeros((n_frames, self.n_classes), bool)
+        for concept in chosen:
+            visible = self._plant(rng, frames, self._patterns[concept])
+            if concept < self.n_classes:
+                present[:, concept] = visible
+        for distractor in rng.choice(_N_DISTRACTORS, 2, replace=False):
+            self._plant(rng, frames, self._patterns[n_concepts + distractor])
+        frames += rng.normal(0, _NOISE, frames.shape)
+        quantized = np.clip((frames + 2) * 255 / 4, 0, 255).round().astype(np.uint8)
+        return Video(_video_id(self._seed, number), quantized, sorted(self.labels[chosen].tolist()), present)
+
+    def _background(self, rng: np.random.Generator, n_frames: int) -> np.ndarray:
+        """Up to three scenes one after the other, each with a slow drift of its own; (n, 1152)."""
+        n_scenes = int(rng.integers(1, 4))
+        cuts = np.sort(rng.integers(0, n_frames, n_scenes - 1))
+        scene = np.searchsorted(cuts, np.arange(n_frames), side="right")
+        drift = rng.normal(0, _DRIFT, (n_scenes, 2, RGB + AUDIO))
+        way = np.linspace(0, 1, n_frames)[:, None]
+        return (
+            self._scenes[rng.integers(0, _N_SCENES, n_scenes)][scene]
+            + (1 - way) * drift[scene, 0]
+            + way * drift[scene, 1]
+        )
+
+    @staticmethod
+    def _plant(rng: np.random.Generator, frames: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+        """Show a pattern in one to three contiguous spans; returns when it is visible, (n,) bool."""
+        n_frames = len(frames)
+        visible = np.zeros(n_frames, bool)
+        for _ in range(int(rng.integers(1, 4))):
+            length = int(rng.integers(min(8, n_frames), max(9, n_frames // 5)))
+            start = int(rng.integers(0, max(1, n_frames - length)))
+            visible[start : start + length] = True
+        strength = rng.uniform(0.4, 1.2)
+        frames[visible] += strength * pattern
+        return visible
+
+    def truth(self, video: Video) -> np.ndarray:
+        """Score of every candidate segment for every rated class, (S, classes) bool: visible for 3 of 5 seconds."""
+        n_segments = int(CANDIDATES.count_left(np.array(len(video.frames))))
+        scores = np.zeros((n_segments, self.n_classes), bool)
+        for row in range(n_segments):
+            start = (row + HEAD_SEGMENTS) * SEGMENT_SECONDS
+            scores[row] = video.present[start : start + SEGMENT_SECONDS].sum(axis=0) >= 3
+        return scores
+
+    def ratings(self, video: Video, number: int) -> list[Rating]:
+        """About five ratings of a video, most of them for one of its labels, about half of them positive."""
+        rng = np.random.default_rng((self._seed, 2, number))
+        truth = self.truth(video)
+        classes = rng.permutation(np.flatnonzero(np.isin(self.labels[: self.n_classes], video.labels)))
+        ratings = []
+        for label, wanted in zip(classes, (4, 2)):
+            for score in (0, 1):
+                rows = np.flatnonzero(truth[:, label] == score)
+                for row in rng.permutation(rows)[: wanted // 2]:
+                    start = int(row + HEAD_SEGMENTS) * SEGMENT_SECONDS
+                    ratings.append(Rating(start, int(self.labels[label]), score))
+        return sorted(ratings, key=lambda rating: (rating.start, rating.label))
+
+    def rate_test(self, video: Video, rng: np.random.Generator) -> list[tuple[str, int, int, int]]:
+        """Truth rows (vid, start, label, score) of a test video.
+
+        Every candidate segment is rated for the video's own classes, and some, all 0, for three others.
+        """
+        truth = self.truth(video)
+        own = np.isin(self.labels[: self.n_classes], video.labels)
+        others = rng.permutation(np.flatnonzero(~own))[:3]
+        rows = []
+        for label in (*np.flatnonzero(own), *others):
+            for row, score in enumerate(truth[:, label]):
+                if own[label] or rng.random() < 0.2:
+                    start = (row + HEAD_SEGMENTS) * SEGMENT_SECONDS
+                    rows.append((video.video_id, start, int(self.labels[label]), int(score)))
+        return rows
+
+
+def _video_id(seed: int, number: int) -> str:
+    """Four letters, different for different numbers."""
+    base = len(_ID_LETTERS)
+    scrambled = (number * 7_919_077 + seed * 104_729) % base**4  # the factor has no divisor in common with 62^4
+    return "".join(_ID_LETTERS[[scrambled // base**place % base for place in range(4)]])

@@ -1,0 +1,53 @@
+"""The vocabulary of a rated set, for those who do not have the challenge's file."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from yt8m.common.errors import UserError
+from yt8m.common.files import replacing
+from yt8m.data.index import Index
+from yt8m.data.vocabulary import FILE_NAME
+
+COLUMNS = ("Index", "KnowledgeGraphId", "Name", "PositiveSegmentCount", "TotalSegmentCount")
+
+
+def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
+    """The vocabulary table of a rated set: its distinct rated labels, ascending.
+
+    Names and Knowledge Graph ids come from the data set's official `vocabulary.csv` where that is given,
+    else the name is "label <id>".
+    """
+    if not index.rating_label.size:
+        raise UserError(f"{index.folder}: no record has segment ratings; the vocabulary comes from the rated set")
+    table = pd.DataFrame({"Index": index.rating_label, "positive": index.rating_score > 0})
+    grouped = table.groupby("Index")["positive"]
+    counts = pd.DataFrame({"PositiveSegmentCount": grouped.sum(), "TotalSegmentCount": grouped.size()})
+    counts = counts.reset_index()
+    counts["KnowledgeGraphId"] = ""
+    counts["Name"] = [f"label {label}" for label in counts["Index"]]
+    if official is not None:
+        known = _read_csv(official)
+        columns = {"Index", "KnowledgeGraphId", "Name"}
+        if not columns <= set(known.columns) or not pd.api.types.is_integer_dtype(known["Index"]):
+            raise UserError(f"{official}: expected the columns Index (of label ids), KnowledgeGraphId and Name")
+        known = known.drop_duplicates("Index").set_index("Index")
+        for column in ("KnowledgeGraphId", "Name"):
+            found = counts["Index"].map(known[column])
+            counts[column] = found.where(found.notna() & (found != ""), counts[column])
+    return counts[list(COLUMNS)]
+
+
+def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
+    """Write a vocabulary table into a data folder; returns its path."""
+    path = data_dir / FILE_NAME
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+    return path
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from None

@@ -1,0 +1,328 @@
+"""What lies where in a folder of shards: one pass over headers and contexts, remembered in a cache.
+
+The index of a folder holds for every record its shard, offset, id, labels, ratings and the place of its
+frames. It is kept in `cache/index/` beside the name, size and modification time of each shard, so that
+a changed or added shard is read again and nothing else is.
+"""
+
+import hashlib
+import logging
+import mmap
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from yt8m.common.errors import RecordError, UserError
+from yt8m.common.files import replacing
+from yt8m.data.damage import RAISE, Damage
+from yt8m.data.records import (
+    DOWNLOAD,
+    Record,
+    check_record,
+    map_shard,
+    parse_record,
+    read_payload,
+    record_spans,
+    stamp_of,
+)
+
+LOGGER = logging.getLogger(__name__)
+FORMAT_VERSION = 1
+_SHARDS_WORTH_A_PROCESS = 16
+UNUSUAL = -1
+
+
+@dataclass(frozen=True)
+class Index:
+    """Records of a folder of shards, in the order of sorted shard names and then of offsets.
+
+    `stamps` (shards, 2): size in bytes and modification time in ns that each shard had when it was read.
+    R records: `shard` (R,) row in `shards`; `offset`, `length` (R,) of the record and its payload in
+    bytes; `video_id` (R,) bytes; `n_frames` (R,) seconds that have both features; per feature the place
+    of the frames in the payload (R,), -1 where TensorFlow has to decode, how many there are, and their
+    width in bytes. Labels of record r are `labels[label_ends[r-1]:label_ends[r]]`, ratings likewise.
+    """
+
+    folder: Path
+    shards: np.ndarray
+    stamps: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    video_id: np.ndarray
+    rgb_start: np.ndarray
+    rgb_count: np.ndarray
+    rgb_width: np.ndarray
+    audio_start: np.ndarray
+    audio_count: np.ndarray
+    audio_width: np.ndarray
+    labels: np.ndarray
+    label_ends: np.ndarray
+    rating_start: np.ndarray
+    rating_label: np.ndarray
+    rating_score: np.ndarray
+    rating_ends: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @property
+    def n_frames(self) -> np.ndarray:
+        """Seconds of each record that have both features, (R,)."""
+        return np.minimum(self.rgb_count, self.audio_count)
+
+    def owners(self, ends: np.ndarray) -> np.ndarray:
+        """The record that each entry of a ragged array belongs to, from the array's `ends`."""
+        return np.repeat(np.arange(len(self)), np.diff(ends, prepend=0))
+
+    def of_record(self, record: int, values: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """The entries of a ragged array that belong to one record."""
+        return values[ends[record - 1] if record else 0 : ends[record]]
+
+    def path(self, record: int) -> Path:
+        """The shard that a record lies in."""
+        return self.folder / str(self.shards[self.shard[record]])
+
+    def error(self, record: int, what: str) -> RecordError:
+        """What is wrong with a record, as an exception that names its file, offset and video."""
+        return RecordError(self.path(record), what, int(self.offset[record]), bytes(self.video_id[record]))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that the index says of the records, but for folder and modification times."""
+        digest = hashlib.sha256("\n".join(self.shards.tolist()).encode())
+        for name in (*_RECORD_ARRAYS, "video_id", *(name for values in _RAGGED.values() for name in values)):
+            values = getattr(self, name)
+            digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a folder, sorted by name. Raises `UserError` if there are none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; put the .tfrecord shards there or set --data-dir")
+    paths = sorted(path for path in folder.glob("*.tfrecord") if path.is_file())
+    if not paths:
+        raise UserError(f"{folder}: no .tfrecord files in this folder")
+    return paths
+
+
+def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
+    """The index of all shards of `folder`, from the cache as far as it still holds.
+
+    Of a damaged shard, if `damage` is to be skipped, the records before the damage are in the index, and
+    it is read again next time. Raises `UserError` for a missing or empty folder and `RecordError` for the
+    first damaged shard, having kept what the others hold.
+    """
+    paths = shard_paths(folder)
+    stamps = np.array([stamp_of(path.stat()) for path in paths], np.int64)
+    cache = cache_dir / "index" / f"{folder.parent.name}-{folder.name}.npz"
+    tables = _cached_tables(cache, paths, stamps)
+    missing = [path for path in paths if path.name not in tables]
+    errors: dict[str, list[RecordError]] = {}
+    if missing:
+        found, errors = _scan_shards(missing, f"indexing {folder}", _SHARDS_WORTH_A_PROCESS, whole=False)
+        tables |= found
+        _keep(cache, tables, errors, paths, stamps)
+    if errors and not damage.skip:
+        first = next(iter(errors.values()))[0]
+        if len(errors) > 1:
+            others = f"{len(errors)} shards are damaged, `python -m yt8m.check_data {folder}` lists them all"
+            raise RecordError(first.path, f"{first.what}; {others}", first.offset, first.video_id)
+        raise first
+    for error in chain.from_iterable(errors.values()):
+        damage.meet(error)
+    index = _index(folder, paths, stamps, tables)
+    if len(index) == 0:
+        raise UserError(f"{folder}: no readable record in {len(paths)} shards; {DOWNLOAD}")
+    return index
+
+
+def index_file(path: Path, damage: Damage = RAISE) -> Index:
+    """The index of one shard, wherever it lies; nothing is kept. Its `folder` is the file, so that messages name it.
+
+    Of a damaged shard, if `damage` is to be skipped, the sound records that can be found are in the index. Raises
+    `UserError` for a file that is not there, and `RecordError` for the first damage.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name a .tfrecord file of frame features")
+    stamps = np.array([stamp_of(path.stat())], np.int64)
+    table, errors = _scan_shard(path, whole=False)
+    for error in errors:
+        damage.meet(error)
+    if not table["offset"].size:
+        raise UserError(f"{path}: no readable record; {DOWNLOAD}")
+    return Index(folder=path, shards=np.array([""]), stamps=stamps, **_merge([table]))
+
+
+def check_folder(folder: Path) -> tuple[Index, list[RecordError]]:
+    """Read every byte of a folder's shards: the index of the sound records, and what is wrong with the others.
+
+    Checksums are verified and frames found one by one. Raises `UserError` for a missing or empty folder.
+    """
+    paths = shard_paths(folder)
+    stamps = np.array([stamp_of(path.stat()) for path in paths], np.int64)
+    tables, errors = _scan_shards(paths, f"checking {folder}", 1, whole=True)
+    return _index(folder, paths, stamps, tables), list(chain.from_iterable(errors.values()))
+
+
+_Tables = dict[str, dict[str, np.ndarray]]  # the arrays of an index for one shard, by its name
+
+
+def _scan_shards(
+    paths: list[Path], title: str, worth_a_process: int, whole: bool
+) -> tuple[_Tables, dict[str, list[RecordError]]]:
+    """Tables of shards, scanned in parallel, and by name what is wrong with those that are damaged."""
+    tables, errors = {}, {}
+    jobs = max(1, min(os.cpu_count() or 1, len(paths) // worth_a_process))
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
+    scanned = parallel(joblib.delayed(_scan_shard)(path, whole) for path in paths)
+    for path, (table, found) in tqdm(zip(paths, scanned), title, len(paths), unit="shard", disable=None):
+        tables[path.name] = table
+        if found:
+            errors[path.name] = found
+    return tables, errors
+
+
+def _index(folder: Path, paths: list[Path], stamps: np.ndarray, tables: _Tables) -> Index:
+    arrays = _merge([tables[path.name] for path in paths])
+    return Index(folder=folder, shards=np.array([path.name for path in paths]), stamps=stamps, **arrays)
+
+
+def _keep(
+    cache: Path, tables: _Tables, errors: dict[str, list[RecordError]], paths: list[Path], stamps: np.ndarray
+) -> None:
+    """Write the tables of the whole shards into the cache; a warning where that cannot be done."""
+    whole = [row for row, path in enumerate(paths) if path.name not in errors]
+    if not whole:
+        return
+    names = [paths[row].name for row in whole]
+    arrays = _merge([tables[name] for name in names])
+    try:
+        with replacing(cache) as temporary, temporary.open("wb") as file:
+            np.savez(file, version=FORMAT_VERSION, shards=np.array(names), stamps=stamps[whole], **arrays)
+    except OSError as error:
+        LOGGER.warning("the index of %s is not kept: %s", paths[0].parent, error)
+
+
+_RECORD_ARRAYS = {
+    "shard": np.int32,
+    "offset": np.int64,
+    "length": np.int32,
+    "rgb_start": np.int32,
+    "rgb_count": np.int32,
+    "rgb_width": np.int32,
+    "audio_start": np.int32,
+    "audio_count": np.int32,
+    "audio_width": np.int32,
+    "label_ends": np.int64,
+    "rating_ends": np.int64,
+}
+_RAGGED = {
+    "label_ends": {"labels": np.int32},
+    "rating_ends": {"rating_start": np.int32, "rating_label": np.int32, "rating_score": np.float32},
+}
+
+
+def _scan_shard(path: Path, whole: bool) -> tuple[dict[str, np.ndarray], list[RecordError]]:
+    """The arrays of an index for one shard (`shard` is 0), and what is wrong with the records that are not in it.
+
+    `whole` reads every byte; otherwise only headers and contexts are read.
+    """
+    records: list[Record] = []
+    errors: list[RecordError] = []
+    try:
+        buffer = map_shard(path)
+        for offset, length in record_spans(buffer, path):
+            try:
+                records.append(_scan_record(buffer, offset, length, path, whole))
+            except RecordError as error:
+                errors.append(error)
+    except RecordError as error:  # where the next record would be is unknown
+        errors.append(error)
+    return _table(records), errors
+
+
+def _scan_record(buffer: mmap.mmap, offset: int, length: int, path: Path, whole: bool) -> Record:
+    try:
+        record = parse_record(buffer, offset, length, path)
+    except RecordError:
+        read_payload(buffer, offset, length, path)  # if it is damaged, that is what to say
+        raise
+    if whole:
+        check_record(buffer, record, path)
+    return record
+
+
+def _table(records: list[Record]) -> dict[str, np.ndarray]:
+    """Parsed records of one shard as arrays."""
+    table = {
+        "shard": np.zeros(len(records), np.int32),
+        "video_id": np.array([record.video_id for record in records], np.bytes_),
+    }
+    for name in ("offset", "length", "rgb_count", "rgb_width", "audio_count", "audio_width"):
+        table[name] = np.array([getattr(record, name) for record in records], _RECORD_ARRAYS[name])
+    for key in ("rgb", "audio"):
+        blocks = [getattr(record, key) for record in records]
+        starts = [UNUSUAL if block is None else block.start for block in blocks]
+        table[f"{key}_start"] = np.array(starts, np.int32)
+    for ends, values in _RAGGED.items():
+        for name, kind in values.items():
+            entries = np.concatenate([np.empty(0, kind), *(getattr(record, name) for record in records)])
+            if kind == np.int32:
+                entries = entries.clip(-(2**31), 2**31 - 1)  # no label or second is out there; stay unknown
+            table[name] = entries.astype(kind)
+        table[ends] = np.cumsum([len(getattr(record, next(iter(values)))) for record in records], dtype=np.int64)
+    return table
+
+
+def _cached_tables(cache: Path, paths: list[Path], stamps: np.ndarray) -> _Tables:
+    """The tables of those shards that the cache knows and that have not changed since, by name."""
+    try:
+        with np.load(cache, allow_pickle=False) as file:
+            stored = dict(file)
+        if stored["version"] != FORMAT_VERSION:
+            return {}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
+        LOGGER.warning("%s cannot be read (%s); the shards are indexed anew", cache, error)
+        return {}
+    known = {name: row for row, name in enumerate(stored["shards"])}
+    bounds = np.searchsorted(stored["shard"], np.arange(len(known) + 1, dtype=stored["shard"].dtype))
+    tables = {}
+    for path, stamp in zip(paths, stamps):
+        row = known.get(path.name)
+        if row is not None and (stored["stamps"][row] == stamp).all():
+            tables[path.name] = _table_of_shard(stored, *bounds[row : row + 2])
+    return tables
+
+
+def _table_of_shard(stored: dict[str, np.ndarray], first: int, last: int) -> dict[str, np.ndarray]:
+    """The table of the shard whose records are `first` to `last`."""
+    table = {name: stored[name][first:last] for name in (*_RECORD_ARRAYS, "video_id")}
+    table["shard"] = np.zeros(last - first, np.int32)
+    for ends, values in _RAGGED.items():
+        begin = stored[ends][first - 1] if first else 0
+        stop = stored[ends][last - 1] if last else 0
+        table[ends] = table[ends] - begin
+        table.update((name, stored[name][begin:stop]) for name in values)
+    return table
+
+
+def _merge(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The tables of all shards as one, `shard` numbering them."""
+    merged = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    sizes = [len(table["offset"]) for table in tables]
+    merged["shard"] = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
+    for ends, (values, *_) in _RAGGED.items():
+        before = np.cumsum([0] + [len(table[values]) for table in tables[:-1]])
+        merged[ends] = merged[ends] + np.repeat(before, sizes)
+    return merged

@@ -1,0 +1,459 @@
+"""TFRecord shards of `tf.train.SequenceExample`s, read where they lie.
+
+A shard is a chain of records: uint64 length, masked CRC-32C of those 8 bytes, payload, masked CRC-32C
+of the payload, all little-endian. A record's payload holds a small context (id, labels, ratings) and
+one byte string per second and feature. In the layout every known writer produces, the frames of a
+feature lie at a constant stride, so that they are a numpy view of the file and nothing is parsed frame
+by frame. Any other legal layout is decoded by TensorFlow's protobuf classes, to the same arrays.
+"""
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+from crc32c import crc32c
+
+from yt8m.common.errors import RecordError
+from yt8m.data.tensorflow_import import import_tensorflow
+
+Buffer = mmap.mmap | bytes | memoryview
+
+HEADER_BYTES, FOOTER_BYTES = 12, 4
+DOWNLOAD = "download the shard again"
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class _Unusual(Exception):
+    """The payload is not laid out as known writers do; it may still be legal."""
+
+
+@dataclass(frozen=True)
+class FrameBlock:
+    """Frames of one feature at a constant stride.
+
+    `start`: offset of the first frame's wire header from the beginning of the payload; `count` frames
+    of `width` bytes.
+    """
+
+    start: int
+    count: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record without its features.
+
+    `labels` (int64) are class ids of the video. Ratings are three parallel arrays: start second (int64),
+    class id (int64), score (float32, 0 or 1). `rgb` and `audio` say where the frames lie, or are None
+    where only TensorFlow's protobuf can tell (`read_unusual_frames`).
+    """
+
+    offset: int
+    length: int
+    video_id: bytes
+    labels: np.ndarray
+    rating_start: np.ndarray
+    rating_label: np.ndarray
+    rating_score: np.ndarray
+    rgb_count: int
+    audio_count: int
+    rgb_width: int
+    audio_width: int
+    rgb: FrameBlock | None
+    audio: FrameBlock | None
+
+
+def stamp_of(stat: os.stat_result) -> tuple[int, int]:
+    """What tells a changed shard: size in bytes and modification time in ns."""
+    return stat.st_size, stat.st_mtime_ns
+
+
+def map_shard(path: Path, stamp: Sequence[int] | None = None) -> mmap.mmap:
+    """A shard as a read-only memory map from which the system reads just the pages that are asked for.
+
+    Raises `RecordError` for a file that is empty, cannot be read, or is not of the size and time of `stamp`.
+    """
+    try:
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            if stamp is not None and stamp_of(stat) != tuple(stamp):
+                raise RecordError(path, "has changed since it was indexed; run the command again")
+            if not stat.st_size:
+                raise RecordError(path, f"empty file; {DOWNLOAD}")
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise RecordError(path, f"cannot be read ({error.strerror})") from None
+    buffer.madvise(mmap.MADV_RANDOM)
+    return buffer
+
+
+def masked_crc(data: Buffer) -> int:
+    """TFRecord's masked CRC-32C."""
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def record_spans(buffer: Buffer, path: Path) -> Iterator[tuple[int, int]]:
+    """Offset and payload length of every record of a shard. Reads headers only.
+
+    Raises `RecordError` for what is not a whole shard: an empty file, a truncated record, damaged lengths.
+    """
+    size = len(buffer)
+    if size == 0:
+        raise RecordError(path, f"empty file; {DOWNLOAD}")
+    offset = 0
+    while offset < size:
+        header = bytes(buffer[offset : offset + HEADER_BYTES])
+        if len(header) < HEADER_BYTES:
+            raise RecordError(path, f"truncated; {DOWNLOAD}", offset)
+        length, crc = struct.unpack("<QI", header)
+        if masked_crc(header[:8]) != crc:
+            what = _foreign_file(header) if offset == 0 else "damaged record length"
+            raise RecordError(path, f"{what}; {DOWNLOAD}", offset)
+        end = offset + HEADER_BYTES + length + FOOTER_BYTES
+        if end > size:
+            raise RecordError(path, f"truncated, {end - size} bytes are missing; {DOWNLOAD}", offset)
+        yield offset, length
+        offset = end
+
+
+def _foreign_file(header: bytes) -> str:
+    if header[:2] == b"\x1f\x8b":
+        return "a gzip file, not a TFRecord shard"
+    if header.lstrip()[:1] == b"<":
+        return "an HTML or XML page, not a TFRecord shard"
+    return "damaged record length, or not a TFRecord shard"
+
+
+def read_payload(buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None) -> memoryview:
+    """The payload of a record where it lies, its checksum verified. `video_id` is for the message, if known."""
+    start = offset + HEADER_BYTES
+    payload = memoryview(buffer)[start : start + length]
+    footer = bytes(buffer[start + length : start + length + FOOTER_BYTES])
+    if len(footer) < FOOTER_BYTES or masked_crc(payload) != struct.unpack("<I", footer)[0]:
+        raise RecordError(path, f"checksum mismatch, the file is damaged; {DOWNLOAD}", offset, video_id)
+    return payload
+
+
+def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record:
+    """Parse the context and find the frames of the record at `offset`; features are not read.
+
+    Raises `RecordError` where the payload is no SequenceExample with an id.
+    """
+    start = offset + HEADER_BYTES
+    try:
+        context, blocks = _scan(buffer, start, start + length)
+        return _record(offset, length, context, path, blocks)
+    except (_Unusual, IndexError):
+        example = _parse_with_tensorflow(read_payload(buffer, offset, length, path), offset, path)
+        context = {key: _values(feature) for key, feature in example.context.feature.items()}
+        return _record(
+            offset,
+            length,
+            context,
+            path,
+            {
+                key: [value.bytes_list.value for value in features.feature]
+                for key, features in example.feature_lists.feature_list.items()
+            },
+        )
+
+
+def will_need(buffer: Buffer, start: int, stop: int) -> None:
+    """Have the system read these bytes of a mapped file, all at once, while we go on.
+
+    Without it each page is waited for, or, with the system's own guess, far more is read than is used.
+    """
+    if isinstance(buffer, mmap.mmap):
+        first = start - start % mmap.PAGESIZE
+        buffer.madvise(mmap.MADV_WILLNEED, first, stop - first)
+
+
+def block_span(payload_start: int, block: FrameBlock, first: int, stop: int) -> tuple[int, int]:
+    """Where frames `first` to `stop` of a block lie in the file, headers included."""
+    stride = len(_frame_header(block.width)) + block.width
+    return payload_start + block.start + first * stride, payload_start + block.start + stop * stride
+
+
+def read_frames(
+    buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray, out: np.ndarray
+) -> bool:
+    """Copy the selected frames of a block into `out` (frames, width) uint8, reading nothing else.
+
+    Returns False where one of those frames is not where the constant stride says: the record is then
+    one for `read_unusual_frames`.
+    """
+    rows, regular = _frame_rows(buffer, payload_start, block, selection)
+    out[:] = rows[:, rows.shape[1] - block.width :]
+    return regular
+
+
+def _frame_rows(
+    buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray = slice(None)
+) -> tuple[np.ndarray, bool]:
+    """Selected frames with their headers, (frames, header + width) uint8, and whether the headers are all right."""
+    header = np.frombuffer(_frame_header(block.width), np.uint8)
+    rows = np.frombuffer(
+        buffer, np.uint8, block.count * (len(header) + block.width), payload_start + block.start
+    ).reshape(block.count, len(header) + block.width)
+    # take() copies whole rows; indexing rows and columns at once would go byte by byte.
+    rows = rows[selection] if isinstance(selection, slice) else rows.take(selection, axis=0)
+    return rows, bool((rows[:, : len(header)] == header).all())
+
+
+def read_unusual_frames(
+    buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """All frames of a record of any legal layout, through TensorFlow: rgb and audio, uint8 (frames, width)."""
+    example = _parse_with_tensorflow(read_payload(buffer, offset, length, path, video_id), offset, path)
+    lists = example.feature_lists.feature_list
+    rgb, audio = (
+        _stack(
+            [feature.bytes_list.value for feature in lists[key].feature] if key in lists else [],
+            partial(RecordError, path, offset=offset, video_id=video_id),
+            key,
+        )
+        for key in ("rgb", "audio")
+    )
+    return rgb, audio
+
+
+def check_record(buffer: Buffer, record: Record, path: Path) -> None:
+    """Read all of a record: its checksum and the place of every frame. Raises `RecordError`."""
+    offset, length, video_id = record.offset, record.length, record.video_id
+    will_need(buffer, offset, offset + HEADER_BYTES + length + FOOTER_BYTES)
+    read_payload(buffer, offset, length, path, video_id)
+    start = offset + HEADER_BYTES
+    if all(block is not None and _frame_rows(buffer, start, block)[1] for block in (record.rgb, record.audio)):
+        return
+    rgb, audio = read_unusual_frames(buffer, offset, length, path, video_id)
+    if (len(rgb), len(audio)) != (record.rgb_count, record.audio_count):
+        raise RecordError(path, "holds other frames than the size of its lists says", offset, video_id)
+
+
+def _stack(frames: list, error: Callable[[str], RecordError], key: str) -> np.ndarray:
+    width = _common_width(frames, error, key)
+    return np.frombuffer(b"".join(frame[0] for frame in frames), np.uint8).reshape(len(frames), width)
+
+
+def _common_width(frames: list, error: Callable[[str], RecordError], key: str) -> int:
+    """Width in bytes of a list of frames, each a list of one byte string; 0 for no frames."""
+    widths = {len(frame[0]) if len(frame) == 1 else -1 for frame in frames}
+    if len(widths) > 1 or -1 in widths:
+        raise error(f"frames of {key} differ in width")
+    return widths.pop() if widths else 0
+
+
+def _record(offset: int, length: int, context: dict, path: Path, lists: dict) -> Record:
+    """Put a record together from its context and its feature lists (`FrameBlock`s or lists of frames)."""
+    name = next((key for key in ("id", "video_id") if key in context), None)
+    if name is None or len(context[name]) != 1 or not isinstance(context[name][0], bytes):
+        raise RecordError(path, "no video id in the context; is this a YouTube-8M frame-level shard?", offset)
+    video_id = context[name][0]
+    error = partial(RecordError, path, offset=offset, video_id=video_id)
+    labels, starts, rated = (
+        _integers(context, key, error) for key in ("labels", "segment_start_times", "segment_labels")
+    )
+    scores = np.asarray(context.get("segment_scores", ()))
+    if scores.size and scores.dtype.kind != "f":
+        raise error("segment_scores are not floats")
+    scores = scores.astype(np.float32)
+    if not len(starts) == len(rated) == len(scores):
+        raise error(
+            f"{len(starts)} segment_start_times, {len(rated)} segment_labels and {len(scores)} segment_scores; "
+            "they must be parallel"
+        )
+    sizes = {}
+    for key in ("rgb", "audio"):
+        frames = lists.get(key, [])
+        if isinstance(frames, FrameBlock):
+            sizes[key] = (frames.count, frames.width, frames)
+        else:
+            sizes[key] = (len(frames), _common_width(frames, error, key), None)
+    return Record(
+        offset,
+        length,
+        video_id,
+        labels,
+        starts,
+        rated,
+        scores,
+        sizes["rgb"][0],
+        sizes["audio"][0],
+        sizes["rgb"][1],
+        sizes["audio"][1],
+        sizes["rgb"][2],
+        sizes["audio"][2],
+    )
+
+
+def _integers(context: dict, key: str, error: Callable[[str], RecordError]) -> np.ndarray:
+    values = np.asarray(context.get(key, ()))
+    if values.size and values.dtype.kind != "i":
+        raise error(f"{key} are not integers")
+    return values.astype(np.int64)
+
+
+# --- the protobuf wire format, as far as SequenceExample needs it ------------------------------------
+
+
+def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
+    """An unsigned varint and the position behind it."""
+    value = shift = 0
+    while True:
+        byte = buffer[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            break
+        shift += 7
+        if shift > 63:
+            raise _Unusual
+    if value >> 64:
+        raise _Unusual
+    return value, position
+
+
+def _fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Field number, wire type and the span of each field's value in a message."""
+    while position < end:
+        tag, position = _varint(buffer, position)
+        number, wire = tag >> 3, tag & 7
+        if wire == _BYTES:
+            size, position = _varint(buffer, position)
+            stop = position + size
+        elif wire == _VARINT:
+            stop = _varint(buffer, position)[1]
+        elif wire in (_FIXED64, _FIXED32):
+            stop = position + (8 if wire == _FIXED64 else 4)
+        else:
+            raise _Unusual
+        if stop > end:
+            raise _Unusual
+        yield number, wire, position, stop
+        position = stop
+
+
+def _single(buffer: Buffer, start: int, end: int) -> tuple[int, int, int]:
+    """Field number and span of the only field of a message."""
+    found = list(_fields(buffer, start, end))
+    if len(found) != 1 or found[0][1] != _BYTES:
+        raise _Unusual
+    return found[0][0], found[0][2], found[0][3]
+
+
+def _map_entries(buffer: Buffer, start: int, end: int) -> Iterator[tuple[str, int, int]]:
+    """Key and value span of each entry of a map<string, message>, which is field 1 of its message."""
+    for number, wire, entry, stop in _fields(buffer, start, end):
+        parts = list(_fields(buffer, entry, stop)) if wire == _BYTES else []
+        if number != 1 or [part[:2] for part in parts] != [(1, _BYTES), (2, _BYTES)]:
+            raise _Unusual
+        yield bytes(buffer[parts[0][2] : parts[0][3]]).decode("utf-8", errors="replace"), parts[1][2], parts[1][3]
+
+
+def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict, dict]:
+    """Context values and `FrameBlock`s of a payload in the usual layout; `_Unusual` for any other."""
+    context: dict = {}
+    blocks: dict = {}
+    for number, wire, message, stop in _fields(buffer, start, end):
+        if number not in (1, 2) or wire != _BYTES:
+            raise _Unusual
+        for key, value, value_stop in _map_entries(buffer, message, stop):
+            if number == 1:
+                context[key] = _feature_values(buffer, value, value_stop)
+            elif key in ("rgb", "audio"):
+                blocks[key] = _frame_block(buffer, start, value, value_stop)
+    return context, blocks
+
+
+def _feature_values(buffer: Buffer, start: int, end: int) -> list | np.ndarray:
+    """Values of a Feature: byte strings, float32s or int64s."""
+    if start == end:
+        return []
+    kind, start, end = _single(buffer, start, end)
+    if kind == 1:
+        strings = list(_fields(buffer, start, end))
+        if any(part[:2] != (1, _BYTES) for part in strings):
+            raise _Unusual
+        return [bytes(buffer[part[2] : part[3]]) for part in strings]
+    if start == end:
+        return []
+    number, start, end = _single(buffer, start, end)  # packed values
+    if number != 1 or kind not in (2, 3):
+        raise _Unusual
+    if kind == 2:
+        if (end - start) % 4:
+            raise _Unusual
+        return np.frombuffer(bytes(buffer[start:end]), "<f4")
+    integers = []
+    while start < end:
+        value, start = _varint(buffer, start)
+        integers.append(value)
+    if start != end:
+        raise _Unusual
+    return np.array(integers, np.uint64).astype(np.int64)
+
+
+@cache
+def _frame_header(width: int) -> bytes:
+    """The bytes before each frame: Feature in FeatureList, BytesList in Feature, value in BytesList."""
+    header = b""
+    for _ in range(3):
+        header = b"\x0a" + _encode_varint(width + len(header)) + header
+    return header
+
+
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlock:
+    """The frames of a FeatureList, judged by the header of the first and by the whole length.
+
+    `read_frames` compares the header of every frame that it reads.
+    """
+    if start == end:
+        return FrameBlock(start - payload, 0, 0)
+    value = (start, end)
+    for _ in range(3):  # Feature in FeatureList, BytesList in Feature, value in BytesList
+        field = next(_fields(buffer, *value), None)
+        if field is None or field[:2] != (1, _BYTES):
+            raise _Unusual
+        value = field[2:]
+    width = value[1] - value[0]
+    header = _frame_header(width)
+    stride = len(header) + width
+    if bytes(buffer[start : start + len(header)]) != header or (end - start) % stride:
+        raise _Unusual
+    return FrameBlock(start - payload, (end - start) // stride, width)
+
+
+def _parse_with_tensorflow(payload: memoryview, offset: int, path: Path):
+    """A payload as `tf.train.SequenceExample`: any legal layout, slowly."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return import_tensorflow().train.SequenceExample.FromString(bytes(payload))
+    except DecodeError:
+        raise RecordError(path, "not a SequenceExample", offset) from None
+
+
+def _values(feature) -> list | np.ndarray:
+    """Values of a protobuf Feature, as `_feature_values` returns them."""
+    kind = feature.WhichOneof("kind")
+    if kind == "bytes_list":
+        return list(feature.bytes_list.value)
+    if kind == "float_list":
+        return np.array(feature.float_list.value, np.float32)
+    return np.array(feature.int64_list.value if kind else (), np.int64)

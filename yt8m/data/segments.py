@@ -1,0 +1,32 @@
+"""Which seconds of a video are segments, which of them are ranked, and what a video model sees."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SEGMENT_SECONDS = 5
+HEAD_SEGMENTS, TAIL_SEGMENTS = 6, 2  # never shown to raters
+HEAD_FRAMES, TAIL_FRAMES = HEAD_SEGMENTS * SEGMENT_SECONDS, TAIL_SEGMENTS * SEGMENT_SECONDS
+
+
+@dataclass(frozen=True)
+class Trim:
+    """How many segments at the beginning (`head`) and at the end (`tail`) of a video are left out."""
+
+    head: int
+    tail: int
+
+    def count_left(self, n_frames: np.ndarray) -> np.ndarray:
+        """How many segments of each video are left; a partial last one counts."""
+        n_segments = -(-n_frames // SEGMENT_SECONDS)
+        return np.maximum(n_segments - self.head - self.tail, 0)
+
+
+CANDIDATES = Trim(HEAD_SEGMENTS, TAIL_SEGMENTS)  # what the challenge ranks
+EVERYTHING = Trim(0, 0)
+
+
+def context_frames(n_frames: int) -> tuple[int, int]:
+    """First and last-plus-one of the frames that a video model sees; all where head and tail are everything."""
+    start, stop = HEAD_FRAMES, n_frames - TAIL_FRAMES
+    return (start, stop) if start < stop else (0, n_frames)

@@ -1,0 +1,112 @@
+"""Test metadata: which row of a prediction file is which segment of which video."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from yt8m.common.errors import UserError
+from yt8m.common.files import replacing
+from yt8m.data.damage import Damage
+from yt8m.data.index import Index, load_index
+from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
+
+LOGGER = logging.getLogger(__name__)
+META_NAME = "test_meta.npz"
+
+
+@dataclass(frozen=True)
+class TestMeta:
+    """The candidate segments of a test set, video after video.
+
+    `records` (V,) rows of the index; `video_ids` (V,) bytes; `row_ends` (V,): rows of video v are
+    row_ends[v-1] to row_ends[v], its segments 6, 7, ... in order.
+    """
+
+    __test__ = False  # not a test case, whatever its name says to pytest
+
+    records: np.ndarray
+    video_ids: np.ndarray
+    row_ends: np.ndarray
+
+    @property
+    def n_rows(self) -> int:
+        """Candidate segments in all."""
+        return int(self.row_ends[-1])
+
+    @cached_property
+    def row_starts(self) -> np.ndarray:
+        """The first row of each video, (V,)."""
+        return np.concatenate([[0], self.row_ends[:-1]])
+
+    def row_videos(self) -> np.ndarray:
+        """The video of each row, (rows,)."""
+        return np.repeat(np.arange(len(self.records)), self.row_ends - self.row_starts)
+
+    def row_segments(self) -> np.ndarray:
+        """The segment index of each row within its video, (rows,); it starts at second 5 · index."""
+        return np.arange(self.n_rows) - self.row_starts[self.row_videos()] + HEAD_SEGMENTS
+
+    def row_names(self) -> np.ndarray:
+        """What the submission calls each row, (rows,): `<video id>:<start second>`, as bytes."""
+        starts = self.row_segments() * SEGMENT_SECONDS
+        starts = starts.astype(f"S{len(str(starts.max()))}")
+        return np.char.add(np.char.add(self.video_ids[self.row_videos()], b":"), starts)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the row order."""
+        digest = hashlib.sha256(self.row_ends.astype("<i8").tobytes())
+        digest.update(b"\n".join(self.video_ids.tolist()))
+        return digest.hexdigest()
+
+
+def make_test_meta(index: Index) -> TestMeta:
+    """The candidate segments of a folder of test shards; videos without any are left out.
+
+    Of several records with the same video id the first counts; the others are reported.
+    """
+    _, first = np.unique(index.video_id, return_index=True)
+    if len(first) < len(index):
+        LOGGER.warning("%s: %d records repeat a video id and are left out", index.folder, len(index) - len(first))
+    counts = CANDIDATES.count_left(index.n_frames)
+    records = np.sort(first[counts[first] > 0])
+    if not records.size:
+        raise UserError(f"{index.folder}: no video is long enough to have a candidate segment")
+    return TestMeta(records, index.video_id[records], np.cumsum(counts[records]))
+
+
+def save_test_meta(meta: TestMeta, cache_dir: Path) -> Path:
+    """Write the metadata into the cache folder; returns its path."""
+    path = cache_dir / META_NAME
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, records=meta.records, video_ids=meta.video_ids, row_ends=meta.row_ends)
+    return path
+
+
+def load_test_meta(cache_dir: Path) -> TestMeta:
+    """Read the metadata of a cache folder. Raises `UserError` if it is missing or damaged."""
+    path = cache_dir / META_NAME
+    remedy = "run `python -m yt8m.prepare_test_meta`"
+    if not path.is_file():
+        raise UserError(f"{path}: no test metadata; {remedy}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return TestMeta(file["records"], file["video_ids"], file["row_ends"])
+    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
+        raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
+
+
+def load_test_index(data_dir: Path, meta: TestMeta, damage: Damage) -> Index:
+    """The index of the test shards. Raises `UserError` where the metadata was made from others."""
+    index = load_index(data_dir / "segment" / "test", data_dir / "cache", damage)
+    found = make_test_meta(index)
+    if found.digest != meta.digest or not np.array_equal(found.records, meta.records):
+        raise UserError(
+            f"{index.folder}: not the shards that the test metadata was made from; "
+            "run `python -m yt8m.prepare_test_meta` again"
+        )
+    return index

@@ -1,0 +1,198 @@
+"""Model folders as single files that other programs run, compared with the models in PyTorch before they are there.
+
+Dimensions: S segments, W = 5 + 2·offset frames of an expanded segment, L frames of a whole video, D features of a
+frame, F features of a segment or video, H and P features of a row, G groups, K clusters, C classes. S and L are free,
+at least 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from yt8m import __version__
+from yt8m.common.errors import UserError
+from yt8m.common.files import replacing
+from yt8m.data.segments import context_frames
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.export.portable import Interface, interface_of, make_portable
+from yt8m.export.portable_formats import Run, read_onnx, read_torchscript, require_onnx, write_onnx, write_torchscript
+from yt8m.models.artifacts import ModelFolder, load_segment_model, load_video_model
+from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME, folder_digest
+from yt8m.models.packing import Packing
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
+from yt8m.models.video_models import VideoModel
+
+USAGE = (
+    "Inputs are uint8 as in the shards, one row a second, visual and audio features side by side. frames: all of "
+    "one whole video, of which the model itself leaves out the first 30 and last 10 if others remain. segments: "
+    "seconds T - offset to T + 5 + offset (exclusive) of that video for segments that start at T, zeros beyond "
+    "either end of it. Class c of the probabilities is row c of labels and names."
+)
+
+CHECKED = ({"S": 1, "L": 1}, {"S": 2, "L": 40}, {"S": 5, "L": 41}, {"S": 40, "L": 300})  # head and tail are cut from 41
+TOLERANCE = 1e-5  # of probabilities
+LOGIT_TOLERANCE = 1e-4  # of logits, relative to the largest, or to 1
+
+
+class Case(NamedTuple):
+    """Inputs of an exported model, and the logits that the model gives for them in PyTorch and in float64."""
+
+    inputs: tuple[Tensor, ...]
+    reference: Tensor
+    exact: Tensor
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far an exported model is from the one in PyTorch: the greatest differences over all inputs of the check.
+
+    `rounding` is how far PyTorch's probabilities are from those it gives in float64; `agrees` tells whether all
+    differences are as small as they may be.
+    """
+
+    probabilities: float
+    logits: float
+    rounding: float
+    agrees: bool
+
+    def __str__(self) -> str:
+        text = f"{self.probabilities:.1e} in probabilities, {self.logits:.1e} in logits"
+        if self.probabilities > TOLERANCE:
+            text += f" (in float32, PyTorch itself is {self.rounding:.1e} off)"
+        return text
+
+
+def export_folder(
+    folder: ModelFolder, vocabulary: Vocabulary, file_format: str, output: Path
+) -> tuple[Interface, Comparison]:
+    """Write a model to a file, "onnx" or "torchscript", that has been run and compared with the model in PyTorch.
+
+    Raises `UserError`, and leaves `output` as it was, where they differ, the model is of no use or the format cannot
+    hold it.
+    """
+    _check_output(folder, output)
+    formats = {"onnx": (write_onnx, read_onnx), "torchscript": (write_torchscript, read_torchscript)}
+    write, read = formats[file_format]
+    if file_format == "onnx":
+        require_onnx()
+    model = _load(folder, len(vocabulary))
+    interface = interface_of(folder, len(vocabulary))
+    cases = _cases(model, interface)
+    if not all(case.reference.isfinite().all() for case in cases):
+        raise UserError(f"{folder.path}: predicts values that are not numbers; its weights are of no use")
+    with replacing(output) as temporary:
+        write(make_portable(model), interface, describe(folder, vocabulary, interface), temporary)
+        comparison = compare(read(temporary), cases)
+        if not comparison.agrees:
+            raise UserError(
+                f"{output}: not written, as it would not give the numbers of {folder.path}: off by up to "
+                f"{comparison}; try the other --format, or other versions of torch and onnxruntime"
+            )
+    return interface, comparison
+
+
+def _check_output(folder: ModelFolder, output: Path) -> None:
+    if output.is_dir():
+        raise UserError(f"--output {output}: a folder; name a file")
+    if output.resolve() in [(folder.path / name).resolve() for name in (CONFIG_NAME, WEIGHTS_NAME)]:
+        raise UserError(f"--output {output}: would replace what is exported; name another file")
+
+
+def _load(folder: ModelFolder, n_classes: int) -> VideoModel | SegmentModel:
+    if folder.kind == "video":
+        return load_video_model(folder.path, n_classes).eval()
+    return load_segment_model(folder, n_classes).eval()
+
+
+def describe(folder: ModelFolder, vocabulary: Vocabulary, interface: Interface) -> dict[str, Any]:
+    """What the file says about itself."""
+    description = {
+        "kind": folder.kind,
+        "model": folder.name,
+        "interface": str(interface),
+        "usage": USAGE,
+        "labels": vocabulary.labels.tolist(),
+        "names": list(vocabulary.names),
+        "digest": folder_digest(folder.path),
+        "yt8m_version": __version__,
+    }
+    if "segments" in interface.inputs:
+        description["offset"] = folder.offset
+    return description
+
+
+@torch.no_grad()
+def reference_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor]) -> Tensor:
+    """Logits that the model gives in PyTorch for the inputs of an exported one."""
+    if isinstance(model, ContextAgnosticModel):
+        return model(*inputs)
+    if isinstance(model, ContextAwareModel):
+        segments, frames = inputs
+        return model(segments, _seen(frames), None, torch.zeros(len(segments), dtype=torch.int64))
+    return model(_seen(*inputs))[0]
+
+
+@torch.no_grad()
+def exact_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor]) -> Tensor:
+    """The same of a model that is float64."""
+
+    def encode(encoder: nn.Module, batch: Tensor) -> Tensor:
+        packing = Packing(batch, None)
+        return encoder.pool(encoder.encode_frames(packing.pack(batch).double()), packing)
+
+    if isinstance(model, ContextAgnosticModel):
+        return model.classify(encode(model.segment_encoder, *inputs))
+    if isinstance(model, ContextAwareModel):
+        segments, frames = inputs
+        context = encode(model.context_model, _seen(frames)).expand(len(segments), -1)
+        return model.classify(encode(model.segment_encoder, segments), context)
+    return model.classify(encode(model, _seen(*inputs)))[0]
+
+
+def _seen(frames: Tensor) -> Tensor:
+    """Of the frames (L, D) of a whole video those that a model sees, as a batch of one video."""
+    return frames[slice(*context_frames(len(frames)))][None]
+
+
+def _cases(model: VideoModel | SegmentModel, interface: Interface) -> list[Case]:
+    """What the exported model is compared with."""
+    samples = [interface.sample(sizes, seed) for seed, sizes in enumerate(CHECKED)]
+    references = [reference_logits(model, inputs) for inputs in samples]
+    model.double()
+    exact = [exact_logits(model, inputs) for inputs in samples]
+    model.float()  # no weight has changed by this
+    return [Case(*case) for case in zip(samples, references, exact)]
+
+
+def compare(run: Run, cases: Sequence[Case]) -> Comparison:
+    """Run an exported model on all cases.
+
+    Where float32 is too coarse for a model, the exported one may be as far from PyTorch as ten times what PyTorch is
+    from itself in float64, within limits: other programs add up in another order, and approximate exponentials.
+    """
+    probabilities, logits, rounding, agrees = [], [], [], True
+    for case in cases:
+        scale = max(1.0, case.reference.abs().max().item())
+        own = _distance(case.reference.sigmoid(), case.exact.sigmoid())
+        found = run(case.inputs)
+        probabilities.append(_distance(found[0], case.reference.sigmoid()))
+        logits.append(_distance(found[1], case.reference))
+        rounding.append(own)
+        agrees &= probabilities[-1] <= _allowed(TOLERANCE, own)
+        agrees &= logits[-1] <= _allowed(LOGIT_TOLERANCE * scale, _distance(case.reference, case.exact))
+    return Comparison(max(probabilities), max(logits), max(rounding), agrees)
+
+
+def _allowed(tolerance: float, rounding: float) -> float:
+    return min(max(tolerance, 10 * rounding), 100 * tolerance)
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    """The greatest absolute difference, infinite where shapes differ or one is not a number."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return (found - expected).abs().nan_to_num(float("inf")).max().item()

@@ -1,0 +1,160 @@
+"""Models as exporters take them: tensors in, tensors out, and no branch that depends on what goes in.
+
+Frames go in as they are in the shards, uint8, and probabilities come out. The head and the tail of a video, which a
+model of whole videos does not look at, are left out within the model, so that nobody else has to know of them.
+
+Dimensions: S segments, W = 5 + 2·offset frames of an expanded segment, L frames of a whole video, D features of a
+frame, F features of a segment or video, H and P features of a row, G groups, K clusters, C classes. S and L are free,
+at least 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from yt8m.data.segments import HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
+from yt8m.models.artifacts import ModelFolder
+from yt8m.models.encoders import SEGating
+from yt8m.models.packing import Packing
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
+from yt8m.models.video_models import VideoModel
+
+OUTPUT = "probabilities"
+
+
+class SeenFrames:
+    """Pools, of the frames of one video, those that a video model sees (`segments.context_frames`).
+
+    All are encoded and some count for nothing, so that no shape depends on anything but L: cutting frames off would
+    take a branch, which tracing does not keep.
+    """
+
+    def __init__(self, frames: Tensor) -> None:
+        """`frames` (L, D) uint8."""
+        number = (frames[:, 0] >= 0).cumsum(0)  # 1 to L; an `arange` would be traced with the device that it was on
+        n_frames = number[-1:]
+        inside = (number > HEAD_FRAMES) & (number <= n_frames - TAIL_FRAMES)
+        self.seen = (inside | (n_frames <= HEAD_FRAMES + TAIL_FRAMES)).float()  # (L,)
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the frames that are seen: (L, H), nowhere negative → (1, 2H)."""
+        rows = rows * self.seen[:, None]
+        return torch.cat([rows.amax(dim=0), rows.sum(dim=0) / self.seen.sum()])[None]
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """As those of `Packing`: (L, G, K) and (L, G, P) → (1, K, P) and (1, G, K)."""
+        weights = weights * self.seen[:, None, None]
+        return (weights.flatten(0, 1).T @ parts.flatten(0, 1))[None], weights.sum(dim=0)[None]
+
+
+def _encode_video(encoder: nn.Module, frames: Tensor) -> Tensor:
+    """Frames (L, D) uint8 of a whole video → (1, F)."""
+    return encoder.pool(encoder.encode_frames(frames.float()), SeenFrames(frames))
+
+
+def _encode_segments(encoder: nn.Module, segments: Tensor) -> Tensor:
+    """Segments (S, W, D) uint8 → (S, F)."""
+    packing = Packing(segments, None)
+    return encoder.pool(encoder.encode_frames(packing.pack(segments)), packing)
+
+
+class Portable(nn.Module):  # pylint: disable=abstract-method  # the names of its inputs are those of `forward`
+    """A model as the exporters take it: tensors in, tensors out, no layer that they cannot write."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """`model` in eval mode, which is changed, though not in what it computes."""
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        for layer in self.model.modules():
+            if isinstance(layer, SEGating):  # takes an autograd function, which no file holds, for a bare batch norm
+                layer.bn1 = nn.Sequential(layer.bn1)
+
+
+class PortableVideoModel(Portable):
+    """A video model."""
+
+    def logits(self, frames: Tensor) -> Tensor:
+        """Frames (L, D) uint8 of one whole video → (C,)."""
+        return self.model.classify(_encode_video(self.model, frames)).squeeze(0)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Frames (L, D) uint8 of one whole video → probabilities (C,)."""
+        return self.logits(frames).sigmoid()
+
+
+class PortableAgnosticModel(Portable):
+    """A context-agnostic segment model."""
+
+    def logits(self, segments: Tensor) -> Tensor:
+        """Segments (S, W, D) uint8 → (S, C)."""
+        return self.model.classify(_encode_segments(self.model.segment_encoder, segments))
+
+    def forward(self, segments: Tensor) -> Tensor:
+        """Segments (S, W, D) uint8 → probabilities (S, C)."""
+        return self.logits(segments).sigmoid()
+
+
+class PortableAwareModel(Portable):
+    """A context-aware segment model."""
+
+    def logits(self, segments: Tensor, frames: Tensor) -> Tensor:
+        """Segments (S, W, D) uint8 and the frames (L, D) uint8 of the whole video that they come from → (S, C)."""
+        context = _encode_video(self.model.context_model, frames).expand(segments.shape[0], -1)
+        return self.model.classify(_encode_segments(self.model.segment_encoder, segments), context)
+
+    def forward(self, segments: Tensor, frames: Tensor) -> Tensor:
+        """Segments (S, W, D) uint8 and the frames (L, D) uint8 of the whole video that they come from →
+        probabilities (S, C)."""
+        return self.logits(segments, frames).sigmoid()
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Shapes of the inputs (uint8), in order, and of the probabilities (float32); "S" and "L" are free."""
+
+    inputs: dict[str, tuple[str | int, ...]]
+    output: tuple[str | int, ...]
+
+    def sample(self, sizes: Mapping[str, int], seed: int) -> tuple[Tensor, ...]:
+        """Random inputs of these sizes, spread as features are: on even noise, trained models give nothing but 0."""
+        generator = torch.Generator().manual_seed(seed)
+        shapes = [[sizes[size] if isinstance(size, str) else size for size in shape] for shape in self.inputs.values()]
+        return tuple(
+            (128 + 32 * torch.randn(shape, generator=generator)).clamp(0, 255).to(torch.uint8) for shape in shapes
+        )
+
+    def __str__(self) -> str:
+        inputs = ", ".join(f"{name} {_shape(shape)} uint8" for name, shape in self.inputs.items())
+        return f"{inputs} -> {OUTPUT} {_shape(self.output)} float32"
+
+
+def _shape(sizes: Sequence[str | int]) -> str:
+    return f"({', '.join(map(str, sizes))}{',' * (len(sizes) == 1)})"
+
+
+def interface_of(folder: ModelFolder, n_classes: int) -> Interface:
+    """What the exported model takes and gives."""
+    config, width = folder.config, SEGMENT_SECONDS + 2 * folder.offset
+    if config.segment_w_context is not None:
+        assert config.segment_base is not None and config.context_base is not None
+        return Interface(
+            {
+                "segments": ("S", width, config.segment_base.model.frame_dim),
+                "frames": ("L", config.context_base.model.frame_dim),
+            },
+            ("S", n_classes),
+        )
+    assert config.video is not None
+    dim = config.video.model.frame_dim
+    if folder.kind == "video":
+        return Interface({"frames": ("L", dim)}, (n_classes,))
+    return Interface({"segments": ("S", width, dim)}, ("S", n_classes))
+
+
+def make_portable(model: VideoModel | SegmentModel) -> Portable:
+    """The portable form of a model in eval mode, which is changed, though not in what it computes."""
+    if isinstance(model, ContextAwareModel):
+        return PortableAwareModel(model)
+    return PortableAgnosticModel(model) if isinstance(model, ContextAgnosticModel) else PortableVideoModel(model)

@@ -1,0 +1,94 @@
+"""From probabilities of segments to spans: when a video shows which classes.
+
+Dimensions: S segments of a video, C classes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to look for: these `classes`, or where they are None the `top` most probable ones of each video.
+
+    Segments of at least the probability `threshold` make a span.
+    """
+
+    classes: list[int] | None
+    top: int
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Span:
+    """One segment of a video or several in a row, and how probably they show a class.
+
+    `start` and `end` in seconds; the `mean` probability of the segments, the `highest`, and `highest_at`, the second
+    at which the segment with the highest begins.
+    """
+
+    video_id: str
+    label: int
+    name: str
+    start: int
+    end: int
+    mean: float
+    highest: float
+    highest_at: int
+
+
+@dataclass(frozen=True)
+class Localization:
+    """The answer for a video of so many seconds.
+
+    `spans`: those of the most probable class first, those of a class in order. `below`: the best segment of classes
+    that reach the threshold nowhere. That is all of those that were asked for by name; otherwise it is the most
+    probable class, and only if there is no span.
+    """
+
+    video_id: str
+    seconds: int
+    spans: list[Span]
+    below: list[Span]
+
+
+def find_spans(
+    video_id: str, n_frames: int, probabilities: np.ndarray, vocabulary: Vocabulary, query: Query
+) -> Localization:
+    """The answer for a video from the probabilities (S, C) of all its segments, of which the last may be partial."""
+
+    def span(number: int, first: int, stop: int) -> Span:
+        values = probabilities[first:stop, number]
+        best = int(values.argmax())
+        return Span(
+            video_id,
+            int(vocabulary.labels[number]),
+            vocabulary.name(number),
+            first * SEGMENT_SECONDS,
+            min(stop * SEGMENT_SECONDS, n_frames),
+            float(values.mean()),
+            float(values[best]),
+            (first + best) * SEGMENT_SECONDS,
+        )
+
+    if not n_frames:
+        return Localization(video_id, 0, [], [])
+    highest = probabilities.max(axis=0)
+    order = np.argsort(-highest, kind="stable").tolist()
+    order = order[: query.top] if query.classes is None else [number for number in order if number in query.classes]
+    spans = [span(number, *run) for number in order for run in runs(probabilities[:, number] >= query.threshold)]
+    below = [number for number in order if highest[number] < query.threshold]
+    if query.classes is None:
+        below = [] if spans else order[:1]
+    best = probabilities.argmax(axis=0).tolist()
+    return Localization(video_id, n_frames, spans, [span(number, best[number], best[number] + 1) for number in below])
+
+
+def runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """First and last-plus-one place of each unbroken run of True in (S,) bool, in order."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist()))

@@ -1,0 +1,128 @@
+"""Which rows belong to which example: padded batches without their padding, videos end to end, overlapping windows.
+
+Layers that look at single frames work on rows, (N, ·); what pools frames works on examples. A packing knows which rows
+an example has, and pools them.
+
+Dimensions: B examples in a batch, L frames of each (padded), N rows, D and H features of a row, G groups, K clusters,
+P features of a group.
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def _weighted_sums(weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ weights · parts over frames and groups, (B, L, G, K) and (B, L, G, P) → (B, K, P), and Σ weights over frames,
+    (B, G, K)."""
+    return weights.flatten(1, 2).transpose(1, 2) @ parts.flatten(1, 2), weights.sum(dim=1)
+
+
+class Packing:
+    """Where the real frames of a padded batch are; turns (B, L, ·) into rows (N, ·) and back."""
+
+    def __init__(self, frames: Tensor, lengths: Tensor | None) -> None:
+        """`frames` (B, L, D); `lengths` (B,) in 1..L, or None when every frame is real."""
+        self.batch, self.length = frames.shape[:2]
+        self.lengths: Tensor | None = None
+        if lengths is not None and int(lengths.min()) < self.length:
+            self.lengths = lengths.to(frames.device)
+            steps = torch.arange(self.length, device=frames.device)
+            self.index = (steps < self.lengths[:, None]).flatten().nonzero().squeeze(1)  # (N,)
+
+    def pack(self, frames: Tensor) -> Tensor:
+        """(B, L, D) → (N, D), as float."""
+        rows = frames.flatten(0, 1)
+        return (rows if self.lengths is None else rows[self.index]).float()
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(N, ·) → (B, L, ·) with zeros in the padding."""
+        if self.lengths is not None:
+            padded = rows.new_zeros(self.batch * self.length, *rows.shape[1:])
+            rows = padded.index_copy_(0, self.index, rows)
+        return rows.unflatten(0, (self.batch, self.length))
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
+        (B, G, K)."""
+        return _weighted_sums(self.unpack(weights), self.unpack(parts))
+
+    def mean(self, padded: Tensor) -> Tensor:
+        """Mean over the real frames of (B, L, ·), zero in the padding → (B, ·)."""
+        dtype = torch.promote_types(padded.dtype, torch.float32)  # a sum of halves would overflow
+        if self.lengths is None:
+            return padded.mean(dim=1, dtype=dtype)
+        return padded.sum(dim=1, dtype=dtype) / self.lengths[:, None]
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the frames of each video: (N, H), nowhere negative → (B, 2H)."""
+        padded = self.unpack(rows)
+        return torch.cat([padded.amax(dim=1), self.mean(padded)], dim=1)
+
+    def split(self, n_parts: int) -> "Iterator[tuple[slice, slice, Packing]]":
+        """At most `n_parts` parts of the batch: where a part's videos are, where its rows, and its packing."""
+        size = -(-self.batch // n_parts)
+        lengths = [self.length] * self.batch if self.lengths is None else self.lengths.tolist()
+        row = 0
+        for video in range(0, self.batch, size):
+            part = copy.copy(self)
+            part.batch = min(size, self.batch - video)
+            n_rows = sum(lengths[video : video + size])
+            if self.lengths is not None:
+                part.lengths = self.lengths[video : video + size]
+                part.index = self.index[row : row + n_rows] - video * self.length
+            yield slice(video, video + size), slice(row, row + n_rows), part
+            row += n_rows
+
+
+class Windows:
+    """Windows of `size` rows, one beginning every `step` rows: what overlaps is there once. For inference.
+
+    Of N rows there are (N - size) // step + 1 windows.
+    """
+
+    def __init__(self, size: int, step: int) -> None:
+        self.size, self.step = size, step
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(N, ·) → (B, size, ·), a view."""
+        return rows.unfold(0, self.size, self.step).movedim(-1, 1)
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
+        (B, G, K)."""
+        return _weighted_sums(self.unpack(weights), self.unpack(parts))
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the rows of each window: (N, H) → (B, 2H)."""
+        windows = self.unpack(rows)
+        maximum = windows[:, 0].clone()
+        total = windows[:, 0].to(torch.promote_types(rows.dtype, torch.float32), copy=True)  # halves would overflow
+        for place in range(1, self.size):  # a reduction of the view would read it against the grain
+            torch.maximum(maximum, windows[:, place], out=maximum)
+            total += windows[:, place]
+        return torch.cat([maximum, total.div_(self.size)], dim=1)
+
+
+class EndToEnd:
+    """Examples of different lengths one after the other, without any padding. For inference."""
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.lengths = lengths
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the rows of each example: (N, H) → (B, 2H)."""
+        dtype = torch.promote_types(rows.dtype, torch.float32)  # a sum of halves would overflow
+        return torch.stack(
+            [torch.cat([own.amax(dim=0).to(dtype), own.mean(dim=0, dtype=dtype)]) for own in rows.split(self.lengths)]
+        )
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """As those of `Packing`."""
+        pairs = list(zip(weights.split(self.lengths), parts.split(self.lengths)))
+        return (
+            torch.stack([own.flatten(0, 1).T @ part.flatten(0, 1) for own, part in pairs]),
+            torch.stack([own.sum(dim=0) for own, _ in pairs]),
+        )

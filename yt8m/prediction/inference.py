@@ -1,0 +1,229 @@
+"""Predictions of segment models and video models for whole videos.
+
+What depends on single frames is computed once per frame, not once per segment that reaches over it, and the context
+of a video once for all models whose frozen context encoder has the same weights.
+
+Dimensions: V videos of a group, L frames of a video, N frames of a strip, D features of a frame, S segments of the
+group that are predicted, F features of a segment, C classes.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yt8m.common.errors import UserError
+from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames
+from yt8m.models.encoders import fold
+from yt8m.models.packing import Windows
+from yt8m.models.segment_models import ContextAwareModel, SegmentModel
+from yt8m.models.video_models import VideoModel
+from yt8m.prediction.memmaps import SCALE
+
+NOT_A_NUMBER = -1  # among quantized probabilities
+
+Label = TypeVar("Label")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model that predicts: in eval mode, on its device; `offset` frames on either side of a segment."""
+
+    name: str
+    model: SegmentModel
+    offset: int
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How to predict: `shifts` in seconds, whose predictions are averaged; `amp` is a half precision or None; `trim`
+    says which segments of a video are left out."""
+
+    device: torch.device
+    amp: torch.dtype | None = None
+    shifts: tuple[int, ...] = (0,)
+    trim: Trim = CANDIDATES
+
+    def autocast(self) -> torch.autocast:
+        """The context to compute in."""
+        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
+
+
+class Strip:
+    """The frames that the segments of some videos reach over, end to end, and where each segment's window is.
+
+    `reach`: how many frames beyond the segments that are left of a video are there on either side, zeros beyond the
+    video. Each video takes a multiple of 5 frames, so that the windows of all videos begin at a multiple of 5.
+    """
+
+    def __init__(self, videos: Sequence[Tensor], reach: int, trim: Trim = CANDIDATES) -> None:
+        """`videos` (L, D) uint8, all on one device."""
+        self.reach = reach
+        head = trim.head * SEGMENT_SECONDS
+        n_segments = [int(trim.count_left(np.array(len(video)))) for video in videos]
+        spare = -(-2 * reach // SEGMENT_SECONDS)  # windows that would begin in a video's last frames
+        places = np.cumsum([0] + [count + spare for count in n_segments])
+        frames = videos[0].new_zeros(int(places[-1]) * SEGMENT_SECONDS, videos[0].shape[1])
+        for video, count, place in zip(videos, n_segments, places.tolist()):
+            first, last = head - reach, head + count * SEGMENT_SECONDS + reach
+            inside = video[max(first, 0) : last]
+            start = place * SEGMENT_SECONDS + max(-first, 0)
+            frames[start : start + len(inside)] = inside
+        self.frames = frames.float()  # (N, D)
+        counts = torch.tensor(n_segments)
+        owners = torch.repeat_interleave(torch.arange(len(videos)), counts)
+        self.owners = owners.to(frames.device)  # (S,), the video of each segment
+        self.segments = (torch.arange(len(owners)) + spare * owners).to(frames.device)  # (S,), its number among windows
+
+    def pool(self, encoder: nn.Module, encoded: tuple[Tensor, ...], offset: int, shift: int) -> Tensor:
+        """Features (S, F) of the segments, `shift` seconds later and with `offset` frames on either side.
+
+        `encoded` is what the encoder gives for `frames`.
+        """
+        first = self.reach - offset + shift
+        windows = Windows(SEGMENT_SECONDS + 2 * offset, SEGMENT_SECONDS)
+        return encoder.pool(tuple(part[first:] for part in encoded), windows)[self.segments]
+
+
+class Predictor:
+    """Several models that predict the same videos; all of `Member` is on the device."""
+
+    def __init__(self, members: Sequence[Member], computation: Computation) -> None:
+        self.members, self.computation = members, computation
+        share_context_encoders([member.model for member in members])
+        for member in members:
+            fold(member.model)
+
+    @torch.inference_mode()
+    def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:
+        """Predictions (S, C) of the chosen members for what is left of the segments of videos (L, D) uint8, in order.
+
+        No video is empty. int16 round(p * 9999), on the device; -1 where it is not a number.
+        """
+        device, shifts, trim = self.computation.device, self.computation.shifts, self.computation.trim
+        members = [self.members[number] for number in chosen]
+        frames = [video.to(device, non_blocking=True) for video in videos]
+        strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)), trim)
+        contexts: dict[nn.Module, Tensor] = {}
+        results = []
+        with self.computation.autocast():
+            for model, offset in ((member.model, member.offset) for member in members):
+                context = ()
+                if isinstance(model, ContextAwareModel):
+                    if model.context_model not in contexts:
+                        contexts[model.context_model] = encode_videos(model.context_model, frames)
+                    context = (contexts[model.context_model][strip.owners],)
+                encoder = model.segment_encoder
+                encoded = encoder.encode_frames(strip.frames)
+                total = sum(
+                    model.classify(strip.pool(encoder, encoded, offset, shift), *context).float().sigmoid()
+                    for shift in shifts
+                )
+                results.append((total * (SCALE / len(shifts))).round().nan_to_num(NOT_A_NUMBER).to(torch.int16))
+        return results
+
+    def checked(self, results: Sequence[np.ndarray], chosen: Sequence[int]) -> Sequence[np.ndarray]:
+        """The predictions, if all of them are numbers. Raises `UserError` naming the model otherwise."""
+        for number, values in zip(chosen, results):
+            if values.size and values.min() < 0:
+                raise UserError(
+                    f"{self.members[number].name}: predicts values that are not numbers; its weights are "
+                    "of no use" + ("" if self.computation.amp is None else ", or need --amp off")
+                )
+        return results
+
+
+def mean_probabilities(predictor: Predictor, videos: Sequence[Tensor], n_classes: int) -> list[np.ndarray]:
+    """The mean of all models' probabilities, (S, C) for each of the videos (L, D) uint8, which may have no frames.
+
+    Raises `UserError` naming a model that predicts what is not a number.
+    """
+    counts = predictor.computation.trim.count_left(np.array([len(video) for video in videos], np.int64))
+    mean = np.empty((0, n_classes))
+    if counts.any():
+        members = range(len(predictor.members))
+        results = predictor([video for video in videos if len(video)], members)
+        mean = np.mean(predictor.checked([values.cpu().numpy() for values in results], members), axis=0) / SCALE
+    ends = np.cumsum(counts)
+    return [mean[end - count : end] for end, count in zip(ends, counts)]
+
+
+def video_groups(row_ends: np.ndarray, batch_size: int) -> list[slice]:
+    """All videos in order, cut into groups, each the fewest videos that have `batch_size` segments.
+
+    `row_ends` (videos,): how many segments a video and those before it have.
+    """
+    groups = []
+    start = rows = 0
+    while start < len(row_ends):
+        stop = min(int(np.searchsorted(row_ends, rows + batch_size)) + 1, len(row_ends))
+        groups.append(slice(start, stop))
+        start, rows = stop, int(row_ends[stop - 1])
+    return groups
+
+
+def encode_videos(encoder: nn.Module, videos: Sequence[Tensor]) -> Tensor:
+    """Features (V, F) of whole videos (L, D) uint8, without head and tail."""
+    seen = [video[slice(*context_frames(len(video)))] for video in videos]
+    return encoder.encode_whole(torch.cat(seen).float(), [len(video) for video in seen])
+
+
+def share_context_encoders(models: Sequence[SegmentModel]) -> None:
+    """Give context-aware models whose context encoders have the same weights one and the same encoder."""
+    known: list[ContextAwareModel] = []
+    for model in models:
+        if isinstance(model, ContextAwareModel):
+            twin = next((other for other in known if _same_context(model, other)), None)
+            if twin is None:
+                known.append(model)
+            else:
+                model.context_model = twin.context_model
+
+
+def _same_context(first: ContextAwareModel, second: ContextAwareModel) -> bool:
+    if first.base_config != second.base_config:
+        return False
+    states = [model.context_model.state_dict() for model in (first, second)]
+    return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+class Arrival:
+    """Tensors on their way to the CPU; from a GPU they travel while it goes on computing."""
+
+    def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
+        if device.type != "cuda":
+            self._tensors, self._event = list(tensors), None
+            return
+        self._tensors = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for target, tensor in zip(self._tensors, tensors):
+            target.copy_(tensor, non_blocking=True)
+        self._event = torch.cuda.Event()
+        self._event.record(torch.cuda.current_stream(device))
+
+    def wait(self) -> list[np.ndarray]:
+        """The tensors, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return [tensor.numpy() for tensor in self._tensors]
+
+
+def one_behind(items: Iterable[tuple[Label, Arrival]]) -> Iterator[tuple[Label, list[np.ndarray]]]:
+    """What arrives, each when the next is under way already."""
+    before: tuple[Label, Arrival] | None = None
+    for item in items:
+        if before is not None:
+            yield before[0], before[1].wait()
+        before = item
+    if before is not None:
+        yield before[0], before[1].wait()
+
+
+@torch.inference_mode()
+def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Computation) -> Tensor:
+    """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8."""
+    frames = [video.to(computation.device, non_blocking=True) for video in videos]
+    with computation.autocast():
+        return model.classify(encode_videos(model, frames)).float().sigmoid()

@@ -1,0 +1,344 @@
+"""Prediction files: one memory map a model, and how it comes to be.
+
+`cache/predictions/<model>.npy` holds int16 round(p * 9999) of (rows, C), rows as the test metadata has them; the
+JSON file beside it says what it was made from. While it is being made it is called `<model>.npy.partial`, and what is
+in it already says a journal, `<model>.npy.partial.done`, so that a killed process goes on where it was.
+"""
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yt8m.common.errors import UserError
+from yt8m.common.files import replacing
+from yt8m.data.test_meta import TestMeta
+from yt8m.models.model_files import folder_digest, folder_stamps
+
+LOGGER = logging.getLogger(__name__)
+PREDICTIONS_NAME = "predictions"
+SCALE = 9999
+_PREDICT_AGAIN = "run `python -m yt8m.inference_memmap` again"
+# Of an origin: where the model lay, size and time of its files, when the predictions were finished and what they lack.
+_INFORMATION = ("folder", "stamps", "time", "left_out")
+
+
+class StoredScores:
+    """Rows of a prediction file, (rows, C) int16, read when they are asked for.
+
+    Unlike those of a memory map, rows that have been read do not count as memory of the process afterwards. With
+    `doubted`, where nothing says how they were made, reading raises `UserError` for values out of range.
+    """
+
+    def __init__(self, values: np.memmap, doubted: bool) -> None:
+        self._doubted = doubted
+        self.path = Path(str(values.filename))
+        self.shape = values.shape
+        self._offset = values.offset
+        self._file = self.path.open("rb", buffering=0)  # pylint: disable=consider-using-with  # as long as it lives
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """A copy of consecutive rows. May be called by several threads at once."""
+        first, stop, _ = rows.indices(len(self))
+        values = np.empty((max(stop - first, 0), self.shape[1]), np.int16)
+        rest = memoryview(values.reshape(-1).view(np.uint8))
+        place = self._offset + first * values.itemsize * self.shape[1]
+        while rest:
+            try:
+                count = os.preadv(self._file.fileno(), [rest], place)
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be read ({error.strerror}); {_PREDICT_AGAIN}") from None
+            if not count:
+                raise UserError(f"{self.path}: has been cut off while it was read; {_PREDICT_AGAIN}")
+            rest, place = rest[count:], place + count
+        if self._doubted and values.size and (values.min() < 0 or values.max() > SCALE):
+            raise UserError(
+                f"{self.path}: expected values of 0 to {SCALE}, found {values.min()} to {values.max()} in "
+                f"rows {first} to {stop - 1}; {_PREDICT_AGAIN}"
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    """`cache/predictions/<model>.npy` and the JSON file beside it."""
+
+    path: Path
+
+    @property
+    def origin_path(self) -> Path:
+        """What the values were made from."""
+        return self.path.with_suffix(".json")
+
+    def is_current(self, origin: dict[str, Any], meta: TestMeta, n_classes: int) -> bool:
+        """Whether the file is there, whole, and made from the same model, metadata and settings."""
+        return self.left_out(origin, meta, n_classes) == []
+
+    def left_out(self, origin: dict[str, Any], meta: TestMeta, n_classes: int) -> list[int] | None:
+        """The videos of which rows are left out, if the file is there, whole, and of that origin; else None."""
+        found = _read_json(self.origin_path)
+        if found is None or _essence(found) != _essence(origin):
+            return None
+        try:
+            self._map(meta, n_classes)
+        except UserError:
+            return None
+        return found.get("left_out", [])
+
+    def read(self, meta: TestMeta, n_classes: int) -> StoredScores:
+        """The values, checked against the metadata, the vocabulary and the model. Raises `UserError`."""
+        values = self._map(meta, n_classes)
+        origin = _read_json(self.origin_path)
+        if origin is not None:  # not made elsewhere
+            if origin.get("test_meta") != meta.digest:
+                raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
+            if _model_has_changed(origin):
+                raise UserError(
+                    f"{self.path}: made with other weights than {origin['folder']} has now; {_PREDICT_AGAIN}"
+                )
+            if origin.get("left_out"):
+                LOGGER.warning(
+                    "%s: segments of %d damaged videos count with probability 0", self.path, len(origin["left_out"])
+                )
+        return StoredScores(values, doubted=origin is None)
+
+    def _map(self, meta: TestMeta, n_classes: int) -> np.memmap:
+        """The file, mapped, if it is whole and of the right size. Raises `UserError`."""
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such predictions; {_PREDICT_AGAIN}")
+        try:
+            values = np.lib.format.open_memmap(self.path, "r")  # refuses pickled objects
+        except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
+            raise UserError(f"{self.path}: cannot be read as a memory map ({error}); {_PREDICT_AGAIN}") from None
+        if values.shape != (meta.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
+            raise UserError(
+                f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary ask "
+                f"for int16 {(meta.n_rows, n_classes)}; {_PREDICT_AGAIN}"
+            )
+        return values
+
+
+def prediction_files(cache_dir: Path, names: list[str] | None) -> list[PredictionFile]:
+    """The prediction files of the named models, or of all, sorted by name. Raises `UserError` if there are none."""
+    directory = cache_dir / PREDICTIONS_NAME
+    if names is None:
+        names = sorted(path.stem for path in directory.glob("[!.]*.npy"))
+        if not names:
+            raise UserError(f"{directory}: no predictions; run `python -m yt8m.inference_memmap`")
+    return [PredictionFile(directory / f"{name}.npy") for name in names]
+
+
+def origin_of_model(folder: Path) -> dict[str, Any]:
+    """What an origin says of the model."""
+    return {"model": folder_digest(folder), "folder": str(folder.absolute()), "stamps": folder_stamps(folder)}
+
+
+def _model_has_changed(origin: dict[str, Any]) -> bool:
+    """Whether the model that predictions were made with is still where it was, but is another one."""
+    try:
+        folder = Path(origin["folder"])
+        return folder_stamps(folder) != origin["stamps"] and folder_digest(folder) != origin["model"]
+    except (OSError, KeyError, TypeError):  # it is not there, or predictions do not say where it was
+        return False
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        found = None
+    return found if isinstance(found, dict) else {}  # says nothing of what it was made from
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def _essence(origin: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in origin.items() if key not in _INFORMATION}
+
+
+class PartialPredictions:
+    """A prediction file in the making, shared by all processes that predict.
+
+    One process calls `prepare` before any opens it, and `finish` after all have closed it; each opens it and writes
+    rows of its own. The journal has one number a video: 0; 1 where its rows are there, 2 where it could not be read;
+    written only once the rows are on the disk. It is also the lock that keeps other commands away.
+    """
+
+    def __init__(self, file: PredictionFile, meta: TestMeta, n_classes: int, origin: dict[str, Any]) -> None:
+        self.file, self.meta, self.origin, self.n_classes = file, meta, origin, n_classes
+        self.path = file.path.with_name(f"{file.path.name}.partial")
+        self._origin_path = self.path.with_name(f"{self.path.name}.json")
+        self._journal_path = self.path.with_name(f"{self.path.name}.done")
+        self._values = self._journal = self._lock = -1  # file descriptors
+        self._waiting: list[tuple[int, np.ndarray]] = []  # first video and entries of the journal
+        self._waiting_lock = threading.Lock()
+        self._size = meta.n_rows * n_classes * 2
+
+    def prepare(self) -> None:
+        """Make the file, or keep it if it was begun with the same model, metadata and settings. Raises `UserError`.
+
+        Where a finished file lacks damaged videos, a copy of it is what is begun with. No other command can prepare
+        it until this process releases it, and all that have it open close it, or end.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self._locked_journal()
+        if not self._is_begun():
+            # Files of their own, in case a process of an earlier command still has the old ones open.
+            self.discard()
+            os.close(self._lock)
+            self._lock = self._locked_journal()
+            try:
+                self._begin()
+            except OSError as error:
+                self.discard()
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise UserError(f"{self.path}: cannot be made ({error.strerror})") from None
+                raise UserError(
+                    f"{self.path}: no place for {self._size / 1e9:.3g} GB of predictions "
+                    f"({error.strerror}); free space or put cache/predictions on another disk"
+                ) from None
+        fcntl.flock(self._lock, fcntl.LOCK_SH)  # from now on the others hold it, too
+
+    def _is_begun(self) -> bool:
+        found = _read_json(self._origin_path)
+        return (
+            found is not None
+            and _essence(found) == _essence(self.origin)
+            and self.path.is_file()
+            and self.path.stat().st_size > self._size
+            and os.fstat(self._lock).st_size == 4 * len(self.meta.records)
+        )
+
+    def _begin(self) -> None:
+        done = np.zeros(len(self.meta.records), "<u4")
+        lacking = self.file.left_out(self.origin, self.meta, self.n_classes)
+        if lacking:
+            shutil.copyfile(self.file.path, self.path)
+            done[:] = 1
+            done[lacking] = 0
+        else:
+            np.lib.format.open_memmap(self.path, "w+", np.int16, (self.meta.n_rows, self.n_classes))
+            with self.path.open("r+b") as values:  # all of it now, not an error after hours
+                os.posix_fallocate(values.fileno(), 0, self.path.stat().st_size)
+        self._journal_path.write_bytes(done.tobytes())
+        _write_json(self._origin_path, self.origin)
+
+    def _locked_journal(self) -> int:
+        """The journal, which is made if need be and is the lock as well."""
+        handle = os.open(self._journal_path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), self._journal_path.stat()):
+                return handle
+        except (BlockingIOError, FileNotFoundError):  # at work, or just finished and gone
+            pass
+        os.close(handle)
+        raise UserError(f"{self.path}: another process is predicting with this model; wait for it or stop it")
+
+    def discard(self) -> None:
+        """Remove the file and what belongs to it."""
+        for path in (self._origin_path, self.path, self._journal_path):
+            path.unlink(missing_ok=True)
+
+    def open(self) -> None:
+        """Open the prepared file to write to."""
+        self._values = os.open(self.path, os.O_WRONLY)
+        self._journal = os.open(self._journal_path, os.O_WRONLY)
+        fcntl.flock(self._journal, fcntl.LOCK_SH)
+
+    def close(self) -> None:
+        """Close the file; the process that has prepared it still keeps other commands away."""
+        for handle in (self._values, self._journal):
+            if handle >= 0:
+                os.close(handle)
+        self._values = self._journal = -1
+
+    def release(self) -> None:
+        """Close the file and let other commands at it."""
+        self.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
+
+    def journal(self) -> np.ndarray:
+        """The journal, (videos,) uint32."""
+        return np.fromfile(self._journal_path, "<u4")
+
+    def write(self, videos: slice, values: np.ndarray, read: np.ndarray) -> None:
+        """Write the rows of consecutive videos, (rows, C) int16; `read` (videos,): which of them could be read."""
+        header = self.path.stat().st_size - self._size
+        self._write(
+            self._values,
+            memoryview(np.ascontiguousarray(values)).cast("B"),
+            header + int(self.meta.row_starts[videos.start]) * self.n_classes * 2,
+        )
+        with self._waiting_lock:
+            self._waiting.append((videos.start, np.where(read, 1, 2).astype("<u4")))
+
+    def save(self) -> None:
+        """Have everything written so far on the disk and in the journal; a thread may do so while another writes."""
+        with self._waiting_lock:
+            waiting, self._waiting = self._waiting, []
+        if waiting:
+            with self._keeping():
+                os.fdatasync(self._values)
+        for first, entries in waiting:
+            self._write(self._journal, memoryview(entries).cast("B"), 4 * first)
+
+    def _write(self, handle: int, rest: memoryview, place: int) -> None:
+        with self._keeping():
+            while rest:
+                count = os.pwrite(handle, rest, place)
+                rest, place = rest[count:], place + count
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Say of an error that nothing is lost."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written ({error.strerror}); what is in it is kept: mend that and "
+                "run the command again"
+            ) from None
+
+    def finish(self) -> int:
+        """Give the finished file its name; returns how many rows are left out. Raises `UserError` if any are missing.
+
+        Killed at any moment, it leaves either a partial file to finish or a finished one, and never the values of
+        one model beside the origin of another.
+        """
+        journal = self.journal()
+        if not journal.all():
+            raise UserError(
+                f"{self.path}: {np.count_nonzero(journal == 0)} videos are missing in its journal; "
+                "run the command again"
+            )
+        left_out = np.flatnonzero(journal > 1)
+        origin = self.origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+        if left_out.size:
+            origin["left_out"] = left_out.tolist()  # so that it will not count as current
+        self.file.path.unlink(missing_ok=True)
+        _write_json(self.file.origin_path, origin)
+        os.replace(self.path, self.file.path)
+        self.discard()
+        return int((self.meta.row_ends - self.meta.row_starts)[left_out].sum())

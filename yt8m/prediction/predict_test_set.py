@@ -1,0 +1,205 @@
+"""Predicting all test segments with several models, through any interruption and in any number of processes.
+
+The videos are cut into groups, in order, whose sizes depend on the batch size alone. A group is the unit of all
+things: it is computed as a whole, whichever process does so and however often the command has been killed before, so
+that the files end up the same, and it is in a file's journal as a whole or not.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+from helperbot import get_logger, process_group
+from helperbot.distributed import barrier, rank, rank_zero_first, world_size
+
+from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
+from yt8m.common.memory import keep_freed_memory
+from yt8m.common.progress import Progress
+from yt8m.data.dataloader import BatchLoader
+from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
+from yt8m.data.vocabulary import load_vocabulary
+from yt8m.models.artifacts import ModelFolder
+from yt8m.prediction.inference import Arrival, Computation, Predictor, one_behind, video_groups
+from yt8m.prediction.members import chosen_folders, load_members
+from yt8m.prediction.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile, origin_of_model
+
+LOGGER = logging.getLogger(__name__)
+SECONDS_BETWEEN_SAVES = 2.0
+PATIENCE = timedelta(days=2)  # of a process for the others
+
+
+@dataclass(frozen=True)
+class Work:
+    """A group of consecutive videos, and the numbers of the models that have not predicted it yet."""
+
+    videos: slice
+    members: list[int]
+
+
+def run_predictions(args: argparse.Namespace) -> None:
+    """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
+    device = resolve_device(args.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    cache = args.data_dir / "cache"
+    computation = Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)))
+    with process_group(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
+        main_process = rank() == 0
+        get_logger(
+            "yt8m",
+            cache / "inference" / "inference.log" if main_process else None,
+            logging.INFO if main_process else logging.WARNING,
+        )
+        n_classes = len(load_vocabulary(args.data_dir))
+        meta = load_test_meta(cache)
+        with rank_zero_first():
+            index = load_test_index(args.data_dir, meta, args.damage)
+        outdated = _outdated(args, meta, n_classes, computation)
+        if outdated:
+            dataset = WholeVideoDataset(index, meta.records, args.damage)
+            members = load_members([folder for folder, _ in outdated], args.offset, n_classes, dataset.reader, device)
+            predictor = Predictor(members, computation)
+            _fill(
+                [file for _, file in outdated],
+                predictor,
+                dataset,
+                args.batch_size,
+                resolve_workers(args.workers, device),
+            )
+
+
+def _outdated(
+    args: argparse.Namespace, meta: TestMeta, n_classes: int, computation: Computation
+) -> list[tuple[ModelFolder, PartialPredictions]]:
+    """The models whose predictions are not there or not up to date, with the files to be made."""
+    cache = args.data_dir / "cache"
+    outdated: list[tuple[ModelFolder, PartialPredictions]] = []
+    for folder in chosen_folders(args.model_dir or cache / "segment", args.model_names):
+        file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
+        origin = origin_of_model(folder.path) | {
+            "test_meta": meta.digest,
+            "offset": folder.offset if args.offset is None else args.offset,
+            "shifts": list(computation.shifts),
+            "amp": str(computation.amp),
+        }
+        partial = PartialPredictions(file, meta, n_classes, origin)
+        if not file.is_current(origin, meta, n_classes):
+            outdated.append((folder, partial))
+            continue
+        LOGGER.info("%s: up to date", file.path)
+        if rank() == 0 and not partial.path.exists():  # one with other settings may be in the making
+            partial.discard()  # what a process left that was killed having done all else
+    return outdated
+
+
+def _fill(
+    files: list[PartialPredictions], predictor: Predictor, dataset: WholeVideoDataset, batch_size: int, workers: int
+) -> None:
+    """Make the files, together with the other processes if there are any, and give them their names."""
+    names = ", ".join(member.name for member in predictor.members)
+    with ExitStack() as stack:
+        for file in files:
+            stack.callback(file.release)
+            if rank() == 0:
+                file.prepare()
+        barrier()
+        for file in files:
+            file.open()
+        journals = [file.journal() for file in files]
+        barrier()  # all have read what was done before anyone does more
+        meta = files[0].meta
+        work = remaining_work(meta, batch_size, journals)
+        n_left = sum(_n_rows(meta, item.videos) for item in work)
+        LOGGER.info(
+            "predicting %d segments with %s on %s%s%s",
+            n_left,
+            names,
+            predictor.computation.device,
+            f" in {world_size()} processes" if world_size() > 1 else "",
+            f"; {meta.n_rows - n_left} are there already" if n_left < meta.n_rows else "",
+        )
+        _predict(files, predictor, dataset, work[rank() :: world_size()], workers)
+        for file in files:
+            file.close()  # on a network file system others may see what is written only now
+        barrier()
+        if rank() == 0:
+            left_out = max(file.finish() for file in files)
+            if left_out:
+                LOGGER.warning("%d segments of damaged videos have probability 0", left_out)
+            LOGGER.info("wrote %s", ", ".join(str(file.file.path) for file in files))
+
+
+def remaining_work(meta: TestMeta, batch_size: int, journals: list[np.ndarray]) -> list[Work]:
+    """The groups (see `video_groups`) that some model has not predicted yet.
+
+    `journals` (videos,) of each model: 1 where a video has been predicted; what could not be read is tried again.
+    """
+    work = []
+    for videos in video_groups(meta.row_ends, batch_size):
+        members = [number for number, journal in enumerate(journals) if (journal[videos] != 1).any()]
+        if members:
+            work.append(Work(videos, members))
+    return work
+
+
+def _n_rows(meta: TestMeta, videos: slice) -> int:
+    return int(meta.row_ends[videos.stop - 1] - meta.row_starts[videos.start])
+
+
+def _predict(
+    files: list[PartialPredictions], predictor: Predictor, dataset: WholeVideoDataset, work: list[Work], workers: int
+) -> None:
+    """Do this process's part of the work. What is done is kept even if it ends with an error or Ctrl-C."""
+    meta = files[0].meta
+    keys = [[(0, video) for video in range(item.videos.start, item.videos.stop)] for item in work]
+    loader = BatchLoader[list[tuple[int, torch.Tensor]]](dataset, keys, workers, predictor.computation.device)
+
+    def arrivals() -> Iterator[tuple[tuple[Work, list[int]], Arrival]]:
+        for item, group in zip(work, loader, strict=True):
+            numbers = [number for number, _ in group]
+            predicted = [torch.empty(0, files[0].n_classes, dtype=torch.int16)] * len(item.members)
+            if group:
+                predicted = predictor([frames for _, frames in group], item.members)
+            yield (item, numbers), Arrival(predicted, predictor.computation.device)
+
+    last_save = time.monotonic()
+    n_rows = sum(_n_rows(meta, item.videos) for item in work)
+    with ThreadPoolExecutor(1) as thread, Progress("predicting", n_rows, "segment", LOGGER) as progress:
+        saving = thread.submit(_save, files)
+        try:
+            for (item, numbers), results in one_behind(arrivals()):
+                for number, values in zip(item.members, predictor.checked(results, item.members)):
+                    _write(files[number], item.videos, numbers, values)
+                progress.update(_n_rows(meta, item.videos))
+                if saving.done() and time.monotonic() - last_save >= SECONDS_BETWEEN_SAVES:
+                    saving.result()
+                    saving = thread.submit(_save, files)
+                    last_save = time.monotonic()
+        finally:
+            saving.result()
+            _save(files)
+
+
+def _save(files: list[PartialPredictions]) -> None:
+    for file in files:
+        file.save()
+
+
+def _write(file: PartialPredictions, videos: slice, numbers: list[int], values: np.ndarray) -> None:
+    """Write the predictions for those `numbers` of consecutive `videos` that could be read; the others get 0."""
+    meta = file.meta
+    counts = (meta.row_ends - meta.row_starts)[videos]
+    read = np.isin(np.arange(videos.start, videos.stop), numbers)
+    if not read.all():
+        whole = np.zeros((counts.sum(), file.n_classes), np.int16)
+        whole[np.repeat(read, counts)] = values
+        values = whole
+    file.write(videos, values, read)

@@ -1,0 +1,1 @@
+"""The HTML report: scores, curves and timelines on one page."""

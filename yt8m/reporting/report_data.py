@@ -1,0 +1,102 @@
+"""What the report says of models and evaluations: plain values read from the cache folder."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from yt8m.common.errors import UserError
+from yt8m.models.artifacts import ModelFolder, load_state, open_folder
+from yt8m.models.model_files import WEIGHTS_NAME
+from yt8m.scoring.evaluation import FORMAT_VERSION
+from yt8m.training.runs import read_origin
+from yt8m.training.tasks import SegmentTask, VideoTask
+from yt8m.training.trainer import HISTORY
+
+LOGGER = logging.getLogger(__name__)
+MOST_POINTS = 600  # of a curve
+_TASKS = {"video": VideoTask, "segment": SegmentTask}
+
+
+def read_evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """What `evaluate` wrote, the newest first. Raises `UserError` for a file that is something else."""
+    evaluations = []
+    for path in paths:
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read as an evaluation ({error})") from None
+        if not isinstance(document, dict) or document.get("version") != FORMAT_VERSION:
+            raise UserError(f"{path}: not an evaluation of this version; run `python -m yt8m.evaluate` again")
+        evaluations.append({"file": path.stem, **document})
+    return sorted(evaluations, key=lambda document: document["time"], reverse=True)
+
+
+def describe_models(cache_dir: Path) -> list[dict[str, Any]]:
+    """The finished models of the cache folder, video models first, with their curves.
+
+    A folder that cannot be understood is left out, with a warning.
+    """
+    described = []
+    for kind in ("video", "segment"):
+        for weights in sorted((cache_dir / kind).glob(f"*/{WEIGHTS_NAME}")):
+            try:
+                described.append(_describe(open_folder(weights.parent), kind))
+            except UserError as error:
+                LOGGER.warning("%s; the report leaves this model out", error)
+    return described
+
+
+def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
+    task = _TASKS[kind]
+    monitor = "valid_loss" if task.monitor == "loss" else task.monitor  # as the history calls it
+    origin = read_origin(folder.path) or {}
+    sections = origin.get("config", {})
+    trained = next((section["training"] for section in sections.values() if "training" in section), {})
+    history = folder.path / HISTORY
+    try:
+        table = pd.read_csv(history) if history.is_file() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{history}: cannot be read as a table ({' '.join(str(error).split())})") from None
+    return {
+        "name": folder.name,
+        "kind": folder.kind,
+        "base": _base(folder),
+        "steps": trained.get("steps"),
+        "fold": None if "fold" not in origin else str(origin["fold"]),
+        "best": _best(table, monitor, task.mode),
+        "monitor": monitor,
+        "parameters": sum(value.numel() for value in load_state(folder.path, "meta").values()),
+        "curves": None if table is None else _curves(table),
+    }
+
+
+def _base(folder: ModelFolder) -> str:
+    """The families of models that a model is made of."""
+    config = folder.config
+    if config.context_base is not None and config.segment_base is not None:
+        return f"{config.context_base.model.type} for the context, {config.segment_base.model.type} for the segment"
+    return config.video.model.type if config.video is not None else ""
+
+
+def _best(table: pd.DataFrame | None, column: str, mode: str) -> str | None:
+    """The best evaluation of a training run, as text."""
+    if table is None or column not in table or table[column].isna().all():
+        return None
+    row = table.loc[table[column].idxmin() if mode == "min" else table[column].idxmax()]
+    return f"{column.replace('_', ' ')} {row[column]:.6g} at step {row['step']:.0f}"
+
+
+def _curves(table: pd.DataFrame) -> dict[str, list[float | None]]:
+    """The columns of a run's history, thinned out, with None for what is not there; evaluations are all kept."""
+    evaluated = table["train_loss"].notna() if "train_loss" in table else pd.Series(False, table.index)
+    table = table[evaluated | (table.index % max(1, -(-len(table) // MOST_POINTS)) == 0)]
+    return {
+        name: [None if math.isnan(value) else value for value in table[name].astype(float)]
+        for name in table
+        if table[name].notna().any()
+    }

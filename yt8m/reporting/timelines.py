@@ -1,0 +1,250 @@
+"""What models say about single videos, second by second: the strongest classes, and what raters said.
+
+Dimensions: V videos, S segments of a video, C classes, M models.
+"""
+
+import argparse
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from yt8m.common.devices import resolve_device
+from yt8m.common.errors import UserError
+from yt8m.data.index import Index, load_index
+from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.segments import EVERYTHING, HEAD_SEGMENTS, SEGMENT_SECONDS
+from yt8m.data.test_meta import TestMeta, load_test_meta
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.artifacts import ModelFolder
+from yt8m.prediction.inference import Computation, Predictor, mean_probabilities
+from yt8m.prediction.members import chosen_folders, load_members
+from yt8m.prediction.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
+from yt8m.ranking.fusion import Fusion, Scores
+from yt8m.scoring.held_out import training_of
+from yt8m.scoring.ratings import Ratings, ratings_of_table
+from yt8m.scoring.truth import read_truth
+
+LOGGER = logging.getLogger(__name__)
+BLOCK_ROWS = 4096
+SURE = 0.5  # the most certain videos show something that is at least so probable
+REAL_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # the data set's own ids have 4 characters and say nothing of the video
+WATCH = "https://www.youtube.com/watch?v="
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A rated segment of a video: class index, start second, whether the class is there."""
+
+    class_index: int
+    start: int
+    positive: bool
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A video: probabilities (S, C) of its segments, the first of which starts at second `start`; `note` says whose
+    they are, or why the video was chosen."""
+
+    video_id: str
+    start: int
+    probabilities: np.ndarray
+    marks: list[Mark]
+    note: str
+
+    @property
+    def watch_url(self) -> str | None:
+        """Where to watch the video, if its id is a real one."""
+        return f"{WATCH}{self.video_id}" if REAL_ID.fullmatch(self.video_id) else None
+
+    def strongest(self, top: int) -> np.ndarray:
+        """The classes of the `top` highest probabilities, the highest first, and then those that are rated."""
+        peaks = self.probabilities.max(axis=0)
+        strongest = np.argsort(-peaks, kind="stable")[:top].tolist()
+        rated = {mark.class_index for mark in self.marks} - set(strongest)
+        return np.array(strongest + sorted(rated, key=lambda label: -peaks[label]))
+
+
+class TestTimelines:
+    """Timelines of test videos, from prediction files and their mean."""
+
+    __test__ = False  # not a test case, whatever its name says to pytest
+
+    def __init__(self, maps: Sequence[Scores], meta: TestMeta, vocabulary: Vocabulary, truth: Ratings | None) -> None:
+        self._maps, self._meta = maps, meta
+        self._numbers = {
+            video_id.decode(errors="replace"): number for number, video_id in enumerate(meta.video_ids.tolist())
+        }
+        self._marks: dict[str, list[Mark]] = {}
+        if truth is not None:
+            classes = vocabulary.classes(truth.label)
+            for row in np.flatnonzero(classes >= 0).tolist():
+                marks = self._marks.setdefault(str(truth.video_ids[truth.video[row]]), [])
+                marks.append(Mark(int(classes[row]), int(truth.start[row]), bool(truth.positive[row])))
+
+    def __contains__(self, video_id: str) -> bool:
+        return video_id in self._numbers
+
+    def timeline(self, video_id: str, note: str) -> Timeline:
+        """The timeline of a video that the test set has."""
+        number = self._numbers[video_id]
+        rows = slice(int(self._meta.row_starts[number]), int(self._meta.row_ends[number]))
+        mean = np.mean([values[rows] for values in self._maps], axis=0) / SCALE
+        return Timeline(video_id, HEAD_SEGMENTS * SEGMENT_SECONDS, mean, self._marks.get(video_id, []), note)
+
+    def by_certainty(self, count: int) -> list[Timeline]:
+        """The `count` videos of which the models are most certain, and the `count` of which they are least.
+
+        Certainty is the entropy of all probabilities of a segment, in bits, averaged over the segments of a video.
+        The most certain are among those that show anything at all.
+        """
+        doubt, peak = self._doubts()
+        order = np.argsort(doubt, kind="stable")
+        ids = list(self._numbers)
+        shown = order[peak[order] >= SURE]
+        most, least = shown[:count].tolist(), order[::-1][:count].tolist()
+        chosen = [(video, "among the most certain") for video in most]
+        chosen += [(video, "among the least certain") for video in least if video not in most]
+        return [
+            self.timeline(ids[video], f"{why}: {doubt[video]:.2f} bits of doubt in a segment") for video, why in chosen
+        ]
+
+    def _doubts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each video the mean entropy of its segments in bits, and its highest probability, (V,) each."""
+        probabilities = np.arange(SCALE + 1) / SCALE
+        with np.errstate(divide="ignore", invalid="ignore"):
+            entropies = -sum(share * np.log2(share) for share in (probabilities, 1 - probabilities))
+        entropies = np.nan_to_num(entropies).astype(np.float32)
+        fusion = Fusion(self._maps)
+        n_rows, n_classes = fusion.shape
+        row_doubt, row_peak = np.empty(n_rows, np.float32), np.empty(n_rows, np.float32)
+        for start in range(0, n_rows, BLOCK_ROWS):
+            blocks = [values[start : start + BLOCK_ROWS] for values in self._maps]
+            scores = fusion.fuse(start, blocks, slice(0, n_classes)).astype(np.int16)
+            row_doubt[start : start + BLOCK_ROWS] = entropies[scores].sum(axis=1)
+            row_peak[start : start + BLOCK_ROWS] = scores.max(axis=1) / SCALE
+        counts = self._meta.row_ends - self._meta.row_starts
+        return (
+            np.add.reduceat(row_doubt, self._meta.row_starts) / counts,
+            np.maximum.reduceat(row_peak, self._meta.row_starts),
+        )
+
+
+class RatedTimelines:
+    """Timelines of rated videos, predicted when they are asked for by models that have not seen them."""
+
+    def __init__(
+        self, index: Index, vocabulary: Vocabulary, folders: Sequence[ModelFolder], device: torch.device
+    ) -> None:
+        self._index, self._vocabulary, self._folders, self._device = index, vocabulary, folders, device
+        self._records = {
+            video_id.decode(errors="replace"): record
+            for record, video_id in reversed(list(enumerate(index.video_id.tolist())))
+        }
+
+    def __contains__(self, video_id: str) -> bool:
+        return video_id in self._records
+
+    def timeline(self, video_id: str) -> Timeline:
+        """The timeline of a video that the rated set has. Raises `UserError` where there is nothing to see."""
+        record = self._records[video_id]
+        n_frames = int(self._index.n_frames[record])
+        if not n_frames:
+            raise UserError(f"{self._index.path(record)}: video {video_id} has no frames; choose another of --videos")
+        shard = self._index.shard[record : record + 1]
+        folders = [folder for folder in self._folders if training_of(folder.path, self._index).has_not_seen(shard)]
+        names = ", ".join(folder.name for folder in folders)
+        note = f"a rated video, by {names}, which were not trained on it"
+        if not folders:
+            folders = list(self._folders)
+            note = "a rated video, by models that were trained on it, or may have been"
+            LOGGER.warning("%s: all models were trained on it, or may have been; the report says so", video_id)
+        reader = ShardReader(self._index)
+        frames = np.empty((n_frames, reader.frame_dim), np.uint8)
+        reader.read([Frames(record, slice(0, n_frames), frames)], whole=True)
+        members = load_members(folders, None, len(self._vocabulary), reader, self._device)
+        predictor = Predictor(members, Computation(self._device, trim=EVERYTHING))
+        (mean,) = mean_probabilities(predictor, [torch.from_numpy(frames)], len(self._vocabulary))
+        return Timeline(video_id, 0, mean, self._marks(record), note)
+
+    def _marks(self, record: int) -> list[Mark]:
+        starts, labels, scores = (
+            self._index.of_record(record, values, self._index.rating_ends)
+            for values in (self._index.rating_start, self._index.rating_label, self._index.rating_score)
+        )
+        classes = self._vocabulary.classes(labels)
+        return [
+            Mark(label, start, score > 0)
+            for label, start, score in zip(classes.tolist(), starts.tolist(), scores.tolist())
+            if label >= 0
+        ]
+
+
+def collect_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> list[Timeline]:
+    """The timelines that the command line asks for. Raises `UserError`, also for an id that nobody knows."""
+    test = _test_timelines(args, vocabulary)
+    if args.videos is None:
+        return [] if test is None else test.by_certainty(args.n_videos)
+    rated = None
+    found = []
+    for video_id in args.videos:
+        if test is not None and video_id in test:
+            found.append(test.timeline(video_id, "a test video"))
+            continue
+        if rated is None:
+            rated = _rated_timelines(args, vocabulary)
+        if video_id not in rated:
+            raise UserError(
+                f"--videos: no video {video_id} in {args.data_dir}, neither among the predicted test "
+                "videos nor among the rated ones"
+            )
+        found.append(rated.timeline(video_id))
+    return found
+
+
+def _test_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> TestTimelines | None:
+    """The predicted test videos; None where there are no predictions and no option needs them."""
+    cache = args.data_dir / "cache"
+    truth = None if args.truth is None else ratings_of_table(read_truth(args.truth))
+    patterns = ["[!.]*.npy"] if args.model_names is None else [f"{name}.npy" for name in args.model_names]
+    if not any(list((cache / PREDICTIONS_NAME).glob(pattern)) for pattern in patterns):
+        if truth is None and (args.model_names is None or args.videos is not None):
+            return None
+        raise UserError(
+            f"{cache / PREDICTIONS_NAME}: no such predictions of test segments; run `python -m yt8m.inference_memmap`"
+        )
+    meta = load_test_meta(cache)
+    maps = [file.read(meta, len(vocabulary)) for file in prediction_files(cache, args.model_names)]
+    return TestTimelines(maps, meta, vocabulary, truth)
+
+
+def _rated_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> RatedTimelines:
+    cache = args.data_dir / "cache"
+    return RatedTimelines(
+        load_index(args.data_dir / "segment" / "train", cache, args.damage),
+        vocabulary,
+        chosen_folders(args.model_dir or cache / "segment", args.model_names),
+        resolve_device(args.device),
+    )
+
+
+def page_values(timeline: Timeline, vocabulary: Vocabulary, top: int) -> dict[str, Any]:
+    """What the page shows of a timeline: plain values."""
+    classes = timeline.strongest(top).tolist()
+    place_of = {label: place for place, label in enumerate(classes)}
+    return {
+        "video": timeline.video_id,
+        "note": timeline.note,
+        "url": timeline.watch_url,
+        "start": timeline.start,
+        "classes": [{"label": int(vocabulary.labels[label]), "name": vocabulary.name(label)} for label in classes],
+        "probabilities": [[round(float(value), 4) for value in timeline.probabilities[:, label]] for label in classes],
+        "marks": [
+            {"class": place_of[mark.class_index], "start": mark.start, "positive": mark.positive}
+            for mark in timeline.marks
+        ],
+    }

@@ -1,0 +1,152 @@
+"""Predictions for rated shards that models were not trained on.
+
+Dimensions: R ratings, S of a batch, M models.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from yt8m.common.errors import UserError
+from yt8m.common.progress import Progress
+from yt8m.data.dataloader import BatchLoader
+from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch
+from yt8m.data.folds import NO_FOLD, split_fold
+from yt8m.data.index import Index
+from yt8m.data.sampling import SequentialBatches
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.artifacts import ModelFolder
+from yt8m.models.encoders import fold
+from yt8m.models.packing import Packing
+from yt8m.models.segment_models import ContextAwareModel, SegmentModel
+from yt8m.prediction.inference import share_context_encoders
+from yt8m.prediction.members import load_members
+from yt8m.scoring.ratings import Ratings
+from yt8m.training.runs import read_origin
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a model's folder says about the rated shards it was trained on.
+
+    `held_out`: rows of `index.shards` that it has not seen, None where nothing is known; `text` says so to people.
+    """
+
+    held_out: np.ndarray | None
+    text: str
+
+    def has_not_seen(self, shards: np.ndarray) -> bool:
+        """Whether it is known that the model has seen none of these shards."""
+        return self.held_out is not None and bool(np.isin(shards, self.held_out).all())
+
+
+def training_of(folder: Path, index: Index) -> Training:
+    """What `run.json` says; the 2019 release wrote none, and its folds depended on the order of files on a disk."""
+    origin = read_origin(folder)
+    if origin is None or "fold" not in origin:
+        return Training(None, "nothing says which shards it was trained on")
+    if origin.get("segment/train") != index.digest:
+        return Training(None, f"was trained when {index.folder} held other shards")
+    if origin["fold"] == NO_FOLD:
+        return Training(np.empty(0, np.int64), "was trained on all shards")
+    text = f"was trained on all shards but those of fold {origin['fold']}"
+    return Training(split_fold(index, origin["fold"])[1], text)
+
+
+class HeldOutRatings:
+    """The ratings of some shards of `index.shards`, and what models predict for them.
+
+    `shards_of_ratings` (R,) rows of `index.shards`; `labelled` (R,) bool: whether the video has the class as a label.
+    """
+
+    def __init__(self, index: Index, vocabulary: Vocabulary, shards: np.ndarray) -> None:
+        self._index, self._vocabulary = index, vocabulary
+        dataset = RatedSegmentDataset(index, vocabulary, shards, 0, False, -1, None)
+        keys = np.stack([dataset.classes, dataset.records, dataset.starts])
+        _, examples = np.unique(keys, axis=1, return_index=True)  # in the order of the classes
+        _, number, n_records = np.unique(index.video_id, return_inverse=True, return_counts=True)
+        alone = n_records[number[dataset.records[examples]]] == 1
+        self._examples = examples[alone]
+        self._shards_of_examples = dataset.shards
+        for count, reason in (
+            (len(dataset) - len(examples), "have been met before"),
+            ((~alone).sum(), "are of videos whose id several records have: one may be in training"),
+        ):
+            if count:
+                LOGGER.warning("%s: %d ratings do not count, which %s", index.folder, count, reason)
+        if not self._examples.size:
+            raise UserError(f"{index.folder}: no rating is left to measure with")
+        classes, of_record, starts = keys[:, self._examples]
+        records, videos = np.unique(of_record, return_inverse=True)
+        video_ids = [video_id.decode(errors="replace") for video_id in index.video_id[records].tolist()]
+        self.ratings = Ratings(
+            np.array(video_ids), videos, starts, vocabulary.labels[classes], dataset.scores[self._examples] > 0
+        )
+        self.shards_of_ratings = dataset.shards[self._examples]
+        labels = [set(index.of_record(record, index.labels, index.label_ends).tolist()) for record in records.tolist()]
+        self.labelled = np.array(
+            [label in labels[video] for video, label in zip(videos.tolist(), self.ratings.label.tolist())]
+        )
+
+    def predict(
+        self, folders: Sequence[ModelFolder], shards: np.ndarray, batch_size: int, workers: int, device: torch.device
+    ) -> np.ndarray:
+        """Probabilities (M, R) of the rated classes; NaN outside of `shards`.
+
+        Raises `UserError` for a model that does not fit the vocabulary or the data.
+        """
+        chosen = np.isin(self._shards_of_examples, shards)
+        probabilities = np.full((len(folders), len(chosen)), np.nan)
+        for offset in sorted({folder.offset for folder in folders}):
+            numbers = [number for number, folder in enumerate(folders) if folder.offset == offset]
+            context = any(folders[number].kind == "context-aware" for number in numbers)
+            dataset = RatedSegmentDataset(self._index, self._vocabulary, shards, offset, context, -1, None)
+            members = load_members(
+                [folders[number] for number in numbers], None, len(self._vocabulary), dataset.reader, device
+            )
+            models = [member.model for member in members]
+            share_context_encoders(models)
+            for model in models:
+                fold(model)
+            loader = BatchLoader[SegmentBatch](dataset, SequentialBatches(len(dataset), batch_size), workers, device)
+            names = ", ".join(folders[number].name for number in numbers)
+            parts = []
+            with Progress(f"predicting with {names}", len(dataset), "rating", LOGGER) as progress:
+                for batch in loader:
+                    parts.append(_predict(models, batch, device))
+                    progress.update(len(batch.examples))
+            found = torch.cat(parts, dim=1).numpy()
+            for number, values in zip(numbers, found):
+                if np.isnan(values).any():
+                    raise UserError(
+                        f"{folders[number].path}: predicts values that are not numbers; its weights are of no use"
+                    )
+            probabilities[np.ix_(numbers, chosen)] = found
+        return probabilities[:, self._examples]
+
+
+@torch.inference_mode()
+def _predict(models: Sequence[SegmentModel], batch: SegmentBatch, device: torch.device) -> Tensor:
+    """Probabilities (M, S) of the rated classes of a batch, on the CPU."""
+    batch = SegmentBatch(*(part if part is None else part.to(device) for part in batch))
+    packing = Packing(batch.segments, None)
+    contexts: dict[nn.Module, Tensor] = {}
+    results = []
+    for model in models:
+        context = ()
+        if isinstance(model, ContextAwareModel):
+            if model.context_model not in contexts:
+                contexts[model.context_model] = model.encode_context(batch.videos, batch.lengths)
+            context = (contexts[model.context_model][batch.video_index],)
+        encoder = model.segment_encoder
+        logits = model.classify(encoder.pool(encoder.encode_frames(packing.pack(batch.segments)), packing), *context)
+        rated = logits.gather(1, batch.classes.unsqueeze(1)).squeeze(1)
+        results.append(rated.double().sigmoid())  # as floats, many sure ones would be equal
+    return torch.stack(results).cpu()

@@ -1,0 +1,155 @@
+"""Who is measured on which ratings: `evaluate`'s command line → ratings and subjects. Dimensions: R ratings."""
+
+import argparse
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yt8m.common.devices import resolve_device, resolve_workers
+from yt8m.common.errors import UserError
+from yt8m.data.folds import N_FOLDS, split_fold
+from yt8m.data.index import Index, load_index
+from yt8m.data.test_meta import META_NAME, load_test_meta
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.artifacts import ModelFolder, open_folder
+from yt8m.prediction.members import chosen_folders
+from yt8m.prediction.memmaps import prediction_files
+from yt8m.scoring.evaluation import Kind, Subject
+from yt8m.scoring.held_out import HeldOutRatings, training_of
+from yt8m.scoring.placing import TestRatings, subject_of_submission
+from yt8m.scoring.ratings import Ratings, ratings_of_table
+from yt8m.scoring.scores import places_by_score
+from yt8m.scoring.truth import read_table, read_truth
+
+LOGGER = logging.getLogger(__name__)
+MEAN = "ensemble"
+UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
+SEEN = "TRAINED ON THESE SHARDS, or may have been"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Ratings, where they come from, who is measured on them; `folds` (R,) for out-of-fold predictions, else None."""
+
+    source: str
+    ratings: Ratings
+    subjects: list[Subject]
+    folds: np.ndarray | None = None
+
+
+def on_test_set(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
+    """A submission, predictions of test segments and their mean, or both. Raises `UserError`."""
+    ratings = ratings_of_table(read_truth(args.truth))
+    cache = args.data_dir / "cache"
+    subjects = []
+    predicted = args.submission is None or args.model_names is not None
+    if predicted or args.video_labels is not None or (cache / META_NAME).exists():
+        meta = load_test_meta(cache)
+        test = TestRatings(ratings, meta, vocabulary)
+        labels = None if args.video_labels is None else read_table(args.video_labels, ["vid", "label"])
+        subjects += test.baselines(labels, args.top_k, args.seed)
+        if predicted:
+            maps = {
+                file.path.stem: file.read(meta, len(vocabulary)) for file in prediction_files(cache, args.model_names)
+            }
+            subjects += [test.subject(name, "model", [scores], args.top_k, args.seed) for name, scores in maps.items()]
+            if len(maps) > 1:
+                subjects.append(test.subject(MEAN, "ensemble", list(maps.values()), args.top_k, args.seed))
+    if args.submission is not None:
+        subjects.append(subject_of_submission(args.submission, ratings, args.top_k))
+    return Trial(str(args.truth), ratings, subjects)
+
+
+def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
+    """Models on rated shards that they were not trained on, and their mean. Raises `UserError`."""
+    device = resolve_device(args.device)
+    how = args.batch_size, resolve_workers(args.workers, device), device
+    index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache", args.damage)
+    directory = args.model_dir or args.data_dir / "cache" / "segment"
+    folds = None
+    if args.fold is not None:
+        source = f"fold {args.fold} of {index.folder}"
+        shards = split_fold(index, args.fold)[1]
+        folders, notes = _models_for(args, directory, index, shards)
+        held_out = HeldOutRatings(index, vocabulary, shards)
+        probabilities = dict(zip(notes, held_out.predict(folders, shards, *how)))
+    else:
+        source = f"{index.folder}, all shards, out of fold"
+        notes = dict.fromkeys(args.out_of_fold, f"each shard by a model that was {UNSEEN}")
+        parts = [split_fold(index, fold)[1] for fold in range(N_FOLDS)]
+        models = [
+            [_out_of_fold_model(directory / f"{name}_{fold}", index, shards) for name in notes]
+            for fold, shards in enumerate(parts)
+        ]  # all of them are looked at before any predicts
+        held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)))
+        probabilities = {name: np.empty(len(held_out.ratings)) for name in notes}
+        folds = np.empty(len(held_out.ratings), np.int64)
+        for fold, (shards, folders) in enumerate(zip(parts, models)):
+            chosen = np.isin(held_out.shards_of_ratings, shards)
+            folds[chosen] = fold
+            for own, predicted in zip(probabilities.values(), held_out.predict(folders, shards, *how)):
+                own[chosen] = predicted[chosen]
+    ratings = held_out.ratings
+    subjects = [
+        Subject(name, "baseline", places_by_score(ratings, scores, args.top_k, args.seed))
+        for name, scores in (
+            ("random order", np.zeros(len(ratings))),
+            ("video labels only", held_out.labelled.astype(float)),
+        )
+    ]
+    subjects += [_subject(args, ratings, name, "model", own, notes[name]) for name, own in probabilities.items()]
+    if len(probabilities) > 1:
+        mean = np.mean(list(probabilities.values()), axis=0)
+        note = SEEN if SEEN in notes.values() else next(iter(notes.values()))
+        subjects.append(_subject(args, ratings, MEAN, "ensemble", mean, note))
+    return Trial(source, ratings, subjects, folds)
+
+
+def _subject(
+    args: argparse.Namespace, ratings: Ratings, name: str, kind: Kind, probabilities: np.ndarray, note: str
+) -> Subject:
+    places = places_by_score(ratings, probabilities, args.top_k, args.seed)
+    return Subject(name, kind, places, probabilities, note=note)
+
+
+def _models_for(
+    args: argparse.Namespace, directory: Path, index: Index, shards: np.ndarray
+) -> tuple[list[ModelFolder], dict[str, str]]:
+    """The models to measure on these shards, and by name what to know of each; says who is left out."""
+    candidates = chosen_folders(directory, args.model_names)
+    folders, notes = [], {}
+    for folder in candidates:
+        training = training_of(folder.path, index)
+        unseen = training.has_not_seen(shards)
+        if not unseen:
+            LOGGER.warning(
+                "%s: %s; %s",
+                folder.path,
+                training.text,
+                "measured all the same, as --include-trained says"
+                if args.include_trained
+                else f"left out: fold {args.fold} is no honest test of it (--include-trained measures it)",
+            )
+        if unseen or args.include_trained:
+            folders.append(folder)
+            notes[folder.name] = UNSEEN if unseen else SEEN
+    if not folders:
+        raise UserError(
+            f"{directory}: none of {len(candidates)} models is known to have been trained without the "
+            f"shards of fold {args.fold}; choose another --fold, or --include-trained"
+        )
+    return folders, notes
+
+
+def _out_of_fold_model(path: Path, index: Index, shards: np.ndarray) -> ModelFolder:
+    """A model that has not seen these shards. Raises `UserError` for any other."""
+    folder = open_folder(path)
+    training = training_of(path, index)
+    if not training.has_not_seen(shards):
+        raise UserError(
+            f"{path}: {training.text}, so that it is no honest test of that fold; train it anew with "
+            f"--fold {path.name.rpartition('_')[2]}"
+        )
+    return folder

@@ -1,0 +1,56 @@
+"""The course of a training run as a picture."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from yt8m.common.files import replacing
+
+PANEL_WIDTH, PANEL_HEIGHT = 5.5, 3.2  # inches
+
+
+def plot_curves(history: Path, picture: Path) -> None:
+    """Draw loss, learning rate and each metric of a `history.csv` over the steps, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    table = pd.read_csv(history)
+    metrics = [
+        name
+        for name in table.columns
+        if name not in ("step", "loss", "lr", "examples_per_second", "train_loss", "valid_loss")
+    ]
+    panels = [
+        ("loss", ["loss", "train_loss", "valid_loss"]),
+        ("learning rate", ["lr"]),
+        *((name, [name]) for name in metrics),
+    ]
+    n_columns = min(3, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, squeeze=False, layout="constrained", figsize=(PANEL_WIDTH * n_columns, PANEL_HEIGHT * n_rows)
+    )
+    labels = {"loss": "training, last 100 steps", "train_loss": "training", "valid_loss": "validation"}
+    for axis, (title, columns) in zip(axes.flat, panels):
+        for column in columns:
+            if column in table and table[column].notna().any():
+                values = table[["step", column]].dropna()
+                axis.plot(
+                    values["step"],
+                    values[column],
+                    label=labels.get(column),
+                    linewidth=1.5,
+                    marker="o" if len(values) < 40 else None,
+                    markersize=3,
+                )
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        if title == "loss":
+            axis.legend()
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)

@@ -1,0 +1,231 @@
+"""What the three trainers differ in: data, model, parameter groups, task.
+
+An `Experiment` is all that a run is made of, ready to be trained; making one reads indexes and base models and
+checks everything that can be wrong, but writes nothing.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from helperbot import parameter_groups
+from helperbot.distributed import rank, rank_zero_first, world_size
+from torch import nn
+
+from yt8m.common.config import BaseSection, VideoModelConfig, VideoTraining, load_config, override_steps
+from yt8m.common.errors import UserError
+from yt8m.data.damage import Damage
+from yt8m.data.dataloader import BatchLoader
+from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.data.folds import NO_FOLD, split_fold
+from yt8m.data.index import Index, load_index
+from yt8m.data.sampling import SequentialBatches, TrainingBatches
+from yt8m.data.vocabulary import Vocabulary, load_vocabulary
+from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model
+from yt8m.models.model_files import folder_digest
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
+from yt8m.models.video_models import VideoModel, build_video_model
+from yt8m.training.tasks import SegmentTask, Task, VideoTask
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A model and what it learns from.
+
+    `groups` of parameters for the optimizer; `validation`: None where everything is for training; `config`:
+    the sections that the exported model's `config.yaml` will hold, as plain values; `origin`: digests of everything
+    else that decides what comes out, by what it is.
+    """
+
+    model: VideoModel | SegmentModel
+    groups: list[dict[str, Any]]
+    task: Task
+    settings: VideoTraining
+    training: BatchLoader
+    validation: BatchLoader | None
+    config: dict[str, Any]
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where data comes from and how it is read."""
+
+    data_dir: Path
+    seed: int
+    workers: int
+    device: torch.device
+    damage: Damage
+
+    def index(self, part: str) -> Index:
+        """The index of a partition, such as "video/train"."""
+        with rank_zero_first():
+            return load_index(self.data_dir / part, self.data_dir / "cache", self.damage)
+
+    def loaders(
+        self,
+        train_set: VideoDataset | RatedSegmentDataset,
+        valid_set: VideoDataset | RatedSegmentDataset | None,
+        batch_size: int,
+        window: int | None = None,
+    ) -> tuple[BatchLoader, BatchLoader | None]:
+        """Training and validation batches, this rank's share of them."""
+        n_ranks = world_size()
+        training = TrainingBatches(train_set.shards, batch_size, self.seed, window, rank(), n_ranks)
+        train_loader = BatchLoader(train_set, training, self.workers, self.device)
+        if valid_set is None:
+            return train_loader, None
+        if len(valid_set) < n_ranks:
+            raise UserError(
+                f"{valid_set.index.folder}: {len(valid_set)} validation examples cannot be shared by "
+                f"{n_ranks} processes"
+            )
+        valid_size = min(batch_size, len(valid_set) // n_ranks)  # at least one batch for every rank
+        validation = SequentialBatches(len(valid_set), valid_size, rank(), n_ranks)
+        return train_loader, BatchLoader(valid_set, validation, self.workers, self.device)
+
+
+Builder = Callable[[argparse.Namespace, Sources], Experiment]
+
+
+def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
+    """Pre-training on video-level labels. Raises `UserError`."""
+    section = override_steps(load_config(args.config, "video.model", "video.training").video, args.steps)
+    architecture, settings = section.model, section.training
+    vocabulary = load_vocabulary(sources.data_dir)
+    parts = "video/train", "video/valid"
+    indexes = [sources.index(part) for part in parts]
+    train_set, valid_set = (
+        VideoDataset(index, vocabulary, architecture.max_len, seed, sources.damage)
+        for index, seed in zip(indexes, (sources.seed, None))
+    )
+    for dataset in (train_set, valid_set):
+        dataset.reader.require_widths(architecture.video_dim, architecture.audio_dim)
+    model = build_video_model(architecture, len(vocabulary))
+    return Experiment(
+        model,
+        parameter_groups(model, settings.lr, settings.weight_decay),
+        VideoTask(),
+        settings,
+        *sources.loaders(train_set, valid_set, settings.batch_size, args.window),
+        exported_config(video=section),
+        {
+            "vocabulary": _digest(vocabulary),
+            "window": args.window,
+            **{part: index.digest for part, index in zip(parts, indexes)},
+        },
+    )
+
+
+def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
+    """Context-agnostic fine-tuning of a video model on rated segments. Raises `UserError`."""
+    section = override_steps(load_config(args.config, "pure_segment.training").pure_segment, args.steps)
+    settings = section.training
+    vocabulary = load_vocabulary(sources.data_dir)
+    video_model = load_video_model(args.base_model, len(vocabulary))
+    train_set, valid_set = _rated_sets(args, sources, vocabulary, video_model.config, settings.offset, None)
+    model = ContextAgnosticModel(video_model)
+    return Experiment(
+        model,
+        parameter_groups(model, settings.lr, settings.weight_decay),
+        SegmentTask(settings.negative_weight),
+        settings,
+        *sources.loaders(train_set, valid_set, settings.batch_size),
+        exported_config(video=BaseSection(model=video_model.config), pure_segment=section),
+        {
+            "vocabulary": _digest(vocabulary),
+            "fold": args.fold,
+            "segment/train": train_set.index.digest,
+            "base model": folder_digest(args.base_model),
+        },
+    )
+
+
+def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
+    """Context-aware fine-tuning: a segment encoder beside a context encoder. Raises `UserError`."""
+    config = load_config(args.config, "segment_w_context.model", "segment_w_context.training")
+    section = override_steps(config.segment_w_context, args.steps)
+    architecture, settings = section.model, section.training
+    vocabulary = load_vocabulary(sources.data_dir)
+    context_base, segment_base = (
+        load_video_model(path, len(vocabulary)) for path in (args.context_model, args.segment_model)
+    )
+    train_set, valid_set = _rated_sets(
+        args, sources, vocabulary, context_base.config, settings.offset, architecture.max_len
+    )
+    model = ContextAwareModel(architecture, context_base.config, segment_base.config, len(vocabulary))
+    copy_encoder(model.context_model, context_base)
+    copy_encoder(model.segment_model, segment_base)
+    head = nn.ModuleList([model.intermediate_fc, model.expert_fc, model.gating_fc])
+    groups = [
+        group
+        for module, lr in (
+            (head, settings.lr),
+            (model.segment_model, settings.lr / 2),
+            (model.context_model, settings.lr / 4),
+        )
+        for group in parameter_groups(module, lr, settings.weight_decay)
+    ]  # a frozen encoder has none
+    return Experiment(
+        model,
+        groups,
+        SegmentTask(settings.negative_weight),
+        settings,
+        *sources.loaders(train_set, valid_set, settings.batch_size),
+        exported_config(
+            context_base=BaseSection(model=context_base.config),
+            segment_base=BaseSection(model=segment_base.config),
+            segment_w_context=section,
+        ),
+        {
+            "vocabulary": _digest(vocabulary),
+            "fold": args.fold,
+            "segment/train": train_set.index.digest,
+            "context model": folder_digest(args.context_model),
+            "segment model": folder_digest(args.segment_model),
+        },
+    )
+
+
+def _rated_sets(
+    args: argparse.Namespace,
+    sources: Sources,
+    vocabulary: Vocabulary,
+    model: VideoModelConfig,
+    offset: int,
+    context_max_len: int | None,
+) -> tuple[RatedSegmentDataset, RatedSegmentDataset | None]:
+    """Training and validation part of a fold of the rated set; all of it and None for the fold "none".
+
+    `context_max_len`: the most frames of a video that come along in training; None for segments alone.
+    """
+    index = sources.index("segment/train")
+
+    def rated_set(shards: np.ndarray, seed: int | None) -> RatedSegmentDataset:
+        return RatedSegmentDataset(
+            index, vocabulary, shards, offset, context_max_len is not None, context_max_len or -1, seed, sources.damage
+        )
+
+    train_shards, valid_shards = (
+        (np.arange(len(index.shards)), None) if args.fold == NO_FOLD else split_fold(index, args.fold)
+    )
+    train_set = rated_set(train_shards, sources.seed)
+    train_set.reader.require_widths(model.video_dim, model.audio_dim)
+    if valid_shards is None:
+        return train_set, None
+    valid_set = rated_set(valid_shards, None)
+    if len(set(valid_set.scores > 0)) < 2:
+        raise UserError(
+            f"{index.folder}: all {len(valid_set)} ratings of fold {args.fold}'s validation shards agree, "
+            "so that ROC AUC is not defined; choose another --fold or add rated shards"
+        )
+    return train_set, valid_set
+
+
+def _digest(vocabulary: Vocabulary) -> str:
+    return hashlib.sha256(vocabulary.labels.astype("<i8").tobytes()).hexdigest()

@@ -1,0 +1,212 @@
+"""A learning-rate range test (Smith 2017): the loss of a short run whose learning rate grows at every step."""
+
+import argparse
+import logging
+import math
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from helperbot import get_logger, move_to, resolve_amp
+from tqdm import tqdm
+
+from yt8m.common.config import load_config
+from yt8m.common.devices import resolve_device, resolve_workers
+from yt8m.common.errors import UserError
+from yt8m.common.files import replacing
+from yt8m.training.experiments import (
+    Builder,
+    Experiment,
+    Sources,
+    agnostic_experiment,
+    aware_experiment,
+    video_experiment,
+)
+from yt8m.training.trainer import CLIP_GRAD_NORM
+
+LOGGER = logging.getLogger(__name__)
+BETA = 0.9  # of the moving average of the loss
+EXPLODED = 4.0  # times the lowest smoothed loss
+FEWEST_STEPS = 10
+FIRST_IGNORED, LAST_IGNORED = 5, 3  # the average has just begun; the loss is about to explode
+
+# Of each training section: how its experiment is made, and the arguments that name its base models.
+KINDS: dict[str, tuple[Builder, tuple[str, ...]]] = {
+    "video": (video_experiment, ()),
+    "pure_segment": (agnostic_experiment, ("base_model",)),
+    "segment_w_context": (aware_experiment, ("context_model", "segment_model")),
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of each step taken, (n,) each: its learning rate, its loss, the smoothed loss up to it."""
+
+    lr: np.ndarray
+    loss: np.ndarray
+    smoothed: np.ndarray
+
+
+def run_range_test(args: argparse.Namespace, picture: Path) -> str:
+    """Measure what the command line of `find_lr` asks for; write `picture` (PNG) and a CSV beside it.
+
+    Returns the line to tell of the outcome. Raises `UserError`.
+    """
+    if args.start >= args.end:
+        raise UserError(
+            f"--from {args.start:g} --to {args.end:g}: the learning rate has to grow; expected --from below --to"
+        )
+    if args.steps < FEWEST_STEPS:
+        raise UserError(f"--steps {args.steps}: at least {FEWEST_STEPS} are needed to see where the loss falls")
+    if picture.suffix.lower() != ".png":
+        raise UserError(f"--output {picture}: expected the name of a picture that ends in .png")
+    build, names = _training_of(args.config, len(args.base_models))
+    device = resolve_device(args.device)
+    try:
+        amp = resolve_amp(args.amp, device)
+    except ValueError as error:
+        raise UserError(f"--amp {args.amp}: {error}") from None
+    get_logger("yt8m")
+    models = {"base_model": None, "context_model": None, "segment_model": None, **dict(zip(names, args.base_models))}
+    wanted = argparse.Namespace(config=args.config, steps=None, window=None, fold=args.fold, **models)
+    torch.manual_seed(args.seed)
+    experiment = build(
+        wanted, Sources(args.data_dir, args.seed, resolve_workers(args.workers, device), device, args.damage)
+    )
+    curve = measure(experiment, np.geomspace(args.start, args.end, args.steps), device, amp)
+    configured = experiment.settings.lr
+    best = steepest_descent(curve)
+    write_table(curve, picture.with_suffix(".csv"))
+    draw(curve, best, configured, picture)
+    found = (
+        f"steepest descent at lr {_short(best)}; lowest loss at {_short(curve.lr[curve.smoothed.argmin()])}"
+        if best is not None
+        else "the loss falls nowhere; try other bounds, or more --steps"
+    )
+    return f"{picture}: {found}; the configuration has {_short(configured, 6)}"
+
+
+def _training_of(path: Path, n_models: int) -> tuple[Builder, tuple[str, ...]]:
+    """The entry of `KINDS` for a configuration. Raises `UserError` unless it is one, with so many base models."""
+    config = load_config(path)
+    sections = {name: getattr(config, name) for name in KINDS}
+    found = [name for name, section in sections.items() if section is not None and section.training is not None]
+    if len(found) != 1:
+        every = ", ".join(f"{name}.training" for name in found or KINDS)
+        raise UserError(
+            f"{path}: {'several training sections' if found else 'no training section'}; expected exactly "
+            f"one of {every}"
+        )
+    build, names = KINDS[found[0]]
+    if n_models != len(names):
+        expected = " and ".join(f"{name.upper()}_DIR" for name in names) or "no base model"
+        raise UserError(
+            f"{path}: has {found[0]}.training, which takes {expected} after the configuration; found "
+            f"{n_models} model folders"
+        )
+    return build, names
+
+
+def measure(experiment: Experiment, rates: np.ndarray, device: torch.device, amp: torch.dtype | None) -> Curve:
+    """Train with the learning rates (n,), a step each, as `train_*` would; the experiment's model changes.
+
+    Groups of parameters keep the ratios of their rates. Ends early after a step whose smoothed loss is more
+    than `EXPLODED` times the lowest one, and before one whose loss is not finite. Raises `UserError` if
+    fewer than `FEWEST_STEPS` steps came before that.
+    """
+    settings = experiment.settings
+    model = experiment.model.to(device).train()
+    optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
+    ratios = [group["lr"] / settings.lr for group in optimizer.param_groups]
+    trained = [value for group in optimizer.param_groups for value in group["params"]]
+    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)  # else it passes everything through
+    losses: list[float] = []
+    smoothed: list[float] = []
+    average, n_before, ended = 0.0, 0, None
+    with closing(iter(experiment.training)) as batches:  # ends the threads that read ahead
+        for rate, batch in zip(tqdm(rates.tolist(), disable=None), batches):
+            n_before = len(losses)
+            for group, ratio in zip(optimizer.param_groups, ratios):
+                group["lr"] = rate * ratio
+            batch = move_to(batch, device)
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, amp, enabled=amp is not None):
+                outputs = experiment.task.forward(model, batch)
+            loss = experiment.task.criterion(outputs, batch)
+            value = loss.item()
+            if not math.isfinite(value):
+                ended = f"the loss is {value}"
+                break
+            losses.append(value)
+            average = BETA * average + (1 - BETA) * value
+            smoothed.append(average / (1 - BETA ** len(losses)))
+            if smoothed[-1] > EXPLODED * min(smoothed):
+                ended = f"the smoothed loss is {smoothed[-1]:.4g}, its lowest was {min(smoothed):.4g}"
+                break
+            scaler.scale(loss).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(trained, CLIP_GRAD_NORM)
+            scaler.step(optimizer)
+            scaler.update()
+    if ended is not None:
+        if n_before < FEWEST_STEPS:
+            raise UserError(
+                f"--from {rates[0]:g}: only {n_before} steps before {ended}; expected at least "
+                f"{FEWEST_STEPS}: choose a lower --from, such as {_short(rates[0] / 1000)}"
+            )
+        LOGGER.info("ended at step %d of %d, lr %s: %s", n_before + 1, len(rates), _short(rates[n_before]), ended)
+    return Curve(rates[: len(losses)], np.array(losses), np.array(smoothed))
+
+
+def steepest_descent(curve: Curve) -> float | None:
+    """The learning rate at which the smoothed loss falls fastest over log(lr), or None if it falls nowhere.
+
+    The first `FIRST_IGNORED` and the last `LAST_IGNORED` points do not count; there must be one more at least.
+    """
+    slope = np.gradient(curve.smoothed, np.log(curve.lr))
+    place = FIRST_IGNORED + int(slope[FIRST_IGNORED : len(slope) - LAST_IGNORED].argmin())
+    return float(curve.lr[place]) if slope[place] < 0 else None
+
+
+def write_table(curve: Curve, path: Path) -> None:
+    """Write a curve as CSV: `step` from 1, `lr`, `loss`, `smoothed`, in full precision."""
+    table = pd.DataFrame(
+        {"step": np.arange(1, len(curve.lr) + 1), "lr": curve.lr, "loss": curve.loss, "smoothed": curve.smoothed}
+    )
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+
+
+def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> None:
+    """Draw a curve as PNG, with lines at the `best` learning rate, if any, and at the configuration's."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    axis.plot(curve.lr, curve.loss, color="tab:blue", alpha=0.3, linewidth=1, label="loss")
+    axis.plot(curve.lr, curve.smoothed, color="tab:blue", linewidth=2, label="smoothed")
+    if best is not None:
+        axis.axvline(best, color="tab:red", linestyle="--", label=f"steepest descent, {_short(best)}")
+    axis.axvline(configured, color="tab:gray", linestyle=":", label=f"the configuration, {_short(configured, 6)}")
+    # The loss that ended the test may be of any size: show the way there, not a cliff beside a flat line.
+    low, high = curve.loss[:-1].min(), curve.smoothed[:-1].max()
+    margin = 0.1 * (high - low) or 1.0
+    axis.set(
+        title=picture.stem, xlabel="learning rate", ylabel="loss", xscale="log", ylim=(low - margin, high + margin)
+    )
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plt.close(figure)
+
+
+def _short(rate: float, decimals: int = 1) -> str:
+    """A learning rate to read: 3.2e-04, 3e-04."""
+    digits, exponent = f"{rate:.{decimals}e}".split("e")
+    return f"{float(digits):g}e{exponent}"

@@ -1,0 +1,216 @@
+"""A training run: from an experiment to an exported model, through any interruption."""
+
+import argparse
+import logging
+import shutil
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from helperbot import (
+    BestCheckpoints,
+    Bot,
+    EarlyStopping,
+    HistoryFile,
+    LearningRateSchedule,
+    MovingAverage,
+    NonFiniteLossError,
+    StateError,
+    TensorBoardLog,
+    get_logger,
+    process_group,
+    warmup_linear_decay,
+)
+from helperbot.distributed import rank, world_size
+
+from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
+from yt8m.common.errors import UserError
+from yt8m.models.artifacts import save_model
+from yt8m.training.curves import plot_curves
+from yt8m.training.experiments import Builder, Experiment, Sources
+from yt8m.training.notifications import reporting
+from yt8m.training.runs import begin_run
+
+LOGGER = logging.getLogger(__name__)
+CLIP_GRAD_NORM = 10.0
+WARMUP_START = 0.01
+LOG, CHECKPOINTS, STATE = "train.log", "checkpoints", "state.pt"
+HISTORY, CURVES, TENSORBOARD = "history.csv", "curves.png", "tensorboard"
+IDS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train, from the command line; `patience`: evaluations without improvement before the end, or None."""
+
+    device: torch.device
+    seed: int
+    patience: int | None
+    save_every: int
+    log_every: int
+    amp: torch.dtype | None
+    accumulate: int
+    compiled: bool
+
+
+def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None:
+    """Train what `build` makes of the command line and export it to `folder`; go on where a run was interrupted.
+
+    Raises `UserError`. Ends the process with status 128 + n after signal n, the state of the run saved.
+    """
+    device = resolve_device(args.device)
+    with process_group(device):
+        get_logger("yt8m", level=logging.INFO if rank() == 0 else logging.ERROR)
+        amp = resolve_half(args.amp, device)
+        options = Options(
+            device, args.seed, args.patience, args.save_every, args.log_every, amp, args.accumulate, args.compile
+        )
+        torch.manual_seed(args.seed)
+        experiment = build(
+            args, Sources(args.data_dir, args.seed, resolve_workers(args.workers, device), device, args.damage)
+        )
+        if experiment.validation is None and args.patience is not None:
+            raise UserError(
+                f"--patience {args.patience} with --fold {args.fold}: without validation nothing tells "
+                "when to stop; leave --patience out, or choose a fold to validate on"
+            )
+        origin = {
+            "seed": args.seed,
+            "processes": world_size(),
+            "amp": str(amp),
+            "accumulate": args.accumulate,
+            "compile": args.compile,
+            "patience": args.patience,
+            **experiment.origin,
+            "config": experiment.config,
+        }
+        if not begin_run(folder, origin, args.restart, (CHECKPOINTS, HISTORY, CURVES, TENSORBOARD)):
+            return
+        if rank() > 0:
+            torch.manual_seed(args.seed + rank())  # dropout of its own; the weights come from rank 0
+        with reporting(f"{folder}, {experiment.settings.steps} steps") as report:
+            report.result = _train(folder, experiment, options)
+
+
+def _train(folder: Path, experiment: Experiment, options: Options) -> str:
+    """Train and export; returns what to tell of the outcome."""
+    settings, task = experiment.settings, experiment.task
+    if rank() == 0:
+        get_logger("yt8m", folder / LOG)
+    best = None
+    if experiment.validation is not None:
+        best = BestCheckpoints(folder / CHECKPOINTS, task.monitor, task.mode)
+    bot = _make_bot(folder, experiment, options, best)
+    try:
+        if bot.resume():
+            LOGGER.info("%s: going on after step %d of %d", folder, bot.step, settings.steps)
+        else:
+            LOGGER.info(
+                "%s: seed %d, %d steps of %d on %s in %d processes, %d parameters",
+                folder,
+                options.seed,
+                settings.steps,
+                settings.batch_size,
+                options.device,
+                world_size(),
+                sum(value.numel() for value in experiment.model.parameters()),
+            )
+        bot.train(settings.steps, settings.ckpt_interval)
+    except NonFiniteLossError as error:
+        raise UserError(_diverged(folder, error, bot, settings.lr)) from None
+    except StateError as error:
+        raise UserError(f"{error}; begin anew with --restart") from None
+    if bot.signal:
+        LOGGER.info("%s: the state is saved; the same command goes on from step %d", folder, bot.step)
+        sys.exit(128 + bot.signal)
+    outcome = f"exported the weights of {_choose_weights(folder, experiment, bot, best)}"
+    if rank() == 0:
+        plot_curves(folder / HISTORY, folder / CURVES)
+        save_model(folder, experiment.config, experiment.model)
+        shutil.rmtree(folder / CHECKPOINTS)
+    LOGGER.info("%s: %s", folder, outcome)
+    return outcome
+
+
+def _choose_weights(folder: Path, experiment: Experiment, bot: Bot, best: BestCheckpoints | None) -> str:
+    """Put the weights to export into the experiment's model, in process 0 at least; returns whose they are."""
+    if best is None:
+        experiment.model.load_state_dict(bot.evaluated_model.state_dict())
+        n_shards = len(experiment.training.dataset.index.shards)
+        return f"the last step {bot.step}, trained on all {n_shards} shards"
+    try:
+        score, step, _ = best.best
+    except LookupError as error:
+        raise UserError(
+            f"{folder}: nothing to export: {error}; lower training.lr, now {experiment.settings.lr:g}, and "
+            "begin anew with --restart"
+        ) from None
+    if rank() == 0:
+        best.load_best(experiment.model)
+    return f"step {step}, {experiment.task.monitor} {score:.6g}"
+
+
+def _make_bot(folder: Path, experiment: Experiment, options: Options, best: BestCheckpoints | None) -> Bot:
+    settings, task = experiment.settings, experiment.task
+    factor = partial(
+        warmup_linear_decay,
+        steps=settings.steps,
+        warmup=task.schedule.warmup,
+        start_factor=WARMUP_START,
+        end_factor=task.schedule.end,
+    )
+    callbacks = [
+        LearningRateSchedule(factor),
+        MovingAverage(),
+        *([best] if best is not None else []),
+        HistoryFile(folder / HISTORY),
+        TensorBoardLog(folder / TENSORBOARD),
+    ]
+    log_interval = options.log_every
+    if best is None:  # nothing but log lines makes the history: one at least
+        log_interval = min(log_interval, settings.steps)
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(task.monitor, task.mode, options.patience))
+    optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
+    return Bot(
+        experiment.model,
+        optimizer,
+        task.forward,
+        task.criterion,
+        experiment.training,
+        experiment.validation,
+        metrics=[task.metric_type()],
+        callbacks=callbacks,
+        device=options.device,
+        clip_grad_norm=CLIP_GRAD_NORM,
+        logger=LOGGER,
+        state_file=folder / CHECKPOINTS / STATE,
+        save_every=options.save_every,
+        log_interval=log_interval,
+        amp=options.amp,
+        accumulate=options.accumulate,
+        split_batch=lambda batch, parts: batch.split(parts),
+        ema_decay=settings.ema_decay,
+        compiled=options.compiled,
+        identify=lambda batch: batch.examples,
+    )
+
+
+def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, lr: float) -> str:
+    """The one line about a run that is not to go on."""
+    ids = []
+    if error.batch is not None:
+        ids = [video.decode(errors="replace") for video in bot.train_batches.dataset.index.video_id[error.batch]]
+    more = f" and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else ""
+    state = folder / CHECKPOINTS / STATE
+    last = (
+        f"the last good state is {state}, of step {bot.saved_step}"
+        if bot.saved_step is not None
+        else "no state had been saved yet"
+    )
+    return (
+        f"{folder}: {error}; videos of that batch: {', '.join(ids[:IDS_SHOWN])}{more}; {last}; lower training.lr "
+        f"(now {lr:g}) or raise training.eps, and begin anew with --restart"
+    )
