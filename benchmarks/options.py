@@ -1,14 +1,15 @@
 """What each option of training, prediction and submission is worth, in MAP, on generated data.
 
-    python benchmarks/options.py [FOLDER]
+    python benchmarks/options.py
 
 Makes data sets of 300 test videos from two seeds, trains the demo's two base and four segment models on each through
 the commands, once as they are and once with moving averages of the weights, and scores submissions of many kinds. The
 differences to the plain mean of the four models are averaged over the data sets; their intervals hold 95 % of 1,000
-resamples of the videos, drawn alike for both. Most of its time is training; needs 3 GB in FOLDER (data/options).
+resamples of the videos, drawn alike for both. Most of its time is training; needs 3 GB in --data-dir.
 Begun again, it goes on. Nothing is timed.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -216,7 +217,15 @@ def variants() -> Variants:
 
 def main() -> None:
     """Print a table of the options."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "data" / "options").absolute()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=ROOT / "data" / "options",
+        metavar="DIR",
+        help="where the data sets are made and kept (default: data/options in the repository)",
+    )
+    folder = parser.parse_args().data_dir.absolute()
     os.environ.pop("SEED", None)
     for seed in DATA_SEEDS:
         prepare(folder / f"seed-{seed}", seed)

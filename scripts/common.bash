@@ -2,7 +2,7 @@
 #
 #   DATA_DIR   the data folder (default: data)
 #   PYTHON     the interpreter (default: .venv/bin/python if there is one, else python)
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 DATA_DIR=${DATA_DIR:-data}
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python

@@ -9,7 +9,7 @@
 #   bash scripts/cross-validate.bash mix-cv train_segment_w_context scripts/segment_with_context.yaml \
 #       data/cache/video/dbof-3 data/cache/video/nextvlad-2
 #
-# Options go to every run, --device and --on-error to the scoring, too. All folds have the same SEED (default: 0).
+# Options go to every run, --device, --on-error, --quiet and --verbose to the scoring, too. All folds have the same SEED (default: 0).
 # The models NAME_0 to NAME_7 lie in cache/segment beside the others, and inference_memmap predicts with all that are
 # there: choose with its --model-names. Scores go to cache/cross-validation-NAME.
 # Stops at the first failure; run again, it goes on, and refuses models that were made with something else.
@@ -44,7 +44,7 @@ for option in "$@"; do
         --name | --name=* | --fold | --fold=*) usage "$option: the script sets name and fold of each run" ;;
         --seed | --seed=*) usage "$option: the seed comes from the environment variable SEED" ;;
         --data-dir | --data-dir=*) usage "$option: the data folder comes from the environment variable DATA_DIR" ;;
-        --device=* | --on-error=*) scoring+=("$option") ;;
+        --device=* | --on-error=* | -q | --quiet | -v | --verbose) scoring+=("$option") ;;
     esac
     case $previous in
         --device | --on-error) scoring+=("$previous" "$option") ;;

@@ -1,15 +1,35 @@
 #!/usr/bin/env bash
-# Make or mend .venv: the pinned requirements (requirements.txt, or the file given) and both packages.
+# Make or mend .venv: the pinned requirements and both packages; with the argument "dev" also what tests and linters need.
 # Does nothing when .venv is as it should be, or when PYTHON names an interpreter that has everything already
-# (a conda environment, the Docker image). PYTHON3 chooses the interpreter to make .venv with (3.11 or newer).
+# (a conda environment).
+#
+#   bash scripts/setup.bash [dev]
+#
+#   REQUIREMENTS   requirements.txt or, for a P100 and other old GPUs, requirements-p100.txt
+#                  (default: what .venv was made with, else requirements.txt)
+#   PYTHON3        the interpreter to make .venv with, 3.11 or newer
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -z "${PYTHON:-}" ] || exit 0
 
-requirements=${1:-requirements.txt}
-stamp=.venv/installed-$requirements
-wanted=$(cat requirements.txt "$requirements" pyproject.toml PyTorchHelperBot/pyproject.toml scripts/setup.bash | sha256sum; pwd)
-if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+case ${1:-} in
+    "") tools=() ;;
+    dev) tools=(requirements-dev.txt) ;;
+    *) echo "setup: $1: expected nothing, or dev" >&2; exit 2 ;;
+esac
+chosen=.venv/requirements  # its name, for later calls
+requirements=${REQUIREMENTS:-$(cat "$chosen" 2>/dev/null || echo requirements.txt)}
+[ -f "$requirements" ] || { echo "setup: REQUIREMENTS: $requirements: no such file" >&2; exit 2; }
+
+# wanted FILE...: what says whether .venv is up to date with the requirements and these files.
+wanted() {
+    cat requirements-common.txt "$requirements" "$@" pyproject.toml PyTorchHelperBot/pyproject.toml scripts/setup.bash |
+        sha256sum
+    pwd
+}
+
+stamp=.venv/installed-${1:-packages}
+if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted "${tools[@]}")" ]; then
     exit 0
 fi
 
@@ -21,8 +41,15 @@ if ! "${python:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>
     echo "setup: Python 3.11 or newer is needed; install it or set PYTHON3 to its path" >&2
     exit 2
 fi
-echo "setup: installing $requirements into .venv; this takes a minute or more" >&2
+echo "setup: installing $requirements ${tools[*]} into .venv; this takes a minute or more" >&2
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+rm -f .venv/installed-*
+files=()
+for file in "$requirements" "${tools[@]}"; do
+    files+=(-r "$file")
+done
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "${files[@]}"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e ./PyTorchHelperBot -e .
-printf '%s\n' "$wanted" >"$stamp"
+printf '%s\n' "$requirements" >"$chosen"
+wanted >.venv/installed-packages
+wanted "${tools[@]}" >"$stamp"

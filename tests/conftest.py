@@ -5,19 +5,44 @@ import importlib
 import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from helperbot import close_logger
 
+from tests.warm import warm_interpreter
 from yt8m.cli import run
 
 TINY = (
     "--train-videos 40 --valid-videos 16 --rated-videos 32 --test-videos 6 --classes 5 --shard-videos 4 "
     "--min-seconds 44 --max-seconds 70 --seed 3"
 ).split()
+
+
+# Files that take longest, longest first: where files are handed out to several processes, none is to be left with a
+# long one at the end.
+LONG_FILES = (
+    "test_resume.py",
+    "test_distributed.py",
+    "test_report.py",
+    "test_helperbot_distributed.py",
+    "test_pipeline.py",
+    "test_export_model.py",
+    "test_helperbot_state.py",
+    "test_helperbot_examples.py",
+    "test_records.py",
+    "test_commands.py",
+    "test_prediction.py",
+    "test_warm.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put `LONG_FILES` first."""
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 class Outcome(NamedTuple):
@@ -54,6 +79,19 @@ def fixture_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
         return Outcome(status, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(name="programs", scope="session")
+def fixture_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to put first on PATH: `python` and `torchrun` whose processes start in a moment, see `tests.warm`."""
+    with warm_interpreter(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder
+
+
+@pytest.fixture(name="python", scope="session")
+def fixture_python(programs: Path) -> str:
+    """What to use in the place of `sys.executable` for a process in which libraries are imported already."""
+    return str(programs / "python")
 
 
 @pytest.fixture(name="tiny_data", scope="session")

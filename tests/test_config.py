@@ -438,3 +438,22 @@ def test_steps_of_the_command_line_override_the_file() -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     config = parse_config(WHOLE, "test")
     assert _load(tmp_path, config.model_dump(mode="json", exclude_none=True)) == config
+
+
+@pytest.mark.parametrize(
+    ("video_dim", "audio_dim", "fits"), [(40, 0, True), (40, 8, True), (40, 12, False), (36, 0, False)]
+)
+def test_groups_divide_the_features_that_there_are(video_dim: int, audio_dim: int, fits: bool) -> None:
+    model = {**NEXTVLAD, "video_dim": video_dim, "audio_dim": audio_dim}
+    if fits:
+        assert parse_config({"video": {"model": model}}, "c.yaml").video is not None
+        return
+    with pytest.raises(UserError, match="video.model.groups: expected a divisor of 2 . (audio|video)_dim"):
+        parse_config({"video": {"model": model}}, "c.yaml")
+
+
+def test_there_is_no_less_audio_than_none() -> None:
+    with pytest.raises(UserError, match="video.model.audio_dim: expected .*, found -1"):
+        parse_config({"video": {"model": {**DBOF, "audio_dim": -1}}}, "c.yaml")
+    found = parse_config({"video": {"model": {**DBOF, "audio_dim": 0}}}, "c.yaml")
+    assert found.video is not None and found.video.model.frame_dim == 1024

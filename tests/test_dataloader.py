@@ -10,7 +10,7 @@ import torch
 
 from tests.shards import index_videos, make_video
 from yt8m.common.errors import UserError
-from yt8m.data.dataloader import BATCHES_AHEAD, BatchLoader
+from yt8m.data.dataloader import BATCHES_AHEAD, BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
 from yt8m.data.sampling import SequentialBatches, TrainingBatches
 from yt8m.data.vocabulary import Vocabulary
@@ -31,14 +31,14 @@ def fixture_index(tmp_path_factory):
     return index_videos(tmp_path_factory.mktemp("data"), SHARDS)
 
 
-def make_loader(kind: str, index, workers: int, window: int | None = None, seed: int = 9) -> BatchLoader:
+def make_loader(kind: str, index, workers: int, window: int | None = None, seed: int = 9) -> TrainingLoader:
     """Training batches of either kind, with sampling."""
     dataset = (
         VideoDataset(index, VOCABULARY, 8, 3)
         if kind == "videos"
         else RatedSegmentDataset(index, VOCABULARY, np.arange(4), 3, kind == "context", 8, 3)
     )
-    return BatchLoader(dataset, TrainingBatches(dataset.shards, 5, seed, window), workers)
+    return TrainingLoader(dataset, TrainingBatches(dataset.shards, 5, seed, window), workers)
 
 
 def assert_equal(stream, other) -> None:
@@ -101,7 +101,7 @@ class _Counting:
 
 def loader_threads() -> list[str]:
     """The names of the threads of loaders."""
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -138,7 +138,7 @@ def test_an_error_comes_where_its_batch_would_and_ends_the_threads(workers):
 def test_whole_videos_come_in_order_from_several_threads(index):
     dataset = WholeVideoDataset(index, np.arange(len(index)))
     videos = [video for shard in SHARDS for video in shard]
-    numbered = [item for batch in BatchLoader[list](dataset, SequentialBatches(len(dataset), 2), 3) for item in batch]
+    numbered = [item for batch in BatchLoader(dataset, SequentialBatches(len(dataset), 2), 3) for item in batch]
     assert [number for number, _ in numbered] == list(range(len(videos)))
     for (_, frames), video in zip(numbered, videos):
         np.testing.assert_array_equal(frames, video.frames)

@@ -1,4 +1,7 @@
-"""Several processes train as one with larger batches: here two, with gloo, on the CPU, started by torchrun."""
+"""Several processes train as one with larger batches: here two, with gloo, on the CPU, started by torchrun.
+
+One kind of model is trained in interpreters of its own, the others by the warm one.
+"""
 
 import subprocess
 import sys
@@ -19,7 +22,9 @@ def without_dropout(model: dict) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["dbof", "nextvlad", "agnostic", "aware"])
-def test_two_processes_train_as_one_with_the_doubled_batch(kind: str, data_dir: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one_with_the_doubled_batch(
+    kind: str, data_dir: Path, tmp_path: Path, python: str
+) -> None:
     bases = [
         video_folder(tmp_path / name, without_dropout(model), 5)
         for name, model in (("base-dbof", DBOF), ("base-nextvlad", NEXTVLAD))
@@ -42,7 +47,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(kind: str, data_dir: 
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if ranks == 2 else []
         done = subprocess.run(
             [
-                sys.executable,
+                sys.executable if kind == "dbof" else python,
                 *launcher,
                 "-m",
                 f"yt8m.{module}",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 
 from yt8m.create_submission_from_memmaps import FUSIONS
+from yt8m.ranking import fusion as fusing
 from yt8m.ranking.fusion import Fusion
 
 N_CLASSES = 3
@@ -49,7 +50,8 @@ def test_the_mean_is_rounded_half_to_even(n_maps: int, n_rows: int, levels: int,
     maps = _maps(n_maps, n_rows, levels, seed)
     total = np.sum(maps, axis=0, dtype=np.int64)
     exact = [[round(Fraction(value, n_maps)) for value in row] for row in total.tolist()]
-    assert _fuse(maps).tolist() == exact
+    fused = _fuse(maps)
+    assert fused.dtype == np.float32 and fused.tolist() == exact
     for weight in (2.0, 0.3, 1e308):
         assert _fuse(maps, weights=[weight] * n_maps).tolist() == exact
 
@@ -63,6 +65,16 @@ def test_weights_count_as_so_many_copies(n_maps: int, n_rows: int, levels: int, 
         np.testing.assert_allclose(_fuse(maps, kind=kind, weights=counts), _fuse(copies, kind=kind), rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_only_the_ratios_of_weights_count(kind: str) -> None:
+    maps = _maps(3, 30, 40, 9)
+    fused = _fuse(maps, kind=kind, weights=[2, 1, 0.5])
+    assert fused.dtype == np.float32
+    for unit in (1e-300, 3.0, 5e307):
+        np.testing.assert_allclose(_fuse(maps, kind=kind, weights=[2 * unit, unit, unit / 2]), fused, rtol=1e-6)
+    assert not np.allclose(_fuse(maps, kind=kind, weights=[1, 2, 0.5]), fused)
+
+
 @pytest.mark.parametrize("kind", ["geometric", "rank", "reciprocal-rank"])
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(**SIZES)
@@ -73,6 +85,39 @@ def test_other_ways_equal_their_definitions(kind: str, n_maps: int, n_rows: int,
     assert fused.dtype == np.float32 and (fused >= 0).all()
     np.testing.assert_allclose(fused, literal, rtol=2e-5)
     np.testing.assert_array_equal(_fuse(maps, slice(1, 3), kind=kind, weights=weights), fused[:, 1:])
+
+
+class Watched:
+    """Scores that tell how many rows of them are read at a time."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values, self.shape = values, values.shape
+        self.read: list[int] = []
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        self.read.append(len(self._values[rows]))
+        return self._values[rows]
+
+
+@pytest.mark.parametrize("kind", ["mean", "geometric"])
+def test_only_ranks_cost_a_pass_over_the_scores(kind: str) -> None:
+    watched = [Watched(values) for values in _maps(2, 30, 8, 4)]
+    Fusion(watched, kind)
+    assert not any(values.read for values in watched)
+
+
+@pytest.mark.parametrize("kind", ["rank", "reciprocal-rank"])
+@pytest.mark.parametrize("n_bytes", [1, 24, 7 * 24, 30 * 24, 31 * 24])
+def test_ranks_are_among_the_rows_of_all_blocks(kind: str, n_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 1, 1, 7, 30 and 31 of the 30 rows: a row has 24 bytes, as int64."""
+    maps = _maps(2, 30, 8, 4)
+    watched = [Watched(values) for values in maps]
+    monkeypatch.setattr(fusing, "COUNTED_BYTES", n_bytes)
+    fused = Fusion(watched, kind).fuse(0, maps, slice(0, N_CLASSES))
+    np.testing.assert_allclose(fused, _literal(kind, maps, [1, 1]), rtol=2e-5)
+    for values in watched:
+        assert sum(values.read) == 30
+        assert max(values.read) == min(30, max(1, n_bytes // 24))
 
 
 @pytest.mark.parametrize("kind", FUSIONS)

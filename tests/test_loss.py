@@ -84,6 +84,30 @@ def test_without_mined_negatives_the_ratings_alone_count() -> None:
     assert torch.equal(logits.grad != 0, rated)
 
 
+@settings(deadline=None, derandomize=True, max_examples=30)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.sampled_from([0, 0.3, 0.9]), st.integers(0, 2**32 - 1))
+def test_the_losses_of_parts_add_up_to_that_of_the_batch(sizes: list[int], share: float, seed: int) -> None:
+    """Parts that are told how many classes the whole batch mines, and weigh by their ratings, as in --accumulate."""
+    case = _case(sum(sizes), 5, share, seed)
+    mined_per_rating = case[-1].double().sum() / sum(sizes)
+    parts = zip(*(values.split(sizes) for values in case))
+    losses = [segment_loss(*part, 0.5, mined_per_rating).item() for part in parts]
+    mean = sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
+    assert mean == pytest.approx(segment_loss(*case, 0.5).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_summed_in_float32(dtype: torch.dtype) -> None:
+    """300 videos of 300 classes, each with a loss of 64: their sum is beyond what float16 holds."""
+    logits = torch.full((300, 300), 64.0, dtype=dtype)
+    nothing = torch.zeros(300, 300, dtype=torch.bool)
+    loss = video_loss(logits, nothing)
+    assert loss.dtype == torch.float32 and loss.item() == 64
+    classes, scores = torch.arange(300), torch.zeros(300, dtype=torch.int64)
+    loss = segment_loss(logits, classes, scores, ~nothing, 0.5)
+    assert loss.dtype == torch.float32 and loss.item() == 0.5 * 64 + 0.5 * 64
+
+
 def test_a_positive_weighs_three_times_a_negative() -> None:
     none = torch.zeros(1, 1, dtype=torch.bool)
     losses = [

@@ -41,6 +41,24 @@ def test_gap_equals_its_definition(n_videos: int, n_classes: int, share: float, 
     assert global_average_precision(logits, labels) == pytest.approx(_slow_gap(logits, labels), rel=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_gap_pools_the_top_20_of_many_classes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = _distinct(rng, (4, 500))
+    labels = rng.random((4, 500)) < 0.5
+    assert global_average_precision(logits, labels) == pytest.approx(_slow_gap(logits, labels), rel=1e-12)
+
+
+def test_gap_keeps_equal_predictions_in_the_order_of_the_videos() -> None:
+    """So that it is the same number on every machine."""
+    rng = np.random.default_rng(8)
+    logits, labels = rng.integers(0, 3, (300, 1)).astype(np.float32), rng.random((300, 1)) < 0.5
+    pooled = sorted(zip(logits[:, 0].tolist(), labels[:, 0].tolist()), key=lambda pair: -pair[0])
+    hits = [rank for rank, (_, relevant) in enumerate(pooled, 1) if relevant]
+    by_hand = sum(found / rank for found, rank in enumerate(hits, 1)) / len(hits)
+    assert global_average_precision(logits, labels) == pytest.approx(by_hand, rel=1e-12)
+
+
 def test_gap_counts_a_label_that_is_not_among_the_top_20() -> None:
     logits = np.arange(25, 0, -1, dtype=np.float32)[None]
     labels = np.zeros((1, 25), bool)
@@ -117,6 +135,22 @@ def test_precision_is_nan_where_nothing_is_predicted() -> None:
     assert values["recall"] == 0
 
 
+def test_a_logit_of_0_predicts_nothing() -> None:
+    """Neither its probability, 0.5, nor a smaller one counts as the prediction that the class is there."""
+    metric = VideoMetrics()
+    metric.update(torch.tensor([[0.0, 0.0, 1.0]]), _video_batch(np.array([[True, False, True]])))
+    values = metric.compute()
+    assert values["recall"] == 50
+    assert values["precision"] == 100
+    assert values["accuracy"] == pytest.approx(100 * 2 / 3)
+    segments = SegmentMetrics()
+    segments.update(
+        torch.tensor([[0.0], [0.0], [1.0]]),
+        _segment_batch(np.zeros(3, np.int64), np.array([0, 0, 1], np.float32), np.ones((3, 1), bool)),
+    )
+    assert segments.compute() == pytest.approx({"auc": 100, "accuracy": 100, "negative_accuracy": 100 * 2 / 3})
+
+
 def _segment_batch(classes: np.ndarray, scores: np.ndarray, negatives: np.ndarray) -> SegmentBatch:
     return SegmentBatch(
         NOTHING,
@@ -157,6 +191,7 @@ def test_segment_metrics_do_not_depend_on_the_batches_and_forget() -> None:
 
 
 @pytest.mark.parametrize("score", [0, 1])
+@pytest.mark.filterwarnings("error")
 def test_auc_is_nan_where_all_ratings_agree(score: int) -> None:
     metric = SegmentMetrics()
     metric.update(

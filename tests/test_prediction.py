@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,10 +61,10 @@ def stored(data_dir: Path) -> dict[str, np.ndarray]:
     return values
 
 
-def test_killed_at_random_moments_twenty_times_the_files_are_the_same(data_dir: Path) -> None:
+def test_killed_at_random_moments_twenty_times_the_files_are_the_same(data_dir: Path, python: str) -> None:
     script = Path(__file__).parent / "killed_predictions.py"
     done = subprocess.run(
-        [sys.executable, script, data_dir, "20"],
+        [python, script, data_dir, "20"],
         check=False,
         text=True,
         capture_output=True,
@@ -86,11 +85,11 @@ def test_the_numbers_do_not_depend_on_batches_workers_or_neighbours(command: Com
     assert not (first[NAMES[1]] == first[NAMES[2]]).all()
 
 
-def test_two_processes_write_the_file_of_one(command: Command, data_dir: Path) -> None:
+def test_two_processes_write_the_file_of_one(command: Command, data_dir: Path, programs: Path) -> None:
     expected = predict(command, data_dir, "--batch-size", 4)
     shutil.rmtree(data_dir / "cache" / "predictions")
     arguments = ("--data-dir", str(data_dir), "--device", "cpu", "--batch-size", "4")
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    torchrun = (programs / "torchrun", "--standalone", "--nproc_per_node=2", "-m")
     done = subprocess.run(
         [*torchrun, "yt8m.inference_memmap", *arguments],
         check=False,

@@ -107,10 +107,42 @@ def test_shuffling_is_undone(rows: list[int], salt: int) -> None:
     assert len(set(shuffled.tolist())) == len(set(rows))
 
 
+def _mixed(number: int) -> int:
+    """The last steps of MurmurHash3 (32 bits), in Python's integers."""
+    number ^= number >> 16
+    number = number * 0x85EBCA6B % 2**32
+    number ^= number >> 13
+    number = number * 0xC2B2AE35 % 2**32
+    return number ^ number >> 16
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=30), st.integers(0, 2**32 - 1))
+def test_shuffling_is_murmurs_and_leaves_its_argument_alone(rows: list[int], salt: int) -> None:
+    values = np.array(rows, np.uint32)
+    shuffled = shuffle(values, salt)
+    assert shuffled.dtype == np.uint32
+    assert shuffled.tolist() == [_mixed(row ^ salt) for row in rows]
+    assert values.tolist() == rows
+    unshuffle(shuffled, salt)
+    assert shuffled.tolist() == [_mixed(row ^ salt) for row in rows]
+
+
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(st.integers(0, 10_000), st.integers(1, 70_000), st.integers(1, 60))
+def test_the_order_of_equal_scores_follows_from_seed_class_and_row(seed: int, label: int, top_k: int) -> None:
+    """A submission can be made again, whatever wrote it, on any machine."""
+    best = BestRows(range(label, label + 1), 50, min(top_k, 50), seed)
+    best.add(0, np.full((1, 50), 3, np.float32))
+    salt = int(np.random.default_rng((seed, label)).integers(2**32))
+    assert best.ranked(label).tolist() == sorted(range(50), key=lambda row: _mixed(row ^ salt))[:top_k]
+
+
+@pytest.mark.parametrize("unit", [1, 1 / 64, 1e-30])
 @pytest.mark.parametrize("ascending", [True, False])
-def test_buffers_are_cut_down_again_and_again(ascending: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_are_cut_down_again_and_again(ascending: bool, unit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "BLOCK_ROWS", 4)
-    scores = np.arange(100, dtype=np.float32) // 3
+    scores = np.arange(100, dtype=np.float32) // 3 * np.float32(unit)
     if not ascending:
         scores = scores[::-1]
     best = BestRows(range(5, 6), 100, 10, 1)
@@ -121,11 +153,43 @@ def test_buffers_are_cut_down_again_and_again(ascending: bool, monkeypatch: pyte
     assert len(set(rows.tolist())) == 10
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_of_long_lists_are_those_of_a_full_sort(seed: int) -> None:
+    """Longer than what numpy's partition sorts in passing, cut down within and at the end."""
+    scores = np.random.default_rng(seed).random(6000, np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "BLOCK_ROWS", 700)
+        best = BestRows(range(1), 6000, 900, seed)
+        for start in range(0, 6000, 700):
+            best.add(start, scores[None, start : start + 700])
+    assert scores[best.ranked(0)].tolist() == np.sort(scores)[::-1][:900].tolist()
+
+
 def test_progress_is_told_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranking, "BLOCK_ROWS", 4)
     told: list[int] = []
     top_rows(Fusion([np.zeros((10, 2), np.int16)]), 3, 0, told.append)
     assert told == [4, 4, 2]
+
+
+def test_blocks_are_of_so_many_bytes_and_of_a_row_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = _maps(3, 10, 2, 10_000, 5)  # a row takes 3 x 2 x 2 bytes
+    expected = _rank(maps, 4, 0, 100)
+    for n_bytes, sizes in ((12 * 4 + 11, [4, 4, 2]), (12 * 10, [10]), (11, [1] * 10), (1, [1] * 10)):
+        monkeypatch.setattr(ranking, "BLOCK_BYTES", n_bytes)
+        told: list[int] = []
+        assert [rows().tolist() for rows in top_rows(Fusion(maps), 4, 0, told.append)] == expected
+        assert told == sizes
+
+
+@pytest.mark.parametrize("tile_rows", [1, 3, 7, 64])
+def test_the_rows_fused_at_a_time_do_not_matter(tile_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "TILE_ROWS", tile_rows)
+    maps = _maps(2, 40, 3, 10_000, 6)
+    factors, row_videos = np.random.default_rng(6).random((40, 3), np.float32), np.arange(40)
+    fused = _mean(maps) * factors
+    for label, rows in enumerate(_rank(maps, 9, 0, 25, factors=factors, row_videos=row_videos)):
+        assert rows == np.argsort(-fused[:, label])[:9].tolist()
 
 
 def test_extreme_scores_of_many_maps_do_not_overflow() -> None:

@@ -33,9 +33,21 @@ from tests.shards import (
     write_videos,
 )
 from yt8m.common.errors import RecordError, UserError
+from yt8m.data import records as reading
 from yt8m.data.index import load_index
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.records import HEADER_BYTES, masked_crc, parse_record, record_spans
+from yt8m.data.records import (
+    DOWNLOAD,
+    HEADER_BYTES,
+    block_span,
+    check_record,
+    map_shard,
+    masked_crc,
+    parse_record,
+    read_frames,
+    read_unusual_frames,
+    record_spans,
+)
 
 RATINGS = ((0, 7, 1.0), (5, 7, 0.0), (5, 9, 1.0))
 VIDEO = make_video(1, 6, labels=(3, 7, 300, 3861), ratings=RATINGS)
@@ -61,8 +73,12 @@ def assert_context(record, video: Video) -> None:
     ):
         assert values.dtype == kind
         np.testing.assert_array_equal(values, np.array(expected, kind))
-    for count, frames in ((record.rgb_count, video.rgb), (record.audio_count, video.audio)):
+    for count, width, frames in (
+        (record.rgb_count, record.rgb_width, video.rgb),
+        (record.audio_count, record.audio_width, video.audio),
+    ):
         assert count == (0 if frames is None else len(frames))
+        assert width == (frames.shape[1] if count else 0)
 
 
 def read(reader: ShardReader, record: int, selection: slice | np.ndarray, whole: bool = False) -> np.ndarray:
@@ -130,6 +146,36 @@ def test_random_records_decode_as_tensorflow_decodes_them(videos, data):
             np.testing.assert_array_equal(read(reader, row, chosen), frames[chosen])
 
 
+def refuse_tensorflow(*_: object) -> None:
+    """In the place of what would parse a record with TensorFlow."""
+    raise AssertionError("this record should not need TensorFlow")
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(video_lists(), st.data())
+def test_what_tensorflow_writes_is_read_without_tensorflow(videos: list[Video], data: st.DataObject) -> None:
+    """Context and frames, by the bytes of the shard alone, and no byte that was not asked for."""
+    with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        path = write_videos(Path(temporary) / "a.tfrecord", videos)
+        patch.setattr(reading, "_parse_with_tensorflow", refuse_tensorflow)
+        shard = path.read_bytes()
+        for record, video in zip(parse_shard(path), videos):
+            assert_context(record, video)
+            if record.rgb and record.audio:
+                check_record(shard, record, path)
+            for block, frames in ((record.rgb, video.rgb), (record.audio, video.audio)):
+                if not block:
+                    assert frames is None
+                    continue
+                start = record.offset + HEADER_BYTES
+                begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(frames))] * 2)))
+                first, stop = block_span(start, block, begin, end)
+                assert shard[first:stop] == b"".join(frame_fields(frames[begin:end]))
+                out = np.empty((end - begin, block.width), np.uint8)
+                assert read_frames(shard, start, block, slice(begin, end), out)
+                assert out.tobytes() == frames[begin:end].tobytes()
+
+
 # --- layouts that TensorFlow reads but its own writer does not produce -----------------------------------
 
 
@@ -182,10 +228,16 @@ LAYOUTS = {
         {**CONTEXT, "labels": field(3, field(1, *(varint(label, 3) for label in VIDEO.labels)))}
     )
     + lists_field(LISTS),
-    "labels of varints with bits beyond 64": context_field(
-        {**CONTEXT, "labels": field(3, field(1, b"\x83" + b"\x80" * 8 + b"\x7e", *map(varint, VIDEO.labels[1:])))}
-    )
-    + lists_field(LISTS),
+    **{
+        f"labels of varints with bits beyond 64, {last}": context_field(
+            {
+                **CONTEXT,
+                "labels": field(3, field(1, b"\x83" + b"\x80" * 8 + bytes([last]), *map(varint, VIDEO.labels[1:]))),
+            }
+        )
+        + lists_field(LISTS)
+        for last in (0x02, 0x40, 0x7E)
+    },
     "scores not packed": context_field(
         {**CONTEXT, "segment_scores": field(2, *(b"\x0d" + struct.pack("<f", score) for *_, score in RATINGS))}
     )
@@ -260,6 +312,30 @@ def test_every_legal_layout_decodes_to_the_same_record(payload, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "as TensorFlow writes it",
+        "rgb before audio",
+        "audio before rgb",
+        "feature lists before context",
+        "video_id",
+        "both id and video_id",
+        "labels of padded varints",
+        "a repeated context key, the last one counts",
+        "a repeated feature list key, the last one counts",
+        "the context in two pieces",
+        "the feature lists in two pieces",
+    ],
+)
+def test_these_layouts_are_read_without_tensorflow(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_parse_with_tensorflow", refuse_tensorflow)
+    path = write_payloads(tmp_path / "a.tfrecord", [LAYOUTS[name]])
+    (record,) = parse_shard(path)
+    assert_context(record, VIDEO)
+    check_record(path.read_bytes(), record, path)
+
+
+@pytest.mark.parametrize(
     "feature_lists",
     [
         {},
@@ -276,6 +352,25 @@ def test_a_video_without_frames_of_a_feature_reads_as_no_frames(feature_lists, t
     reader = ShardReader(load_index(path.parent, tmp_path))
     assert reader.index.n_frames.tolist() == [0, 6]
     assert read(reader, 0, slice(0, 0)).shape == (0, RGB + AUDIO)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        b"",
+        field(3),
+        field(3, field(1)),
+        field(3, field(2, varint(3), varint(7))),
+        field(4, field(1, varint(3), varint(7))),
+        field(1, field(2, b"3")),
+        field(2, field(2, struct.pack("<f", 3))),
+    ],
+)
+def test_fields_that_no_feature_has_hold_no_values(labels: bytes, tmp_path: Path) -> None:
+    payload = context_field({**CONTEXT, "labels": labels}) + lists_field(LISTS)
+    assert decode(payload).labels == []
+    (record,) = parse_shard(write_payloads(tmp_path / "a.tfrecord", [payload]))
+    assert record.labels.dtype == np.int64 and not len(record.labels)
 
 
 # --- damage --------------------------------------------------------------------------------------------
@@ -296,7 +391,15 @@ def test_a_shard_cut_anywhere_is_an_error_naming_the_file(tmp_path):
         with pytest.raises(RecordError) as caught:
             load_index(path.parent, tmp_path)
         assert str(path) in str(caught.value)
-        assert ("empty" if size == 0 else f"byte {boundary if size > boundary else 0}: truncated") in str(caught.value)
+        start = boundary if size > boundary else 0
+        missing = (len(shard) if start else boundary) - size
+        if size == 0:
+            said = "empty file"
+        elif size - start < HEADER_BYTES:
+            said = f"record at byte {start}: truncated"
+        else:
+            said = f"record at byte {start}: truncated, {missing} bytes are missing"
+        assert str(caught.value) == f"{path}: {said}; {DOWNLOAD}"
     path.write_bytes(shard)
     assert len(load_index(path.parent, tmp_path)) == 2
 
@@ -311,7 +414,8 @@ def test_a_flipped_bit_in_a_length_or_its_checksum_names_file_and_offset(tmp_pat
             path.write_bytes(damaged)
             with pytest.raises(RecordError) as caught:
                 load_index(path.parent, tmp_path)
-            assert f"{path}: record at byte {start}: " in str(caught.value)
+            said = "damaged record length" if start else "damaged record length, or not a TFRecord shard"
+            assert str(caught.value) == f"{path}: record at byte {start}: {said}; {DOWNLOAD}"
 
 
 def test_a_flipped_bit_in_a_payload_or_its_checksum_is_noticed_when_the_whole_record_is_read(tmp_path):
@@ -337,12 +441,12 @@ def test_a_flipped_bit_in_a_payload_or_its_checksum_is_noticed_when_the_whole_re
 @pytest.mark.parametrize(
     "content, said",
     [
-        (b"", "empty file"),
-        (gzip.compress(b"".join(SMALL), mtime=0), "gzip"),
-        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "HTML"),
-        (b"\n <?xml version='1.0'?><Error/>", "HTML or XML"),
-        (b"these are no records at all", "not a TFRecord shard"),
-        (b"short", "truncated"),
+        (b"", ": empty file"),
+        (gzip.compress(b"".join(SMALL), mtime=0), ": a gzip file, not a TFRecord shard"),
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", ": an HTML or XML page, not a TFRecord shard"),
+        (b"\n <?xml version='1.0'?><Error/>", ": an HTML or XML page, not a TFRecord shard"),
+        (b"these are no records at all", ": damaged record length, or not a TFRecord shard"),
+        (b"short", ": truncated"),
     ],
 )
 def test_what_is_no_shard_is_told_apart(content, said, tmp_path):
@@ -351,7 +455,17 @@ def test_what_is_no_shard_is_told_apart(content, said, tmp_path):
     path.write_bytes(content)
     with pytest.raises(RecordError) as caught:
         load_index(path.parent, tmp_path)
-    assert str(path) in str(caught.value) and said in str(caught.value)
+    assert str(path) in str(caught.value) and f"{said}; {DOWNLOAD}" in str(caught.value)
+    with pytest.raises(RecordError) as again:  # of bytes that are no file
+        list(record_spans(content, path))
+    assert str(again.value) == str(caught.value)
+
+
+def test_a_shard_that_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
+    for path, said in ((tmp_path / "gone.tfrecord", "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(RecordError) as caught:
+            map_shard(path)
+        assert str(caught.value) == f"{path}: cannot be read ({said})"
 
 
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**32, 1000])
@@ -380,6 +494,62 @@ def read_payload_or_refuse(payload: bytes) -> None:
             read_everything(path.parent, Path(temporary))
         except UserError as error:
             assert str(path) in str(error)
+
+
+def test_damage_in_a_record_that_tensorflow_reads_is_named(tmp_path: Path) -> None:
+    """Wherever it is found: in parsing, in reading frames and in checking, with the video where it is known."""
+    payload = LAYOUTS["every frame's value length padded"]
+    path = write_payloads(tmp_path / "a.tfrecord", [payload, payload])
+    shard = bytearray(path.read_bytes())
+    sound, record = parse_shard(path)
+    check_record(shard, sound, path)
+    check_record(shard, record, path)
+    shard[-100] ^= 1  # in a frame
+    where = f"{path}: record at byte {record.offset}"
+    with pytest.raises(RecordError) as caught:
+        parse_record(shard, record.offset, record.length, path)
+    assert str(caught.value).startswith(f"{where}: checksum mismatch")
+    for video_id, named in ((b"v001", ", video v001"), (None, "")):
+        with pytest.raises(RecordError) as caught:
+            read_unusual_frames(shard, record.offset, record.length, path, video_id)
+        assert str(caught.value).startswith(f"{where}{named}: checksum mismatch")
+    with pytest.raises(RecordError) as caught:
+        check_record(shard, record, path)
+    assert str(caught.value).startswith(f"{where}, video v001: checksum mismatch")
+    check_record(shard, sound, path)
+
+
+def test_a_shard_that_was_cut_is_named_when_a_record_is_read(tmp_path: Path) -> None:
+    path = write_payloads(tmp_path / "a.tfrecord", SMALL)
+    shard = path.read_bytes()
+    record = parse_shard(path)[1]
+    for missing in range(1, len(shard) - record.offset):
+        with pytest.raises(RecordError) as caught:
+            check_record(shard[:-missing], record, path)
+        assert str(caught.value).startswith(f"{path}: record at byte {record.offset}, video v002: checksum mismatch")
+
+
+@pytest.mark.parametrize(
+    "payload, said",
+    [
+        (b"\x0f", ": not a SequenceExample"),
+        (lists_field({"rgb": field(1, bytes_feature(b"a")) + field(1)}), ", video v001: frames of rgb differ in width"),
+        (
+            lists_field({"audio": field(1, bytes_feature(b"a")) + field(1, bytes_feature(b"bc"))}),
+            ", video v001: frames of audio differ in width",
+        ),
+    ],
+)
+def test_frames_that_tensorflow_cannot_give_are_an_error_naming_the_record(
+    payload: bytes, said: str, tmp_path: Path
+) -> None:
+    """Where the context was sound when it was indexed, and the frames are another matter."""
+    path = write_payloads(tmp_path / "a.tfrecord", [*SMALL, payload])
+    shard = path.read_bytes()
+    offset, length = list(record_spans(shard, path))[-1]
+    with pytest.raises(RecordError) as caught:
+        read_unusual_frames(shard, offset, length, path, b"v001")
+    assert str(caught.value) == f"{path}: record at byte {offset}{said}"
 
 
 def test_a_varint_without_an_end_at_the_end_of_a_shard_is_an_error(tmp_path):
@@ -458,6 +628,8 @@ def frames_of_widths(*widths: int) -> bytes:
         frames_of_widths(8, 0),
         field(1, bytes_feature(bytes(8), bytes(8))),
         frames_of_widths(8) + field(1),
+        field(1) + frames_of_widths(8),
+        field(1),
         field(1, integer_feature(1)),
     ],
 )
@@ -470,6 +642,18 @@ def test_frames_of_differing_width_are_an_error_naming_the_record(rgb, tmp_path)
     with pytest.raises(RecordError, match=f"byte {offset}.*frames of rgb differ in width") as caught:
         read_everything(path.parent, tmp_path)
     assert str(path) in str(caught.value)
+
+
+def test_widths_that_differ_behind_the_first_frame_are_found_by_a_check(tmp_path: Path) -> None:
+    """The size of the list is that of frames as wide as the first; only reading all of them shows that they are not."""
+    lists = lists_field({"rgb": frames_of_widths(8, 7, 9), "audio": frames_of_widths(3, 3, 3)})
+    path = write_payloads(tmp_path / "a.tfrecord", [serialize(VIDEO), context_field(CONTEXT) + lists])
+    record = parse_shard(path)[1]
+    assert record.rgb_count == 3
+    with pytest.raises(RecordError) as caught:
+        check_record(path.read_bytes(), record, path)
+    said = f"{path}: record at byte {record.offset}, video v001: frames of rgb differ in width"
+    assert str(caught.value) == said
 
 
 def test_widths_that_differ_between_records_are_an_error_naming_both(tmp_path):
@@ -491,6 +675,11 @@ def test_padding_that_hides_a_frame_is_an_error(tmp_path):
     )
     with pytest.raises(RecordError, match="record at byte 0, video v001"):
         read_everything(path.parent, tmp_path)
+    (record,) = parse_shard(path)
+    with pytest.raises(RecordError) as caught:
+        check_record(path.read_bytes(), record, path)
+    said = "holds other frames than the size of its lists says"
+    assert str(caught.value) == f"{path}: record at byte 0, video v001: {said}"
 
 
 @pytest.mark.parametrize(
@@ -519,6 +708,6 @@ def test_a_malformed_context_is_an_error_naming_the_video(key, feature, said, tm
 )
 def test_a_record_without_an_id_is_an_error(context, tmp_path):
     path = write_payloads(tmp_path / "a.tfrecord", [context_field(context) + lists_field(LISTS)])
-    with pytest.raises(RecordError, match="no video id") as caught:
+    with pytest.raises(RecordError, match="no video id in the context; is this a YouTube-8M") as caught:
         parse_shard(path)
-    assert str(path) in str(caught.value)
+    assert f"{path}: record at byte 0: " in str(caught.value)

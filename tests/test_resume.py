@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 
 Command = Callable[..., Outcome]
+Interrupt = Callable[[str, int, list[str]], subprocess.CompletedProcess]
 SETTINGS = {**TRAINING, "steps": 7, "ckpt_interval": 3, "ema_decay": 0.9}
 KILLED = -9
 
@@ -69,10 +71,10 @@ def folder_of(kind: str, data_dir: Path) -> Path:
     return data_dir / "cache" / name
 
 
-def interrupt(moment: str, at: int, command_line: list[str]) -> subprocess.CompletedProcess:
+def interrupted(python: str, moment: str, at: int, command_line: list[str]) -> subprocess.CompletedProcess:
     """Start a run in a process of its own that kills itself."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.interrupted", moment, str(at), *command_line],
+        [python, "-m", "tests.interrupted", moment, str(at), *command_line],
         check=False,
         capture_output=True,
         text=True,
@@ -80,9 +82,15 @@ def interrupt(moment: str, at: int, command_line: list[str]) -> subprocess.Compl
     )
 
 
+@pytest.fixture(name="interrupt")
+def fixture_interrupt(python: str) -> Interrupt:
+    """`interrupted` by the warm interpreter."""
+    return partial(interrupted, python)
+
+
 @pytest.fixture(name="uninterrupted", scope="module")
 def fixture_uninterrupted(
-    made: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+    made: Path, tiny_data: Path, python: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The folder of an uninterrupted run of a kind, made once, in a process of its own."""
     folders: dict[str, Path] = {}
@@ -91,7 +99,7 @@ def fixture_uninterrupted(
         if kind not in folders:
             data_dir = shutil.copytree(tiny_data, tmp_path_factory.mktemp(kind) / "data")
             module, *rest = arguments(kind, made, data_dir)
-            subprocess.run([sys.executable, "-m", f"yt8m.{module}", *rest], check=True, capture_output=True)
+            subprocess.run([python, "-m", f"yt8m.{module}", *rest], check=True, capture_output=True)
             folders[kind] = folder_of(kind, data_dir)
         return folders[kind]
 
@@ -120,7 +128,6 @@ def assert_same_run(folder: Path, expected: Path) -> None:
         ("nextvlad", "evaluation", 2, 2),
         ("agnostic", "save", 4, 2),
         ("agnostic", "step", 3, 0),
-        ("aware", "step", 6, 2),
         ("aware", "best", 1, 0),
         ("refit", "step", 5, 2),
         ("refit", "export", 1, 0),
@@ -134,6 +141,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     made: Path,
     data_dir: Path,
     uninterrupted: Callable[[str], Path],
+    interrupt: Interrupt,
     command: Command,
 ) -> None:
     command_line = arguments(kind, made, data_dir, workers)
@@ -148,9 +156,28 @@ def test_a_killed_run_ends_in_the_same_weights(
     assert_same_run(folder, uninterrupted(kind))
 
 
+def test_interpreters_of_their_own_end_in_the_same_weights(
+    made: Path, data_dir: Path, uninterrupted: Callable[[str], Path]
+) -> None:
+    module, *rest = arguments("aware", made, data_dir, 2)
+    killed = interrupted(sys.executable, "step", 6, [module, *rest])
+    assert killed.returncode == KILLED, killed.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", f"yt8m.{module}", *rest], check=False, capture_output=True, text=True, cwd=made
+    )
+    assert done.returncode == 0 and "going on after step" in done.stderr, done.stderr
+    assert_same_run(folder_of("aware", data_dir), uninterrupted("aware"))
+
+
 @pytest.mark.parametrize("moment, at", [("term", 4), ("term-evaluation", 1)])
 def test_sigterm_saves_the_state_and_the_same_command_goes_on(
-    moment: str, at: int, made: Path, data_dir: Path, uninterrupted: Callable[[str], Path], command: Command
+    moment: str,
+    at: int,
+    made: Path,
+    data_dir: Path,
+    uninterrupted: Callable[[str], Path],
+    interrupt: Interrupt,
+    command: Command,
 ) -> None:
     command_line = arguments("dbof", made, data_dir)
     ended = interrupt(moment, at, command_line)
@@ -164,7 +191,7 @@ def test_sigterm_saves_the_state_and_the_same_command_goes_on(
 
 
 def test_a_run_killed_again_and_again_gets_there(
-    made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path]
+    made: Path, data_dir: Path, interrupt: Interrupt, command: Command, uninterrupted: Callable[[str], Path]
 ) -> None:
     command_line = arguments("agnostic", made, data_dir)
     for _ in range(3):
@@ -174,7 +201,7 @@ def test_a_run_killed_again_and_again_gets_there(
 
 
 def test_another_run_under_the_same_name_is_refused_naming_what_differs(
-    made: Path, data_dir: Path, tmp_path: Path, command: Command
+    made: Path, data_dir: Path, tmp_path: Path, interrupt: Interrupt, command: Command
 ) -> None:
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).returncode == KILLED
@@ -228,7 +255,9 @@ def test_a_model_from_elsewhere_is_not_overwritten(made: Path, data_dir: Path, c
     assert outcome.status == 2 and "does not say how it was made" in outcome.err and "--restart" in outcome.err
 
 
-def test_a_damaged_state_is_named_and_nothing_is_lost(made: Path, data_dir: Path, command: Command) -> None:
+def test_a_damaged_state_is_named_and_nothing_is_lost(
+    made: Path, data_dir: Path, interrupt: Interrupt, command: Command
+) -> None:
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).returncode == KILLED
     state = folder_of("dbof", data_dir) / "checkpoints" / "state.pt"
@@ -242,7 +271,7 @@ def test_a_damaged_state_is_named_and_nothing_is_lost(made: Path, data_dir: Path
     assert command(*command_line).status == 0
 
 
-def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path) -> None:
+def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path, interrupt: Interrupt) -> None:
     assert interrupt("step", 5, arguments("aware", made, data_dir)).returncode == KILLED
     state = torch.load(folder_of("aware", data_dir) / "checkpoints" / "state.pt", weights_only=True)
     assert state["version"] == 1 and state["step"] == 4

@@ -7,14 +7,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from yt8m.cli import make_parser, run
+from yt8m.cli import counted, make_parser, run
 
 PARTITIONS = ("video/train", "video/valid", "segment/train", "segment/test")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.check_data data/video/train data/segment/train")
+    parser = make_parser(
+        __doc__, ("python -m yt8m.check_data", "python -m yt8m.check_data data/video/train data/segment/train")
+    )
     parser.add_argument(
         "folders",
         type=Path,
@@ -64,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
     print(f"\ndamage, {len(damage)} records or rests of shards:")
     print(*damage, sep="\n")
     shards = sorted({error.path for error in damage})
-    print(f"\ndownload again, {len(shards)} shards:")
+    print(f"\ndownload again, {counted(len(shards), 'shard')}:")
     print(*shards, sep="\n")
     sys.exit(1)
 

@@ -4,20 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import add_top_k, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.check_submission sub.csv")
-    parser.add_argument("submission", type=Path, metavar="CSV", help="the submission; uncompressed if it ends in .gz")
-    parser.add_argument(
-        "--top-k",
-        type=positive,
-        default=100_000,
-        metavar="K",
-        help="the most segments that a class may list (default: 100000)",
+    parser = make_parser(
+        __doc__,
+        ("python -m yt8m.check_submission sub.csv", "python -m yt8m.check_submission sub.csv.gz --data-dir data/demo"),
     )
+    parser.add_argument("submission", type=Path, metavar="CSV", help="the submission; uncompressed if it ends in .gz")
+    add_top_k(parser, "the most segments that a class may list")
     return parser
 
 

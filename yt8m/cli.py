@@ -5,28 +5,71 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.data.damage import Damage
 from yt8m.data.folds import N_FOLDS, NO_FOLD, Fold
+from yt8m.exits import INTERRUPTED, ending_of, named_output, settle
 
+LOGGER = logging.getLogger(__name__)
 DEFAULT_SEED = 0
+MODULE_PREFIX = "python -m yt8m."
 
 
-def make_parser(description: str | None, example: str, *options: str) -> argparse.ArgumentParser:
-    """A parser with `--data-dir`, `--version` and those of the shared `options`: device, seed, workers, on-error."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m yt8m.{Path(sys.argv[0]).stem}",
+class _Options(Protocol):  # pylint: disable=too-few-public-methods
+    """A parser, or a group of its options."""
+
+    def add_argument(self, *names: Any, **properties: Any) -> Any:
+        """As `argparse.ArgumentParser` has it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that does not keep to itself that it could not print its help."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help to a file, by default to standard output."""
+        print(self.format_help(), end="", file=file)
+
+
+def make_parser(description: str | None, examples: str | tuple[str, ...], *options: str) -> argparse.ArgumentParser:
+    """A parser with what all commands have, and those of the shared `options`: device, seed, workers, on-error.
+
+    `examples`: command lines of the form `python -m yt8m.COMMAND ...`.
+    """
+    lines = [examples] if isinstance(examples, str) else list(examples)
+    parser = Parser(
+        prog=f"{MODULE_PREFIX}{Path(sys.argv[0]).stem}",
         description=description,
-        epilog=f"example:\n  {example}",
+        epilog="\n  ".join(["example:" if len(lines) == 1 else "examples:", *lines]),
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument(
+        "-v",
+        "--verbose",
+        action="store_const",
+        const=logging.DEBUG,
+        default=logging.INFO,
+        dest="console_level",
+        help="say more: versions, where it computes, time and memory; of a mistake, also where it was found",
+    )
+    loudness.add_argument(
+        "-q",
+        "--quiet",
+        action="store_const",
+        const=logging.WARNING,
+        default=logging.INFO,
+        dest="console_level",
+        help="show results, warnings and errors only, no progress; log files are complete all the same",
+    )
     parser.add_argument(
         "--data-dir",
         type=Path,
@@ -34,29 +77,35 @@ def make_parser(description: str | None, example: str, *options: str) -> argpars
         metavar="DIR",
         help="folder with video/, segment/, the vocabulary and cache/ (default: data)",
     )
-    if "device" in options:
-        parser.add_argument(
+    add_shared(parser, *options)
+    return parser
+
+
+def add_shared(options: _Options, *names: str) -> None:
+    """The shared options of these names, see `make_parser`, for a parser or a group of it."""
+    if "device" in names:
+        options.add_argument(
             "--device",
             default="auto",
             metavar="auto|cpu|cuda[:i]",
             help="where to compute (default: auto, a GPU if there is one)",
         )
-    if "seed" in options:
-        parser.add_argument(
+    if "seed" in names:
+        options.add_argument(
             "--seed",
             type=count,
             metavar="S",
             help=f"seed of the run (default: the environment variable SEED, else {DEFAULT_SEED})",
         )
-    if "workers" in options:
-        parser.add_argument(
+    if "workers" in names:
+        options.add_argument(
             "--workers",
             type=count,
             metavar="N",
             help="threads that read ahead; 0 reads between the steps (default: 0 on CPU, 2 with a GPU)",
         )
-    if "on-error" in options:
-        parser.add_argument(
+    if "on-error" in names:
+        options.add_argument(
             "--on-error",
             type=_damage,
             default="raise",
@@ -64,12 +113,28 @@ def make_parser(description: str | None, example: str, *options: str) -> argpars
             metavar="raise|skip",
             help="a damaged shard or record ends the command, or is left out and reported at the end (default: raise)",
         )
-    return parser
+
+
+def add_top_k(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """`--top-k`, the challenge's 100,000 unless told otherwise."""
+    parser.add_argument("--top-k", type=positive, default=100_000, metavar="K", help=f"{purpose} (default: 100000)")
+
+
+def add_truth(options: _Options, purpose: str) -> None:
+    """`--truth`."""
+    options.add_argument(
+        "--truth", type=Path, metavar="CSV", help=f"ratings of test segments, columns vid,start,label,score{purpose}"
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """CONFIG, for what trains."""
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
 
 
 def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     """What the three trainers have in common: CONFIG, `--name`, and how to train."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
+    add_config(parser)
     parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument(
@@ -87,7 +152,7 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
         "--log-every", type=positive, default=100, metavar="N", help="log a line every N steps (default: 100)"
     )
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever there is under this name")
-    add_amp(parser, "auto", "auto, bf16 or else fp16 on a GPU, off on a CPU")
+    add_amp(parser)
     parser.add_argument(
         "--accumulate",
         type=positive,
@@ -110,8 +175,12 @@ def add_fold(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_amp(parser: argparse.ArgumentParser, default: str, explanation: str) -> None:
-    """`--amp`."""
+def add_amp(
+    parser: argparse.ArgumentParser,
+    default: str = "auto",
+    explanation: str = "auto, bf16 or else fp16 on a GPU, off on a CPU",
+) -> None:
+    """`--amp`, for training unless told otherwise."""
     parser.add_argument(
         "--amp",
         choices=("auto", "bf16", "fp16", "off"),
@@ -127,12 +196,12 @@ def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str 
     )
 
 
-def add_model_dir(parser: argparse.ArgumentParser) -> None:
+def add_model_dir(options: _Options) -> None:
     """`--model-dir`."""
-    parser.add_argument(
+    options.add_argument(
         "--model-dir",
         type=Path,
-        metavar="D",
+        metavar="DIR",
         help="folder of segment models (default: cache/segment of the data folder)",
     )
 
@@ -247,32 +316,107 @@ def probability(text: str) -> float:
 probability.__name__ = "number from 0 to 1"
 
 
-def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
-    """Parse the command line and run a command.
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 evaluation", "2,000 evaluations"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
-    A `UserError`, or a file that cannot be read or written, ends it with one line and status 2, Ctrl-C with
-    status 130.
+
+def run(
+    main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> None:
+    """Parse a command line (by default the process's own) and run a command.
+
+    Ends the process, unless the command is done and all it has printed is written. What `ending_of` knows ends with
+    one line and its status, Ctrl-C with status 130, a bug with its traceback and status 1.
     """
-    args = parser.parse_args()
+    start = time.monotonic()
+    args = argparse.Namespace()
     try:
-        if "seed" in args and args.seed is None:
-            args.seed = _seed_from_environment()
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-        main(args)
-    except UserError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a folder without permission, a file where a folder should be
-        if error.filename is None:
-            raise
-        print(f"{parser.prog}: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        with named_output():
+            _parse_and_call(main, parser, arguments, args)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+    except Exception as error:  # pylint: disable=broad-exception-caught  # a bug is raised again
+        ending = ending_of(error, args)
+        if ending is None:
+            raise
+        LOGGER.debug("%s was raised here:", type(error).__name__, exc_info=True)
+        if ending.text:
+            _complain(f"{parser.prog}: error: {ending.text}")
+        sys.exit(ending.status)
     finally:
         if "damage" in args:
             args.damage.report()
+        LOGGER.debug("%s", _spent(start))
+        settle(sys.stdout)
+        settle(sys.stderr)
         gc.freeze()  # the end of the process would look through all of torch for garbage, for half a second
+
+
+def _parse_and_call(
+    main: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str] | None,
+    args: argparse.Namespace,
+) -> None:
+    """Fill `args` and run the command."""
+    vars(args).update(vars(parser.parse_args(arguments)))  # all of them, or none
+    if "console_level" in args:
+        _set_up_console(args.console_level)
+    LOGGER.debug("%s", _versions())
+    if "seed" in args and args.seed is None:
+        args.seed = _seed_from_environment()
+    told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage")}
+    LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in told.items()))
+    main(args)
+
+
+def _set_up_console(level: int) -> None:
+    """Show log lines from `level` on, on standard error; of other packages none below INFO."""
+    logging.basicConfig(level=max(level, logging.INFO), format="%(message)s", stream=sys.stderr)
+    if level < logging.INFO:
+        for name in ("yt8m", __name__):  # our own, too: commands set the level of the one above it
+            logging.getLogger(name).setLevel(level)
+
+
+def _complain(line: str) -> None:
+    """Say it on standard error, as far as that is there."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def _versions() -> str:
+    """What runs here."""
+    import platform
+    from importlib import metadata
+
+    packages = []
+    for name in ("torch", "numpy", "pandas", "tensorflow"):
+        with suppress(metadata.PackageNotFoundError):  # another build of it has another name
+            packages.append(f"{name} {metadata.version(name)}")
+    system = f"{platform.system()} {platform.machine()}, {counted(os.cpu_count() or 1, 'CPU core')}"
+    return f"yt8m {__version__}, Python {platform.python_version()}, {', '.join(packages)}; {system}"
+
+
+def _spent(start: float) -> str:
+    """The time since `start`, and the most memory that was in use."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    own, children = (
+        resource.getrusage(who).ru_maxrss * unit / 1e9 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    parts = [f"{time.monotonic() - start:.1f} s", f"at most {own:.2f} GB of memory"]
+    if children:
+        parts.append(f"{children:.2f} GB in a process it started")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        parts += [
+            f"{torch.cuda.max_memory_allocated(index) / 1e9:.2f} GB on {torch.cuda.get_device_name(index)}"
+            for index in range(torch.cuda.device_count())
+            if torch.cuda.max_memory_allocated(index)
+        ]
+    return ", ".join(parts)
 
 
 def _seed_from_environment() -> int:

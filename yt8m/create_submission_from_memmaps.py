@@ -1,17 +1,19 @@
 """Average the models' predictions and list the best test segments of each class: `sub.csv`."""
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import add_model_names, make_parser, nonnegative, positive, probability, run
+from yt8m.cli import add_model_names, add_shared, add_top_k, make_parser, nonnegative, positive, probability, run
 
 if TYPE_CHECKING:
     import numpy as np
 
     from yt8m.data.test_meta import TestMeta
 
+LOGGER = logging.getLogger(__name__)
 FUSIONS = ("mean", "geometric", "rank", "reciprocal-rank")
 
 
@@ -19,11 +21,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
         __doc__,
-        "python -m yt8m.create_submission_from_memmaps --output sub.csv",
+        (
+            "python -m yt8m.create_submission_from_memmaps --output sub.csv",
+            "python -m yt8m.create_submission_from_memmaps --model-names dbof-3_0 nextvlad-2_1 --weights 1 2",
+            "python -m yt8m.create_submission_from_memmaps --video-model data/cache/video/dbof-3 --video-top-k 20",
+        ),
         "seed",
-        "device",
-        "workers",
-        "on-error",
     )
     add_model_names(parser, "which models' predictions in cache/predictions to average")
     parser.add_argument(
@@ -47,16 +50,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="the submission; compressed if it ends in .gz (default: sub.csv)",
     )
-    parser.add_argument(
-        "--top-k", type=positive, default=100_000, metavar="K", help="segments a class (default: 100000)"
-    )
+    add_top_k(parser, "segments a class")
     video = parser.add_argument_group(
         "candidates",
-        "A video model may say which videos count for a class; --device, --workers and --on-error are "
-        "for its predictions, which are kept in cache/video_predictions.",
+        "A video model may say which videos count for a class. --device, --workers and --on-error are for its "
+        "predictions alone, which are kept in cache/video_predictions.",
     )
     video.add_argument(
-        "--video-model", type=Path, metavar="DIR", help="folder of a video model, such as data/cache/video/dbof-3"
+        "--video-model",
+        type=Path,
+        metavar="DIR",
+        help="folder of a video model, such as data/cache/video/dbof-3 (default: none)",
     )
     video.add_argument(
         "--video-top-k",
@@ -80,14 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="B",
         help="multiply scores by the video's probability to the power of B (default: 0)",
     )
+    add_shared(video, "device", "workers", "on-error")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the submission. Raises `UserError`."""
-    from tqdm import tqdm
-
     from yt8m.common.errors import UserError
+    from yt8m.common.progress import Progress
     from yt8m.data.test_meta import load_test_meta
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.prediction.memmaps import prediction_files
@@ -109,9 +113,9 @@ def main(args: argparse.Namespace) -> None:
     maps = [file.read(meta, len(vocabulary)) for file in files]
     factors = _factors(args, meta, len(vocabulary))
     fusion = Fusion(maps, args.fusion, args.weights, factors, None if factors is None else meta.row_videos())
-    with tqdm(desc="ranking", total=meta.n_rows, unit="row", unit_scale=True, disable=None) as progress:
+    with Progress("ranking", meta.n_rows, "row", LOGGER) as progress:
         ranked = top_rows(fusion, args.top_k, args.seed, progress.update)
-    with tqdm(desc="writing", total=len(vocabulary), unit="class", disable=None) as progress:
+    with Progress("writing", len(vocabulary), "class", LOGGER) as progress:
         write_submission(args.output, vocabulary.labels.tolist(), meta.row_names(), ranked, progress.update)
     print(
         f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, meta.n_rows)} of {meta.n_rows} "

@@ -3,7 +3,18 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import Distinct, add_model_dir, add_model_names, count, make_parser, positive, run
+from yt8m.cli import (
+    Distinct,
+    add_model_dir,
+    add_model_names,
+    add_shared,
+    add_top_k,
+    add_truth,
+    count,
+    make_parser,
+    positive,
+    run,
+)
 from yt8m.data.folds import N_FOLDS
 
 
@@ -11,19 +22,18 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
         __doc__,
-        "python -m yt8m.evaluate --fold 0 --model-names dbof-3_0 nextvlad-2_0",
-        "device",
+        (
+            "python -m yt8m.evaluate --truth truth.csv --submission sub.csv",
+            "python -m yt8m.evaluate --truth truth.csv --model-names dbof-3_0 nextvlad-2_1",
+            "python -m yt8m.evaluate --fold 0 --model-names dbof-3_0 nextvlad-2_0",
+            "python -m yt8m.evaluate --out-of-fold dbof-cv --output data/cache/cross-validation-dbof-cv",
+        ),
         "seed",
-        "workers",
-        "on-error",
     )
     what = parser.add_argument_group("what to measure on, one of").add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--truth",
-        type=Path,
-        metavar="CSV",
-        help="ratings of test segments, columns vid,start,label,score: for a --submission, for the "
-        "predictions in cache/predictions of --model-names and their mean, or for both",
+    add_truth(
+        what,
+        ": for a --submission, for the predictions in cache/predictions of --model-names and their mean, or for both",
     )
     what.add_argument(
         "--fold",
@@ -42,22 +52,20 @@ def build_parser() -> argparse.ArgumentParser:
         "trained without it; several NAMEs are averaged, too",
     )
     add_model_names(parser, "the models to measure with --truth or --fold", "all; none with --submission")
-    add_model_dir(parser)
-    parser.add_argument("--submission", type=Path, metavar="CSV", help="with --truth, a submission")
+    parser.add_argument("--submission", type=Path, metavar="CSV", help="with --truth, a submission (default: none)")
     parser.add_argument(
         "--video-labels",
         type=Path,
         metavar="CSV",
-        help="with --truth, labels of the test videos, columns vid,label, for the baseline that knows only those",
+        help="with --truth, labels of the test videos, columns vid,label, for the baseline that knows only those "
+        "(default: none)",
     )
     parser.add_argument(
         "--include-trained",
         action="store_true",
         help="with --fold, measure models on shards that they were, or may have been, trained on, too",
     )
-    parser.add_argument(
-        "--top-k", type=positive, default=100_000, metavar="K", help="segments of a class that count (default: 100000)"
-    )
+    add_top_k(parser, "segments of a class that count")
     parser.add_argument(
         "--resamples",
         type=count,
@@ -66,18 +74,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="draw the videos so often, with replacement, for the intervals (default: 1000)",
     )
     parser.add_argument(
-        "--batch-size",
-        type=positive,
-        default=128,
-        metavar="N",
-        help="ratings at a time when models predict (default: 128)",
-    )
-    parser.add_argument(
         "--output",
         type=Path,
         metavar="PREFIX",
         help="write PREFIX.csv and PREFIX.json (default: cache/evaluation in the data folder)",
     )
+    predicting = parser.add_argument_group(
+        "predicting", "For --fold and --out-of-fold, where models predict; --truth measures what is there already."
+    )
+    add_model_dir(predicting)
+    predicting.add_argument(
+        "--batch-size", type=positive, default=128, metavar="N", help="ratings at a time (default: 128)"
+    )
+    add_shared(predicting, "device", "workers", "on-error")
     return parser
 
 

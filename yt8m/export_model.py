@@ -24,7 +24,13 @@ FILE_NAMES = {"onnx": "model.onnx", "torchscript": "model.torchscript"}
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.export_model data/cache/segment/dbof-3_0 --format onnx")
+    parser = make_parser(
+        __doc__,
+        (
+            "python -m yt8m.export_model data/cache/segment/dbof-3_0",
+            "python -m yt8m.export_model data/cache/video/dbof-3 --format torchscript --output dbof-3.torchscript",
+        ),
+    )
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder of a video model or a segment model")
     parser.add_argument(
         "--format",

@@ -11,7 +11,8 @@ import argparse
 import math
 from pathlib import Path
 
-from yt8m.cli import fold, make_parser, positive, run
+from yt8m.cli import add_amp, add_config, fold, make_parser, positive, run
+from yt8m.data.folds import N_FOLDS, NO_FOLD
 
 
 def _rate(text: str) -> float:
@@ -28,13 +29,16 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
         __doc__,
-        "python -m yt8m.find_lr scripts/pure_segment_dbof.yaml data/cache/video/dbof-3",
+        (
+            "python -m yt8m.find_lr scripts/video_gated_dbof.yaml",
+            "python -m yt8m.find_lr scripts/pure_segment_dbof.yaml data/cache/video/dbof-3 --fold 1",
+        ),
         "device",
         "seed",
         "workers",
         "on-error",
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
+    add_config(parser)
     parser.add_argument(
         "base_models",
         type=Path,
@@ -47,8 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--fold",
         type=fold,
         default=0,
-        metavar="K|none",
-        help="for fine-tuning: which of the 8 folds to leave out, 0 to 7; none: train on all shards (default: 0)",
+        metavar=f"K|{NO_FOLD}",
+        help=f"for fine-tuning: which of the {N_FOLDS} folds to leave out, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on "
+        "all shards (default: 0)",
     )
     parser.add_argument(
         "--from",
@@ -64,12 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--steps", type=positive, default=100, metavar="S", help="optimizer steps, at least 10 (default: 100)"
     )
-    parser.add_argument(
-        "--amp",
-        choices=("auto", "bf16", "fp16", "off"),
-        default="auto",
-        help="mixed precision (default: auto, bf16 or else fp16 on a GPU, off on a CPU)",
-    )
+    add_amp(parser)
     parser.add_argument(
         "--output",
         type=Path,

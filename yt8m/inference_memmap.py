@@ -1,6 +1,7 @@
 """Predict every test segment with every model: `cache/predictions/<model>.npy`."""
 
 import argparse
+import logging
 
 from yt8m.cli import add_prediction_options, make_parser, positive, run
 
@@ -8,7 +9,15 @@ from yt8m.cli import add_prediction_options, make_parser, positive, run
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
-        __doc__, "python -m yt8m.inference_memmap --model-names dbof-3_0 nextvlad-2_1", "device", "workers", "on-error"
+        __doc__,
+        (
+            "python -m yt8m.inference_memmap",
+            "python -m yt8m.inference_memmap --model-names dbof-3_0 nextvlad-2_1 --shifts -1 0 1",
+            "torchrun --nproc_per_node=2 -m yt8m.inference_memmap",
+        ),
+        "device",
+        "workers",
+        "on-error",
     )
     add_prediction_options(parser, "which of them to predict with")
     parser.add_argument(
@@ -19,8 +28,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
+    from helperbot import get_logger
+
     from yt8m.prediction.predict_test_set import run_predictions
 
+    get_logger("yt8m", level=min(args.console_level, logging.INFO), console_level=args.console_level)
     run_predictions(args)
 
 

@@ -5,9 +5,6 @@ probable make a span; the table shows from when to when, the class, the mean pro
 """
 
 import argparse
-import os
-import signal
-import sys
 from pathlib import Path
 
 from yt8m.cli import add_prediction_options, make_parser, positive, probability, run
@@ -16,17 +13,26 @@ from yt8m.cli import add_prediction_options, make_parser, positive, probability,
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
-        __doc__, "python -m yt8m.localize videos.tfrecord --classes Guitar Drums", "device", "on-error"
+        __doc__,
+        (
+            "python -m yt8m.localize videos.tfrecord --top 2",
+            "python -m yt8m.localize videos.tfrecord --classes Guitar Drums --threshold 0.3",
+            "python -m yt8m.localize videos.tfrecord --videos abcd efgh --output spans.csv",
+        ),
+        "device",
+        "on-error",
     )
     # FILE comes first: options that take several values would take it for one of them.
-    parser.usage = "%(prog)s FILE [--video-id ID ...] [--classes NAME ...] [more options]"
+    parser.usage = "%(prog)s FILE [--videos ID ...] [--classes NAME ...] [more options]"
     parser.add_argument(
         "file",
         type=Path,
         metavar="FILE",
         help="a .tfrecord file of frame features, wherever it lies; labels and ratings are not needed",
     )
-    parser.add_argument("--video-id", nargs="+", metavar="ID", help="videos of the file (default: all)")
+    parser.add_argument(
+        "--videos", "--video-id", dest="video_id", nargs="+", metavar="ID", help="videos of the file (default: all)"
+    )
     parser.add_argument(
         "--classes",
         nargs="+",
@@ -62,11 +68,7 @@ def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
     from yt8m.localization.localizing import run_localization
 
-    try:
-        run_localization(args)
-    except BrokenPipeError:  # whoever reads has seen enough, as `head` has after ten lines
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
-        sys.exit(128 + signal.SIGPIPE)
+    run_localization(args)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 import argparse
 
-from yt8m.cli import make_parser, run
+from yt8m.cli import counted, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    return make_parser(__doc__, "python -m yt8m.prepare_test_meta --data-dir data", "on-error")
+    return make_parser(
+        __doc__,
+        ("python -m yt8m.prepare_test_meta", "python -m yt8m.prepare_test_meta --data-dir data/demo"),
+        "on-error",
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -20,8 +24,8 @@ def main(args: argparse.Namespace) -> None:
     meta = make_test_meta(index)
     path = save_test_meta(meta, cache)
     print(
-        f"{path}: {meta.n_rows} segments of {len(meta.records)} videos "
-        f"({len(index)} records in {len(index.shards)} shards)"
+        f"{path}: {counted(meta.n_rows, 'segment')} of {counted(len(meta.records), 'video')} "
+        f"({counted(len(index), 'record')} in {counted(len(index.shards), 'shard')})"
     )
 
 

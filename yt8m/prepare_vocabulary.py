@@ -3,18 +3,22 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import make_parser, run
+from yt8m.cli import counted, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.prepare_vocabulary --names data/vocabulary.csv", "on-error")
+    parser = make_parser(
+        __doc__,
+        ("python -m yt8m.prepare_vocabulary", "python -m yt8m.prepare_vocabulary --names vocabulary.csv --overwrite"),
+        "on-error",
+    )
     parser.add_argument(
         "--names",
         type=Path,
         metavar="CSV",
         help="the data set's official vocabulary.csv, for the names of the classes "
-        "(default: DIR/vocabulary.csv if it is there)",
+        "(default: vocabulary.csv in the data folder, if it is there)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a segment_vocabulary.csv that says otherwise")
     return parser
@@ -42,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{path}: exists and has the same {len(table)} classes; left as it is")
         return
     save_vocabulary(table, args.data_dir)
-    print(f"{path}: {len(table)} classes, {table['TotalSegmentCount'].sum()} ratings")
+    print(f"{path}: {len(table)} classes, {counted(table['TotalSegmentCount'].sum(), 'rating')}")
 
 
 if __name__ == "__main__":

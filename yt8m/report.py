@@ -3,12 +3,17 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import Distinct, add_model_dir, add_model_names, make_parser, positive, run
+from yt8m.cli import Distinct, add_model_dir, add_model_names, add_truth, counted, make_parser, positive, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(__doc__, "python -m yt8m.report --truth truth.csv --videos abcd efgh", "device", "on-error")
+    parser = make_parser(
+        __doc__,
+        ("python -m yt8m.report", "python -m yt8m.report --videos abcd efgh --truth truth.csv --output videos.html"),
+        "device",
+        "on-error",
+    )
     parser.add_argument(
         "--videos",
         nargs="+",
@@ -17,14 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="videos to show timelines of, of the test set or of the rated one (default: the test "
         "videos of which the models are most and least certain)",
     )
-    add_model_names(parser, "the models whose mean the timelines show", "all")
+    add_model_names(parser, "the models whose mean the timelines show")
     add_model_dir(parser)
-    parser.add_argument(
-        "--truth",
-        type=Path,
-        metavar="CSV",
-        help="ratings of test segments, columns vid,start,label,score, to be marked in the timelines",
-    )
+    add_truth(parser, ", to be marked in the timelines (default: none)")
     parser.add_argument(
         "--evaluations",
         type=Path,
@@ -47,7 +47,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="show the N strongest classes of a video, and those that it is rated for (default: 8)",
     )
     parser.add_argument(
-        "--title", default="YouTube-8M segments: when concepts appear", metavar="TEXT", help="headline of the page"
+        "--title",
+        default="YouTube-8M segments: when concepts appear",
+        metavar="TEXT",
+        help="headline of the page (default: %(default)s)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="HTML", help="the page (default: cache/report.html in the data folder)"
@@ -82,8 +85,8 @@ def main(args: argparse.Namespace) -> None:
     with replacing(output) as temporary:
         temporary.write_text(render_page(data), encoding="utf-8")
     print(
-        f"{output}: {len(data['evaluations'])} evaluations, {len(data['models'])} models, {len(data['timelines'])} "
-        f"timelines; open it in a browser: {output.absolute().as_uri()}"
+        f"{output}: {counted(len(data['evaluations']), 'evaluation')}, {counted(len(data['models']), 'model')}, "
+        f"{counted(len(data['timelines']), 'timeline')}; open it in a browser: {output.absolute().as_uri()}"
     )
 
 

@@ -10,8 +10,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
         __doc__,
-        "SEED=1213 python -m yt8m.train_pure_segment scripts/pure_segment_dbof.yaml data/cache/video/dbof-3 "
-        "--fold 0 --name dbof-3",
+        (
+            "SEED=1213 python -m yt8m.train_pure_segment scripts/pure_segment_dbof.yaml data/cache/video/dbof-3 "
+            "--fold 0 --name dbof-3",
+            "python -m yt8m.train_pure_segment scripts/pure_segment_dbof.yaml data/cache/video/dbof-3 "
+            "--fold none --name dbof-3 --steps 6000",
+        ),
         "device",
         "seed",
         "workers",

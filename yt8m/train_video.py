@@ -9,7 +9,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(
         __doc__,
-        "SEED=4827 python -m yt8m.train_video scripts/video_gated_dbof.yaml --name dbof-3",
+        (
+            "SEED=4827 python -m yt8m.train_video scripts/video_gated_dbof.yaml --name dbof-3",
+            "python -m yt8m.train_video scripts/video_nextvlad.yaml --name quick --steps 20000 --window 32",
+            "torchrun --nproc_per_node=2 -m yt8m.train_video scripts/video_nextvlad.yaml --name nextvlad-2",
+        ),
         "device",
         "seed",
         "workers",

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from helperbot.signals import SignalFlag
 from helperbot.state import STATE_VERSION, StateError, load_file, random_state, save_file, set_random_state
 from helperbot.stepping import Stepper
 
-SIGNAL_INTERVAL = 10  # steps
+_SIGNAL_INTERVAL = 10  # steps
 
 
 class Bot:  # pylint: disable=too-many-instance-attributes
@@ -258,7 +258,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             callback.on_train_end(self)
         return self.history
 
-    def _after_step(self, flag: SignalFlag, progress_bar: tqdm, due: bool) -> None:
+    def _after_step(self, flag: SignalFlag, progress_bar: "tqdm[Any]", due: bool) -> None:
         """Do what is to be done between steps; `due`: an evaluation is."""
         log_due = self.step % self.log_interval == 0
         save_due = self.state_file is not None and self.step % self.save_every == 0
@@ -269,7 +269,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         if log_due:
             self._log_step(progress_bar)
         # Asking the other processes waits for the device.
-        if self.device.type == "cpu" or due or save_due or self.step % SIGNAL_INTERVAL == 0:
+        if self.device.type == "cpu" or due or save_due or self.step % _SIGNAL_INTERVAL == 0:
             self._read_signal(flag)
         due = due or self.stop_reason is not None
         if due or save_due or self.signal:
@@ -464,12 +464,13 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         except NonFiniteLossError as error:
             error.batch = self._recent.batch(error.step)
             raise
+        assert self.last_loss is not None  # there has been a step
         total = self.last_loss.double()
         self._loss_sum = total if self._loss_sum is None else self._loss_sum + total
         self._loss_count += 1
         self.step = number
 
-    def _endless_batches(self, resumed: bool) -> Iterator[Any]:
+    def _endless_batches(self, resumed: bool) -> Generator[Any, None, None]:
         skip = self._batches_taken
         # A state may be of the very end of an iteration, then there is nothing left of it.
         may_be_empty = resumed
@@ -523,13 +524,13 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             raise RuntimeError("no step since the last evaluation")
         return self._loss_sum.item() / self._loss_count
 
-    def _progress_bar(self, done: int, steps: int) -> tqdm:
+    def _progress_bar(self, done: int, steps: int) -> "tqdm[Any]":
         shown = self.progress and sys.stderr.isatty() and rank() == 0
         return tqdm(
             initial=done, total=steps, disable=not shown, file=sys.stderr, unit="step", dynamic_ncols=True, leave=False
         )
 
-    def _log_step(self, progress_bar: tqdm) -> None:
+    def _log_step(self, progress_bar: "tqdm[Any]") -> None:
         loss = self._average.statistics()["loss"]  # waits for the device, so before the clock
         steps, seconds = self._clock.measure(self.step)
         examples = self._examples * world_size() / seconds

@@ -3,17 +3,19 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.utils.rnn import PackedSequence
+
+Batch = TypeVar("Batch")
 
 
 def _is_dataclass_instance(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def move_to(batch: Any, device: torch.device | str) -> Any:
+def move_to(batch: Batch, device: torch.device | str) -> Batch:
     """Return `batch` with every tensor in it on `device`.
 
     Args:
@@ -31,7 +33,7 @@ def move_to(batch: Any, device: torch.device | str) -> Any:
     return _map(batch, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
 
-def pin_memory(batch: Any) -> Any:
+def pin_memory(batch: Batch) -> Batch:
     """Return `batch` with every tensor in it in pinned memory, to be copied to CUDA faster.
 
     Args:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -117,11 +118,11 @@ class _SumOverRanks(torch.autograd.Function):  # pylint: disable=abstract-method
     """`sum_over_ranks` with a gradient: every process's loss depends on every process's value."""
 
     @staticmethod
-    def forward(ctx, value):  # pylint: disable=arguments-differ,unused-argument
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:  # pylint: disable=arguments-differ,unused-argument
         return sum_over_ranks(value)
 
     @staticmethod
-    def backward(ctx, grad):  # pylint: disable=arguments-differ,unused-argument
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # pylint: disable=arguments-differ,unused-argument
         return sum_over_ranks(grad)
 
 
@@ -155,12 +156,13 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         return normalized.to(dtype)
 
     def _update(self, mean: torch.Tensor, unbiased_variance: torch.Tensor) -> None:
-        self.num_batches_tracked.add_(1)
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(unbiased_variance, momentum)
+        tracked, mean_buffer, variance_buffer = self.num_batches_tracked, self.running_mean, self.running_var
+        # They are there wherever `track_running_stats` is set.
+        assert tracked is not None and mean_buffer is not None and variance_buffer is not None
+        tracked.add_(1)
+        momentum = 1.0 / float(tracked) if self.momentum is None else self.momentum
+        mean_buffer.lerp_(mean, momentum)
+        variance_buffer.lerp_(unbiased_variance, momentum)
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -28,7 +28,7 @@ class _TqdmStderr:
         sys.stderr.flush()
 
 
-class _ConsoleHandler(logging.StreamHandler):
+class _ConsoleHandler(logging.StreamHandler[_TqdmStderr]):
     """The console handler of `get_logger`; a class of its own, to find it again."""
 
     def __init__(self) -> None:
@@ -39,7 +39,9 @@ class _LogFileHandler(logging.FileHandler):
     """A file handler of `get_logger`; a class of its own, to find it again."""
 
 
-def get_logger(name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO) -> logging.Logger:
+def get_logger(
+    name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO, console_level: int | None = None
+) -> logging.Logger:
     """Set up the logger `name` to write to stderr and, if given, to `file`.
 
     May be called any number of times: there is one console handler per logger, and one file
@@ -50,6 +52,8 @@ def get_logger(name: str, file: str | os.PathLike[str] | None = None, level: int
         name: the logger's name.
         file: a text file (UTF-8) to append to; its folder is made when missing.
         level: the least level that is written, say `logging.INFO`.
+        console_level: the least level that is written to stderr, for a console that is to show less than the files
+            hold. None: as an earlier call set it, at first all that `level` lets through.
 
     Returns:
         The logger. `close_logger` undoes what this function did to it.
@@ -71,6 +75,10 @@ def get_logger(name: str, file: str | os.PathLike[str] | None = None, level: int
     for handler in added:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
+    if console_level is not None:
+        for handler in logger.handlers:
+            if isinstance(handler, _ConsoleHandler):
+                handler.setLevel(console_level)
     logger.setLevel(level)
     logger.propagate = False
     return logger
@@ -92,10 +100,10 @@ def close_logger(logger: logging.Logger) -> None:
 
 @contextmanager
 def logging_to(
-    name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO
+    name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO, console_level: int | None = None
 ) -> Iterator[logging.Logger]:
     """Give the logger of `get_logger` with the same arguments, and close it at the end."""
-    logger = get_logger(name, file, level)
+    logger = get_logger(name, file, level, console_level)
     try:
         yield logger
     finally:

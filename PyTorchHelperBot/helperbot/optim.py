@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-NORMALIZATION_LAYERS: tuple[type[nn.Module], ...] = (
+_NORMALIZATION_LAYERS: tuple[type[nn.Module], ...] = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,
     nn.BatchNorm3d,
@@ -62,7 +62,7 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float, name: str
             if not parameter.requires_grad:
                 continue
             trained.setdefault(id(parameter), parameter)
-            if isinstance(module, NORMALIZATION_LAYERS) or _is_bias(own_name):
+            if isinstance(module, _NORMALIZATION_LAYERS) or _is_bias(own_name):
                 exempt.add(id(parameter))
     prefix = f"{name}." if name else ""
     groups = [

@@ -2,7 +2,7 @@
 
 import torch
 
-CHOICES = ("auto", "bf16", "fp16", "off")
+_CHOICES = ("auto", "bf16", "fp16", "off")
 
 
 def resolve_amp(name: str, device: torch.device) -> torch.dtype | None:
@@ -16,8 +16,8 @@ def resolve_amp(name: str, device: torch.device) -> torch.dtype | None:
     Raises:
         ValueError: the name is not one of these, or the card has no bfloat16.
     """
-    if name not in CHOICES:
-        raise ValueError(f"expected one of {', '.join(CHOICES)}, got {name!r}")
+    if name not in _CHOICES:
+        raise ValueError(f"expected one of {', '.join(_CHOICES)}, got {name!r}")
     if name == "off" or (name == "auto" and device.type != "cuda"):
         return None
     if name == "fp16":

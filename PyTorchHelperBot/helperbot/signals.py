@@ -2,9 +2,13 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+_Handler = Callable[[int, FrameType | None], Any] | int | None  # what `signal.signal` takes and returns
 
 
 class SignalFlag:
@@ -22,7 +26,7 @@ class SignalFlag:
     def __init__(self, active: bool) -> None:
         self.active = active and threading.current_thread() is threading.main_thread()
         self.number: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[signal.Signals, _Handler] = {}
 
     def __enter__(self) -> "SignalFlag":
         if self.active:

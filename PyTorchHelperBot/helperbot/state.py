@@ -51,11 +51,12 @@ def load_file(path: Path) -> dict[str, Any]:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of all random generators: torch's of every process, Python's and numpy's."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    state = {
+    numpy = np.random.get_state(legacy=False)
+    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    state: dict[str, Any] = {
         "torch": _of_all_ranks(torch.get_rng_state(), device),
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "numpy": (numpy["bit_generator"], keys, numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]),
     }
     if device.type == "cuda":
         state["cuda"] = _of_all_ranks(torch.cuda.get_rng_state(device), device)

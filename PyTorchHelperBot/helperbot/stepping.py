@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,9 @@ from helperbot.devices import batch_size
 from helperbot.distributed import is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
 from helperbot.guards import FiniteGuard, NonFiniteLossError
 
-LEAST_LOSS_SCALE = 1e-3
+_LEAST_LOSS_SCALE = 1e-3
+
+_Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 class Stepper:
@@ -53,8 +55,11 @@ class Stepper:
         self.model = model.to(device)
         if is_distributed():
             self.model = synchronize_batch_norm(self.model, device)
-        self._trained = _wrapped(self.model, device, compiled)
-        self._average = None
+        self._parallel = _parallel(self.model, device) if is_distributed() else None
+        self._trained: nn.Module = self.model if self._parallel is None else self._parallel
+        if compiled:  # a module, too, which torch's annotation does not say
+            self._trained = cast(nn.Module, torch.compile(self._trained))
+        self._average: AveragedModel | None = None
         if ema_decay is not None:
             # Buffers are copied: an average of running variances would hold on to the 1 they begin at.
             self._average = AveragedModel(self.model, multi_avg_fn=_averaging(ema_decay))
@@ -110,26 +115,28 @@ class Stepper:
         Raises:
             NonFiniteLossError: they overflow however small the scale; the message names `step`.
         """
-        if self._scaler.is_enabled() and self._scaler.get_scale() < LEAST_LOSS_SCALE:
+        if self._scaler.is_enabled() and self._scaler.get_scale() < _LEAST_LOSS_SCALE:
             message = f"the gradients overflow at every loss scale, seen at step {step}"
             raise NonFiniteLossError(message, step)
 
     def _backward(self, batch: Any, size: int, number: int, guard: FiniteGuard) -> torch.Tensor:
         """Compute the gradients of a batch; returns its loss, the mean over all processes."""
-        parts = [batch] if self.accumulate == 1 else self.split_batch(batch, self.accumulate)
+        parts: Sequence[Any] = [batch]
+        if self.accumulate > 1 and self.split_batch is not None:
+            parts = self.split_batch(batch, self.accumulate)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for place, part in enumerate(parts, 1):
             # The processes' gradients are averaged once, with the last part.
-            waiting = place < len(parts) and is_distributed()
-            with self._trained.no_sync() if waiting else nullcontext():
+            last = place == len(parts)
+            with nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 with self.autocast():
                     outputs = self.forward(self._trained, part)
                 loss = self.loss(outputs, part)
                 if len(parts) > 1:
                     loss = loss * (self.batch_size_of(part) / size)
                 total = total + loss.detach()
-                if place == len(parts):
+                if last:
                     total = sum_over_ranks(total) / world_size()
                     guard.observe("the training loss", total, number)
                 self._scaler.scale(loss).backward()
@@ -164,11 +171,12 @@ class Stepper:
         self._scaler.load_state_dict(state["scaler"])
 
 
-def _averaging(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], Any], None]:
+def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, torch.Tensor | int], None]:
     """How `AveragedModel` takes the weights after step n + 1 into an average of n."""
 
     @torch.no_grad()
-    def average(averaged: list[torch.Tensor], weights: list[torch.Tensor], number: Any) -> None:
+    def average(averaged: _Tensors, weights: _Tensors, number: torch.Tensor | int) -> None:
+        assert isinstance(number, torch.Tensor)  # the buffer in which AveragedModel counts
         # A full decay from the first step on would keep weights of no worth in short runs.
         share = 1 - torch.clamp((1 + number) / (10 + number), max=decay)
         for target, value in zip(averaged, weights):
@@ -177,16 +185,13 @@ def _averaging(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor]
     return average
 
 
-def _wrapped(model: nn.Module, device: torch.device, compiled: bool) -> Callable[..., Any]:
-    """The model as it is called in training."""
-    trained: Callable[..., Any] = model
-    if is_distributed():
-        with warnings.catch_warnings():
-            # torch 2.13 has another name for broadcast_buffers, 2.7 only this one.
-            warnings.simplefilter("ignore", FutureWarning)
-            trained = DistributedDataParallel(
-                model,
-                device_ids=[device] if device.type == "cuda" else None,
-                broadcast_buffers=False,  # they are equal anyway
-            )
-    return torch.compile(trained) if compiled else trained
+def _parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The model with gradients that are averaged over all processes."""
+    with warnings.catch_warnings():
+        # torch 2.13 has another name for broadcast_buffers, 2.7 only this one.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are equal anyway
+        )

@@ -42,6 +42,36 @@ def test_context_manager_closes_the_file_and_undoes_the_set_up(tmp_path, capsys)
     assert "again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_a_quiet_console_leaves_the_file_complete(level, tmp_path, capsys):
+    file = tmp_path / "run.log"
+    with logging_to("helperbot-test-quiet", file, level, logging.WARNING) as logger:
+        logger.info("only in the file")
+        get_logger("helperbot-test-quiet", tmp_path / "other.log", level)  # says nothing of the console
+        logger.info("in both files")
+        logger.warning("everywhere")
+    lines = [line.split(" ", 3)[-1] for line in file.read_text(encoding="utf-8").splitlines()]
+    assert lines == ["only in the file", "in both files", "everywhere"]
+    assert len((tmp_path / "other.log").read_text(encoding="utf-8").splitlines()) == 2
+    assert [line.split(" ", 3)[-1] for line in capsys.readouterr().err.splitlines()] == ["everywhere"]
+
+
+def test_the_level_of_the_console_may_change_and_ends_with_it(capsys):
+    name = "helperbot-test-console-level"
+    logger = get_logger(name, level=logging.DEBUG, console_level=logging.ERROR)
+    try:
+        logger.warning("not shown")
+        get_logger(name, level=logging.DEBUG, console_level=logging.DEBUG)
+        logger.debug("shown")
+    finally:
+        close_logger(logger)
+    with logging_to(name, console_level=logging.ERROR):
+        pass
+    with logging_to(name) as logger:
+        logger.info("shown, too")
+    assert [line.split(" ", 3)[-1] for line in capsys.readouterr().err.splitlines()] == ["shown", "shown, too"]
+
+
 def test_closing_leaves_the_handlers_of_others():
     logger = get_logger("helperbot-test-others")
     other = logging.NullHandler()

@@ -70,8 +70,8 @@ class _Section(BaseModel):
 class _VideoModel(_Section):
     """What both families of video models share.
 
-    `video_dim` and `audio_dim` are the widths of the `rgb` and `audio` features; `max_len` is the
-    most frames sampled from a video in training (-1: all).
+    `video_dim` and `audio_dim` are the widths of the `rgb` and `audio` features, `audio_dim` 0 where there
+    is no audio; `max_len` is the most frames sampled from a video in training (-1: all).
     """
 
     fcn_dim: Count
@@ -80,7 +80,7 @@ class _VideoModel(_Section):
     n_mixtures: Count
     per_class: StrictBool = False
     video_dim: Count = 1024
-    audio_dim: Count = 128
+    audio_dim: Annotated[StrictInt, Field(ge=0)] = 128
 
     @property
     def frame_dim(self) -> int:
@@ -109,7 +109,7 @@ class NextvladConfig(_VideoModel):
     """NeXtVLAD; `soft_assignment` chooses the 2019 release's reading of the assignment logits or the paper's."""
 
     type: Literal["nextvlad"]
-    n_clusters: Annotated[StrictInt, Field(ge=2)]  # the audio encoder takes half of them
+    n_clusters: Annotated[StrictInt, Field(ge=2)]  # the audio encoder, if there is one, takes half of them
     groups: Annotated[Count, AfterValidator(_divides)]
     se_reduction: Reduction
     add_batchnorm: StrictBool

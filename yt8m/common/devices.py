@@ -11,6 +11,7 @@ from yt8m.common.errors import UserError
 
 LOGGER = logging.getLogger(__name__)
 
+GPU_FILE = Path("/dev/nvidia0")  # there wherever the driver of an NVIDIA card is
 _OLDEST, _NEWEST_OF_OLD = (5, 0), (9, 0)  # what torch 2.7.1, of requirements-p100.txt, has kernels for
 
 
@@ -21,7 +22,7 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and Path("/dev/nvidia0").exists():
+        if name == "cpu" and GPU_FILE.exists():
             LOGGER.warning(
                 "there is a GPU, but torch %s cannot use it (%s); computing on the CPU",
                 torch.__version__,
@@ -38,8 +39,9 @@ def resolve_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
     if device.type == "cuda":
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"--device {name}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs here")
+        n_found = torch.cuda.device_count()
+        if (device.index or 0) >= n_found:
+            raise UserError(f"--device {name}: torch {torch.__version__} sees {n_found} GPU{'s' * (n_found != 1)} here")
         _require_kernels(device)
     return device
 

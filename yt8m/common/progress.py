@@ -13,14 +13,14 @@ SECONDS_BETWEEN_LINES = 30.0
 class Progress:
     """Counts what is done and shows how much that is, how fast it goes and how much time is left; a context.
 
-    What `logger` does not show is not shown on a terminal, either.
+    Where the console does not show what `logger` is told at level INFO, there is no bar, either.
     """
 
     def __init__(self, title: str, total: int, unit: str, logger: logging.Logger) -> None:
         self._title, self._total, self._unit, self._logger = title, total, unit, logger
         self._done = 0
         self._start = self._last_line = time.monotonic()
-        shown = sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)
+        shown = sys.stderr.isatty() and _console_shows(logger, logging.INFO)
         self._bar = tqdm(desc=title, total=total, unit=unit, unit_scale=True) if shown else None
 
     def __enter__(self) -> "Progress":
@@ -46,3 +46,17 @@ class Progress:
             self._logger.info(
                 "%s: %d of %d, %.0f %ss/s, %s left", self._title, self._done, self._total, rate, self._unit, left
             )
+
+
+def _console_shows(logger: logging.Logger, level: int) -> bool:
+    """Whether a line of that level comes to a handler that shows it; one that writes a file does not."""
+    if not logger.isEnabledFor(level):
+        return False
+    current: logging.Logger | None = logger
+    while current is not None:
+        for handler in current.handlers:
+            is_console = isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+            if is_console and handler.level <= level:
+                return True
+        current = current.parent if current.propagate else None
+    return False

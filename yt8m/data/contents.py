@@ -7,7 +7,7 @@ from yt8m.data.index import Index
 from yt8m.data.segments import SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary
 
-MOST_FRAMES = 300  # of a video of the data set
+_MOST_FRAMES = 300  # of a video of the data set
 N_LABELS = 3862  # of the data set's space of labels
 
 
@@ -61,8 +61,10 @@ def oddities(index: Index) -> dict[str, int]:
     return {
         "videos without frames": int((n_frames == 0).sum()),
         f"videos of 1 to {SEGMENT_SECONDS - 1} frames": int(((n_frames > 0) & (n_frames < SEGMENT_SECONDS)).sum()),
-        f"videos of more than {MOST_FRAMES} frames": int((n_frames > MOST_FRAMES).sum()),
-        "videos with unlike numbers of rgb and audio frames": int((index.rgb_count != index.audio_count).sum()),
+        f"videos of more than {_MOST_FRAMES} frames": int((n_frames > _MOST_FRAMES).sum()),
+        "videos with unlike numbers of rgb and audio frames": int((index.rgb_count != index.audio_count).sum())
+        if index.has_audio
+        else 0,
         "videos with frames of another width than most": int(unlike.sum()),
         "videos whose id came before": len(index) - len(np.unique(index.video_id)),
         "videos laid out unusually (read through TensorFlow, slowly)": int(

@@ -1,6 +1,6 @@
 """Batches ahead of time: threads read while the model computes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -8,7 +8,8 @@ from helperbot import pin_memory
 
 from yt8m.common.errors import UserError
 from yt8m.data.ahead import map_ahead
-from yt8m.data.sampling import Key, SequentialBatches, TrainingBatches
+from yt8m.data.datasets import ShardDataset
+from yt8m.data.sampling import Key, TrainingBatches
 
 BATCHES_AHEAD = 2  # of each worker
 
@@ -18,41 +19,22 @@ Batch = TypeVar("Batch")
 class BatchLoader(Generic[Batch]):
     """The batches of a data set in the order of their keys, read ahead by `workers` threads.
 
-    `dataset` has `__getitems__(keys) -> batch`; `keys` are the keys of each batch in turn. Threads, not
-    processes: reading is copying, during which Python's lock is free, and what a thread has read needs no
-    way back. Content and order are the same for any number of workers; 0 reads in the caller. For a CUDA
-    `device` batches are in pinned memory.
+    `keys` are the keys of each batch in turn. Threads, not processes: reading is copying, during which Python's lock
+    is free, and what a thread has read needs no way back. Content and order are the same for any number of workers;
+    0 reads in the caller. For a CUDA `device` batches are in pinned memory.
     """
 
     def __init__(
         self,
-        dataset: Any,
-        keys: TrainingBatches | SequentialBatches | Sequence[list[Key]],
+        dataset: ShardDataset[Batch],
+        keys: Iterable[list[Key]],
         workers: int,
         device: torch.device = torch.device("cpu"),
     ) -> None:
         self.dataset, self.keys, self.workers, self.device = dataset, keys, workers, device
-        self._handed_out = 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        self._handed_out = 0
-        for batch in self._ahead() if self.workers else map(self._load, self.keys):
-            self._handed_out += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where a stream of training batches is, with the batches handed out done with: plain values."""
-        return {"data": self.dataset.index.digest, **self.keys.state_dict(self._handed_out)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there at the next iteration. Raises `UserError` naming what differs for other data or order."""
-        if state.get("data") != self.dataset.index.digest:
-            raise UserError(
-                f"{self.dataset.index.folder}: not the shards that the order of examples was made from; "
-                "put those back or begin anew"
-            )
-        self.keys.load_state_dict(state)
-        self._handed_out = 0
+    def __iter__(self) -> Generator[Batch, None, None]:
+        yield from self._ahead() if self.workers else map(self._load, self.keys)
 
     def _ahead(self) -> Iterator[Batch]:
         # A thread has a current CUDA device of its own.
@@ -62,3 +44,38 @@ class BatchLoader(Generic[Batch]):
     def _load(self, keys: list[Key]) -> Batch:
         batch = self.dataset.__getitems__(keys)
         return pin_memory(batch) if self.device.type == "cuda" else batch
+
+
+class TrainingLoader(BatchLoader[Batch]):
+    """A `BatchLoader` of an endless stream of training batches that can tell its place and go on from there."""
+
+    def __init__(
+        self,
+        dataset: ShardDataset[Batch],
+        stream: TrainingBatches,
+        workers: int,
+        device: torch.device = torch.device("cpu"),
+    ) -> None:
+        super().__init__(dataset, stream, workers, device)
+        self._stream = stream
+        self._handed_out = 0
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        self._handed_out = 0
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is, with the batches handed out done with: plain values."""
+        return {"data": self.dataset.index.digest, **self._stream.state_dict(self._handed_out)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there at the next iteration. Raises `UserError` naming what differs for other data or order."""
+        if state.get("data") != self.dataset.index.digest:
+            raise UserError(
+                f"{self.dataset.index.folder}: not the shards that the order of examples was made from; "
+                "put those back or begin anew"
+            )
+        self._stream.load_state_dict(state)
+        self._handed_out = 0

@@ -8,8 +8,9 @@ C classes.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,8 @@ from yt8m.data.segments import SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary
 
 LOGGER = logging.getLogger(__name__)
+
+Batch = TypeVar("Batch")
 
 
 class VideoBatch(NamedTuple):
@@ -68,10 +71,17 @@ class SegmentBatch(NamedTuple):
 
     def _part(self, rows: slice) -> "SegmentBatch":
         used, video_index = self.video_index[rows].unique(return_inverse=True)
-        own = {name: getattr(self, name)[rows] for name in ("segments", "classes", "scores", "negatives", "examples")}
-        if self.videos is not None and self.lengths is not None:
-            own |= {"videos": self.videos[used], "lengths": self.lengths[used]}
-        return self._replace(**own, video_index=video_index)  # pylint: disable=no-member  # a NamedTuple's
+        return SegmentBatch(
+            self.segments[rows],
+            self.classes[rows],
+            self.scores[rows],
+            self.negatives[rows],
+            None if self.videos is None else self.videos[used],
+            None if self.lengths is None else self.lengths[used],
+            video_index,
+            self.examples[rows],
+            self.mined_per_rating,
+        )
 
 
 def _parts(size: int, parts: int) -> list[slice]:
@@ -80,7 +90,7 @@ def _parts(size: int, parts: int) -> list[slice]:
     return [slice(*span) for span in zip(ends, ends[1:])]
 
 
-class _ShardDataset:
+class ShardDataset(ABC, Generic[Batch]):
     """What the data sets share: an index, a reader, and the seed of frame sampling (None: evaluation).
 
     `shards` (examples,) is the row in `index.shards` of each example.
@@ -94,6 +104,10 @@ class _ShardDataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    @abstractmethod
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """The batch of these examples. May be called by several threads at once."""
 
     def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
         """What a video model sees of each record in an epoch, padded with zeros.
@@ -135,7 +149,7 @@ def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
     return epochs, examples
 
 
-class VideoDataset(_ShardDataset):
+class VideoDataset(ShardDataset[VideoBatch]):
     """Videos with at least one label of the vocabulary, for pre-training.
 
     `seed` None reads for evaluation: all frames of a video (without head and tail).
@@ -173,7 +187,7 @@ class VideoDataset(_ShardDataset):
         return VideoBatch(frames, lengths, torch.from_numpy(labels), torch.from_numpy(records))
 
 
-class RatedSegmentDataset(_ShardDataset):
+class RatedSegmentDataset(ShardDataset[SegmentBatch]):
     """Ratings of 5-second segments: frames of the expanded segment, class, score, mined negatives.
 
     `shards` (rows of `index.shards`) restricts it to a fold's part. With `context` the frames of the
@@ -231,9 +245,11 @@ class RatedSegmentDataset(_ShardDataset):
         negatives = np.ones((len(keys), self.n_classes), bool)
         for row, record in enumerate(records):
             negatives[row, self.index.of_record(record, *self._known)] = False
-        arrays = (segments, self.classes[examples], self.scores[examples], negatives)
         return SegmentBatch(
-            *map(torch.from_numpy, arrays),
+            torch.from_numpy(segments),
+            torch.from_numpy(self.classes[examples]),
+            torch.from_numpy(self.scores[examples]),
+            torch.from_numpy(negatives),
             videos,
             lengths,
             torch.from_numpy(video_index),
@@ -266,7 +282,7 @@ def _known_classes(index: Index, vocabulary: Vocabulary) -> tuple[np.ndarray, np
     return classes[order], np.cumsum(np.bincount(owners, minlength=len(index)))
 
 
-class WholeVideoDataset(_ShardDataset):
+class WholeVideoDataset(ShardDataset[list[tuple[int, Tensor]]]):
     """All frames of test videos: whole records, their checksums verified.
 
     `records` says which rows of the index, in which order. A batch is a list of (example, frames (L, D)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yt8m.data.record_writer import Rating
 from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
 
 N_LABELS = 3862  # ids of the video-level label space
@@ -37,20 +38,6 @@ class Video:
     def audio(self) -> np.ndarray:
         """Audio features, (n, 128)."""
         return self.frames[:, RGB:]
-
-
-@dataclass(frozen=True)
-class Rating:
-    """A rated segment: start second, label id, score 0 or 1."""
-
-    start: int
-    label: int
-    score: int
-
-    @property
-    def end(self) -> int:
-        """The second behind the segment."""
-        return self.start + SEGMENT_SECONDS
 
 
 class World:

@@ -9,20 +9,22 @@ import hashlib
 import logging
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
-from tqdm import tqdm
 
 from yt8m.common.errors import RecordError, UserError
 from yt8m.common.files import replacing
+from yt8m.common.progress import Progress
 from yt8m.data.damage import RAISE, Damage
 from yt8m.data.records import (
     DOWNLOAD,
+    FrameBlock,
     Record,
     check_record,
     map_shard,
@@ -44,7 +46,7 @@ class Index:
 
     `stamps` (shards, 2): size in bytes and modification time in ns that each shard had when it was read.
     R records: `shard` (R,) row in `shards`; `offset`, `length` (R,) of the record and its payload in
-    bytes; `video_id` (R,) bytes; `n_frames` (R,) seconds that have both features; per feature the place
+    bytes; `video_id` (R,) bytes; `n_frames` (R,) seconds that have all features; per feature the place
     of the frames in the payload (R,), -1 where TensorFlow has to decode, how many there are, and their
     width in bytes. Labels of record r are `labels[label_ends[r-1]:label_ends[r]]`, ratings likewise.
     """
@@ -72,10 +74,15 @@ class Index:
     def __len__(self) -> int:
         return len(self.offset)
 
+    @cached_property
+    def has_audio(self) -> bool:
+        """Whether any record has audio features; otherwise it is a data set without audio."""
+        return bool(self.audio_count.any())
+
     @property
     def n_frames(self) -> np.ndarray:
-        """Seconds of each record that have both features, (R,)."""
-        return np.minimum(self.rgb_count, self.audio_count)
+        """Seconds of each record that have both features, or in a data set without audio the visual ones, (R,)."""
+        return np.minimum(self.rgb_count, self.audio_count) if self.has_audio else self.rgb_count
 
     def owners(self, ends: np.ndarray) -> np.ndarray:
         """The record that each entry of a ragged array belongs to, from the array's `ends`."""
@@ -180,14 +187,17 @@ def _scan_shards(
     paths: list[Path], title: str, worth_a_process: int, whole: bool
 ) -> tuple[_Tables, dict[str, list[RecordError]]]:
     """Tables of shards, scanned in parallel, and by name what is wrong with those that are damaged."""
-    tables, errors = {}, {}
+    tables: _Tables = {}
+    errors: dict[str, list[RecordError]] = {}
     jobs = max(1, min(os.cpu_count() or 1, len(paths) // worth_a_process))
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
     scanned = parallel(joblib.delayed(_scan_shard)(path, whole) for path in paths)
-    for path, (table, found) in tqdm(zip(paths, scanned), title, len(paths), unit="shard", disable=None):
-        tables[path.name] = table
-        if found:
-            errors[path.name] = found
+    with Progress(title, len(paths), "shard", LOGGER) as progress:
+        for path, (table, found) in zip(paths, scanned):
+            tables[path.name] = table
+            if found:
+                errors[path.name] = found
+            progress.update(1)
     return tables, errors
 
 
@@ -204,7 +214,7 @@ def _keep(
     if not whole:
         return
     names = [paths[row].name for row in whole]
-    arrays = _merge([tables[name] for name in names])
+    arrays: dict[str, Any] = _merge([tables[name] for name in names])
     try:
         with replacing(cache) as temporary, temporary.open("wb") as file:
             np.savez(file, version=FORMAT_VERSION, shards=np.array(names), stamps=stamps[whole], **arrays)
@@ -212,7 +222,7 @@ def _keep(
         LOGGER.warning("the index of %s is not kept: %s", paths[0].parent, error)
 
 
-_RECORD_ARRAYS = {
+_RECORD_ARRAYS: dict[str, type[np.generic]] = {
     "shard": np.int32,
     "offset": np.int64,
     "length": np.int32,
@@ -225,7 +235,7 @@ _RECORD_ARRAYS = {
     "label_ends": np.int64,
     "rating_ends": np.int64,
 }
-_RAGGED = {
+_RAGGED: dict[str, dict[str, type[np.generic]]] = {
     "label_ends": {"labels": np.int32},
     "rating_ends": {"rating_start": np.int32, "rating_label": np.int32, "rating_score": np.float32},
 }
@@ -256,6 +266,8 @@ def _scan_record(buffer: mmap.mmap, offset: int, length: int, path: Path, whole:
     except RecordError:
         read_payload(buffer, offset, length, path)  # if it is damaged, that is what to say
         raise
+    if record.rgb is not None and record.audio is None:  # laid out as usual, but the list of audio is left out
+        record = replace(record, audio=FrameBlock(0, 0, 0))
     if whole:
         check_record(buffer, record, path)
     return record

@@ -5,6 +5,7 @@ import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -34,10 +35,21 @@ class Frames(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where the frames of a record lie: in which map, and for the usual layout where in the payload."""
+    """Where the frames of a record lie: in which map, and for the usual layout where in the payload, per feature."""
 
     buffer: mmap.mmap
-    blocks: tuple[FrameBlock, FrameBlock] | None
+    blocks: list[FrameBlock] | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Feature:
+    """A feature that the records have: start and number of its frames in each, (R,), their width, and which columns
+    of a frame they are."""
+
+    start: np.ndarray
+    count: np.ndarray
+    width: int
+    columns: slice
 
 
 class ShardReader:
@@ -52,6 +64,7 @@ class ShardReader:
     def __init__(self, index: Index, damage: Damage = RAISE) -> None:
         self.index, self.damage = index, damage
         self.widths = _common_widths(index, damage.skip)
+        self._features = _features(index, self.widths)
         self._odd = _other_widths(index, self.widths) if damage.skip else None
         self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -61,7 +74,7 @@ class ShardReader:
 
     @property
     def frame_dim(self) -> int:
-        """Width of a frame, rgb and audio side by side."""
+        """Width of a frame, rgb and audio, if there is any, side by side."""
         return sum(self.widths)
 
     def require_widths(self, rgb: int, audio: int) -> None:
@@ -104,15 +117,16 @@ class ShardReader:
             raise _odd_frames(index, record, "of most records", *self.widths)
         buffer = self._buffer(record)
         offset, length = int(index.offset[record]), int(index.length[record])
-        usual = UNUSUAL not in (index.rgb_start[record], index.audio_start[record])
+        starts = [int(feature.start[record]) for feature in self._features]
+        usual = UNUSUAL not in starts
         if whole or not usual:
             will_need(buffer, offset, offset + HEADER_BYTES + length + FOOTER_BYTES)
         if not usual:
             return _Place(buffer, None)
-        blocks = (
-            FrameBlock(int(index.rgb_start[record]), int(index.rgb_count[record]), self.widths[0]),
-            FrameBlock(int(index.audio_start[record]), int(index.audio_count[record]), self.widths[1]),
-        )
+        blocks = [
+            FrameBlock(start, int(feature.count[record]), feature.width)
+            for start, feature in zip(starts, self._features)
+        ]
         if out.size and not whole:
             first, stop = (
                 (selection.start, selection.stop)
@@ -127,25 +141,25 @@ class ShardReader:
         index, (record, selection, out) = self.index, request
         if not out.size:
             return
-        rgb_width = self.widths[0]
         if place.blocks is not None:
             start = int(index.offset[record]) + HEADER_BYTES
-            if read_frames(place.buffer, start, place.blocks[0], selection, out[:, :rgb_width]) and read_frames(
-                place.buffer, start, place.blocks[1], selection, out[:, rgb_width:]
+            if all(
+                read_frames(place.buffer, start, block, selection, out[:, feature.columns])
+                for block, feature in zip(place.blocks, self._features)
             ):
                 return
-        rgb, audio = read_unusual_frames(
+        found = read_unusual_frames(
             place.buffer,
             int(index.offset[record]),
             int(index.length[record]),
             index.path(record),
             bytes(index.video_id[record]),
         )
-        expected = [(index.rgb_count[record], rgb_width), (index.audio_count[record], self.widths[1])]
-        if [rgb.shape, audio.shape] != expected:
+        expected = [(index.rgb_count[record], self.widths[0]), (index.audio_count[record], self.widths[1])]
+        if [frames.shape for frames in found] != expected:
             raise index.error(record, "holds other frames than the size of its lists says")
-        out[:, :rgb_width] = rgb[selection]
-        out[:, rgb_width:] = audio[selection]
+        for frames, feature in zip(found, self._features):
+            out[:, feature.columns] = frames[selection]
 
     def _payload(self, buffer: mmap.mmap, record: int) -> memoryview:
         index = self.index
@@ -175,22 +189,34 @@ class ShardReader:
         return buffer
 
 
+def _features(index: Index, widths: tuple[int, int]) -> list[_Feature]:
+    """The features of a folder, rgb and, unless it is a data set without, audio."""
+    rgb, audio = widths
+    found = [_Feature(index.rgb_start, index.rgb_count, rgb, slice(0, rgb))]
+    if audio:
+        found.append(_Feature(index.audio_start, index.audio_count, audio, slice(rgb, rgb + audio)))
+    return found
+
+
 def _common_widths(index: Index, majority: bool) -> tuple[int, int]:
     """Widths of rgb and audio frames: the same in all records, or with `majority` those of most.
 
-    Raises `RecordError` naming a record that differs.
+    That of audio is 0 where no record has any. Raises `RecordError` naming a record that differs.
     """
     widths = []
     for key in ("rgb", "audio"):
         width = getattr(index, f"{key}_width")[getattr(index, f"{key}_count") > 0]
         if not width.size:
-            raise UserError(f"{index.folder}: no record has any frame of {key}")
+            if key == "rgb":
+                raise UserError(f"{index.folder}: no record has any frame of {key}")
+            widths.append(0)
+            continue
         found, sizes = np.unique(width, return_counts=True)
         widths.append(int(found[np.argmax(sizes)]))
     common = widths[0], widths[1]
     other = _other_widths(index, common)
     if other.any() and not majority:
-        odd, usual = np.argmax(other), np.argmax(~other & (index.n_frames > 0))
+        odd, usual = int(np.argmax(other)), int(np.argmax(~other & (index.n_frames > 0)))
         raise _odd_frames(
             index,
             odd,

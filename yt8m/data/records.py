@@ -10,10 +10,11 @@ by frame. Any other legal layout is decoded by TensorFlow's protobuf classes, to
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from crc32c import crc32c
@@ -25,7 +26,10 @@ Buffer = mmap.mmap | bytes | memoryview
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 DOWNLOAD = "download the shard again"
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LENGTH_DELIMITED = 2  # the wire type of strings, messages and packed numbers
+
+_Values = list[bytes] | np.ndarray  # of a Feature: byte strings or numbers
+_Frames = list[Sequence[bytes]]  # of a FeatureList: the byte strings of each Feature, one in a frame
 
 
 class _Unusual(Exception):
@@ -215,7 +219,7 @@ def read_unusual_frames(
     lists = example.feature_lists.feature_list
     rgb, audio = (
         _stack(
-            [feature.bytes_list.value for feature in lists[key].feature] if key in lists else [],
+            [feature.bytes_list.value for feature in lists[key].feature],  # none where there is no such list
             partial(RecordError, path, offset=offset, video_id=video_id),
             key,
         )
@@ -237,12 +241,12 @@ def check_record(buffer: Buffer, record: Record, path: Path) -> None:
         raise RecordError(path, "holds other frames than the size of its lists says", offset, video_id)
 
 
-def _stack(frames: list, error: Callable[[str], RecordError], key: str) -> np.ndarray:
+def _stack(frames: _Frames, error: Callable[[str], RecordError], key: str) -> np.ndarray:
     width = _common_width(frames, error, key)
     return np.frombuffer(b"".join(frame[0] for frame in frames), np.uint8).reshape(len(frames), width)
 
 
-def _common_width(frames: list, error: Callable[[str], RecordError], key: str) -> int:
+def _common_width(frames: _Frames, error: Callable[[str], RecordError], key: str) -> int:
     """Width in bytes of a list of frames, each a list of one byte string; 0 for no frames."""
     widths = {len(frame[0]) if len(frame) == 1 else -1 for frame in frames}
     if len(widths) > 1 or -1 in widths:
@@ -250,7 +254,9 @@ def _common_width(frames: list, error: Callable[[str], RecordError], key: str) -
     return widths.pop() if widths else 0
 
 
-def _record(offset: int, length: int, context: dict, path: Path, lists: dict) -> Record:
+def _record(
+    offset: int, length: int, context: dict[str, _Values], path: Path, lists: Mapping[str, FrameBlock | _Frames]
+) -> Record:
     """Put a record together from its context and its feature lists (`FrameBlock`s or lists of frames)."""
     name = next((key for key in ("id", "video_id") if key in context), None)
     if name is None or len(context[name]) != 1 or not isinstance(context[name][0], bytes):
@@ -269,7 +275,7 @@ def _record(offset: int, length: int, context: dict, path: Path, lists: dict) ->
             f"{len(starts)} segment_start_times, {len(rated)} segment_labels and {len(scores)} segment_scores; "
             "they must be parallel"
         )
-    sizes = {}
+    sizes: dict[str, tuple[int, int, FrameBlock | None]] = {}
     for key in ("rgb", "audio"):
         frames = lists.get(key, [])
         if isinstance(frames, FrameBlock):
@@ -293,7 +299,7 @@ def _record(offset: int, length: int, context: dict, path: Path, lists: dict) ->
     )
 
 
-def _integers(context: dict, key: str, error: Callable[[str], RecordError]) -> np.ndarray:
+def _integers(context: dict[str, _Values], key: str, error: Callable[[str], RecordError]) -> np.ndarray:
     values = np.asarray(context.get(key, ()))
     if values.size and values.dtype.kind != "i":
         raise error(f"{key} are not integers")
@@ -320,49 +326,44 @@ def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
     return value, position
 
 
-def _fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Field number, wire type and the span of each field's value in a message."""
+def _fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Field number and the span of each field's value in a message; `_Unusual` where one has no length."""
     while position < end:
         tag, position = _varint(buffer, position)
-        number, wire = tag >> 3, tag & 7
-        if wire == _BYTES:
-            size, position = _varint(buffer, position)
-            stop = position + size
-        elif wire == _VARINT:
-            stop = _varint(buffer, position)[1]
-        elif wire in (_FIXED64, _FIXED32):
-            stop = position + (8 if wire == _FIXED64 else 4)
-        else:
+        if tag & 7 != _LENGTH_DELIMITED:
             raise _Unusual
+        size, position = _varint(buffer, position)
+        stop = position + size
         if stop > end:
             raise _Unusual
-        yield number, wire, position, stop
+        yield tag >> 3, position, stop
         position = stop
 
 
 def _single(buffer: Buffer, start: int, end: int) -> tuple[int, int, int]:
     """Field number and span of the only field of a message."""
     found = list(_fields(buffer, start, end))
-    if len(found) != 1 or found[0][1] != _BYTES:
+    if len(found) != 1:
         raise _Unusual
-    return found[0][0], found[0][2], found[0][3]
+    return found[0]
 
 
 def _map_entries(buffer: Buffer, start: int, end: int) -> Iterator[tuple[str, int, int]]:
     """Key and value span of each entry of a map<string, message>, which is field 1 of its message."""
-    for number, wire, entry, stop in _fields(buffer, start, end):
-        parts = list(_fields(buffer, entry, stop)) if wire == _BYTES else []
-        if number != 1 or [part[:2] for part in parts] != [(1, _BYTES), (2, _BYTES)]:
+    for number, entry, stop in _fields(buffer, start, end):
+        parts = list(_fields(buffer, entry, stop))
+        if number != 1 or [part[0] for part in parts] != [1, 2]:
             raise _Unusual
-        yield bytes(buffer[parts[0][2] : parts[0][3]]).decode("utf-8", errors="replace"), parts[1][2], parts[1][3]
+        (_, key, key_stop), (_, value, value_stop) = parts
+        yield bytes(buffer[key:key_stop]).decode(errors="replace"), value, value_stop
 
 
-def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict, dict]:
+def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict[str, _Values], dict[str, FrameBlock]]:
     """Context values and `FrameBlock`s of a payload in the usual layout; `_Unusual` for any other."""
-    context: dict = {}
-    blocks: dict = {}
-    for number, wire, message, stop in _fields(buffer, start, end):
-        if number not in (1, 2) or wire != _BYTES:
+    context: dict[str, _Values] = {}
+    blocks: dict[str, FrameBlock] = {}
+    for number, message, stop in _fields(buffer, start, end):
+        if number not in (1, 2):
             raise _Unusual
         for key, value, value_stop in _map_entries(buffer, message, stop):
             if number == 1:
@@ -372,16 +373,16 @@ def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict, dict]:
     return context, blocks
 
 
-def _feature_values(buffer: Buffer, start: int, end: int) -> list | np.ndarray:
+def _feature_values(buffer: Buffer, start: int, end: int) -> _Values:
     """Values of a Feature: byte strings, float32s or int64s."""
     if start == end:
         return []
     kind, start, end = _single(buffer, start, end)
     if kind == 1:
         strings = list(_fields(buffer, start, end))
-        if any(part[:2] != (1, _BYTES) for part in strings):
+        if any(number != 1 for number, _, _ in strings):
             raise _Unusual
-        return [bytes(buffer[part[2] : part[3]]) for part in strings]
+        return [bytes(buffer[first:stop]) for _, first, stop in strings]
     if start == end:
         return []
     number, start, end = _single(buffer, start, end)  # packed values
@@ -428,9 +429,9 @@ def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlo
     value = (start, end)
     for _ in range(3):  # Feature in FeatureList, BytesList in Feature, value in BytesList
         field = next(_fields(buffer, *value), None)
-        if field is None or field[:2] != (1, _BYTES):
+        if field is None or field[0] != 1:
             raise _Unusual
-        value = field[2:]
+        value = field[1:]
     width = value[1] - value[0]
     header = _frame_header(width)
     stride = len(header) + width
@@ -439,7 +440,7 @@ def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlo
     return FrameBlock(start - payload, (end - start) // stride, width)
 
 
-def _parse_with_tensorflow(payload: memoryview, offset: int, path: Path):
+def _parse_with_tensorflow(payload: memoryview, offset: int, path: Path) -> Any:
     """A payload as `tf.train.SequenceExample`: any legal layout, slowly."""
     from google.protobuf.message import DecodeError
 
@@ -449,11 +450,11 @@ def _parse_with_tensorflow(payload: memoryview, offset: int, path: Path):
         raise RecordError(path, "not a SequenceExample", offset) from None
 
 
-def _values(feature) -> list | np.ndarray:
+def _values(feature: Any) -> _Values:
     """Values of a protobuf Feature, as `_feature_values` returns them."""
     kind = feature.WhichOneof("kind")
     if kind == "bytes_list":
         return list(feature.bytes_list.value)
     if kind == "float_list":
         return np.array(feature.float_list.value, np.float32)
-    return np.array(feature.int64_list.value if kind else (), np.int64)
+    return np.array(feature.int64_list.value, np.int64)  # none where no kind is set

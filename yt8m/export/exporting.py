@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
@@ -23,19 +23,24 @@ from yt8m.export.portable_formats import Run, read_onnx, read_torchscript, requi
 from yt8m.models.artifacts import ModelFolder, load_segment_model, load_video_model
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME, folder_digest
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, Encoder, SegmentModel
 from yt8m.models.video_models import VideoModel
 
-USAGE = (
+_USAGE = (
     "Inputs are uint8 as in the shards, one row a second, visual and audio features side by side. frames: all of "
     "one whole video, of which the model itself leaves out the first 30 and last 10 if others remain. segments: "
     "seconds T - offset to T + 5 + offset (exclusive) of that video for segments that start at T, zeros beyond "
     "either end of it. Class c of the probabilities is row c of labels and names."
 )
 
-CHECKED = ({"S": 1, "L": 1}, {"S": 2, "L": 40}, {"S": 5, "L": 41}, {"S": 40, "L": 300})  # head and tail are cut from 41
+_CHECKED = (
+    {"S": 1, "L": 1},
+    {"S": 2, "L": 40},
+    {"S": 5, "L": 41},
+    {"S": 40, "L": 300},
+)  # head and tail are cut from 41
 TOLERANCE = 1e-5  # of probabilities
-LOGIT_TOLERANCE = 1e-4  # of logits, relative to the largest, or to 1
+_LOGIT_TOLERANCE = 1e-4  # of logits, relative to the largest, or to 1
 
 
 class Case(NamedTuple):
@@ -114,7 +119,7 @@ def describe(folder: ModelFolder, vocabulary: Vocabulary, interface: Interface) 
         "kind": folder.kind,
         "model": folder.name,
         "interface": str(interface),
-        "usage": USAGE,
+        "usage": _USAGE,
         "labels": vocabulary.labels.tolist(),
         "names": list(vocabulary.names),
         "digest": folder_digest(folder.path),
@@ -140,7 +145,7 @@ def reference_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor])
 def exact_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor]) -> Tensor:
     """The same of a model that is float64."""
 
-    def encode(encoder: nn.Module, batch: Tensor) -> Tensor:
+    def encode(encoder: Encoder, batch: Tensor) -> Tensor:
         packing = Packing(batch, None)
         return encoder.pool(encoder.encode_frames(packing.pack(batch).double()), packing)
 
@@ -160,7 +165,7 @@ def _seen(frames: Tensor) -> Tensor:
 
 def _cases(model: VideoModel | SegmentModel, interface: Interface) -> list[Case]:
     """What the exported model is compared with."""
-    samples = [interface.sample(sizes, seed) for seed, sizes in enumerate(CHECKED)]
+    samples = [interface.sample(sizes, seed) for seed, sizes in enumerate(_CHECKED)]
     references = [reference_logits(model, inputs) for inputs in samples]
     model.double()
     exact = [exact_logits(model, inputs) for inputs in samples]
@@ -183,7 +188,7 @@ def compare(run: Run, cases: Sequence[Case]) -> Comparison:
         logits.append(_distance(found[1], case.reference))
         rounding.append(own)
         agrees &= probabilities[-1] <= _allowed(TOLERANCE, own)
-        agrees &= logits[-1] <= _allowed(LOGIT_TOLERANCE * scale, _distance(case.reference, case.exact))
+        agrees &= logits[-1] <= _allowed(_LOGIT_TOLERANCE * scale, _distance(case.reference, case.exact))
     return Comparison(max(probabilities), max(logits), max(rounding), agrees)
 
 

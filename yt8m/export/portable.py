@@ -10,21 +10,25 @@ at least 1.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from yt8m.common.sections import required
 from yt8m.data.segments import HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.encoders import SEGating
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, Encoder, SegmentModel
 from yt8m.models.video_models import VideoModel
 
 OUTPUT = "probabilities"
 
+Model = TypeVar("Model", bound=VideoModel | SegmentModel)
 
-class SeenFrames:
+
+class _SeenFrames:
     """Pools, of the frames of one video, those that a video model sees (`segments.context_frames`).
 
     All are encoded and some count for nothing, so that no shape depends on anything but L: cutting frames off would
@@ -49,30 +53,31 @@ class SeenFrames:
         return (weights.flatten(0, 1).T @ parts.flatten(0, 1))[None], weights.sum(dim=0)[None]
 
 
-def _encode_video(encoder: nn.Module, frames: Tensor) -> Tensor:
+def _encode_video(encoder: Encoder, frames: Tensor) -> Tensor:
     """Frames (L, D) uint8 of a whole video → (1, F)."""
-    return encoder.pool(encoder.encode_frames(frames.float()), SeenFrames(frames))
+    return encoder.pool(encoder.encode_frames(frames.float()), _SeenFrames(frames))
 
 
-def _encode_segments(encoder: nn.Module, segments: Tensor) -> Tensor:
+def _encode_segments(encoder: Encoder, segments: Tensor) -> Tensor:
     """Segments (S, W, D) uint8 → (S, F)."""
     packing = Packing(segments, None)
     return encoder.pool(encoder.encode_frames(packing.pack(segments)), packing)
 
 
-class Portable(nn.Module):  # pylint: disable=abstract-method  # the names of its inputs are those of `forward`
+class Portable(nn.Module, Generic[Model]):  # pylint: disable=abstract-method  # its inputs are named by `forward`
     """A model as the exporters take it: tensors in, tensors out, no layer that they cannot write."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         """`model` in eval mode, which is changed, though not in what it computes."""
         super().__init__()
-        self.model = model.requires_grad_(False)
-        for layer in self.model.modules():
+        self.model: Model = model
+        model.requires_grad_(False)
+        for layer in model.modules():
             if isinstance(layer, SEGating):  # takes an autograd function, which no file holds, for a bare batch norm
                 layer.bn1 = nn.Sequential(layer.bn1)
 
 
-class PortableVideoModel(Portable):
+class _PortableVideoModel(Portable[VideoModel]):
     """A video model."""
 
     def logits(self, frames: Tensor) -> Tensor:
@@ -84,7 +89,7 @@ class PortableVideoModel(Portable):
         return self.logits(frames).sigmoid()
 
 
-class PortableAgnosticModel(Portable):
+class _PortableAgnosticModel(Portable[ContextAgnosticModel]):
     """A context-agnostic segment model."""
 
     def logits(self, segments: Tensor) -> Tensor:
@@ -96,7 +101,7 @@ class PortableAgnosticModel(Portable):
         return self.logits(segments).sigmoid()
 
 
-class PortableAwareModel(Portable):
+class _PortableAwareModel(Portable[ContextAwareModel]):
     """A context-aware segment model."""
 
     def logits(self, segments: Tensor, frames: Tensor) -> Tensor:
@@ -138,23 +143,21 @@ def interface_of(folder: ModelFolder, n_classes: int) -> Interface:
     """What the exported model takes and gives."""
     config, width = folder.config, SEGMENT_SECONDS + 2 * folder.offset
     if config.segment_w_context is not None:
-        assert config.segment_base is not None and config.context_base is not None
         return Interface(
             {
-                "segments": ("S", width, config.segment_base.model.frame_dim),
-                "frames": ("L", config.context_base.model.frame_dim),
+                "segments": ("S", width, required(config.segment_base).model.frame_dim),
+                "frames": ("L", required(config.context_base).model.frame_dim),
             },
             ("S", n_classes),
         )
-    assert config.video is not None
-    dim = config.video.model.frame_dim
+    dim = required(config.video).model.frame_dim
     if folder.kind == "video":
         return Interface({"frames": ("L", dim)}, (n_classes,))
     return Interface({"segments": ("S", width, dim)}, ("S", n_classes))
 
 
-def make_portable(model: VideoModel | SegmentModel) -> Portable:
+def make_portable(model: VideoModel | SegmentModel) -> Portable[Any]:
     """The portable form of a model in eval mode, which is changed, though not in what it computes."""
     if isinstance(model, ContextAwareModel):
-        return PortableAwareModel(model)
-    return PortableAgnosticModel(model) if isinstance(model, ContextAgnosticModel) else PortableVideoModel(model)
+        return _PortableAwareModel(model)
+    return _PortableAgnosticModel(model) if isinstance(model, ContextAgnosticModel) else _PortableVideoModel(model)

@@ -16,17 +16,17 @@ from torch import Tensor
 from yt8m.common.errors import UserError
 from yt8m.export.portable import OUTPUT, Interface, Portable
 
-METADATA_FILE = "metadata.json"  # within a TorchScript file
-ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_METADATA_FILE = "metadata.json"  # within a TorchScript file
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_LIMIT = 2**31 - 2**24  # bytes of weights: a protobuf file ends at 2 GiB, and has more in it than weights
-TRACED = {"S": 3, "L": 61}
+_TRACED = {"S": 3, "L": 61}
 
 Run = Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]  # inputs → probabilities and logits
 
 
 def require_onnx() -> None:
     """Raise `UserError` where a package is missing that only ONNX needs."""
-    for name in ONNX_PACKAGES:
+    for name in _ONNX_PACKAGES:
         _package(name)
 
 
@@ -39,7 +39,7 @@ def _package(name: str) -> ModuleType:
             raise
         raise UserError(
             f"--format onnx: needs the package {name}, which is not installed here; "
-            f"pip install {' '.join(ONNX_PACKAGES)}"
+            f"pip install {' '.join(_ONNX_PACKAGES)}"
         ) from None
 
 
@@ -65,7 +65,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def write_onnx(model: Portable, interface: Interface, description: Mapping[str, Any], path: Path) -> None:
+def write_onnx(model: Portable[Any], interface: Interface, description: Mapping[str, Any], path: Path) -> None:
     """Export through `torch.export` to one file; texts of the description as they are, all else as JSON."""
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     if size > ONNX_LIMIT:
@@ -75,7 +75,7 @@ def write_onnx(model: Portable, interface: Interface, description: Mapping[str, 
         )
     shapes = {name: {0: torch.export.Dim.DYNAMIC} for name in interface.inputs}
     with _quiet():
-        exported = torch.export.export(model, interface.sample(TRACED, 0), dynamic_shapes=shapes, strict=False)
+        exported = torch.export.export(model, interface.sample(_TRACED, 0), dynamic_shapes=shapes, strict=False)
         program = torch.onnx.export(
             exported,
             dynamo=True,
@@ -123,17 +123,17 @@ def read_onnx(path: Path) -> Run:
     return run
 
 
-def write_torchscript(model: Portable, interface: Interface, description: Mapping[str, Any], path: Path) -> None:
+def write_torchscript(model: Portable[Any], interface: Interface, description: Mapping[str, Any], path: Path) -> None:
     """Trace both methods, `forward` and `logits`.
 
     `torch.export` has no way to TorchScript, and what it saves itself is for Python with the same torch or, compiled,
     for one machine. A trace is the whole model here, since none of its branches depends on what goes in.
     """
-    inputs = interface.sample(TRACED, 0)
+    inputs = interface.sample(_TRACED, 0)
     with _quiet(), torch.no_grad():
         traced = torch.jit.trace_module(model, {"forward": inputs, "logits": inputs}, check_trace=False)
         with path.open("wb") as file:  # given its name, torch would write that into the file
-            torch.jit.save(traced, file, _extra_files={METADATA_FILE: json.dumps(description)})
+            torch.jit.save(traced, file, _extra_files={_METADATA_FILE: json.dumps(description)})
 
 
 def read_torchscript(path: Path) -> Run:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from torch import Tensor
 
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
@@ -47,7 +46,7 @@ def run_localization(args: argparse.Namespace) -> None:
     classes = None if args.classes is None else find_classes(args.classes, vocabulary, args.data_dir / FILE_NAME)
     query = Query(classes, args.top, args.threshold)
     index = index_file(args.file, args.damage)
-    dataset = WholeVideoDataset(index, choose_records(index, args.video_id), args.damage)
+    dataset = WholeVideoDataset(index, _choose_records(index, args.video_id), args.damage)
     folders = chosen_folders(args.model_dir or args.data_dir / "cache" / "segment", args.model_names)
     predictor = Predictor(load_members(folders, args.offset, len(vocabulary), dataset.reader, device), computation)
     LOGGER.info(
@@ -57,7 +56,7 @@ def run_localization(args: argparse.Namespace) -> None:
         ", ".join(folder.name for folder in folders),
         device,
     )
-    answers = localize_videos(dataset, predictor, vocabulary, query, resolve_workers(None, device))
+    answers = _localize_videos(dataset, predictor, vocabulary, query, resolve_workers(None, device))
     if args.output is not None or not sys.stdout.isatty():  # otherwise the answers show how far it is
         answers = _with_progress(answers, len(dataset))
     with _open_output(args.output) as output:
@@ -88,7 +87,7 @@ def find_classes(names: Sequence[str], vocabulary: Vocabulary, source: Path) -> 
     return list(dict.fromkeys(found))
 
 
-def choose_records(index: Index, video_ids: Sequence[str] | None) -> np.ndarray:
+def _choose_records(index: Index, video_ids: Sequence[str] | None) -> np.ndarray:
     """Rows of the index: of all its videos in order, or of those with these ids, in their order.
 
     Of several records with the same video id the first counts; the others are reported. Raises `UserError` for a
@@ -125,7 +124,7 @@ def _suggestion(text: str, known: Sequence[str]) -> str:
 # --- prediction ---------------------------------------------------------------------------------------
 
 
-def localize_videos(
+def _localize_videos(
     dataset: WholeVideoDataset, predictor: Predictor, vocabulary: Vocabulary, query: Query, workers: int
 ) -> Iterator[Localization]:
     """The answers for the videos of the data set, in order, without those that cannot be read.
@@ -135,7 +134,7 @@ def localize_videos(
     counts = EVERYTHING.count_left(dataset.n_frames[dataset.records])
     groups = video_groups(np.cumsum(counts), SEGMENTS_AT_A_TIME)
     keys = [[(0, video) for video in range(group.start, group.stop)] for group in groups]
-    for group in BatchLoader[list[tuple[int, Tensor]]](dataset, keys, workers, predictor.computation.device):
+    for group in BatchLoader(dataset, keys, workers, predictor.computation.device):
         videos = [frames for _, frames in group]
         for (number, frames), probabilities in zip(group, mean_probabilities(predictor, videos, len(vocabulary))):
             video_id = bytes(dataset.index.video_id[dataset.records[number]]).decode(errors="replace")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from yt8m.common.config import DEFAULT_OFFSET, Config, parse_config, read_yaml
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
+from yt8m.common.sections import required
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
@@ -82,8 +83,7 @@ def load_video_model(path: Path, n_classes: int) -> VideoModel:
     folder = open_folder(path)
     if folder.kind != "video":
         raise UserError(f"{path}: a {folder.kind} segment model, where a video model is needed")
-    assert folder.config.video is not None  # open_folder asked for it
-    config = folder.config.video.model
+    config = required(folder.config.video).model
     state = {key.removeprefix(_VIDEO_PREFIX): value for key, value in load_state(path).items()}
     _check_classes(state, "", config.n_mixtures, n_classes, path)
     with torch.device("meta"):
@@ -100,14 +100,14 @@ def load_segment_model(folder: ModelFolder, n_classes: int) -> SegmentModel:
     with torch.device("meta"):
         model: SegmentModel
         if config.segment_w_context is None:
-            assert config.video is not None  # open_folder asked for it
-            _check_classes(state, "_model.", config.video.model.n_mixtures, n_classes, folder.path)
-            model = ContextAgnosticModel(build_video_model(config.video.model, n_classes))
+            base = required(config.video).model
+            _check_classes(state, "_model.", base.n_mixtures, n_classes, folder.path)
+            model = ContextAgnosticModel(build_video_model(base, n_classes))
         else:
-            assert config.context_base is not None and config.segment_base is not None
             head = config.segment_w_context.model
+            context_base, segment_base = required(config.context_base).model, required(config.segment_base).model
             _check_classes(state, "", head.n_mixture, n_classes, folder.path)
-            model = ContextAwareModel(head, config.context_base.model, config.segment_base.model, n_classes)
+            model = ContextAwareModel(head, context_base, segment_base, n_classes)
     return _fill(model, state, folder.path)
 
 

@@ -16,7 +16,7 @@ An (N, H) tensor of a training batch has tens to hundreds of megabytes, so the f
 autograd functions of its own, which keep fewer of them for backward.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from yt8m.common.config import DbofConfig, NextvladConfig
-from yt8m.models.packing import EndToEnd, Packing, Windows
+from yt8m.models.packing import EndToEnd, Packing
 
-AnyPacking = Packing | Windows | EndToEnd
+
+class AnyPacking(Protocol):
+    """What pools rows: knows which of them each of B examples has (`packing`)."""
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the rows of each example: (N, H) → (B, 2H)."""
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ weights · parts over rows and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over rows,
+        (B, G, K)."""
 
 
 # pylint: disable=abstract-method,arguments-differ  # what torch declares for autograd functions is optional
@@ -43,6 +52,8 @@ class NormedLinear(torch.autograd.Function):
     ) -> Tensor:
         """`gamma` and `beta` (D,) are the parameters of `norm`, `weight` (J, D) and `bias` (J,) the map's."""
         ctx.training = norm.training
+        assert norm.num_batches_tracked is not None and norm.momentum is not None  # as batch norms here are made
+        assert norm.running_mean is not None and norm.running_var is not None
         if norm.training:
             norm.num_batches_tracked.add_(1)
             normed, mean, inverse_std = torch.native_batch_norm(
@@ -129,7 +140,7 @@ class SEGating(nn.Module):
     def __init__(self, dim: int, reduction: int, per_frame: bool = False) -> None:
         super().__init__()
         hidden = dim // reduction
-        self.bn1 = nn.BatchNorm1d(dim)
+        self.bn1: nn.Module = nn.BatchNorm1d(dim)  # or what several processes or an exporter put in its place
         self.bn2 = nn.BatchNorm1d(hidden)
         self.fc1 = nn.Conv1d(dim, hidden, 1) if per_frame else nn.Linear(dim, hidden)
         self.fc2 = nn.Conv1d(hidden, dim, 1) if per_frame else nn.Linear(hidden, dim)
@@ -208,13 +219,20 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
 
         To be called in eval mode, when parameters and device are settled.
         """
-        maps = [self.soft_assignment_mapper, self.attention_mapper]
-        weights, biases = [], []
-        for linear in (maps[0][0] if isinstance(maps[0], nn.Sequential) else maps[0], maps[1]):
+        assignment: nn.Module = self.soft_assignment_mapper
+        norm: nn.BatchNorm1d | None = None
+        if isinstance(assignment, nn.Sequential):
+            assignment, normed = assignment
+            assert isinstance(normed, AssignmentNorm)
+            norm = normed.bn
+        assert isinstance(assignment, nn.Linear)
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for linear in (assignment, self.attention_mapper):
             weights.append(linear.weight.double())
             biases.append(linear.weight.new_zeros(len(linear.weight)) if linear.bias is None else linear.bias)
-        if isinstance(maps[0], nn.Sequential):
-            norm = maps[0][1].bn
+        if norm is not None:
+            assert norm.running_mean is not None and norm.running_var is not None
             scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
             shift = norm.bias.double() - norm.running_mean.double() * scale
             weights[0] = weights[0] * scale.repeat(self.groups)[:, None]
@@ -329,8 +347,9 @@ class DbofEncoder(nn.Module):
         """Frames (B, L, D) and lengths (B,) → (B, F)."""
         packing = Packing(frames, lengths)
         rows = self.encoder[:3](packing.pack(frames))  # (N, H), nowhere negative
-        gating = self.encoder[3:]
-        return self.intermediate_fc(gating[0].pool(rows, packing) if gating else packing.max_and_mean(rows))
+        gating = self.encoder[3] if len(self.encoder) > 3 else None
+        pooled = gating.pool(rows, packing) if isinstance(gating, SEGating) else packing.max_and_mean(rows)
+        return self.intermediate_fc(pooled)
 
     def encode_frames(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Frames (N, D) → gated hidden units (N, H)."""
@@ -346,7 +365,7 @@ class DbofEncoder(nn.Module):
 
 
 class NextvladEncoder(nn.Module):
-    """NeXtVLAD on visual and audio features, up to and with the gating.
+    """NeXtVLAD on visual features and, unless `audio_dim` is 0, audio, up to and with the gating.
 
     With `gated` False it ends at the first Linear of `intermediate_fc`, as the segment encoder of a
     context-aware model does.
@@ -355,14 +374,12 @@ class NextvladEncoder(nn.Module):
     def __init__(self, config: NextvladConfig, gated: bool = True) -> None:
         super().__init__()
         self.out_features = config.fcn_dim
-        self.widths = [config.video_dim, config.audio_dim]
-        self.video_encoder, self.audio_encoder = (
-            NextvladLayer(
-                dim, n_clusters, config.groups, config.p_drop / 2, config.add_batchnorm, config.soft_assignment
-            )
-            for dim, n_clusters in ((config.video_dim, config.n_clusters), (config.audio_dim, config.n_clusters // 2))
-        )
-        pooled = self.video_encoder.out_features + self.audio_encoder.out_features
+        self.video_encoder = _nextvlad_layer(config, config.video_dim, config.n_clusters)
+        self.widths, pooled = [config.video_dim], self.video_encoder.out_features
+        if config.audio_dim:
+            self.audio_encoder = _nextvlad_layer(config, config.audio_dim, config.n_clusters // 2)
+            self.widths.append(config.audio_dim)
+            pooled += self.audio_encoder.out_features
         intermediate: list[nn.Module] = [nn.Linear(pooled, config.fcn_dim)]
         if gated:
             intermediate.append(nn.ReLU())
@@ -372,31 +389,40 @@ class NextvladEncoder(nn.Module):
         if gated and config.se_reduction:
             self.se_gating = SEGating(config.fcn_dim, config.se_reduction)
 
+    @property
+    def _layers(self) -> list[NextvladLayer]:
+        """One a feature, in the order of the columns of a frame."""
+        return [self.video_encoder, self.audio_encoder] if len(self.widths) > 1 else [self.video_encoder]
+
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames (B, L, D) and lengths (B,) → (B, F)."""
         packing = Packing(frames, lengths)
         return self.pool(self.encode_frames(packing.pack(frames)), packing)
 
     def encode_frames(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Frames (N, D) → weights (N, G, K) and expanded frames (N, 2D), of the visual features and of the audio."""
-        visual, audio = rows.split(self.widths, dim=1)
-        return (*self.video_encoder.encode_frames(visual), *self.audio_encoder.encode_frames(audio))
+        """Frames (N, D) → weights (N, G, K) and expanded frames (N, 2D), of the visual features and then of the
+        audio, if there is any."""
+        parts = zip(self._layers, rows.split(self.widths, dim=1))
+        return tuple(tensor for layer, part in parts for tensor in layer.encode_frames(part))
 
     def pool(self, encoded: tuple[Tensor, ...], packing: AnyPacking) -> Tensor:
         """What `encode_frames` gave → (B, F)."""
-        return self._join(
-            self.video_encoder.aggregate(*encoded[:2], packing), self.audio_encoder.aggregate(*encoded[2:], packing)
-        )
+        pairs = zip(encoded[::2], encoded[1::2])
+        return self._join([layer.aggregate(*pair, packing) for layer, pair in zip(self._layers, pairs)])
 
     def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
         """Frames (N, D) of videos of these lengths, end to end → (B, F). For inference, folded."""
-        visual, audio = rows.split(self.widths, dim=1)
-        return self._join(
-            self.video_encoder.encode_whole(visual, lengths), self.audio_encoder.encode_whole(audio, lengths)
-        )
+        parts = rows.split(self.widths, dim=1)
+        return self._join([layer.encode_whole(part, lengths) for layer, part in zip(self._layers, parts)])
 
-    def _join(self, visual: Tensor, audio: Tensor) -> Tensor:
-        return self.se_gating(self.intermediate_fc(torch.cat([visual, audio], dim=1)))
+    def _join(self, pooled: list[Tensor]) -> Tensor:
+        return self.se_gating(self.intermediate_fc(torch.cat(pooled, dim=1)))
+
+
+def _nextvlad_layer(config: NextvladConfig, dim: int, n_clusters: int) -> NextvladLayer:
+    return NextvladLayer(
+        dim, n_clusters, config.groups, config.p_drop / 2, config.add_batchnorm, config.soft_assignment
+    )
 
 
 def fold(model: nn.Module) -> None:

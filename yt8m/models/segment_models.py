@@ -10,6 +10,8 @@ from yt8m.common.config import ContextModelConfig, DbofConfig, VideoModelConfig
 from yt8m.models.encoders import DbofEncoder, NextvladEncoder, SEGating, initialize, mix_experts, mixture_layers
 from yt8m.models.video_models import VideoModel
 
+Encoder = DbofEncoder | NextvladEncoder
+
 
 class ContextAgnosticModel(nn.Module):
     """The video model, unchanged, on the frames of a segment (Lee 2019, context-agnostic classifiers)."""
@@ -26,7 +28,7 @@ class ContextAgnosticModel(nn.Module):
         return self._model(segments)
 
     @property
-    def segment_encoder(self) -> DbofEncoder | NextvladEncoder:
+    def segment_encoder(self) -> Encoder:
         """What sees the frames of a segment; gives features (S, F)."""
         return self._model
 
@@ -35,7 +37,7 @@ class ContextAgnosticModel(nn.Module):
         return self._model.classify(features)
 
 
-def _encoder(config: VideoModelConfig, gated: bool) -> DbofEncoder | NextvladEncoder:
+def _encoder(config: VideoModelConfig, gated: bool) -> Encoder:
     return DbofEncoder(config) if isinstance(config, DbofConfig) else NextvladEncoder(config, gated)
 
 
@@ -77,7 +79,7 @@ class ContextAwareModel(nn.Module):
             return self.context_model(videos, lengths)
 
     @property
-    def segment_encoder(self) -> DbofEncoder | NextvladEncoder:
+    def segment_encoder(self) -> Encoder:
         """What sees the frames of a segment; gives features (S, F)."""
         return self.segment_model
 

@@ -7,23 +7,25 @@ Dimensions: V videos of a group, L frames of a video, N frames of a strip, D fea
 group that are predicted, F features of a segment, C classes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
+from operator import add
 from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames
 from yt8m.models.encoders import fold
 from yt8m.models.packing import Windows
-from yt8m.models.segment_models import ContextAwareModel, SegmentModel
+from yt8m.models.segment_models import ContextAwareModel, Encoder, SegmentModel
 from yt8m.models.video_models import VideoModel
 from yt8m.prediction.memmaps import SCALE
 
-NOT_A_NUMBER = -1  # among quantized probabilities
+_NOT_A_NUMBER = -1  # among quantized probabilities
 
 Label = TypeVar("Label")
 
@@ -78,7 +80,7 @@ class Strip:
         self.owners = owners.to(frames.device)  # (S,), the video of each segment
         self.segments = (torch.arange(len(owners)) + spare * owners).to(frames.device)  # (S,), its number among windows
 
-    def pool(self, encoder: nn.Module, encoded: tuple[Tensor, ...], offset: int, shift: int) -> Tensor:
+    def pool(self, encoder: Encoder, encoded: tuple[Tensor, ...], offset: int, shift: int) -> Tensor:
         """Features (S, F) of the segments, `shift` seconds later and with `offset` frames on either side.
 
         `encoded` is what the encoder gives for `frames`.
@@ -107,22 +109,23 @@ class Predictor:
         members = [self.members[number] for number in chosen]
         frames = [video.to(device, non_blocking=True) for video in videos]
         strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)), trim)
-        contexts: dict[nn.Module, Tensor] = {}
+        contexts: dict[Encoder, Tensor] = {}
         results = []
         with self.computation.autocast():
             for model, offset in ((member.model, member.offset) for member in members):
-                context = ()
+                classify: Callable[[Tensor], Tensor]
                 if isinstance(model, ContextAwareModel):
                     if model.context_model not in contexts:
-                        contexts[model.context_model] = encode_videos(model.context_model, frames)
-                    context = (contexts[model.context_model][strip.owners],)
+                        contexts[model.context_model] = _encode_videos(model.context_model, frames)
+                    classify = partial(model.classify, contexts=contexts[model.context_model][strip.owners])
+                else:
+                    classify = model.classify
                 encoder = model.segment_encoder
                 encoded = encoder.encode_frames(strip.frames)
-                total = sum(
-                    model.classify(strip.pool(encoder, encoded, offset, shift), *context).float().sigmoid()
-                    for shift in shifts
+                total = reduce(
+                    add, (classify(strip.pool(encoder, encoded, offset, shift)).float().sigmoid() for shift in shifts)
                 )
-                results.append((total * (SCALE / len(shifts))).round().nan_to_num(NOT_A_NUMBER).to(torch.int16))
+                results.append((total * (SCALE / len(shifts))).round().nan_to_num(_NOT_A_NUMBER).to(torch.int16))
         return results
 
     def checked(self, results: Sequence[np.ndarray], chosen: Sequence[int]) -> Sequence[np.ndarray]:
@@ -165,7 +168,7 @@ def video_groups(row_ends: np.ndarray, batch_size: int) -> list[slice]:
     return groups
 
 
-def encode_videos(encoder: nn.Module, videos: Sequence[Tensor]) -> Tensor:
+def _encode_videos(encoder: Encoder, videos: Sequence[Tensor]) -> Tensor:
     """Features (V, F) of whole videos (L, D) uint8, without head and tail."""
     seen = [video[slice(*context_frames(len(video)))] for video in videos]
     return encoder.encode_whole(torch.cat(seen).float(), [len(video) for video in seen])
@@ -226,4 +229,4 @@ def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Com
     """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8."""
     frames = [video.to(computation.device, non_blocking=True) for video in videos]
     with computation.autocast():
-        return model.classify(encode_videos(model, frames)).float().sigmoid()
+        return model.classify(_encode_videos(model, frames)).float().sigmoid()

@@ -55,7 +55,7 @@ class StoredScores:
         """A copy of consecutive rows. May be called by several threads at once."""
         first, stop, _ = rows.indices(len(self))
         values = np.empty((max(stop - first, 0), self.shape[1]), np.int16)
-        rest = memoryview(values.reshape(-1).view(np.uint8))
+        rest = memoryview(values.reshape(-1).view(np.uint8).data)
         place = self._offset + first * values.itemsize * self.shape[1]
         while rest:
             try:
@@ -288,7 +288,7 @@ class PartialPredictions:
         header = self.path.stat().st_size - self._size
         self._write(
             self._values,
-            memoryview(np.ascontiguousarray(values)).cast("B"),
+            np.ascontiguousarray(values).data.cast("B"),
             header + int(self.meta.row_starts[videos.start]) * self.n_classes * 2,
         )
         with self._waiting_lock:
@@ -302,7 +302,7 @@ class PartialPredictions:
             with self._keeping():
                 os.fdatasync(self._values)
         for first, entries in waiting:
-            self._write(self._journal, memoryview(entries).cast("B"), 4 * first)
+            self._write(self._journal, entries.data.cast("B"), 4 * first)
 
     def _write(self, handle: int, rest: memoryview, place: int) -> None:
         with self._keeping():

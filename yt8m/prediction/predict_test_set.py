@@ -160,7 +160,7 @@ def _predict(
     """Do this process's part of the work. What is done is kept even if it ends with an error or Ctrl-C."""
     meta = files[0].meta
     keys = [[(0, video) for video in range(item.videos.start, item.videos.stop)] for item in work]
-    loader = BatchLoader[list[tuple[int, torch.Tensor]]](dataset, keys, workers, predictor.computation.device)
+    loader = BatchLoader(dataset, keys, workers, predictor.computation.device)
 
     def arrivals() -> Iterator[tuple[tuple[Work, list[int]], Arrival]]:
         for item, group in zip(work, loader, strict=True):

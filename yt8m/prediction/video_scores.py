@@ -91,7 +91,7 @@ def video_scores(
     fold(model)
     scores = np.full((len(meta.records), n_classes), np.nan, np.float32)
     n_read = 0
-    batches = BatchLoader[list](dataset, SequentialBatches(len(dataset), BATCH_SIZE), workers, device)
+    batches = BatchLoader(dataset, SequentialBatches(len(dataset), BATCH_SIZE), workers, device)
     with Progress(f"scoring videos with {path}", len(dataset), "video", LOGGER) as progress:
         for batch in batches:
             if batch:

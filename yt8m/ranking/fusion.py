@@ -12,6 +12,7 @@ from yt8m.data.ahead import map_ahead
 from yt8m.prediction.memmaps import SCALE
 
 RANK_OFFSET = 60  # of reciprocal-rank fusion, as Cormack et al. 2009 chose it
+COUNTED_BYTES = 16 << 20  # of the scores counted at a time, as int64
 Kind = Literal["mean", "geometric", "rank", "reciprocal-rank"]
 
 
@@ -65,6 +66,7 @@ class Fusion:
         else:
             scores = self._looked_up(blocks, classes)
         if self._factors is not None:
+            assert self._row_videos is not None  # factors come with them
             scores *= self._factors[self._row_videos[start : start + len(scores)], classes]
         return scores
 
@@ -100,7 +102,7 @@ class Fusion:
         n_rows, n_classes = self.shape
         counts = np.zeros((n_classes, SCALE + 1), np.int64)
         base = np.arange(n_classes) * (SCALE + 1)
-        size = max(1, (16 << 20) // (8 * n_classes))
+        size = max(1, COUNTED_BYTES // (8 * n_classes))
         for block in map_ahead(lambda start: values[start : start + size], range(0, n_rows, size), 1, 2):
             counts += np.bincount((block + base).ravel(), minlength=counts.size).reshape(counts.shape)
         better = n_rows - counts.cumsum(axis=1)  # rows with a higher score

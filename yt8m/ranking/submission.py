@@ -4,12 +4,12 @@ A segment is `<video id>:<start second>`. Files whose name ends in .gz are compr
 """
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from yt8m.common.files import replacing
 from yt8m.data.ahead import map_ahead
 
 HEADER = b"Class,Segments"
-COMPRESSION = 3  # a fifth of the time of zlib's default, a tenth more bytes
+_COMPRESSION = 3  # a fifth of the time of zlib's default, a tenth more bytes
 
 
 def write_submission(
@@ -37,7 +37,7 @@ def write_submission(
     compressed = path.suffix == ".gz"
 
     def encode(text: bytes) -> bytes:
-        return gzip.compress(text, COMPRESSION, mtime=0) if compressed else text  # members of a gzip file may be many
+        return gzip.compress(text, _COMPRESSION, mtime=0) if compressed else text  # members of a gzip file may be many
 
     def line(number: int) -> bytes:
         entries = np.take(spaced, ranked[number]()).tobytes().replace(b"\0", b"")  # what numpy pads short names with
@@ -52,7 +52,7 @@ def write_submission(
 
 
 @contextmanager
-def open_submission(path: Path) -> Iterator[BinaryIO]:
+def open_submission(path: Path) -> Iterator[io.BufferedIOBase]:
     """A submission to be read, uncompressed. Raises `UserError` where that cannot be done."""
     try:
         with path.open("rb") as plain:

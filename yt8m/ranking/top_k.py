@@ -10,6 +10,7 @@ Dimensions: R rows of a block, C classes.
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -110,7 +111,7 @@ def top_rows(
             for job in jobs:
                 job.result()
             progress(len(blocks[0]))
-    return [lambda label=label, part=part: part.ranked(label) for part in parts for label in part.classes]
+    return [partial(part.ranked, label) for part in parts for label in part.classes]
 
 
 def _blocks(fusion: Fusion, size: int) -> Iterator[tuple[int, list[np.ndarray]]]:

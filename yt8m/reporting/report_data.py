@@ -18,8 +18,8 @@ from yt8m.training.tasks import SegmentTask, VideoTask
 from yt8m.training.trainer import HISTORY
 
 LOGGER = logging.getLogger(__name__)
-MOST_POINTS = 600  # of a curve
-_TASKS = {"video": VideoTask, "segment": SegmentTask}
+_MOST_POINTS = 600  # of a curve
+_TASKS: dict[str, type[VideoTask] | type[SegmentTask]] = {"video": VideoTask, "segment": SegmentTask}
 
 
 def read_evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -56,7 +56,7 @@ def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
     monitor = "valid_loss" if task.monitor == "loss" else task.monitor  # as the history calls it
     origin = read_origin(folder.path) or {}
     sections = origin.get("config", {})
-    trained = next((section["training"] for section in sections.values() if "training" in section), {})
+    trained: dict[str, Any] = next((section["training"] for section in sections.values() if "training" in section), {})
     history = folder.path / HISTORY
     try:
         table = pd.read_csv(history) if history.is_file() else None
@@ -94,7 +94,7 @@ def _best(table: pd.DataFrame | None, column: str, mode: str) -> str | None:
 def _curves(table: pd.DataFrame) -> dict[str, list[float | None]]:
     """The columns of a run's history, thinned out, with None for what is not there; evaluations are all kept."""
     evaluated = table["train_loss"].notna() if "train_loss" in table else pd.Series(False, table.index)
-    table = table[evaluated | (table.index % max(1, -(-len(table) // MOST_POINTS)) == 0)]
+    table = table[evaluated | (table.index % max(1, -(-len(table) // _MOST_POINTS)) == 0)]
     return {
         name: [None if math.isnan(value) else value for value in table[name].astype(float)]
         for name in table

@@ -31,9 +31,9 @@ from yt8m.scoring.truth import read_truth
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_ROWS = 4096
-SURE = 0.5  # the most certain videos show something that is at least so probable
+_SURE = 0.5  # the most certain videos show something that is at least so probable
 REAL_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # the data set's own ids have 4 characters and say nothing of the video
-WATCH = "https://www.youtube.com/watch?v="
+_WATCH = "https://www.youtube.com/watch?v="
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Timeline:
     @property
     def watch_url(self) -> str | None:
         """Where to watch the video, if its id is a real one."""
-        return f"{WATCH}{self.video_id}" if REAL_ID.fullmatch(self.video_id) else None
+        return f"{_WATCH}{self.video_id}" if REAL_ID.fullmatch(self.video_id) else None
 
     def strongest(self, top: int) -> np.ndarray:
         """The classes of the `top` highest probabilities, the highest first, and then those that are rated."""
@@ -105,7 +105,7 @@ class TestTimelines:
         doubt, peak = self._doubts()
         order = np.argsort(doubt, kind="stable")
         ids = list(self._numbers)
-        shown = order[peak[order] >= SURE]
+        shown = order[peak[order] >= _SURE]
         most, least = shown[:count].tolist(), order[::-1][:count].tolist()
         chosen = [(video, "among the most certain") for video in most]
         chosen += [(video, "among the least certain") for video in least if video not in most]

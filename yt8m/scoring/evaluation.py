@@ -35,9 +35,9 @@ from yt8m.scoring.scores import (
 
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 1
-LEVEL = 95  # percent of the resamples that an interval holds
+_LEVEL = 95  # percent of the resamples that an interval holds
 RATING_COLUMNS = ("vid", "start", "label", "score")
-RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
+_RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 Kind = Literal["baseline", "model", "ensemble", "submission"]
 
@@ -96,7 +96,7 @@ def evaluate(
     rankings = [Ranking(ratings, subject.places) for subject in subjects]
     with Progress("resampling videos", setting.n_resamples, "resample", LOGGER) as progress:
         maps = resampled_maps(rankings, len(ratings.video_ids), setting.n_resamples, setting.seed, progress.update)
-    tail = (100 - LEVEL) / 2
+    tail = (100 - _LEVEL) / 2
     summaries, tables = [], []
     for subject, ranking, resampled in zip(subjects, rankings, maps):
         areas = areas_of_classes(ratings, subject.places)
@@ -123,7 +123,7 @@ def evaluate(
         "top_k": setting.top_k,
         "resamples": setting.n_resamples,
         "seed": setting.seed,
-        "level": LEVEL,
+        "level": _LEVEL,
         "ratings": len(ratings),
         "positive": int(ratings.positive.sum()),
         "videos": len(np.unique(ratings.video)),
@@ -153,7 +153,7 @@ def _of_probabilities(ratings: Ratings, subject: Subject, top_k: int) -> dict[st
     if subject.probabilities is None:
         last = np.iinfo(np.int64).max
         ranks = np.where(subject.places == NOT_LISTED, last, subject.places + 1)
-        rows = at_thresholds(ratings.positive, -ranks, [-rank for rank in RANKS if rank < top_k] + [-top_k])
+        rows = at_thresholds(ratings.positive, -ranks, [-rank for rank in _RANKS if rank < top_k] + [-top_k])
         return {"at_ranks": [{"rank": int(-row.pop("threshold")), **row} for row in rows]}
     known = ~np.isnan(subject.probabilities)
     if not known.any():

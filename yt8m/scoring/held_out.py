@@ -4,13 +4,15 @@ Dimensions: R ratings, S of a batch, M models.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from helperbot import move_to
+from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
@@ -23,7 +25,7 @@ from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.encoders import fold
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAwareModel, SegmentModel
+from yt8m.models.segment_models import ContextAwareModel, Encoder, SegmentModel
 from yt8m.prediction.inference import share_context_encoders
 from yt8m.prediction.members import load_members
 from yt8m.scoring.ratings import Ratings
@@ -115,7 +117,7 @@ class HeldOutRatings:
             share_context_encoders(models)
             for model in models:
                 fold(model)
-            loader = BatchLoader[SegmentBatch](dataset, SequentialBatches(len(dataset), batch_size), workers, device)
+            loader = BatchLoader(dataset, SequentialBatches(len(dataset), batch_size), workers, device)
             names = ", ".join(folders[number].name for number in numbers)
             parts = []
             with Progress(f"predicting with {names}", len(dataset), "rating", LOGGER) as progress:
@@ -128,25 +130,28 @@ class HeldOutRatings:
                     raise UserError(
                         f"{folders[number].path}: predicts values that are not numbers; its weights are of no use"
                     )
-            probabilities[np.ix_(numbers, chosen)] = found
+            probabilities[np.ix_(np.array(numbers), chosen)] = found
         return probabilities[:, self._examples]
 
 
 @torch.inference_mode()
 def _predict(models: Sequence[SegmentModel], batch: SegmentBatch, device: torch.device) -> Tensor:
     """Probabilities (M, S) of the rated classes of a batch, on the CPU."""
-    batch = SegmentBatch(*(part if part is None else part.to(device) for part in batch))
+    batch = move_to(batch, device)
     packing = Packing(batch.segments, None)
-    contexts: dict[nn.Module, Tensor] = {}
+    contexts: dict[Encoder, Tensor] = {}
     results = []
     for model in models:
-        context = ()
+        classify: Callable[[Tensor], Tensor]
         if isinstance(model, ContextAwareModel):
+            assert batch.videos is not None  # they come along where a model needs them
             if model.context_model not in contexts:
                 contexts[model.context_model] = model.encode_context(batch.videos, batch.lengths)
-            context = (contexts[model.context_model][batch.video_index],)
+            classify = partial(model.classify, contexts=contexts[model.context_model][batch.video_index])
+        else:
+            classify = model.classify
         encoder = model.segment_encoder
-        logits = model.classify(encoder.pool(encoder.encode_frames(packing.pack(batch.segments)), packing), *context)
+        logits = classify(encoder.pool(encoder.encode_frames(packing.pack(batch.segments)), packing))
         rated = logits.gather(1, batch.classes.unsqueeze(1)).squeeze(1)
         results.append(rated.double().sigmoid())  # as floats, many sure ones would be equal
     return torch.stack(results).cpu()

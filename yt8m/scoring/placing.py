@@ -37,7 +37,7 @@ def subject_of_submission(path: Path, ratings: Ratings, top_k: int) -> Subject:
     return Subject(path.name, "submission", places, duplicates=duplicates, note=note)
 
 
-class EqualScores:
+class _EqualScores:
     """The same score for all rows and classes, (rows, C), without a place in memory."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -84,7 +84,7 @@ class TestRatings:
     def baselines(self, labels: pd.DataFrame | None, top_k: int, seed: int) -> list[Subject]:
         """What no model is needed for: all candidate segments in random order and, given a table of the labels of test
         videos (columns vid, label), those of videos that have the label before the others."""
-        equal = EqualScores(self._shape)
+        equal = _EqualScores(self._shape)
         subjects = [Subject("random order", "baseline", self.places(Fusion([equal]), top_k, seed))]
         if labels is not None:
             numbers = {

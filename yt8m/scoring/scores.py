@@ -12,7 +12,7 @@ from yt8m.scoring.ratings import Ratings
 
 NOT_LISTED = -1  # among places
 THRESHOLDS = tuple(tenth / 10 for tenth in range(1, 10))
-N_BINS = 10
+_N_BINS = 10
 
 
 class Ranking:
@@ -133,13 +133,13 @@ def at_thresholds(positive: np.ndarray, scores: np.ndarray, thresholds: Sequence
 
 def calibration(positive: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
     """For each tenth of 0..1 how many ratings (R,) have such a probability, its mean, and the share of positives."""
-    bins = np.minimum((probabilities * N_BINS).astype(np.int64), N_BINS - 1)
-    counts = np.bincount(bins, minlength=N_BINS)
-    means, shares = (np.bincount(bins, values, N_BINS) for values in (probabilities, positive))
+    bins = np.minimum((probabilities * _N_BINS).astype(np.int64), _N_BINS - 1)
+    counts = np.bincount(bins, minlength=_N_BINS)
+    means, shares = (np.bincount(bins, values, _N_BINS) for values in (probabilities, positive))
     return [
         {
-            "from": number / N_BINS,
-            "to": (number + 1) / N_BINS,
+            "from": number / _N_BINS,
+            "to": (number + 1) / _N_BINS,
             "ratings": int(count),
             "mean": mean / count,
             "positive": share / count,

@@ -24,9 +24,9 @@ from yt8m.scoring.scores import places_by_score
 from yt8m.scoring.truth import read_table, read_truth
 
 LOGGER = logging.getLogger(__name__)
-MEAN = "ensemble"
-UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
-SEEN = "TRAINED ON THESE SHARDS, or may have been"
+_MEAN = "ensemble"
+_UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
+_SEEN = "TRAINED ON THESE SHARDS, or may have been"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def on_test_set(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
             }
             subjects += [test.subject(name, "model", [scores], args.top_k, args.seed) for name, scores in maps.items()]
             if len(maps) > 1:
-                subjects.append(test.subject(MEAN, "ensemble", list(maps.values()), args.top_k, args.seed))
+                subjects.append(test.subject(_MEAN, "ensemble", list(maps.values()), args.top_k, args.seed))
     if args.submission is not None:
         subjects.append(subject_of_submission(args.submission, ratings, args.top_k))
     return Trial(str(args.truth), ratings, subjects)
@@ -77,7 +77,7 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
         probabilities = dict(zip(notes, held_out.predict(folders, shards, *how)))
     else:
         source = f"{index.folder}, all shards, out of fold"
-        notes = dict.fromkeys(args.out_of_fold, f"each shard by a model that was {UNSEEN}")
+        notes = dict.fromkeys(args.out_of_fold, f"each shard by a model that was {_UNSEEN}")
         parts = [split_fold(index, fold)[1] for fold in range(N_FOLDS)]
         models = [
             [_out_of_fold_model(directory / f"{name}_{fold}", index, shards) for name in notes]
@@ -102,8 +102,8 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
     subjects += [_subject(args, ratings, name, "model", own, notes[name]) for name, own in probabilities.items()]
     if len(probabilities) > 1:
         mean = np.mean(list(probabilities.values()), axis=0)
-        note = SEEN if SEEN in notes.values() else next(iter(notes.values()))
-        subjects.append(_subject(args, ratings, MEAN, "ensemble", mean, note))
+        note = _SEEN if _SEEN in notes.values() else next(iter(notes.values()))
+        subjects.append(_subject(args, ratings, _MEAN, "ensemble", mean, note))
     return Trial(source, ratings, subjects, folds)
 
 
@@ -134,7 +134,7 @@ def _models_for(
             )
         if unseen or args.include_trained:
             folders.append(folder)
-            notes[folder.name] = UNSEEN if unseen else SEEN
+            notes[folder.name] = _UNSEEN if unseen else _SEEN
     if not folders:
         raise UserError(
             f"{directory}: none of {len(candidates)} models is known to have been trained without the "

@@ -7,7 +7,7 @@ import pandas as pd
 
 from yt8m.common.errors import UserError
 
-TRUTH_COLUMNS = ["vid", "start", "label", "score"]
+_TRUTH_COLUMNS = ["vid", "start", "label", "score"]
 
 
 def read_truth(path: Path) -> pd.DataFrame:
@@ -15,7 +15,7 @@ def read_truth(path: Path) -> pd.DataFrame:
 
     A segment may be rated for a class more than once only if the ratings agree.
     """
-    table = read_table(path, TRUTH_COLUMNS).drop_duplicates(ignore_index=True)
+    table = read_table(path, _TRUTH_COLUMNS).drop_duplicates(ignore_index=True)
     odd = ~table["score"].isin((0, 1))
     if odd.any():
         row = table[odd].iloc[0]

@@ -7,6 +7,7 @@ import pandas as pd
 from yt8m.common.files import replacing
 
 PANEL_WIDTH, PANEL_HEIGHT = 5.5, 3.2  # inches
+LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.15, 0.5, 0.35  # of them beside the axes, for ticks and titles
 
 
 def plot_curves(history: Path, picture: Path) -> None:
@@ -29,8 +30,16 @@ def plot_curves(history: Path, picture: Path) -> None:
     ]
     n_columns = min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    figure, axes = plt.subplots(
-        n_rows, n_columns, squeeze=False, layout="constrained", figsize=(PANEL_WIDTH * n_columns, PANEL_HEIGHT * n_rows)
+    width, height = PANEL_WIDTH * n_columns, PANEL_HEIGHT * n_rows
+    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=(width, height))
+    # By hand, since the panels are alike: matplotlib's own layout takes longer than the drawing.
+    figure.subplots_adjust(
+        left=LEFT / width,
+        right=1 - RIGHT / width,
+        bottom=BOTTOM / height,
+        top=1 - TOP / height,
+        wspace=(LEFT + RIGHT) / (PANEL_WIDTH - LEFT - RIGHT),
+        hspace=(BOTTOM + TOP) / (PANEL_HEIGHT - BOTTOM - TOP),
     )
     labels = {"loss": "training, last 100 steps", "train_loss": "training", "valid_loss": "validation"}
     for axis, (title, columns) in zip(axes.flat, panels):
@@ -46,6 +55,7 @@ def plot_curves(history: Path, picture: Path) -> None:
                     markersize=3,
                 )
         axis.set(title=title, xlabel="step")
+        axis.locator_params(axis="x", integer=True, nbins=6)
         axis.grid(alpha=0.3)
         if title == "loss":
             axis.legend()

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch import nn
 
 from yt8m.common.config import BaseSection, VideoModelConfig, VideoTraining, load_config, override_steps
 from yt8m.common.errors import UserError
+from yt8m.common.sections import required
 from yt8m.data.damage import Damage
-from yt8m.data.dataloader import BatchLoader
-from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.data.dataloader import BatchLoader, TrainingLoader
+from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
 from yt8m.data.folds import NO_FOLD, split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.sampling import SequentialBatches, TrainingBatches
@@ -32,9 +33,11 @@ from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, 
 from yt8m.models.video_models import VideoModel, build_video_model
 from yt8m.training.tasks import SegmentTask, Task, VideoTask
 
+Batch = TypeVar("Batch")
+
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[Batch]):
     """A model and what it learns from.
 
     `groups` of parameters for the optimizer; `validation`: None where everything is for training; `config`:
@@ -44,10 +47,10 @@ class Experiment:
 
     model: VideoModel | SegmentModel
     groups: list[dict[str, Any]]
-    task: Task
+    task: Task[Batch]
     settings: VideoTraining
-    training: BatchLoader
-    validation: BatchLoader | None
+    training: TrainingLoader[Batch]
+    validation: BatchLoader[Batch] | None
     config: dict[str, Any]
     origin: dict[str, Any]
 
@@ -69,15 +72,15 @@ class Sources:
 
     def loaders(
         self,
-        train_set: VideoDataset | RatedSegmentDataset,
-        valid_set: VideoDataset | RatedSegmentDataset | None,
+        train_set: ShardDataset[Batch],
+        valid_set: ShardDataset[Batch] | None,
         batch_size: int,
         window: int | None = None,
-    ) -> tuple[BatchLoader, BatchLoader | None]:
+    ) -> tuple[TrainingLoader[Batch], BatchLoader[Batch] | None]:
         """Training and validation batches, this rank's share of them."""
         n_ranks = world_size()
         training = TrainingBatches(train_set.shards, batch_size, self.seed, window, rank(), n_ranks)
-        train_loader = BatchLoader(train_set, training, self.workers, self.device)
+        train_loader = TrainingLoader(train_set, training, self.workers, self.device)
         if valid_set is None:
             return train_loader, None
         if len(valid_set) < n_ranks:
@@ -90,13 +93,14 @@ class Sources:
         return train_loader, BatchLoader(valid_set, validation, self.workers, self.device)
 
 
-Builder = Callable[[argparse.Namespace, Sources], Experiment]
+Builder = Callable[[argparse.Namespace, Sources], Experiment[Any]]
 
 
-def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
+def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[VideoBatch]:
     """Pre-training on video-level labels. Raises `UserError`."""
-    section = override_steps(load_config(args.config, "video.model", "video.training").video, args.steps)
-    architecture, settings = section.model, section.training
+    config = load_config(args.config, "video.model", "video.training")
+    section = override_steps(required(config.video), args.steps)
+    architecture, settings = section.model, required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
     parts = "video/train", "video/valid"
     indexes = [sources.index(part) for part in parts]
@@ -122,10 +126,11 @@ def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
     )
 
 
-def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
+def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[SegmentBatch]:
     """Context-agnostic fine-tuning of a video model on rated segments. Raises `UserError`."""
-    section = override_steps(load_config(args.config, "pure_segment.training").pure_segment, args.steps)
-    settings = section.training
+    config = load_config(args.config, "pure_segment.training")
+    section = override_steps(required(config.pure_segment), args.steps)
+    settings = required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
     video_model = load_video_model(args.base_model, len(vocabulary))
     train_set, valid_set = _rated_sets(args, sources, vocabulary, video_model.config, settings.offset, None)
@@ -146,11 +151,11 @@ def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experimen
     )
 
 
-def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment:
+def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[SegmentBatch]:
     """Context-aware fine-tuning: a segment encoder beside a context encoder. Raises `UserError`."""
     config = load_config(args.config, "segment_w_context.model", "segment_w_context.training")
-    section = override_steps(config.segment_w_context, args.steps)
-    architecture, settings = section.model, section.training
+    section = override_steps(required(config.segment_w_context), args.steps)
+    architecture, settings = section.model, required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
     context_base, segment_base = (
         load_video_model(path, len(vocabulary)) for path in (args.context_model, args.segment_model)

@@ -31,6 +31,7 @@ LOGGER = logging.getLogger(__name__)
 WAIT_SECONDS = 5.0  # how long the end of a run waits for messages on their way
 SEND_SECONDS = 30.0  # how long one message may take; without a limit, one that hangs would hold up the next
 MOST_CHARACTERS = 4096  # of a message, Telegram's limit
+_API_URL = "https://api.telegram.org/bot"
 _MOST_REASON = 300  # characters of a warning: a proxy may answer with a page of HTML
 _TOKEN = re.compile(r"[0-9]+:[A-Za-z0-9_-]{20,}")
 _LIBRARIES = {"telegram", "httpx", "httpcore", "anyio", "asyncio"}
@@ -111,7 +112,7 @@ def _start_sender() -> "_Sender | None":
             "which is digits, a colon, and at least 20 letters, digits, - or _"
         )
         return None
-    sender = _Sender(token, chat, api_url)
+    sender = _Sender(token, chat, api_url or _API_URL)
     try:
         sender.start()
     except RuntimeError as error:  # the system's limit of threads
@@ -169,11 +170,10 @@ class _Sender(threading.Thread):
         from telegram import Bot
         from telegram.request import HTTPXRequest
 
-        where = {"base_url": self._api_url} if self._api_url else {}
         async with asyncio.timeout(SEND_SECONDS), HTTPXRequest() as request:
             _quieten_libraries()  # here, because HTTPXRequest() imports some of them
             # Bot.initialize would ask for the bot's name first; given its HTTP client, a Bot works without.
-            bot = Bot(self._token, request=request, get_updates_request=request, **where)
+            bot = Bot(self._token, self._api_url, request=request, get_updates_request=request)
             await bot.send_message(self._chat, text)
 
     def _redact(self, text: str) -> str:

@@ -6,17 +6,18 @@ import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from helperbot import get_logger, move_to, resolve_amp
-from tqdm import tqdm
+from helperbot import get_logger, move_to
 
 from yt8m.common.config import load_config
-from yt8m.common.devices import resolve_device, resolve_workers
+from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
+from yt8m.common.progress import Progress
 from yt8m.training.experiments import (
     Builder,
     Experiment,
@@ -25,16 +26,16 @@ from yt8m.training.experiments import (
     aware_experiment,
     video_experiment,
 )
-from yt8m.training.trainer import CLIP_GRAD_NORM
+from yt8m.training.trainer import CLIP_GRAD_NORM, describe_device
 
 LOGGER = logging.getLogger(__name__)
 BETA = 0.9  # of the moving average of the loss
 EXPLODED = 4.0  # times the lowest smoothed loss
-FEWEST_STEPS = 10
-FIRST_IGNORED, LAST_IGNORED = 5, 3  # the average has just begun; the loss is about to explode
+_FEWEST_STEPS = 10
+_FIRST_IGNORED, _LAST_IGNORED = 5, 3  # the average has just begun; the loss is about to explode
 
 # Of each training section: how its experiment is made, and the arguments that name its base models.
-KINDS: dict[str, tuple[Builder, tuple[str, ...]]] = {
+_KINDS: dict[str, tuple[Builder, tuple[str, ...]]] = {
     "video": (video_experiment, ()),
     "pure_segment": (agnostic_experiment, ("base_model",)),
     "segment_w_context": (aware_experiment, ("context_model", "segment_model")),
@@ -59,23 +60,20 @@ def run_range_test(args: argparse.Namespace, picture: Path) -> str:
         raise UserError(
             f"--from {args.start:g} --to {args.end:g}: the learning rate has to grow; expected --from below --to"
         )
-    if args.steps < FEWEST_STEPS:
-        raise UserError(f"--steps {args.steps}: at least {FEWEST_STEPS} are needed to see where the loss falls")
+    if args.steps < _FEWEST_STEPS:
+        raise UserError(f"--steps {args.steps}: at least {_FEWEST_STEPS} are needed to see where the loss falls")
     if picture.suffix.lower() != ".png":
         raise UserError(f"--output {picture}: expected the name of a picture that ends in .png")
     build, names = _training_of(args.config, len(args.base_models))
     device = resolve_device(args.device)
-    try:
-        amp = resolve_amp(args.amp, device)
-    except ValueError as error:
-        raise UserError(f"--amp {args.amp}: {error}") from None
-    get_logger("yt8m")
+    amp = resolve_half(args.amp, device)
+    get_logger("yt8m", level=min(args.console_level, logging.INFO), console_level=args.console_level)
     models = {"base_model": None, "context_model": None, "segment_model": None, **dict(zip(names, args.base_models))}
     wanted = argparse.Namespace(config=args.config, steps=None, window=None, fold=args.fold, **models)
     torch.manual_seed(args.seed)
-    experiment = build(
-        wanted, Sources(args.data_dir, args.seed, resolve_workers(args.workers, device), device, args.damage)
-    )
+    workers = resolve_workers(args.workers, device)
+    LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
+    experiment = build(wanted, Sources(args.data_dir, args.seed, workers, device, args.damage))
     curve = measure(experiment, np.geomspace(args.start, args.end, args.steps), device, amp)
     configured = experiment.settings.lr
     best = steepest_descent(curve)
@@ -90,17 +88,17 @@ def run_range_test(args: argparse.Namespace, picture: Path) -> str:
 
 
 def _training_of(path: Path, n_models: int) -> tuple[Builder, tuple[str, ...]]:
-    """The entry of `KINDS` for a configuration. Raises `UserError` unless it is one, with so many base models."""
+    """The entry of `_KINDS` for a configuration. Raises `UserError` unless it is one, with so many base models."""
     config = load_config(path)
-    sections = {name: getattr(config, name) for name in KINDS}
+    sections = {name: getattr(config, name) for name in _KINDS}
     found = [name for name, section in sections.items() if section is not None and section.training is not None]
     if len(found) != 1:
-        every = ", ".join(f"{name}.training" for name in found or KINDS)
+        every = ", ".join(f"{name}.training" for name in found or _KINDS)
         raise UserError(
             f"{path}: {'several training sections' if found else 'no training section'}; expected exactly "
             f"one of {every}"
         )
-    build, names = KINDS[found[0]]
+    build, names = _KINDS[found[0]]
     if n_models != len(names):
         expected = " and ".join(f"{name.upper()}_DIR" for name in names) or "no base model"
         raise UserError(
@@ -110,12 +108,12 @@ def _training_of(path: Path, n_models: int) -> tuple[Builder, tuple[str, ...]]:
     return build, names
 
 
-def measure(experiment: Experiment, rates: np.ndarray, device: torch.device, amp: torch.dtype | None) -> Curve:
+def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device, amp: torch.dtype | None) -> Curve:
     """Train with the learning rates (n,), a step each, as `train_*` would; the experiment's model changes.
 
     Groups of parameters keep the ratios of their rates. Ends early after a step whose smoothed loss is more
     than `EXPLODED` times the lowest one, and before one whose loss is not finite. Raises `UserError` if
-    fewer than `FEWEST_STEPS` steps came before that.
+    fewer than `_FEWEST_STEPS` steps came before that.
     """
     settings = experiment.settings
     model = experiment.model.to(device).train()
@@ -126,8 +124,11 @@ def measure(experiment: Experiment, rates: np.ndarray, device: torch.device, amp
     losses: list[float] = []
     smoothed: list[float] = []
     average, n_before, ended = 0.0, 0, None
-    with closing(iter(experiment.training)) as batches:  # ends the threads that read ahead
-        for rate, batch in zip(tqdm(rates.tolist(), disable=None), batches):
+    with (
+        closing(iter(experiment.training)) as batches,  # ends the threads that read ahead
+        Progress("trying learning rates", len(rates), "step", LOGGER) as progress,
+    ):
+        for rate, batch in zip(rates.tolist(), batches):
             n_before = len(losses)
             for group, ratio in zip(optimizer.param_groups, ratios):
                 group["lr"] = rate * ratio
@@ -151,11 +152,12 @@ def measure(experiment: Experiment, rates: np.ndarray, device: torch.device, amp
             torch.nn.utils.clip_grad_norm_(trained, CLIP_GRAD_NORM)
             scaler.step(optimizer)
             scaler.update()
+            progress.update(1)
     if ended is not None:
-        if n_before < FEWEST_STEPS:
+        if n_before < _FEWEST_STEPS:
             raise UserError(
                 f"--from {rates[0]:g}: only {n_before} steps before {ended}; expected at least "
-                f"{FEWEST_STEPS}: choose a lower --from, such as {_short(rates[0] / 1000)}"
+                f"{_FEWEST_STEPS}: choose a lower --from, such as {_short(rates[0] / 1000)}"
             )
         LOGGER.info("ended at step %d of %d, lr %s: %s", n_before + 1, len(rates), _short(rates[n_before]), ended)
     return Curve(rates[: len(losses)], np.array(losses), np.array(smoothed))
@@ -164,10 +166,10 @@ def measure(experiment: Experiment, rates: np.ndarray, device: torch.device, amp
 def steepest_descent(curve: Curve) -> float | None:
     """The learning rate at which the smoothed loss falls fastest over log(lr), or None if it falls nowhere.
 
-    The first `FIRST_IGNORED` and the last `LAST_IGNORED` points do not count; there must be one more at least.
+    The first `_FIRST_IGNORED` and the last `_LAST_IGNORED` points do not count; there must be one more at least.
     """
     slope = np.gradient(curve.smoothed, np.log(curve.lr))
-    place = FIRST_IGNORED + int(slope[FIRST_IGNORED : len(slope) - LAST_IGNORED].argmin())
+    place = _FIRST_IGNORED + int(slope[_FIRST_IGNORED : len(slope) - _LAST_IGNORED].argmin())
     return float(curve.lr[place]) if slope[place] < 0 else None
 
 

@@ -1,16 +1,19 @@
 """What is learned: labels of videos, or ratings of segments. Dimensions: B videos, S segments, C classes."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
 
 import torch
+from helperbot.callbacks import Mode
 from helperbot.distributed import sum_over_ranks, world_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from yt8m.data.datasets import SegmentBatch, VideoBatch
-from yt8m.models.segment_models import SegmentModel
-from yt8m.models.video_models import VideoModel
 from yt8m.training.loss import segment_loss, video_loss
 from yt8m.training.metrics import SegmentMetrics, VideoMetrics
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,35 @@ class Schedule:
     end: float
 
 
+class Task(ABC, Generic[Batch]):
+    """What a model learns from batches of one kind.
+
+    The best checkpoint is the one with the least or greatest (`mode`) result of the name `monitor`.
+    """
+
+    schedule: ClassVar[Schedule]
+    monitor: ClassVar[str]
+    mode: ClassVar[Mode]
+    metric_type: ClassVar[type[VideoMetrics] | type[SegmentMetrics]]
+
+    @abstractmethod
+    def forward(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Logits of a batch; `model` is the task's own, perhaps wrapped for several processes or compiled."""
+
+    @abstractmethod
+    def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The loss, ()."""
+
+
 @dataclass(frozen=True)
-class VideoTask:
+class VideoTask(Task[VideoBatch]):
     """Pre-training: labels of videos; the best checkpoint has the lowest validation loss."""
 
     schedule = Schedule(warmup=0.2, end=0.01)
     monitor, mode = "loss", "min"
     metric_type = VideoMetrics
 
-    def forward(self, model: VideoModel, batch: VideoBatch) -> Tensor:
+    def forward(self, model: nn.Module, batch: VideoBatch) -> Tensor:
         """Logits (B, C)."""
         return model(batch.frames, batch.lengths)
 
@@ -39,7 +62,7 @@ class VideoTask:
 
 
 @dataclass(frozen=True)
-class SegmentTask:
+class SegmentTask(Task[SegmentBatch]):
     """Fine-tuning: ratings of segments; the best checkpoint has the highest ROC AUC."""
 
     negative_weight: float
@@ -48,7 +71,7 @@ class SegmentTask:
     monitor, mode = "auc", "max"
     metric_type = SegmentMetrics
 
-    def forward(self, model: SegmentModel, batch: SegmentBatch) -> Tensor:
+    def forward(self, model: nn.Module, batch: SegmentBatch) -> Tensor:
         """Logits (S, C)."""
         if batch.videos is None:
             return model(batch.segments)
@@ -62,6 +85,3 @@ class SegmentTask:
         return segment_loss(
             logits, batch.classes, batch.scores, batch.negatives, self.negative_weight, mined_per_rating
         )
-
-
-Task = VideoTask | SegmentTask

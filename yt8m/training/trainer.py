@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from helperbot import (
@@ -43,7 +44,11 @@ IDS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Options:
-    """How to train, from the command line; `patience`: evaluations without improvement before the end, or None."""
+    """How to train, from the command line.
+
+    `patience`: evaluations without improvement before the end, or None; `console_level`: the least level of log
+    lines that the console shows.
+    """
 
     device: torch.device
     seed: int
@@ -53,6 +58,7 @@ class Options:
     amp: torch.dtype | None
     accumulate: int
     compiled: bool
+    console_level: int
 
 
 def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None:
@@ -62,15 +68,24 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
     """
     device = resolve_device(args.device)
     with process_group(device):
-        get_logger("yt8m", level=logging.INFO if rank() == 0 else logging.ERROR)
+        level = min(args.console_level, logging.INFO) if rank() == 0 else logging.ERROR
+        get_logger("yt8m", level=level, console_level=args.console_level)
         amp = resolve_half(args.amp, device)
         options = Options(
-            device, args.seed, args.patience, args.save_every, args.log_every, amp, args.accumulate, args.compile
+            device,
+            args.seed,
+            args.patience,
+            args.save_every,
+            args.log_every,
+            amp,
+            args.accumulate,
+            args.compile,
+            args.console_level,
         )
         torch.manual_seed(args.seed)
-        experiment = build(
-            args, Sources(args.data_dir, args.seed, resolve_workers(args.workers, device), device, args.damage)
-        )
+        workers = resolve_workers(args.workers, device)
+        LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
+        experiment = build(args, Sources(args.data_dir, args.seed, workers, device, args.damage))
         if experiment.validation is None and args.patience is not None:
             raise UserError(
                 f"--patience {args.patience} with --fold {args.fold}: without validation nothing tells "
@@ -94,11 +109,19 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
             report.result = _train(folder, experiment, options)
 
 
-def _train(folder: Path, experiment: Experiment, options: Options) -> str:
+def describe_device(device: torch.device) -> str:
+    """What a device is, for people: its name and, of a GPU, its memory; of a CPU the threads that compute."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{device}, {properties.name} with {properties.total_memory / 1e9:.1f} GB"
+    return f"{device}, {torch.get_num_threads()} threads compute"
+
+
+def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
     """Train and export; returns what to tell of the outcome."""
     settings, task = experiment.settings, experiment.task
     if rank() == 0:
-        get_logger("yt8m", folder / LOG)
+        get_logger("yt8m", folder / LOG, min(options.console_level, logging.INFO))
     best = None
     if experiment.validation is not None:
         best = BestCheckpoints(folder / CHECKPOINTS, task.monitor, task.mode)
@@ -119,7 +142,7 @@ def _train(folder: Path, experiment: Experiment, options: Options) -> str:
             )
         bot.train(settings.steps, settings.ckpt_interval)
     except NonFiniteLossError as error:
-        raise UserError(_diverged(folder, error, bot, settings.lr)) from None
+        raise UserError(_diverged(folder, error, bot, experiment)) from None
     except StateError as error:
         raise UserError(f"{error}; begin anew with --restart") from None
     if bot.signal:
@@ -134,7 +157,7 @@ def _train(folder: Path, experiment: Experiment, options: Options) -> str:
     return outcome
 
 
-def _choose_weights(folder: Path, experiment: Experiment, bot: Bot, best: BestCheckpoints | None) -> str:
+def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: BestCheckpoints | None) -> str:
     """Put the weights to export into the experiment's model, in process 0 at least; returns whose they are."""
     if best is None:
         experiment.model.load_state_dict(bot.evaluated_model.state_dict())
@@ -152,7 +175,7 @@ def _choose_weights(folder: Path, experiment: Experiment, bot: Bot, best: BestCh
     return f"step {step}, {experiment.task.monitor} {score:.6g}"
 
 
-def _make_bot(folder: Path, experiment: Experiment, options: Options, best: BestCheckpoints | None) -> Bot:
+def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best: BestCheckpoints | None) -> Bot:
     settings, task = experiment.settings, experiment.task
     factor = partial(
         warmup_linear_decay,
@@ -186,6 +209,7 @@ def _make_bot(folder: Path, experiment: Experiment, options: Options, best: Best
         device=options.device,
         clip_grad_norm=CLIP_GRAD_NORM,
         logger=LOGGER,
+        progress=options.console_level <= logging.INFO,
         state_file=folder / CHECKPOINTS / STATE,
         save_every=options.save_every,
         log_interval=log_interval,
@@ -198,11 +222,12 @@ def _make_bot(folder: Path, experiment: Experiment, options: Options, best: Best
     )
 
 
-def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, lr: float) -> str:
+def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, experiment: Experiment[Any]) -> str:
     """The one line about a run that is not to go on."""
     ids = []
     if error.batch is not None:
-        ids = [video.decode(errors="replace") for video in bot.train_batches.dataset.index.video_id[error.batch]]
+        index = experiment.training.dataset.index
+        ids = [video.decode(errors="replace") for video in index.video_id[error.batch]]
     more = f" and {len(ids) - IDS_SHOWN} more" if len(ids) > IDS_SHOWN else ""
     state = folder / CHECKPOINTS / STATE
     last = (
@@ -212,5 +237,5 @@ def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, lr: float) -> s
     )
     return (
         f"{folder}: {error}; videos of that batch: {', '.join(ids[:IDS_SHOWN])}{more}; {last}; lower training.lr "
-        f"(now {lr:g}) or raise training.eps, and begin anew with --restart"
+        f"(now {experiment.settings.lr:g}) or raise training.eps, and begin anew with --restart"
     )

@@ -1,0 +1,300 @@
+"""Every command and snippet of the documentation is run, in the order in which a reader meets it, on tiny data."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from hashlib import md5
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests import documentation
+from tests.documentation import PAGES, ROOT, Block, blocks
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
+from yt8m.common.config import load_config
+from yt8m.data.download_plan import PARTITIONS
+
+# What is typed otherwise here than on a page, and why. Each has to occur there.
+ELSEWHERE = {
+    "README.md": {
+        "bash scripts/test.bash": ":",  # what runs this test
+        "--shards 0-19": "--shards 0-1",  # there are fewer
+        "--shards 0-49": "--shards 0-1",
+        " --vocabulary": "",  # by https, which the server here does not talk
+        "bash scripts/context-agnostic.bash": "bash scripts/context-agnostic.bash --steps 3",  # else 12,000 for some
+        "bash scripts/context-aware.bash": "bash scripts/context-aware.bash --steps 3",
+        "--steps 6000": "--steps 3",
+        "abcd efgh": "{videos}",
+        "FILE.tfrecord": "data/segment/test/test0000.tfrecord",
+        "benchmarks/loading.py": "benchmarks/loading.py --help",  # minutes each
+        "benchmarks/training.py": "benchmarks/training.py --help",
+        "benchmarks/inference.py": "benchmarks/inference.py --help",
+        "benchmarks/full_size.py": "benchmarks/full_size.py --help",
+        "benchmarks/options.py": "benchmarks/options.py --help",
+    },
+    "CONTRIBUTING.md": {
+        "bash scripts/lint.bash": ":",  # scripts/test.bash runs it beside this test
+        "bash scripts/test.bash": ":",
+        "pre-commit install": "pre-commit validate-config",
+    },
+    "docs/results.md": {"benchmarks/options.py": "benchmarks/options.py --help"},
+    "docs/benchmarks.md": {
+        f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
+        for name in ("loading", "training", "inference", "full_size")
+    },
+    "docs/mutation-testing.md": {},
+}
+# Options of other programs.
+FOREIGN = {
+    "--build-arg",
+    "--gpus",
+    "--logdir",
+    "--nnodes",
+    "--nproc-per-node",
+    "--rdzv-backend",
+    "--rdzv-endpoint",
+    "--shm-size",
+}
+SMALL_TRAINING = {**TRAINING, "steps": 3}
+
+
+@pytest.fixture(name="clone", scope="module")
+def fixture_clone(tiny_data: Path, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like a clone that has been set up, with a tiny data set and tiny configurations under the published names."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("scripts", "benchmarks", "yt8m"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    for name in ("pyproject.toml", "environment.yml", ".pre-commit-config.yaml", "Dockerfile"):
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copytree(tiny_data, folder / "data")
+    for path in folder.glob("data/*/*/*0001.tfrecord"):
+        path.unlink()  # to be downloaded
+    shutil.copytree(tiny_data, folder / "data" / "demo")
+    shutil.copy(tiny_data / "truth.csv", folder)
+    agnostic = {"pure_segment": {"training": SMALL_TRAINING}}
+    aware = {"segment_w_context": {"model": CONTEXT, "training": SMALL_TRAINING}}
+    for where in ("", "demo/"):
+        write_config(
+            folder / f"scripts/{where}video_gated_dbof.yaml", video={"model": DBOF, "training": SMALL_TRAINING}
+        )
+        write_config(
+            folder / f"scripts/{where}video_nextvlad.yaml", video={"model": NEXTVLAD, "training": SMALL_TRAINING}
+        )
+        write_config(folder / f"scripts/{where}segment_with_context.yaml", **aware)
+    for name in ("pure_segment_dbof", "pure_segment_nextvlad", "demo/pure_segment"):
+        write_config(folder / f"scripts/{name}.yaml", **agnostic)
+    programs_here = folder / ".venv" / "bin"
+    programs_here.mkdir(parents=True)
+    (programs_here / "activate").touch()
+    (programs_here / "pre-commit").symlink_to(shutil.which("pre-commit") or "pre-commit")
+    for name in ("docker", "conda"):  # not on every machine: what they are asked to do is kept
+        program = folder / "stubs" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"{folder}/asked.txt"\n', encoding="utf-8")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+@pytest.fixture(name="proxy", scope="module")
+def fixture_proxy(tiny_data: Path) -> Iterator[str]:
+    """The address of a proxy that answers for the data set's mirrors, with the tiny data."""
+
+    class Mirror(BaseHTTPRequestHandler):
+        """Knows the plans and the shards of all partitions."""
+
+        def do_HEAD(self) -> None:
+            """Say how long a file is."""
+            self._answer()
+
+        def do_GET(self) -> None:
+            """Send a file."""
+            self.wfile.write(self._answer())
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def _answer(self) -> bytes:
+            partition, _, name = self.path.removeprefix("http://us.data.yt8m.org/").rpartition("/")
+            shards = {path.name: path for path in (tiny_data / PARTITIONS[partition]).glob("*.tfrecord")}
+            if name == "download_plan.json":
+                plan = {"files": {name: md5(path.read_bytes()).hexdigest() for name, path in shards.items()}}
+                content = json.dumps(plan).encode()
+            else:
+                content = shards[name].read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            return content
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(name="read", scope="module")
+def fixture_read(programs: Path, proxy: str) -> Callable[..., None]:
+    """Do in a folder what a page says."""
+    own = {"PYTHON": "python", "http_proxy": proxy, "no_proxy": ""}
+    environment = {name: value for name, value in os.environ.items() if name not in ("SEED", "DATA_DIR")} | own
+
+    def follow(page: str, folder: Path, **values: str) -> None:
+        path = os.pathsep.join((str(programs), str(folder / "stubs"), os.environ["PATH"]))
+        for block in blocks(page):
+            command = _command(page, block, folder, values)
+            if command is None:
+                continue
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env={**environment, "PATH": path},
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, f"{page}, line {block.line}:\n{block.text}\n{done.stdout}\n{done.stderr}"
+
+    return follow
+
+
+def _command(page: str, block: Block, folder: Path, values: dict[str, str]) -> list[str] | None:
+    """How to run a block; None for one that has nothing to run."""
+    text = block.text
+    for written, typed in ELSEWHERE.get(page, {}).items():
+        text = re.sub(re.escape(written) + r"(?![\w.])", typed.format(**values), text)
+    if block.language == "bash":
+        return ["bash", "-euo", "pipefail", "-c", text]
+    if block.language == "python":
+        return ["python", "-c", text]
+    if block.language == "diff":
+        (folder / "change.diff").write_text(text, encoding="utf-8")
+        return ["patch", "--strip=1", "--fuzz=0", "--input=change.diff"]
+    if block.language == "yaml":
+        name = text.splitlines()[0].removeprefix("# ")
+        assert re.fullmatch(r"[\w/.-]+\.yaml", name), (
+            f"{page}, line {block.line}: a YAML block begins with its file's name"
+        )
+        (folder / name).write_text(text, encoding="utf-8")
+        load_config(folder / name)
+        return None
+    assert block.language == "mermaid", f"{page}, line {block.line}: no test runs {block.language}"
+    return None
+
+
+@pytest.fixture(name="walked", scope="module")
+def fixture_walked(clone: Path, read: Callable[..., None], tiny_data: Path) -> Path:
+    """The clone after all that the README says has been done in it."""
+    labels = (tiny_data / "test_labels.csv").read_text(encoding="utf-8").splitlines()[1:]
+    videos = list(dict.fromkeys(line.split(",")[0] for line in labels))
+    read("README.md", clone, videos=" ".join(videos[:2]))
+    return clone
+
+
+def test_the_readme_leads_to_what_it_promises(walked: Path) -> None:
+    data = walked / "data"
+    assert len(list(data.glob("*/*/*0001.tfrecord"))) == 4  # downloaded
+    finished = {path.parent.name for path in data.glob("cache/segment/*/model.pth")}
+    assert {"dbof-3_0", "nextvlad-2_2", "dbof-3-nextvlad-2_4", "dbof-cv_7", "dbof-3_none"} <= finished
+    for path in (
+        walked / "sub.csv",
+        data / "cache" / "report.html",
+        data / "cache" / "evaluation.csv",
+        data / "cache" / "segment" / "dbof-3_0" / "model.onnx",
+        data / "demo" / "sub.csv",
+        data / "demo" / "cache" / "report.html",
+    ):
+        assert path.stat().st_size > 100, path
+
+
+def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
+    asked = (walked / "asked.txt").read_text(encoding="utf-8").splitlines()
+    assert asked[0] == "docker build -t yt8m ."
+    image = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (folder,) = re.findall(r"^WORKDIR (\S+)$", image, re.M)
+    mounted = re.findall(r"-v \w+:(\S+)", asked[1])
+    assert mounted == [f"{folder}/data/segment", f"{folder}/data/video"]
+    assert asked[1].startswith("docker run --gpus all") and asked[1].endswith("-ti yt8m")
+    arguments = re.findall(r"--build-arg (\w+)", documentation.text_of("README.md"))
+    assert set(arguments) == set(re.findall(r"^ARG (\w+)", image, re.M))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "docs/data-formats.md",
+        "docs/reproducibility.md",
+        "docs/distributed-training.md",
+        "docs/benchmarks.md",
+        "docs/results.md",
+        "CONTRIBUTING.md",
+    ],
+)
+def test_what_the_other_pages_say_works_after_the_readme(page: str, walked: Path, read: Callable[..., None]) -> None:
+    read(page, walked)
+
+
+def test_own_features(read: Callable[..., None], tmp_path: Path) -> None:
+    read("docs/own-features.md", tmp_path)
+    assert (tmp_path / "sub.csv").stat().st_size > 100
+
+
+def test_every_page_with_something_to_run_is_run() -> None:
+    run_above = {"README.md", "docs/own-features.md"}
+    (mark,) = test_what_the_other_pages_say_works_after_the_readme.pytestmark  # type: ignore[attr-defined]
+    run_above |= set(mark.args[1])
+    for page in PAGES:
+        if any(block.language != "mermaid" for block in blocks(page)):
+            assert page in run_above
+
+
+@pytest.mark.parametrize("page", ELSEWHERE)
+def test_what_is_typed_otherwise_is_on_its_page(page: str) -> None:
+    commands = "".join(block.text for block in blocks(page))
+    for written in ELSEWHERE[page]:
+        assert written in commands
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in documentation.links(page):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in documentation.anchors(str(target.resolve().relative_to(ROOT))), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_that_are_mentioned_exist(page: str) -> None:
+    modules = [path.stem for path in (ROOT / "yt8m").glob("*.py") if "build_parser" in path.read_text(encoding="utf-8")]
+    known = set(FOREIGN)
+    for module in modules:
+        if module != "cli":
+            parser = importlib.import_module(f"yt8m.{module}").build_parser()
+            known |= {option for action in parser._actions for option in action.option_strings}  # pylint: disable=protected-access
+    assert {option.replace("_", "-") for option in documentation.options(page)} <= known
+
+
+def test_the_parts_of_the_architecture_are_there() -> None:
+    text = documentation.text_of("docs/architecture.md")
+    parts = re.findall(r"^\| `(\w+)` \|", text, re.M)
+    assert set(parts) == {path.name for path in (ROOT / "yt8m").iterdir() if (path / "__init__.py").exists()}
+    named = re.findall(rf"\b({'|'.join(parts)})[./](\w+)", text.replace(".md", ""))
+    assert len(named) > 20
+    for part, module in named:
+        assert (ROOT / "yt8m" / part / f"{module}.py").exists(), f"{part}.{module}"
+
+
+def test_pictures_of_the_pages_are_small() -> None:
+    for path in (ROOT / "docs").glob("*.png"):
+        assert path.stat().st_size < 1_000_000

@@ -1,0 +1,251 @@
+"""From users' arrays and annotations to a folder of shards: checked as a whole before anything is written."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from yt8m.common.errors import UserError
+from yt8m.common.progress import Progress
+from yt8m.data.annotations import LabelRow, RatingRow
+from yt8m.data.feature_arrays import Scale, Survey, array_path, open_array, survey
+from yt8m.data.folds import N_FOLDS
+from yt8m.data.problems import Problems
+from yt8m.data.record_writer import Rating, VideoRecord, write_shard
+from yt8m.data.tensorflow_import import import_tensorflow
+
+LOGGER = logging.getLogger(__name__)
+SHARD_STEMS = {  # as the data set's own shards are called
+    "video/train": "train",
+    "video/valid": "validate",
+    "segment/train": "validate",
+    "segment/test": "test",
+}
+LABELLED = ("video/train", "video/valid", "segment/train")
+SHARD_VIDEOS = 1000
+_LARGEST_RECORD = 2**31 - 2**20  # bytes: protobuf holds 2 GiB, and a record has more in it than frames
+_SHUFFLING = 17  # apart from other uses of the same seed
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of the records: which columns of which arrays, and the range of floats, None for uint8."""
+
+    key: str
+    arrays: Survey
+    columns: slice
+    scale: Scale | None
+
+    @property
+    def width(self) -> int:
+        """Bytes of a frame."""
+        return len(range(self.arrays.width)[self.columns])
+
+    def read(self, video_id: str, n_frames: int) -> tuple[np.ndarray, int]:
+        """The first frames of a video, (n_frames, width) uint8, and how many values were clipped."""
+        array = open_array(self.arrays.folder, video_id)
+        if array.shape != (self.arrays.lengths[video_id], self.arrays.width):
+            raise UserError(f"{array_path(self.arrays.folder, video_id)}: has changed meanwhile; run the command again")
+        values = array[:n_frames, self.columns]
+        return (np.ascontiguousarray(values), 0) if self.scale is None else self.scale.quantize(values)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where features come from: `audio` is a folder of its own, or None; `audio_width` columns of `rgb`'s arrays are
+    audio, the last ones. `scale` and `audio_scale` are for float arrays."""
+
+    rgb: Path
+    audio: Path | None
+    audio_width: int
+    scale: Scale | None
+    audio_scale: Scale | None
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Labels and ratings of videos by their ids; `labels` is None for test data."""
+
+    labels: dict[str, list[int]] | None
+    ratings: dict[str, list[tuple[int, Rating]]] = field(default_factory=dict)  # beside the line of each
+    ratings_path: Path | None = None
+
+
+def annotate(
+    ids: dict[str, int], labels: Sequence[LabelRow] | None, ratings: Sequence[RatingRow], ratings_path: Path | None
+) -> Annotations:
+    """Annotations whose labels have become ids, sorted."""
+    own_labels: dict[str, list[int]] | None = None
+    if labels is not None:
+        own_labels = {}
+        for row in labels:
+            own_labels.setdefault(row.video_id, []).append(ids[row.label])
+        own_labels = {video_id: sorted(set(own)) for video_id, own in own_labels.items()}
+    own_ratings: dict[str, list[tuple[int, Rating]]] = {}
+    for rated in ratings:
+        rating = Rating(rated.start, ids[rated.label], rated.score)
+        own_ratings.setdefault(rated.video_id, []).append((rated.line, rating))
+    for own_rated in own_ratings.values():
+        own_rated.sort(key=lambda pair: (pair[1].start, pair[1].label))
+    return Annotations(own_labels, own_ratings, ratings_path)
+
+
+def open_features(sources: Sources, video_ids: Sequence[str]) -> list[Feature]:
+    """Read all arrays of these videos once. Raises `UserError` for what cannot become records."""
+    folders = [folder for folder in (sources.rgb, sources.audio) if folder is not None]
+    with Progress("checking arrays", len(folders) * len(video_ids), "array", LOGGER) as progress:
+        surveys = [survey(folder, video_ids, progress) for folder in folders]
+    visual = surveys[0]
+    if sources.audio_width >= visual.width:
+        raise UserError(
+            f"--audio-width {sources.audio_width}: the arrays of {visual.folder} are {visual.width} columns wide, "
+            "and at least one is for visual features"
+        )
+    split = visual.width - sources.audio_width
+    audio_scale = sources.audio_scale or sources.scale
+    parts = [("rgb", visual, slice(0, split), sources.scale, "--range")]
+    if sources.audio_width:
+        parts.append(("audio", visual, slice(split, None), audio_scale, "--audio-range"))
+    elif sources.audio is not None:
+        parts.append(("audio", surveys[1], slice(0, None), audio_scale, "--audio-range"))
+    elif sources.audio_scale is not None:
+        raise UserError("--audio-range: there is no audio; name it with --audio or --audio-width")
+    for key, arrays, columns, scale, option in parts:
+        if arrays.is_float and scale is None:
+            raise UserError(
+                f"{arrays.folder}: the {key} features are {arrays.dtype} {arrays.extent(columns)}; say which range "
+                f"becomes 0 to 255: {option} LOW HIGH"
+            )
+    scales = {"--range": sources.scale, "--audio-range": sources.audio_scale}
+    for option, given in scales.items():
+        users = [arrays for _, arrays, _, scale, _ in parts if scale is given and arrays.is_float]
+        if given is not None and not users:
+            raise UserError(
+                f"{option}: the arrays of {visual.folder} are uint8, which are taken as they are; leave it out"
+            )
+    return [
+        Feature(key, arrays, columns, scale if arrays.is_float else None) for key, arrays, columns, scale, _ in parts
+    ]
+
+
+def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:
+    """The seconds of each video that have all features; what is left out is logged. Raises `UserError`."""
+    problems = Problems(features[0].arrays.folder, "features of so long a video do not fit into one record; cut it")
+    n_frames, n_unlike, n_left_out = {}, 0, 0
+    for video_id in video_ids:
+        lengths = [feature.arrays.lengths[video_id] for feature in features]
+        n_frames[video_id] = min(lengths)
+        n_unlike += min(lengths) < max(lengths)
+        n_left_out += max(lengths) - min(lengths)
+        if min(lengths) * sum(feature.width + 20 for feature in features) > _LARGEST_RECORD:
+            problems.add(f"{array_path(features[0].arrays.folder, video_id).name}: has {min(lengths)} seconds")
+    problems.raise_any()
+    if n_unlike:
+        LOGGER.warning(
+            "%d of %d videos have visual and audio features of different length; %d seconds with only one of them are "
+            "left out",
+            n_unlike,
+            len(video_ids),
+            n_left_out,
+        )
+    return n_frames
+
+
+def check_ratings(annotations: Annotations, n_frames: dict[str, int]) -> None:
+    """Raise `UserError` for ratings beyond the end of their video."""
+    problems = Problems(annotations.ratings_path)
+    for video_id, length in n_frames.items():
+        for line, rating in annotations.ratings.get(video_id, ()):
+            if rating.start >= length:
+                problems.add(f"line {line}: start: {rating.start} is beyond the end of {video_id}, {length} s long")
+    problems.raise_any()
+
+
+def divide(video_ids: Sequence[str], shard_videos: int | None, seed: int) -> list[list[str]]:
+    """Videos in a random order, divided into shards of about equal size, at most `shard_videos` each.
+
+    None: at most 1,000, but at least as many shards as there are folds.
+    """
+    at_least = min(N_FOLDS, len(video_ids)) if shard_videos is None else 1
+    n_shards = max(-(-len(video_ids) // (shard_videos or SHARD_VIDEOS)), at_least)
+    order = np.random.default_rng((seed, _SHUFFLING)).permutation(len(video_ids))
+    shuffled = [sorted(video_ids)[row] for row in order]
+    ends = [len(shuffled) * number // n_shards for number in range(n_shards + 1)]
+    return [shuffled[start:end] for start, end in zip(ends, ends[1:])]
+
+
+class RecordWriter:
+    """Writes the shards of a partition; `clipped` and `values` say how many values of float arrays were clipped."""
+
+    def __init__(self, features: Sequence[Feature], n_frames: dict[str, int], annotations: Annotations) -> None:
+        self.features, self.n_frames, self.annotations = features, n_frames, annotations
+        self.clipped = self.values = 0
+
+    def write(self, folder: Path, stem: str, shards: Sequence[Sequence[str]]) -> None:
+        """Write the shards, each a list of video ids, into a folder."""
+        import_tensorflow()  # now, so that its seconds are not taken for those of videos
+        digits = max(4, len(str(len(shards) - 1)))
+        with Progress("writing videos", sum(map(len, shards)), "video", LOGGER) as progress:
+            for number, video_ids in enumerate(shards):
+                write_shard(folder / f"{stem}{number:0{digits}d}.tfrecord", self._records(video_ids, progress))
+
+    def _records(self, video_ids: Sequence[str], progress: Progress) -> Iterator[VideoRecord]:
+        for video_id in video_ids:
+            frames: dict[str, np.ndarray] = {}
+            for feature in self.features:
+                frames[feature.key], clipped = feature.read(video_id, self.n_frames[video_id])
+                if feature.scale is not None:
+                    self.clipped += clipped
+                    self.values += frames[feature.key].size
+            labels = None if self.annotations.labels is None else self.annotations.labels.get(video_id, [])
+            ratings = [rating for _, rating in self.annotations.ratings.get(video_id, ())]
+            yield VideoRecord(video_id, frames, labels, ratings)
+            progress.update(1)
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether there is any shard in a folder, which need not exist."""
+    return any(folder.glob("*.tfrecord"))
+
+
+class NewFolder:
+    """A folder beside `folder`, to be written to; `publish` puts it in its place. A context.
+
+    What else `folder` has in it than shards is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(dir=self._folder.parent, prefix=f".{self._folder.name}."))
+
+    def __enter__(self) -> "NewFolder":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self) -> None:
+        """Put what has been written in the place of `folder`."""
+        mask = os.umask(0)
+        os.umask(mask)
+        self.path.chmod(0o777 & ~mask)  # mkdtemp's folders are for their owner alone
+        if not self._folder.exists():
+            self.path.rename(self._folder)
+            return
+        old = Path(tempfile.mkdtemp(dir=self._folder.parent, prefix=f".{self._folder.name}.old."))
+        self._folder.rename(old)  # an empty folder gives way
+        try:
+            self.path.rename(self._folder)
+        except OSError:
+            old.rename(self._folder)
+            raise
+        for entry in old.iterdir():
+            if entry.suffix != ".tfrecord":
+                entry.rename(self._folder / entry.name)
+        shutil.rmtree(old)

@@ -1,0 +1,160 @@
+"""Users' own frame features: a folder of `<video id>.npy`, one row a second, uint8 or float.
+
+Dimensions: L seconds of a video, W columns of its array.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from yt8m.common.errors import UserError
+from yt8m.common.progress import Progress
+from yt8m.data.problems import Problems
+
+ROWS_AT_A_TIME = 1024
+_ID = re.compile(r"""[!-~]+""")
+_NOT_IN_ID = frozenset(":,\"'`")  # a submission's lines are `<class>,<id>:<start> <id>:<start> ...`
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The range of float features that becomes 0..255."""
+
+    low: float
+    high: float
+
+    def quantize(self, values: np.ndarray) -> tuple[np.ndarray, int]:
+        """Floats (L, W) → uint8 (L, W), rounded to the nearest, and how many lay outside of the range."""
+        quantized = np.empty(values.shape, np.uint8)
+        clipped = 0
+        for rows in _pieces(len(values)):
+            piece = values[rows].astype(np.float64)
+            clipped += int(((piece < self.low) | (piece > self.high)).sum())
+            quantized[rows] = ((piece - self.low) * (255 / (self.high - self.low))).round().clip(0, 255)
+        return quantized, clipped
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the arrays of some videos are like, all of them read once.
+
+    `lengths`: seconds of each video; `dtype`: of the first array; `low` and `high` (W,): the extremes of each column
+    of float arrays, (0 and 255 for uint8).
+    """
+
+    folder: Path
+    lengths: dict[str, int]
+    dtype: np.dtype
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return len(self.low)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether a range is needed to make bytes of the values."""
+        return self.dtype.kind == "f"
+
+    def extent(self, columns: slice) -> str:
+        """The range that the values of some columns have, in words."""
+        return f"from {self.low[columns].min():.6g} to {self.high[columns].max():.6g}"
+
+
+def array_path(folder: Path, video_id: str) -> Path:
+    """The array of a video."""
+    return folder / f"{video_id}.npy"
+
+
+def list_arrays(folder: Path) -> list[str]:
+    """The video ids of a folder's arrays, sorted. Raises `UserError` where there are none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected one of arrays, <video id>.npy")
+    found = sorted(path.name.removesuffix(".npy") for path in folder.iterdir() if path.name.endswith(".npy"))
+    if not found:
+        raise UserError(f"{folder}: no .npy files in this folder")
+    return found
+
+
+def check_ids(video_ids: Sequence[str], source: object) -> None:
+    """Raise `UserError` for ids that a submission could not hold."""
+    problems = Problems(source, "an id may have ASCII letters, digits and signs, but no blank, colon, comma or quote")
+    for video_id in video_ids:
+        if not _ID.fullmatch(video_id) or _NOT_IN_ID & set(video_id) or "/" in video_id:
+            problems.add(f"video id {video_id!r}")
+    problems.raise_any()
+
+
+def open_array(folder: Path, video_id: str) -> np.ndarray:
+    """The array of a video (L, W), memory-mapped. Raises `UserError` for what is no array of features."""
+    path = array_path(folder, video_id)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
+        raise UserError(f"{path}: cannot be read as an array ({' '.join(str(error).split())})") from None
+    if not isinstance(array, np.ndarray):  # a zip file of arrays under this name
+        raise UserError(f"{path}: not an array; save one with numpy.save")
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise UserError(f"{path}: values are {array.dtype}, expected uint8 or floats")
+    if array.ndim != 2 or 0 in array.shape:
+        raise UserError(f"{path}: shape is {array.shape}, expected (seconds, width), neither of them 0")
+    return array
+
+
+def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey:
+    """Read the arrays of these videos, one at a time. Raises `UserError` that lists what is wrong with them."""
+    problems = Problems(folder)
+    lengths: dict[str, int] = {}
+    dtype, low, high = np.dtype(np.uint8), np.empty(0), np.empty(0)
+    first = ""
+    for video_id in video_ids:
+        name = array_path(folder, video_id).name
+        try:
+            array = open_array(folder, video_id)
+        except UserError as error:
+            problems.add(str(error).removeprefix(f"{folder}/"))
+            continue
+        if not lengths:
+            first, dtype = name, array.dtype
+            low, high = np.full(array.shape[1], 255.0), np.zeros(array.shape[1])
+            if dtype.kind == "f":
+                low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
+        if array.shape[1] != len(low):
+            problems.add(f"{name}: {array.shape[1]} columns wide, {first} is {len(low)}")
+        elif array.dtype.kind != dtype.kind:
+            problems.add(f"{name}: values are {array.dtype}, those of {first} {dtype}")
+        elif dtype.kind == "f":
+            own = _extremes(array)
+            if not np.isfinite(own).all():
+                problems.add(f"{name}: has values that are not finite numbers")
+            else:
+                low, high = np.minimum(low, own[0]), np.maximum(high, own[1])
+        lengths[video_id] = len(array)
+        progress.update(1)
+    problems.raise_any()
+    if dtype.kind != "f":
+        low, high = np.zeros(len(low)), np.full(len(low), 255.0)
+    return Survey(folder, lengths, dtype, low, high)
+
+
+def _extremes(array: np.ndarray) -> np.ndarray:
+    """Least and greatest value of each column, (2, W) float64; NaN where there is one."""
+    pieces = [array[rows] for rows in _pieces(len(array))]
+    return np.stack(
+        [
+            np.min([piece.min(axis=0) for piece in pieces], axis=0),
+            np.max([piece.max(axis=0) for piece in pieces], axis=0),
+        ]
+    ).astype(np.float64)
+
+
+def _pieces(n_rows: int) -> Iterator[slice]:
+    for start in range(0, n_rows, ROWS_AT_A_TIME):
+        yield slice(start, start + ROWS_AT_A_TIME)

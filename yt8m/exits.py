@@ -1,0 +1,142 @@
+"""How a command ends: its exit status, and the one line about what ended it."""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any, TextIO, cast
+
+from yt8m.common.errors import UserError
+
+MISTAKE = 2
+INTERRUPTED = 128 + signal.SIGINT
+STATUSES = {
+    "0": "done",
+    "1": "check_data, check_submission or download found something wrong or missing; with a traceback: a bug",
+    "2": "a mistake in the command line, a file, the data, or what the machine lacks; one line says what to do",
+    "130": "ended by Ctrl-C (SIGINT)",
+    "143": "ended by SIGTERM, as preemptible machines send it; training has saved its state in both cases",
+    "141": "whoever read the output has gone (SIGPIPE), as `head` does after ten lines",
+}
+
+_STANDARD_OUTPUT = "standard output"
+# What the system may be out of, whatever file it is about.
+_EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+@dataclass(frozen=True)
+class Ending:
+    """An exit status, and the line to say why; none where nobody is there to read it."""
+
+    status: int
+    text: str
+
+
+def ending_of(error: Exception, args: argparse.Namespace) -> Ending | None:
+    """How a command with these arguments ends that met an error; None for a bug, which needs its traceback."""
+    if isinstance(error, UserError):
+        return Ending(MISTAKE, str(error))
+    if isinstance(error, OSError):
+        return _of_system(error)
+    shortage = _shortage_of_memory(error)
+    return None if shortage is None else Ending(MISTAKE, f"{shortage}; {_less_memory(args)}")
+
+
+def _of_system(error: OSError) -> Ending | None:
+    """A full disk, a folder without permission, a file where a folder should be, a pipe that nobody reads."""
+    if isinstance(error, BrokenPipeError) and error.filename == _STANDARD_OUTPUT:
+        return Ending(128 + signal.SIGPIPE, "")
+    if error.filename is not None:
+        return Ending(MISTAKE, f"{error.filename}: {error.strerror}")
+    return Ending(MISTAKE, os.strerror(error.errno)) if error.errno in _EXHAUSTED else None
+
+
+class _NamedOutput:
+    """A stream whose `OSError`s say that they are those of standard output; all else is that of the stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or hold to be written."""
+        with _naming():
+            return self._stream.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write, or hold to be written."""
+        with _naming():
+            self._stream.writelines(lines)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        with _naming():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _naming() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = _STANDARD_OUTPUT
+        raise
+
+
+@contextmanager
+def named_output() -> Iterator[None]:
+    """Within the block, and in what it still holds at its end, an error of standard output says that it is one."""
+    if sys.stdout is None:  # the process was started with it closed
+        yield
+        return
+    with redirect_stdout(cast(TextIO, _NamedOutput(sys.stdout))):
+        try:
+            yield
+        except SystemExit:  # it has printed all that it wanted to
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+
+
+def settle(stream: TextIO | None) -> None:
+    """Write what a stream holds, or let it go nowhere: the interpreter would try once more at its end, and fail."""
+    if stream is None:  # the process was started with it closed
+        return
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _shortage_of_memory(error: Exception) -> str | None:
+    """What memory an error says is missing, and for what; None if it does not."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, MemoryError):
+        return f"out of memory: {text or 'no more is free'}"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch itself is not to be imported here
+        return f"out of memory: {text.partition(' GPU ')[0].rstrip('.')}"
+    allocator = "DefaultCPUAllocator: "  # torch has no exception of its own for the CPU
+    if isinstance(error, RuntimeError) and f"{allocator}can't allocate memory" in text:
+        return f"out of memory: {text.partition(allocator)[2].partition('. ')[0]}"
+    return None
+
+
+def _less_memory(args: argparse.Namespace) -> str:
+    """How the command could do with less memory."""
+    if "accumulate" in args:
+        return f"begin anew with --accumulate {2 * args.accumulate} --restart, or set a lower training.batch_size"
+    if "batch_size" in args:
+        return f"try a lower --batch-size than {args.batch_size}"
+    if "config" in args:
+        return f"set a lower training.batch_size in {args.config}"
+    if "device" in args:
+        return "free some, try --device cpu where it was a GPU's, or name fewer models"
+    return "free some, or use a machine with more"

@@ -1,0 +1,222 @@
+"""Turn frame features of your own, one array a video, into shards of the data set's format.
+
+Each video is a file <video id>.npy of shape (seconds, width), one row a second, uint8 or floats. Labels and rated
+segments come from CSVs; a label is an id, an integer of at least 0, or a name. Names get ids in DIR/vocabulary.csv,
+which is made of all names of the CSVs, sorted, if it is not there yet, and never changed: let the first call's
+labels have all names that there are.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yt8m.cli import make_parser, positive, run
+
+if TYPE_CHECKING:
+    from yt8m.data.annotations import LabelRow, RatingRow
+    from yt8m.data.label_names import LabelIds
+
+PARTITIONS = ("video/train", "video/valid", "segment/train", "segment/test")
+RATED, TEST = "segment/train", "segment/test"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(
+        __doc__,
+        "python -m yt8m.make_records features --partition segment/train --labels labels.csv --ratings ratings.csv",
+        "seed",
+    )
+    parser.add_argument(
+        "features",
+        type=Path,
+        metavar="FEATURES",
+        help="folder of arrays, <video id>.npy, of visual features (rgb in the records)",
+    )
+    parser.add_argument(
+        "--partition", required=True, choices=PARTITIONS, help="what the shards are for: the folder of DIR they go to"
+    )
+    audio = parser.add_mutually_exclusive_group()
+    audio.add_argument(
+        "--audio", type=Path, metavar="FOLDER", help="folder of arrays of audio features (default: no audio)"
+    )
+    audio.add_argument(
+        "--audio-width",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="the last N columns of FEATURES are audio features (default: none, no audio)",
+    )
+    for option, what in (
+        ("--range", "needed for float arrays"),
+        ("--audio-range", "the same for audio features; default: that of --range"),
+    ):
+        parser.add_argument(
+            option,
+            type=_finite,
+            nargs=2,
+            metavar=("LOW", "HIGH"),
+            help=f"values from LOW to HIGH become 0 to 255, those beyond are clipped; {what}",
+        )
+    parser.add_argument(
+        "--labels", type=Path, metavar="CSV", help="columns vid,label; one line a label; needed but for segment/test"
+    )
+    parser.add_argument(
+        "--ratings",
+        type=Path,
+        metavar="CSV",
+        help="columns vid,start,label,score: start second, a multiple of 5, score 0 or 1; for segment/train",
+    )
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        metavar="FILE",
+        help="which videos: a CSV with a column vid, or one id a line; what the other files say of further videos is "
+        "passed over (default: video/train and video/valid: those of --labels, segment/train: those of --ratings, "
+        "segment/test: all arrays)",
+    )
+    parser.add_argument(
+        "--shard-videos",
+        type=positive,
+        metavar="N",
+        help="at most N videos a shard, in an order drawn from the seed (default: 1000, but fewer where that would "
+        "make less than the 8 shards that 8 folds need)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the shards that are there")
+    return parser
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+_finite.__name__ = "number"  # argparse names the type in its message
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    from yt8m.common.errors import UserError
+    from yt8m.data.array_records import has_shards
+
+    if args.partition == TEST and args.labels is not None:
+        raise UserError(f"--labels: {TEST} has none; leave it out")
+    if args.partition != TEST and args.labels is None:
+        raise UserError(f"--labels: needed for {args.partition}, a CSV with the columns vid,label")
+    if args.partition != RATED and args.ratings is not None:
+        raise UserError(f"--ratings: only {RATED} has any; leave it out")
+    if args.partition == RATED and args.ratings is None:
+        raise UserError(f"--ratings: needed for {RATED}, a CSV with the columns vid,start,label,score")
+    for option, bounds in (("--range", args.range), ("--audio-range", args.audio_range)):
+        if bounds is not None and bounds[0] >= bounds[1]:
+            raise UserError(f"{option} {bounds[0]:g} {bounds[1]:g}: expected LOW to be less than HIGH")
+    folder = args.data_dir / args.partition
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is no folder; remove it or choose another --data-dir")
+    if has_shards(folder) and not args.overwrite:
+        raise UserError(f"{folder}: has shards already; replace them with --overwrite, or choose another --data-dir")
+
+
+def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> "LabelIds":
+    from yt8m.common.errors import UserError
+    from yt8m.data.array_records import LABELLED, has_shards
+    from yt8m.data.label_names import NAMES_FILE, LabelText, resolve_labels
+
+    texts = [
+        LabelText(path, row.line, row.label)
+        for path, rows in ((args.labels, labels), (args.ratings, ratings))
+        for row in rows
+    ]
+    path = args.data_dir / NAMES_FILE
+    resolved = resolve_labels(texts, path)
+    others = [args.data_dir / name for name in LABELLED if name != args.partition]
+    written = next((folder for folder in others if has_shards(folder)), None)
+    if resolved.new_names and written is not None:
+        raise UserError(
+            f"{path}: not there, but {written} has shards with label ids already; put the file there that says which "
+            "name each id has, or write ids instead of names"
+        )
+    return resolved
+
+
+def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
+    """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
+    from yt8m.data.annotations import read_video_ids
+    from yt8m.data.feature_arrays import check_ids, list_arrays
+    from yt8m.data.problems import Problems
+
+    there = list_arrays(args.features)
+    if args.videos is not None:
+        chosen, source = read_video_ids(args.videos), args.videos
+    elif args.partition == TEST:
+        chosen, source = there, args.features
+    elif args.partition == RATED:
+        chosen, source = [row.video_id for row in ratings], args.ratings
+    else:
+        chosen, source = [row.video_id for row in labels], args.labels
+    chosen = sorted(set(chosen))
+    check_ids(chosen, source)
+    for folder, known in ((args.features, there), (args.audio, [] if args.audio is None else list_arrays(args.audio))):
+        if folder is not None:
+            problems = Problems(source, f"leave such videos out of it, or put their arrays into {folder}")
+            for video_id in sorted(set(chosen) - set(known)):
+                problems.add(f"video {video_id} has no {video_id}.npy in {folder}")
+            problems.raise_any()
+    return chosen
+
+
+def main(args: argparse.Namespace) -> None:
+    """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
+    import logging
+
+    from yt8m.data import array_records as own
+    from yt8m.data.annotations import read_labels, read_ratings
+    from yt8m.data.feature_arrays import Scale
+    from yt8m.data.folds import N_FOLDS
+    from yt8m.data.label_names import NAMES_FILE, save_names
+
+    logger = logging.getLogger(__name__)
+    _check_options(args)
+    labels = [] if args.labels is None else read_labels(args.labels)
+    ratings = [] if args.ratings is None else read_ratings(args.ratings)
+    resolved = _label_ids(args, labels, ratings)
+    videos = _choose_videos(args, labels, ratings)
+    scales = [None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range)]
+    features = own.open_features(own.Sources(args.features, args.audio, args.audio_width, *scales), videos)
+    n_frames = own.count_frames(features, videos)
+    annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
+    own.check_ratings(annotations, n_frames)
+    shards = own.divide(videos, args.shard_videos, args.seed)
+    writer = own.RecordWriter(features, n_frames, annotations)
+    folder = args.data_dir / args.partition
+    with own.NewFolder(folder) as new:
+        writer.write(new.path, own.SHARD_STEMS[args.partition], shards)
+        if resolved.new_names:
+            save_names(resolved.new_names, args.data_dir / NAMES_FILE)
+        new.publish()
+    if resolved.new_names:
+        logger.info("%s: %d names", args.data_dir / NAMES_FILE, len(resolved.new_names))
+    if writer.values:
+        logger.warning(
+            "%d of %d values (%.3g %%) lay beyond the range and were clipped",
+            writer.clipped,
+            writer.values,
+            100 * writer.clipped / writer.values,
+        )
+    if annotations.labels is not None:
+        n_bare = sum(video not in annotations.labels for video in videos)
+        if n_bare:
+            logger.warning("%d of %d videos have no label in %s", n_bare, len(videos), args.labels)
+    if args.partition == RATED and len(shards) < N_FOLDS:
+        logger.warning("%d shards are too few for the %d folds; train with --fold none", len(shards), N_FOLDS)
+    widths = {feature.key: feature.width for feature in features}
+    print(
+        f"{folder}: {len(videos)} videos, {sum(n_frames.values())} seconds, {len(shards)} shards; for the "
+        f"configuration: video_dim: {widths['rgb']}, audio_dim: {widths.get('audio', 0)}"
+    )
+
+
+if __name__ == "__main__":
+    run(main, build_parser())
