@@ -154,11 +154,7 @@ def fixture_read(programs: Path, proxy: str) -> Callable[..., None]:
             if command is None:
                 continue
             done = subprocess.run(
-                command,
-                cwd=folder,
-                env={**environment, "PATH": path},
-                capture_output=True,
-                text=True,
+                command, cwd=folder, env={**environment, "PATH": path}, capture_output=True, text=True
             )
             assert done.returncode == 0, f"{page}, line {block.line}:\n{block.text}\n{done.stdout}\n{done.stderr}"
 

@@ -15,16 +15,10 @@ from torch.nn import functional
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
 from yt8m.common.config import ContextModelConfig, VideoModelConfig
 from yt8m.models.artifacts import copy_encoder
-from yt8m.models.encoders import (
-    DbofEncoder,
-    GatedPooling,
-    NextvladEncoder,
-    NextvladLayer,
-    NormedLinear,
-    SEGating,
-    fold,
-    mix_experts,
-)
+from yt8m.models.encoders import DbofEncoder, NextvladEncoder
+from yt8m.models.gating import GatedPooling, NormedLinear, SEGating
+from yt8m.models.mixture import mix_experts
+from yt8m.models.nextvlad import NextvladLayer, fold
 from yt8m.models.packing import Packing
 from yt8m.models.segment_models import ContextAwareModel
 from yt8m.models.video_models import build_video_model

@@ -28,7 +28,8 @@ from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folde
 from yt8m.common.config import NextvladConfig
 from yt8m.data.index import UNUSUAL, Index, load_index
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.models.encoders import NextvladEncoder, fold
+from yt8m.models.encoders import NextvladEncoder
+from yt8m.models.nextvlad import fold
 
 Command = Callable[..., Outcome]
 QUICK = {**TRAINING, "steps": 2, "ckpt_interval": 2}

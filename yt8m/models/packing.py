@@ -9,9 +9,21 @@ P features of a group.
 
 import copy
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class AnyPacking(Protocol):
+    """What pools rows: knows which of them each of B examples has (`packing`)."""
+
+    def max_and_mean(self, rows: Tensor) -> Tensor:
+        """Maximum and mean over the rows of each example: (N, H) → (B, 2H)."""
+
+    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ weights · parts over rows and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over rows,
+        (B, G, K)."""
 
 
 def _weighted_sums(weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:

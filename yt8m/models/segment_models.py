@@ -6,11 +6,14 @@ Dimensions as in `encoders`; S segments in a batch, V distinct videos they come 
 import torch
 from torch import Tensor, nn
 
-from yt8m.common.config import ContextModelConfig, DbofConfig, VideoModelConfig
-from yt8m.models.encoders import DbofEncoder, NextvladEncoder, SEGating, initialize, mix_experts, mixture_layers
+from yt8m.common.config import ContextModelConfig, VideoModelConfig
+from yt8m.models.encoders import Encoder, build_encoder
+from yt8m.models.gating import SEGating
+from yt8m.models.initialization import initialize
+from yt8m.models.mixture import mix_experts, mixture_layers
 from yt8m.models.video_models import VideoModel
 
-Encoder = DbofEncoder | NextvladEncoder
+Encoder = Encoder
 
 
 class ContextAgnosticModel(nn.Module):
@@ -37,10 +40,6 @@ class ContextAgnosticModel(nn.Module):
         return self._model.classify(features)
 
 
-def _encoder(config: VideoModelConfig, gated: bool) -> Encoder:
-    return DbofEncoder(config) if isinstance(config, DbofConfig) else NextvladEncoder(config, gated)
-
-
 class ContextAwareModel(nn.Module):
     """A segment encoder beside a context encoder that sees the video (Lee 2019, context-aware classifiers).
 
@@ -54,8 +53,8 @@ class ContextAwareModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.base_config = config, context_base
-        self.context_model = _encoder(context_base, gated=True)
-        self.segment_model = _encoder(segment_base, gated=False)
+        self.context_model = build_encoder(context_base)
+        self.segment_model = build_encoder(segment_base, gated=False)
         joint = self.context_model.out_features + self.segment_model.out_features
         intermediate = [nn.BatchNorm1d(joint), nn.Dropout(config.p_drop), nn.Linear(joint, config.fcn_dim), nn.ReLU()]
         if config.se_reduction:

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from yt8m.common.config import DbofConfig, NextvladConfig, VideoModelConfig
-from yt8m.models.encoders import DbofEncoder, NextvladEncoder, mix_experts, mixture_layers
+from yt8m.models.encoders import DbofEncoder, NextvladEncoder
+from yt8m.models.mixture import mix_experts, mixture_layers
 
 
 class _Classifier(nn.Module):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames
-from yt8m.models.encoders import fold
+from yt8m.models.nextvlad import fold
 from yt8m.models.packing import Windows
 from yt8m.models.segment_models import ContextAwareModel, Encoder, SegmentModel
 from yt8m.models.video_models import VideoModel

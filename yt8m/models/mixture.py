@@ -1,0 +1,35 @@
+"""The mixture-of-experts head. Dimensions: B examples, C classes, M mixtures."""
+
+from torch import Tensor, nn
+
+from yt8m.models.initialization import initialize
+
+
+def mixture_layers(
+    in_features: int, n_classes: int, n_mixtures: int, per_class: bool, p_drop: float
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """The `expert_fc` and `gating_fc` of a mixture-of-experts head.
+
+    There is one gate more than experts: the last is a dummy that contributes nothing.
+    """
+    n_gates = (n_mixtures + 1) * (n_classes if per_class else 1)
+    experts, gates = (
+        nn.Sequential(nn.BatchNorm1d(in_features), nn.Dropout(p_drop), nn.Linear(in_features, out))
+        for out in (n_classes * n_mixtures, n_gates)
+    )
+    initialize(experts)
+    initialize(gates)
+    return experts, gates
+
+
+def mix_experts(experts: Tensor, gates: Tensor, n_mixtures: int) -> Tensor:
+    """Expert outputs (B, C·M) and gate logits (B, M+1) or (B, C·(M+1)) → logits (B, C).
+
+    The mix is of logits, not of probabilities.
+    """
+    experts = experts.unflatten(1, (-1, n_mixtures))  # (B, C, M)
+    shares = gates.unflatten(1, (-1, n_mixtures + 1)).softmax(dim=2)[:, :, :n_mixtures]  # (B, 1 or C, M)
+    logits = experts[:, :, 0] * shares[:, :, 0]
+    for mixture in range(1, n_mixtures):  # few, so that a sum over the innermost dimension would be slow
+        logits = logits.addcmul(experts[:, :, mixture], shares[:, :, mixture])
+    return logits

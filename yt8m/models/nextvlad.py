@@ -1,0 +1,159 @@
+"""The NeXtVLAD layer (Lin 2018, arXiv 1811.05014, section 3): frames into sums over clusters.
+
+Dimensions: B examples, N rows, D features of a row, K clusters, G groups.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from yt8m.models.packing import AnyPacking, EndToEnd
+
+
+class AssignmentNorm(nn.Module):
+    """Batch norm of assignment logits, one channel per cluster: flat index f belongs to channel f mod K."""
+
+    def __init__(self, n_clusters: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(n_clusters)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """(N, G·K) → (N, G·K)."""
+        return self.bn(logits.reshape(-1, self.bn.num_features)).view_as(logits)
+
+
+class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two halves are called one by one
+    """NeXtVLAD aggregation of frames into K clusters (Lin 2018, arXiv 1811.05014, section 3).
+
+    `soft_assignment` says how the flat G·K assignment logits are read before the softmax over
+    clusters: "2019" as (K, G), which is what the 2019 release did and its scores come from, although
+    their batch norm reads them as (G, K); "paper" as (G, K) in both places.
+    """
+
+    ALPHA = 100
+
+    def __init__(
+        self, dim: int, n_clusters: int, groups: int, p_drop: float, add_batchnorm: bool, soft_assignment: str
+    ) -> None:
+        super().__init__()
+        self.n_clusters, self.groups, self.p_drop = n_clusters, groups, p_drop
+        self.soft_assignment = soft_assignment
+        expanded = 2 * dim
+        self.out_features = n_clusters * expanded // groups
+        self.centroids = nn.Parameter(torch.rand(n_clusters, expanded // groups))
+        self.expansion_mapper = nn.Linear(dim, expanded)
+        assignment = nn.Linear(expanded, n_clusters * groups, bias=not add_batchnorm)
+        if not self.centroids.is_meta:
+            self._initialize(assignment)
+        self.soft_assignment_mapper: nn.Module = assignment
+        if add_batchnorm:
+            self.soft_assignment_mapper = nn.Sequential(assignment, AssignmentNorm(n_clusters))
+        self.attention_mapper = nn.Linear(expanded, groups)
+        self._folded: tuple[Tensor, Tensor] | None = None
+        self.final_bn = nn.BatchNorm1d(self.out_features)
+
+    @torch.no_grad()
+    def _initialize(self, assignment: nn.Linear) -> None:
+        """Assign as NetVLAD does, by distance from the centroids."""
+        assignment.weight.copy_(2 * self.ALPHA * self.centroids.repeat(self.groups, self.groups))
+        if assignment.bias is not None:
+            assignment.bias.copy_(-self.ALPHA * self.centroids.norm(dim=1).repeat(self.groups))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Make one map of those between a normalized frame and its weights, until the next `train()`.
+
+        To be called in eval mode, when parameters and device are settled.
+        """
+        assignment: nn.Module = self.soft_assignment_mapper
+        norm: nn.BatchNorm1d | None = None
+        if isinstance(assignment, nn.Sequential):
+            assignment, normed = assignment
+            assert isinstance(normed, AssignmentNorm)
+            norm = normed.bn
+        assert isinstance(assignment, nn.Linear)
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for linear in (assignment, self.attention_mapper):
+            weights.append(linear.weight.double())
+            biases.append(linear.weight.new_zeros(len(linear.weight)) if linear.bias is None else linear.bias)
+        if norm is not None:
+            assert norm.running_mean is not None and norm.running_var is not None
+            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+            shift = norm.bias.double() - norm.running_mean.double() * scale
+            weights[0] = weights[0] * scale.repeat(self.groups)[:, None]
+            biases[0] = shift.repeat(self.groups)
+        weight, bias = torch.cat(weights), torch.cat(biases).double()
+        expansion = self.expansion_mapper
+        self._folded = ((weight @ expansion.weight.double()).float(), (weight @ expansion.bias.double() + bias).float())
+
+    def train(self, mode: bool = True) -> "NextvladLayer":
+        """As `nn.Module.train`; what has been folded is forgotten."""
+        if mode:
+            self._folded = None
+        return super().train(mode)
+
+    def encode_frames(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D).
+
+        If folded, expanded frames lack the bias, which is added to their sums.
+        """
+        rows = functional.normalize(rows, dim=1)
+        expanded = self.expansion_mapper(rows) if self._folded is None else rows @ self.expansion_mapper.weight.T
+        return self._weights(rows, expanded), expanded
+
+    def _weights(self, rows: Tensor, expanded: Tensor | None) -> Tensor:
+        """Attention · assignment of each (frame, group) to a cluster, (N, G, K).
+
+        From normalized frames (N, D) if folded, else from expanded ones (N, 2D).
+        """
+        if self._folded is not None:
+            logits, attention = functional.linear(rows, *self._folded).tensor_split([-self.groups], dim=1)
+        else:
+            logits, attention = self.soft_assignment_mapper(expanded), self.attention_mapper(expanded)
+        if self.soft_assignment == "2019":
+            assignment = logits.unflatten(1, (self.n_clusters, self.groups)).softmax(dim=1).transpose(1, 2)
+        else:
+            assignment = logits.unflatten(1, (self.groups, self.n_clusters)).softmax(dim=2)
+        return (assignment * attention.sigmoid().unsqueeze(2)).contiguous()  # they are read a frame after the other
+
+    def aggregate(self, weights: Tensor, expanded: Tensor, packing: AnyPacking) -> Tensor:
+        """Weights (N, G, K) and expanded frames (N, 2D) → (B, K·2D/G).
+
+        Σ w·(x − c) = Σ w·x − c·Σ w: two matrix products, where the difference taken literally
+        would need a (B, L, K, G, 2D/G) tensor.
+        """
+        sums, totals = packing.weighted_sums(weights, expanded.unflatten(1, (self.groups, -1)))
+        return self._finish(sums, totals)
+
+    def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
+        """Frames (N, D) of videos that lie end to end → (B, K·2D/G), the cheaper way. For inference, folded.
+
+        The expansion is linear: where a video has many more frames than there are clusters, it is less work to sum
+        frames first and to expand the sums, Σ_f w·(E x + e) = E Σ_f w·x + e·Σ_f w for each group.
+        """
+        dim = rows.shape[1]
+        if 2 * len(lengths) * self.n_clusters * dim + len(rows) * self.n_clusters * self.groups > 2 * len(rows) * dim:
+            return self.aggregate(*self.encode_frames(rows), EndToEnd(lengths))
+        rows = functional.normalize(rows, dim=1)
+        weights = self._weights(rows, None).transpose(1, 2).flatten(1)  # (N, K·G)
+        sums, totals = EndToEnd(lengths).weighted_sums(weights.unsqueeze(1), rows.unsqueeze(1))
+        expansion = self.expansion_mapper.weight.unflatten(0, (self.groups, -1))  # (G, 2D/G, D)
+        sums = sums.unflatten(1, (self.n_clusters, -1)).flatten(2) @ expansion.transpose(1, 2).flatten(0, 1)
+        return self._finish(sums, totals.unflatten(2, (self.n_clusters, -1)).squeeze(1).transpose(1, 2))
+
+    def _finish(self, sums: Tensor, totals: Tensor) -> Tensor:
+        """Σ w·x (B, K, 2D/G), without the expansion's bias if folded, and Σ w (B, G, K) → (B, K·2D/G)."""
+        if self._folded is not None:
+            sums = sums + totals.transpose(1, 2) @ self.expansion_mapper.bias.unflatten(0, (self.groups, -1))
+        vlad = sums - totals.sum(dim=1).unsqueeze(2) * self.centroids
+        vlad = self.final_bn(functional.normalize(vlad, dim=2).flatten(1))
+        clusters = vlad.unflatten(1, (self.n_clusters, -1))
+        return functional.dropout1d(clusters, self.p_drop, self.training).flatten(1)
+
+
+def fold(model: nn.Module) -> None:
+    """Make a model in eval mode, with parameters and device settled, do less work, until the next `train()`."""
+    for layer in model.modules():
+        if isinstance(layer, NextvladLayer):
+            layer.fold()
