@@ -55,4 +55,4 @@ def anchors(page: str) -> set[str]:
 
 def options(page: str) -> set[str]:
     """All `--options` that a page mentions."""
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", text_of(page)))
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*[a-z]", text_of(page)))

@@ -267,6 +267,6 @@ def _describe(problem: Mapping[str, Any]) -> str:
     if kind == "union_tag_not_found":
         return f"{where}.type: missing key"
     if kind == "union_tag_invalid":
-        return f"{where}.type: expected dbof or nextvlad, found {problem['ctx']['tag']!r}"
+        return f"{where}.type: expected one of {problem['ctx']['expected_tags']}, found {problem['ctx']['tag']!r}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{where}: expected {message.removeprefix('expected ')}, found {problem['input']!r}"

@@ -21,9 +21,10 @@ from yt8m.data.vocabulary import Vocabulary
 from yt8m.export.portable import Interface, interface_of, make_portable
 from yt8m.export.portable_formats import Run, read_onnx, read_torchscript, require_onnx, write_onnx, write_torchscript
 from yt8m.models.artifacts import ModelFolder, load_segment_model, load_video_model
+from yt8m.models.encoders import Encoder
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME, folder_digest
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, Encoder, SegmentModel
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel
 
 _USAGE = (

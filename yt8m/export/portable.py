@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from yt8m.common.sections import required
 from yt8m.data.segments import HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
 from yt8m.models.artifacts import ModelFolder
+from yt8m.models.encoders import Encoder
 from yt8m.models.gating import SEGating
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, Encoder, SegmentModel
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel
 
 OUTPUT = "probabilities"

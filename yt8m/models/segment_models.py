@@ -13,8 +13,6 @@ from yt8m.models.initialization import initialize
 from yt8m.models.mixture import mix_experts, mixture_layers
 from yt8m.models.video_models import VideoModel
 
-Encoder = Encoder
-
 
 class ContextAgnosticModel(nn.Module):
     """The video model, unchanged, on the frames of a segment (Lee 2019, context-agnostic classifiers)."""

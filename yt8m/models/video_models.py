@@ -10,7 +10,7 @@ from yt8m.models.mixture import mix_experts, mixture_layers
 class _Classifier(nn.Module):
     """A mixture-of-experts head on the encoder that comes next among the base classes."""
 
-    def __init__(self, config: DbofConfig | NextvladConfig, n_classes: int) -> None:
+    def __init__(self, config: VideoModelConfig, n_classes: int) -> None:
         super().__init__(config)
         self.config = config
         self.expert_fc, self.gating_fc = mixture_layers(

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames
+from yt8m.models.encoders import Encoder
 from yt8m.models.nextvlad import fold
 from yt8m.models.packing import Windows
-from yt8m.models.segment_models import ContextAwareModel, Encoder, SegmentModel
+from yt8m.models.segment_models import ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel
 from yt8m.prediction.memmaps import SCALE
 

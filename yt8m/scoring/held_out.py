@@ -23,9 +23,10 @@ from yt8m.data.index import Index
 from yt8m.data.sampling import SequentialBatches
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
+from yt8m.models.encoders import Encoder
 from yt8m.models.nextvlad import fold
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAwareModel, Encoder, SegmentModel
+from yt8m.models.segment_models import ContextAwareModel, SegmentModel
 from yt8m.prediction.inference import share_context_encoders
 from yt8m.prediction.members import load_members
 from yt8m.scoring.ratings import Ratings
