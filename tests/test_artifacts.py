@@ -10,6 +10,7 @@ from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_
 from yt8m.common.errors import UserError
 from yt8m.models.artifacts import list_folders, load_segment_model, load_video_model, open_folder, save_model
 from yt8m.models.model_files import folder_digest
+from yt8m.prediction.members import chosen_folders
 
 N_CLASSES = 3
 
@@ -62,6 +63,34 @@ def test_a_folder_without_training_keys_has_the_published_offset(tmp_path: Path)
     folder = agnostic_folder(tmp_path / "a", DBOF, N_CLASSES)
     edit_config(folder, pure_segment={})
     assert open_folder(folder).offset == 3
+
+
+@pytest.mark.parametrize("offset", [-1, 2.5, "3"])
+def test_an_offset_that_is_no_number_of_frames_is_refused(offset: object, tmp_path: Path) -> None:
+    folder = agnostic_folder(tmp_path / "a", DBOF, N_CLASSES)
+    edit_config(folder, pure_segment={"training": {"offset": offset}})
+    with pytest.raises(UserError, match="training.offset: expected a number of frames") as error:
+        open_folder(folder)
+    assert str(folder / "config.yaml") in str(error.value)
+
+
+def test_a_state_without_the_mixture_head_is_refused(tmp_path: Path) -> None:
+    folder = agnostic_folder(tmp_path / "a", DBOF, N_CLASSES)
+    state = torch.load(folder / "model.pth", weights_only=True)
+    name = next(key for key in state if key.endswith("expert_fc.2.bias"))
+    torch.save({key: value for key, value in state.items() if key != name}, folder / "model.pth")
+    with pytest.raises(UserError) as error:
+        load_segment_model(open_folder(folder), N_CLASSES)
+    assert str(error.value) == f"{folder / 'model.pth'}: does not fit config.yaml: no {name}"
+
+
+def test_a_model_named_twice_is_refused(tmp_path: Path) -> None:
+    for name in ("a_0", "b_0"):
+        agnostic_folder(tmp_path / name, DBOF, N_CLASSES)
+    assert [folder.name for folder in chosen_folders(tmp_path, None)] == ["a_0", "b_0"]
+    assert [folder.name for folder in chosen_folders(tmp_path, ["b_0", "a_0"])] == ["b_0", "a_0"]
+    with pytest.raises(UserError, match="--model-names: a_0 is named more than once"):
+        chosen_folders(tmp_path, ["a_0", "b_0", "a_0"])
 
 
 def test_digest_tells_models_apart(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from yt8m.__main__ import COMMANDS, GROUPS, build_command_parser
 from yt8m.__main__ import main as yt8m
 from yt8m.cli import counted, run
 from yt8m.common.errors import UserError
-from yt8m.exits import STATUSES
+from yt8m.common.exits import STATUSES
 
 Command = Callable[..., Outcome]
 PACKAGE = Path(importlib.import_module("yt8m").__file__ or "").parent

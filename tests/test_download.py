@@ -387,6 +387,7 @@ def test_servers_that_do_not(server: Server, fetch: Fetch, tmp_path: Path, waits
         (formatdate(time.time() - 500), 0, 0),
         ("soon", 0.5, 1),
     ],
+    ids=["seconds", "too long", "a time", "a time that is over", "nonsense"],  # the same in each process
 )
 def test_a_server_says_how_long_to_wait(
     server: Server, fetch: Fetch, waits: list[float], text: str, least: float, most: float

@@ -1,5 +1,6 @@
 """Prediction files: no half-made file is taken for a whole, no stale one for a new."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -396,6 +397,20 @@ def test_stored_scores_are_rows_of_the_file(n_rows: int, n_classes: int, first: 
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(UserError, match="cut off"):
             _ = scores[n_rows - 1 :]
+
+
+def test_a_disk_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((3, 2), np.int16))
+    scores = StoredScores(np.lib.format.open_memmap(path, "r"), doubted=True)
+
+    def preadv(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with pytest.raises(UserError) as error:
+        _ = scores[:2]
+    assert str(error.value) == f"{path}: cannot be read (Input/output error); {REMEDY}"
 
 
 def test_predictions_of_a_model_that_has_changed_are_refused(tmp_path: Path) -> None:

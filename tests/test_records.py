@@ -370,7 +370,7 @@ def test_fields_that_no_feature_has_hold_no_values(labels: bytes, tmp_path: Path
     payload = context_field({**CONTEXT, "labels": labels}) + lists_field(LISTS)
     assert decode(payload).labels == []
     (record,) = parse_shard(write_payloads(tmp_path / "a.tfrecord", [payload]))
-    assert record.labels.dtype == np.int64 and not len(record.labels)
+    assert record.labels.dtype == np.int64 and record.labels.size == 0
 
 
 # --- damage --------------------------------------------------------------------------------------------

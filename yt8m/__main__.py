@@ -13,7 +13,7 @@ from yt8m import __doc__ as purpose
 from yt8m import __version__
 from yt8m.cli import MODULE_PREFIX, Parser, run
 from yt8m.common.errors import UserError
-from yt8m.exits import STATUSES
+from yt8m.common.exits import STATUSES
 
 # In the order in which they are used.
 GROUPS = {

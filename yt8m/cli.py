@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
+from yt8m.common.exits import INTERRUPTED, ending_of, named_output, settle
 from yt8m.data.damage import Damage
 from yt8m.data.folds import N_FOLDS, NO_FOLD, Fold
-from yt8m.exits import INTERRUPTED, ending_of, named_output, settle
 
 LOGGER = logging.getLogger(__name__)
 DEFAULT_SEED = 0

@@ -51,6 +51,7 @@ def load_file(path: Path) -> dict[str, Any]:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The states of all random generators: torch's of every process, Python's and numpy's."""
+    # pylint: disable-next=unexpected-keyword-arg  # it looks for the signature of a compiled function
     numpy = np.random.get_state(legacy=False)
     keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     state: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from yt8m.common.config import DbofConfig, NextvladConfig, VideoModelConfig
+from yt8m.common.config import DbofConfig, VideoModelConfig
 from yt8m.models.encoders import DbofEncoder, NextvladEncoder
 from yt8m.models.mixture import mix_experts, mixture_layers
 
