@@ -63,6 +63,8 @@ MODULES = {
 PARTS = (
     "common",
     "data",
+    "making",
+    "downloading",
     "models",
     "export",
     "training",
@@ -298,7 +300,7 @@ def test_make_demo_data_does_not_overwrite(command: Command, data_dir: Path) -> 
 
 def test_other_feature_widths_from_the_configuration(command: Command, data_dir: Path, tmp_path: Path) -> None:
     """Data of another kind: 24 visual and 8 audio features; nothing else has to be said."""
-    from yt8m.data import demo_data
+    from yt8m.making import demo_data
 
     shutil.rmtree(data_dir)
     with pytest.MonkeyPatch.context() as patch:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from yt8m.data.demo_data import AUDIO, RGB, Video, World
+from yt8m.making.demo_data import AUDIO, RGB, Video, World
 
 SECONDS = (80, 120)
 N_CLASSES, SEED = 6, 5

@@ -18,7 +18,7 @@ import pytest
 from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
-from yt8m.data.download_plan import PARTITIONS
+from yt8m.downloading.plan import PARTITIONS
 
 # What is typed otherwise here than on a page, and why. Each has to occur there.
 ELSEWHERE = {

@@ -30,9 +30,9 @@ from tests.conftest import Outcome
 from tests.shards import context_entries, context_field, list_entries, lists_field, make_video
 from yt8m.common import progress
 from yt8m.common.errors import UserError
-from yt8m.data import fetching
-from yt8m.data.crew import Watch
-from yt8m.data.download_plan import Selection, parse_plan, parse_selection
+from yt8m.downloading import fetching
+from yt8m.downloading.crew import Watch
+from yt8m.downloading.plan import Selection, parse_plan, parse_selection
 
 Command = Callable[..., Outcome]
 PIECE = 1 << 16  # of what the server sends

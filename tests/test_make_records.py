@@ -399,7 +399,7 @@ def test_shards_are_replaced_only_when_told_so_and_only_as_a_whole(
 def test_what_cannot_be_written_leaves_the_old_shards(
     world: World, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yt8m.data import array_records
+    from yt8m.making import array_records
 
     assert command(*world.arguments("segment/train")).status == 0
     before = contents(world.data_dir)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yt8m.cli import Distinct, count, make_parser, positive, run
-from yt8m.data.download_plan import MIRRORS, PARTITIONS, VOCABULARY_URL, Selection, parse_selection
+from yt8m.downloading.plan import MIRRORS, PARTITIONS, VOCABULARY_URL, Selection, parse_selection
 
 if TYPE_CHECKING:
-    from yt8m.data.fetching import Batch, Outcome
-    from yt8m.data.transfers import Patience
+    from yt8m.downloading.fetching import Batch, Outcome
+    from yt8m.downloading.transfers import Patience
 
 _VOCABULARY = "vocabulary.csv"
 
@@ -81,9 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Fetch what is missing and say what came of it; ends with status 1 if not all is there. Raises `UserError`."""
     from yt8m.common.errors import UserError
-    from yt8m.data.download_plan import plan_sources
-    from yt8m.data.fetching import read_batch
-    from yt8m.data.transfers import Patience
+    from yt8m.downloading.fetching import read_batch
+    from yt8m.downloading.plan import plan_sources
+    from yt8m.downloading.transfers import Patience
 
     if not args.plan and not args.vocabulary:
         raise UserError("nothing to download: name a --plan or --vocabulary")
@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _vocabulary(args: argparse.Namespace, patience: "Patience") -> None:
     from yt8m.common.files import replacing
-    from yt8m.data.fetching import fetch_vocabulary
+    from yt8m.downloading.fetching import fetch_vocabulary
 
     path = args.data_dir / _VOCABULARY
     if path.exists():
@@ -117,7 +117,7 @@ def _vocabulary(args: argparse.Namespace, patience: "Patience") -> None:
 
 def _list(batch: "Batch", data_dir: Path, patience: "Patience") -> None:
     """Print what a download would do."""
-    from yt8m.data.fetching import Task, estimate, in_gigabytes, states
+    from yt8m.downloading.fetching import Task, estimate, in_gigabytes, states
 
     state = states(batch, data_dir)
     numbers = {kind: list(state.values()).count(kind) for kind in ("verified", "unread", "begun", "missing")}
@@ -134,7 +134,7 @@ def _list(batch: "Batch", data_dir: Path, patience: "Patience") -> None:
 
 
 def _download(batches: "list[Batch]", args: argparse.Namespace, patience: "Patience") -> "Outcome":
-    from yt8m.data.fetching import Download, claimed, estimate, warn_of_little_space
+    from yt8m.downloading.fetching import Download, claimed, estimate, warn_of_little_space
 
     with ExitStack() as stack:
         for batch in batches:

@@ -35,9 +35,9 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.common.files import replacing
     from yt8m.common.progress import Progress
-    from yt8m.data.demo_data import World
-    from yt8m.data.record_writer import VideoRecord, write_shard
     from yt8m.data.tensorflow_import import import_tensorflow
+    from yt8m.making.demo_data import World
+    from yt8m.making.record_writer import VideoRecord, write_shard
 
     if args.min_seconds > args.max_seconds:
         raise UserError(f"--min-seconds {args.min_seconds} is more than --max-seconds {args.max_seconds}")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from yt8m.cli import make_parser, positive, run
 
 if TYPE_CHECKING:
-    from yt8m.data.annotations import LabelRow, RatingRow
-    from yt8m.data.label_names import LabelIds
+    from yt8m.making.annotations import LabelRow, RatingRow
+    from yt8m.making.label_names import LabelIds
 
 PARTITIONS = ("video/train", "video/valid", "segment/train", "segment/test")
 RATED, TEST = "segment/train", "segment/test"
@@ -99,7 +99,7 @@ _finite.__name__ = "number"  # argparse names the type in its message
 
 def _check_options(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
-    from yt8m.data.array_records import has_shards
+    from yt8m.making.array_records import has_shards
 
     if args.partition == TEST and args.labels is not None:
         raise UserError(f"--labels: {TEST} has none; leave it out")
@@ -121,8 +121,8 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> "LabelIds":
     from yt8m.common.errors import UserError
-    from yt8m.data.array_records import LABELLED, has_shards
-    from yt8m.data.label_names import NAMES_FILE, LabelText, resolve_labels
+    from yt8m.making.array_records import LABELLED, has_shards
+    from yt8m.making.label_names import NAMES_FILE, LabelText, resolve_labels
 
     texts = [
         LabelText(path, row.line, row.label)
@@ -143,9 +143,9 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
 
 def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
     """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
-    from yt8m.data.annotations import read_video_ids
-    from yt8m.data.feature_arrays import check_ids, list_arrays
-    from yt8m.data.problems import Problems
+    from yt8m.making.annotations import read_video_ids
+    from yt8m.making.feature_arrays import check_ids, list_arrays
+    from yt8m.making.problems import Problems
 
     there = list_arrays(args.features)
     if args.videos is not None:
@@ -171,11 +171,11 @@ def main(args: argparse.Namespace) -> None:
     """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
     import logging
 
-    from yt8m.data import array_records as own
-    from yt8m.data.annotations import read_labels, read_ratings
-    from yt8m.data.feature_arrays import Scale
     from yt8m.data.folds import N_FOLDS
-    from yt8m.data.label_names import NAMES_FILE, save_names
+    from yt8m.making import array_records as own
+    from yt8m.making.annotations import read_labels, read_ratings
+    from yt8m.making.feature_arrays import Scale
+    from yt8m.making.label_names import NAMES_FILE, save_names
 
     logger = logging.getLogger(__name__)
     _check_options(args)

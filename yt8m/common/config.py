@@ -244,6 +244,19 @@ def parse_config(data: Mapping[str, Any], source: object, *sections: str) -> Con
     return config
 
 
+Section = TypeVar("Section")
+
+
+def required(section: Section | None) -> Section:
+    """A section that whoever read the configuration asked for (`load_config(path, "video.model")`), so it is there.
+
+    Raises `LookupError` where nobody did, which is a mistake of the program and not of the user.
+    """
+    if section is None:
+        raise LookupError("a section of a configuration that was not asked for when it was read")
+    return section
+
+
 Trained = TypeVar("Trained", VideoSection, PureSegmentSection, ContextSection)
 
 

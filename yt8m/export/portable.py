@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from yt8m.common.sections import required
+from yt8m.common.config import required
 from yt8m.data.segments import HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.encoders import Encoder

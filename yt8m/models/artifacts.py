@@ -14,10 +14,9 @@ import yaml
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from yt8m.common.config import DEFAULT_OFFSET, Config, parse_config, read_yaml
+from yt8m.common.config import DEFAULT_OFFSET, Config, parse_config, read_yaml, required
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
-from yt8m.common.sections import required
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model

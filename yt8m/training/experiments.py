@@ -17,9 +17,8 @@ from helperbot import parameter_groups
 from helperbot.distributed import rank, rank_zero_first, world_size
 from torch import nn
 
-from yt8m.common.config import BaseSection, VideoModelConfig, VideoTraining, load_config, override_steps
+from yt8m.common.config import BaseSection, VideoModelConfig, VideoTraining, load_config, override_steps, required
 from yt8m.common.errors import UserError
-from yt8m.common.sections import required
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset

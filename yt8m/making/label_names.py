@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
-from yt8m.data.problems import Problems
+from yt8m.making.problems import Problems
 
 NAMES_FILE = "vocabulary.csv"
 COLUMNS = ("Index", "KnowledgeGraphId", "Name")

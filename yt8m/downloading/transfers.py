@@ -16,9 +16,9 @@ import requests
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
-from yt8m.data.crew import Watch
-from yt8m.data.download_plan import RemoteShard, looks_like_html
-from yt8m.data.verified import new_md5, read_into
+from yt8m.downloading.crew import Watch
+from yt8m.downloading.plan import RemoteShard, looks_like_html
+from yt8m.downloading.verified import new_md5, read_into
 
 PARTIAL = ".partial"  # what a file is called until it is whole
 BACKOFF_SECONDS = 1.0  # before the first new attempt; doubled before each that follows

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yt8m.common.errors import UserError
-from yt8m.data.problems import Problems
 from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.making.problems import Problems
 
 LABEL_COLUMNS = ("vid", "label")
 RATING_COLUMNS = ("vid", "start", "label", "score")

@@ -13,8 +13,8 @@ from typing import Literal
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
-from yt8m.data.crew import Moved, Said, Watch, work_off
-from yt8m.data.download_plan import (
+from yt8m.downloading.crew import Moved, Said, Watch, work_off
+from yt8m.downloading.plan import (
     PLAN_BYTES,
     VOCABULARY_URL,
     PlanSource,
@@ -23,8 +23,8 @@ from yt8m.data.download_plan import (
     looks_like_html,
     parse_plan,
 )
-from yt8m.data.transfers import PARTIAL, Client, Patience, TransferError
-from yt8m.data.verified import VerifiedFiles, new_md5, read_into
+from yt8m.downloading.transfers import PARTIAL, Client, Patience, TransferError
+from yt8m.downloading.verified import VerifiedFiles, new_md5, read_into
 
 LOGGER = logging.getLogger(__name__)
 ASIDE = ".replaced"  # what a file is called that was there with another MD5
