@@ -7,7 +7,7 @@ FROM python:3.11.14-slim-bookworm
 
 # requirements-p100.txt for a P100 and other GPUs before the T4.
 ARG REQUIREMENTS=requirements.txt
-# Debian packages to add, such as chromium, which scripts/test.bash needs.
+# Debian packages to add; scripts/test.bash needs "chromium git patch".
 ARG PACKAGES=""
 # Of the user: what is written to mounted folders belongs to it.
 ARG UID=1000

@@ -5,5 +5,5 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.bash dev
 source scripts/common.bash
 
-"$PYTHON" -m ruff check --fix --quiet
+"$PYTHON" -m ruff check --fix-only --quiet
 "$PYTHON" -m ruff format --quiet

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 bash scripts/setup.bash dev
 source scripts/common.bash
 
-"$PYTHON" -m ruff format --check --quiet || { echo "lint: run bash scripts/format.bash" >&2; exit 1; }
+"$PYTHON" -m ruff format --check --quiet || { echo "lint: not formatted; bash scripts/format.bash does it" >&2; exit 1; }
 "$PYTHON" -m ruff check --quiet
 "$PYTHON" -m mypy
 tools=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')

@@ -7,19 +7,25 @@
 #
 #   REQUIREMENTS   requirements.txt or, for a P100 and other old GPUs, requirements-p100.txt
 #                  (default: what .venv was made with, else requirements.txt)
-#   PYTHON3        the interpreter to make .venv with, 3.11 or newer
+#   PYTHON3        the interpreter to make .venv with, 3.11 to 3.13
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -z "${PYTHON:-}" ] || exit 0
 
 case ${1:-} in
     "") tools=() ;;
     dev) tools=(requirements-dev.txt) ;;
     *) echo "setup: $1: expected nothing, or dev" >&2; exit 2 ;;
 esac
+if [ -n "${PYTHON:-}" ]; then
+    if [ "${1:-}" = dev ] && ! "$PYTHON" -c 'import hypothesis, mypy, playwright, pylint, pytest, ruff, xdist' 2>/dev/null; then
+        echo "setup: PYTHON=$PYTHON lacks what tests and linters need: $PYTHON -m pip install -r requirements-dev.txt" >&2
+        exit 2
+    fi
+    exit 0
+fi
 chosen=.venv/requirements  # its name, for later calls
 requirements=${REQUIREMENTS:-$(cat "$chosen" 2>/dev/null || echo requirements.txt)}
-[ -f "$requirements" ] || { echo "setup: REQUIREMENTS: $requirements: no such file" >&2; exit 2; }
+[ -f "$requirements" ] || { echo "setup: $requirements: no such file; set REQUIREMENTS, or remove $chosen" >&2; exit 2; }
 
 # wanted FILE...: what says whether .venv is up to date with the requirements and these files.
 wanted() {
@@ -34,22 +40,22 @@ if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted
 fi
 
 python=${PYTHON3:-}
-for candidate in python3.11 python3 python; do
+for candidate in python3.11 python3.12 python3.13 python3 python; do
     [ -n "$python" ] || python=$(command -v "$candidate" || true)
 done
-if ! "${python:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    echo "setup: Python 3.11 or newer is needed; install it or set PYTHON3 to its path" >&2
+if ! "${python:-false}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    echo "setup: Python 3.11, 3.12 or 3.13 is needed; install one or set PYTHON3 to its path" >&2
     exit 2
 fi
 echo "setup: installing $requirements ${tools[*]} into .venv; this takes a minute or more" >&2
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 rm -f .venv/installed-*
+printf '%s\n' "$requirements" >"$chosen"
 files=()
 for file in "$requirements" "${tools[@]}"; do
     files+=(-r "$file")
 done
 .venv/bin/python -m pip install --quiet --disable-pip-version-check "${files[@]}"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e ./PyTorchHelperBot -e .
-printf '%s\n' "$requirements" >"$chosen"
 wanted >.venv/installed-packages
 wanted "${tools[@]}" >"$stamp"

@@ -24,6 +24,7 @@ TINY = (
 # Files that take longest, longest first: where files are handed out to several processes, none is to be left with a
 # long one at the end.
 LONG_FILES = (
+    "test_docs.py",
     "test_resume.py",
     "test_distributed.py",
     "test_report.py",

@@ -8,6 +8,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = (
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("*.md")),
     *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+    "PyTorchHelperBot/README.md",
+    "data/README.md",
 )
 _BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.M | re.S)
 

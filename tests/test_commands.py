@@ -184,6 +184,13 @@ def test_wrong_base_models(command: Command, data_dir: Path, tmp_path: Path) -> 
     assert_refused(train(base), "base", "no model.pth")
     other = video_folder(tmp_path / "other", {**DBOF, "video_dim": 24, "audio_dim": 8}, N_CLASSES)
     assert_refused(train(other), "1024", "24", "video_dim")
+    aware = write_config(tmp_path / "aware.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
+    base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
+    for context, segment in ((base, other), (other, base)):
+        outcome = command(
+            "train_segment_w_context", aware, context, segment, "--fold", 0, "--name", "x", "--data-dir", data_dir
+        )
+        assert_refused(outcome, "1024", "24", "video_dim")
     assert not (data_dir / "cache" / "segment").exists()
 
 

@@ -97,7 +97,8 @@ def test_a_process_of_torchrun_has_a_gpu_of_its_own(
 ) -> None:
     machine_with(T4, TORCH_2_13)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setenv("LOCAL_RANK", "3")
+    for name, value in (("RANK", "7"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
     assert resolve_device("auto") == torch.device("cuda:3")
 
 

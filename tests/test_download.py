@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from crc32c import crc32c
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Outcome
@@ -627,6 +627,7 @@ def test_what_is_no_plan(
 TEXTS = st.text(max_size=20) | st.text("aZ9_.-/", max_size=20)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TEXTS | TEXTS.map(lambda text: f"{text}.tfrecord"), st.just("0" * 32), max_size=3))
 def test_names_that_a_plan_gets_through_stay_in_the_folder(files: dict[str, str]) -> None:
     try:
@@ -640,6 +641,7 @@ def test_names_that_a_plan_gets_through_stay_in_the_folder(files: dict[str, str]
         assert name.isascii() and len(name) <= 200 and path.suffix == ".tfrecord" and not name.startswith(("-", "."))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 50))
 def test_shares_are_disjoint_and_complete(n_names: int, step: int) -> None:
     names = [f"{number:03d}" for number in range(n_names)]
@@ -648,6 +650,7 @@ def test_shares_are_disjoint_and_complete(n_names: int, step: int) -> None:
     assert all(share == sorted(share) for share in shares)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)).map(sorted), min_size=1, max_size=5))
 def test_ranges_are_what_they_say(ranges: list[list[int]]) -> None:
     names = [f"{number:03d}" for number in range(50)]

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from yt8m.cli import counted, make_parser, run
-
-PARTITIONS = ("video/train", "video/valid", "segment/train", "segment/test")
+from yt8m.data.partitions import FOLDERS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         metavar="FOLDER",
-        help=f"folders of .tfrecord files (default: those of {', '.join(PARTITIONS)} that are in the data folder)",
+        help=f"folders of .tfrecord files (default: those of {', '.join(FOLDERS)} that are in the data folder)",
     )
     return parser
 
@@ -37,10 +36,10 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.data.index import check_folder, shard_paths
     from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
 
-    folders = args.folders or [args.data_dir / name for name in PARTITIONS if (args.data_dir / name).is_dir()]
+    folders = args.folders or [args.data_dir / name for name in FOLDERS if (args.data_dir / name).is_dir()]
     if not folders:
         raise UserError(
-            f"{args.data_dir}: none of {', '.join(PARTITIONS)} is in this folder; name the folders to "
+            f"{args.data_dir}: none of {', '.join(FOLDERS)} is in this folder; name the folders to "
             "check, or set --data-dir"
         )
     vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None

@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yt8m.cli import Distinct, count, make_parser, positive, run
-from yt8m.downloading.plan import MIRRORS, PARTITIONS, VOCABULARY_URL, Selection, parse_selection
+from yt8m.data.partitions import NAMES_FILE, PARTITIONS
+from yt8m.downloading.plan import MIRRORS, VOCABULARY_URL, Selection, parse_selection
 
 if TYPE_CHECKING:
     from yt8m.downloading.fetching import Batch, Outcome
     from yt8m.downloading.transfers import Patience
 
-_VOCABULARY = "vocabulary.csv"
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.download --plan 2/frame/validate 3/frame/validate --shards 0-99")
-    folders = ", ".join(f"{partition} goes to DIR/{folder}" for partition, folder in PARTITIONS.items())
+    folders = ", ".join(f"{partition.published} goes to DIR/{partition.folder}" for partition in PARTITIONS)
     parser.add_argument(
         "--plan",
         nargs="+",
@@ -54,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--base-url", metavar="URL", help="folder of the shards of a single plan (default: the plan's own)"
     )
     parser.add_argument(
-        "--vocabulary", action="store_true", help=f"fetch {VOCABULARY_URL} to DIR/{_VOCABULARY}, if it is not there"
+        "--vocabulary", action="store_true", help=f"fetch {VOCABULARY_URL} to DIR/{NAMES_FILE}, if it is not there"
     )
     parser.add_argument("--list", action="store_true", help="only say what would be fetched, and how many are there")
     parser.add_argument(
@@ -103,7 +102,7 @@ def _vocabulary(args: argparse.Namespace, patience: "Patience") -> None:
     from yt8m.common.files import replacing
     from yt8m.downloading.fetching import fetch_vocabulary
 
-    path = args.data_dir / _VOCABULARY
+    path = args.data_dir / NAMES_FILE
     if path.exists():
         print(f"{path}: exists; left as it is")
     elif args.list:

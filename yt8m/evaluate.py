@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="PREFIX",
-        help="write PREFIX.csv and PREFIX.json (default: cache/evaluation in the data folder)",
+        help="write PREFIX.csv, PREFIX-ratings.csv and PREFIX.json (default: cache/evaluation in the data folder)",
     )
     predicting = parser.add_argument_group(
         "predicting", "For --fold and --out-of-fold, where models predict; --truth measures what is there already."

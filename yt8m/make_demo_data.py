@@ -6,22 +6,24 @@ from collections.abc import Iterator
 from yt8m.cli import make_parser, positive, run
 
 _SIZES = {
-    "train-videos": 1000,
-    "valid-videos": 160,
-    "rated-videos": 480,
-    "test-videos": 120,
-    "classes": 20,
-    "shard-videos": 30,
-    "min-seconds": 80,
-    "max-seconds": 180,
+    "train-videos": (1000, "videos to train on"),
+    "valid-videos": (160, "videos to validate on"),
+    "rated-videos": (480, "videos with rated segments"),
+    "test-videos": (120, "videos whose segments are to be ranked"),
+    "classes": (20, "rated classes"),
+    "shard-videos": (30, "videos of a shard"),
+    "min-seconds": (80, "length of the shortest videos"),
+    "max-seconds": (180, "length of the longest videos"),
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.make_demo_data --data-dir data/demo", "seed")
-    for name, default in _SIZES.items():
-        parser.add_argument(f"--{name}", type=positive, default=default, metavar="N", help=f"(default: {default})")
+    for name, (default, what) in _SIZES.items():
+        parser.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
     return parser
 
 
@@ -35,6 +37,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.common.files import replacing
     from yt8m.common.progress import Progress
+    from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
     from yt8m.data.tensorflow_import import import_tensorflow
     from yt8m.making.demo_data import World
     from yt8m.making.record_writer import VideoRecord, write_shard
@@ -49,13 +52,8 @@ def main(args: argparse.Namespace) -> None:
     world = World(args.classes, args.seed)
     truth: list[tuple[str, int, int, int]] = []
     test_labels: list[tuple[str, int]] = []
-    parts = (
-        ("video", "train", "train", args.train_videos),
-        ("video", "valid", "validate", args.valid_videos),
-        ("segment", "train", "validate", args.rated_videos),
-        ("segment", "test", "test", args.test_videos),
-    )
-    n_videos = sum(part[-1] for part in parts)
+    sizes = (args.train_videos, args.valid_videos, args.rated_videos, args.test_videos)
+    n_videos = sum(sizes)
 
     def records(numbers: range, rated: bool, rng: np.random.Generator | None) -> Iterator[VideoRecord]:
         """The videos of a shard, rated or not; with `rng` those of a test set, whose truth is kept."""
@@ -71,16 +69,16 @@ def main(args: argparse.Namespace) -> None:
 
     begin = 0
     with Progress("making videos", n_videos, "video", logging.getLogger(__name__)) as progress:
-        for kind, partition, stem, size in parts:
-            rng = np.random.default_rng((args.seed, 3, begin)) if partition == "test" else None
-            rated = (kind, partition) == ("segment", "train")
+        for partition, size in zip(PARTITIONS, sizes):
+            rng = None if partition.labelled else np.random.default_rng((args.seed, 3, begin))
+            rated = partition.folder == "segment/train"
             numbers = range(begin, begin + size)
             for shard, first in enumerate(range(0, size, args.shard_videos)):
-                with replacing(args.data_dir / kind / partition / f"{stem}{shard:04d}.tfrecord") as path:
+                with replacing(args.data_dir / partition.folder / f"{partition.stem}{shard:04d}.tfrecord") as path:
                     write_shard(path, records(numbers[first : first + args.shard_videos], rated, rng))
             begin += size
     for name, header, rows in (
-        ("vocabulary.csv", ("Index", "KnowledgeGraphId", "Name"), world.vocabulary_rows()),
+        (NAMES_FILE, NAME_COLUMNS, world.vocabulary_rows()),
         ("test_labels.csv", ("vid", "label"), test_labels),
         ("truth.csv", ("vid", "start", "label", "score"), truth),
     ):

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yt8m.cli import make_parser, positive, run
+from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
     from yt8m.making.annotations import LabelRow, RatingRow
     from yt8m.making.label_names import LabelIds
 
-PARTITIONS = ("video/train", "video/valid", "segment/train", "segment/test")
 RATED, TEST = "segment/train", "segment/test"
 
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of arrays, <video id>.npy, of visual features (rgb in the records)",
     )
     parser.add_argument(
-        "--partition", required=True, choices=PARTITIONS, help="what the shards are for: the folder of DIR they go to"
+        "--partition", required=True, choices=FOLDERS, help="what the shards are for: the folder of DIR they go to"
     )
     audio = parser.add_mutually_exclusive_group()
     audio.add_argument(
@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="the last N columns of FEATURES are audio features (default: none, no audio)",
     )
     for option, what in (
-        ("--range", "needed for float arrays"),
-        ("--audio-range", "the same for audio features; default: that of --range"),
+        ("--range", "needed for float arrays (default: none)"),
+        ("--audio-range", "the same for audio features (default: that of --range)"),
     ):
         parser.add_argument(
             option,
@@ -60,13 +60,16 @@ def build_parser() -> argparse.ArgumentParser:
             help=f"values from LOW to HIGH become 0 to 255, those beyond are clipped; {what}",
         )
     parser.add_argument(
-        "--labels", type=Path, metavar="CSV", help="columns vid,label; one line a label; needed but for segment/test"
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="columns vid,label; one line a label; needed but for segment/test (default: none)",
     )
     parser.add_argument(
         "--ratings",
         type=Path,
         metavar="CSV",
-        help="columns vid,start,label,score: start second, a multiple of 5, score 0 or 1; for segment/train",
+        help="columns vid,start,label,score: start second, a multiple of 5, score 0 or 1; for segment/train (default: none)",
     )
     parser.add_argument(
         "--videos",
@@ -121,8 +124,9 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> "LabelIds":
     from yt8m.common.errors import UserError
-    from yt8m.making.array_records import LABELLED, has_shards
-    from yt8m.making.label_names import NAMES_FILE, LabelText, resolve_labels
+    from yt8m.data.partitions import NAMES_FILE, PARTITIONS
+    from yt8m.making.array_records import has_shards
+    from yt8m.making.label_names import LabelText, resolve_labels
 
     texts = [
         LabelText(path, row.line, row.label)
@@ -131,7 +135,7 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
     ]
     path = args.data_dir / NAMES_FILE
     resolved = resolve_labels(texts, path)
-    others = [args.data_dir / name for name in LABELLED if name != args.partition]
+    others = [args.data_dir / part.folder for part in PARTITIONS if part.labelled and part.folder != args.partition]
     written = next((folder for folder in others if has_shards(folder)), None)
     if resolved.new_names and written is not None:
         raise UserError(
@@ -172,12 +176,16 @@ def main(args: argparse.Namespace) -> None:
     import logging
 
     from yt8m.data.folds import N_FOLDS
+    from yt8m.data.partitions import NAMES_FILE, PARTITIONS
     from yt8m.making import array_records as own
     from yt8m.making.annotations import read_labels, read_ratings
     from yt8m.making.feature_arrays import Scale
-    from yt8m.making.label_names import NAMES_FILE, save_names
+    from yt8m.making.label_names import save_names
+    from yt8m.making.new_folder import NewFolder, finish_interrupted
 
     logger = logging.getLogger(__name__)
+    folder = args.data_dir / args.partition
+    finish_interrupted(folder)
     _check_options(args)
     labels = [] if args.labels is None else read_labels(args.labels)
     ratings = [] if args.ratings is None else read_ratings(args.ratings)
@@ -190,14 +198,20 @@ def main(args: argparse.Namespace) -> None:
     own.check_ratings(annotations, n_frames)
     shards = own.divide(videos, args.shard_videos, args.seed)
     writer = own.RecordWriter(features, n_frames, annotations)
-    folder = args.data_dir / args.partition
-    with own.NewFolder(folder) as new:
-        writer.write(new.path, own.SHARD_STEMS[args.partition], shards)
+    (stem,) = (partition.stem for partition in PARTITIONS if partition.folder == args.partition)
+    names = args.data_dir / NAMES_FILE
+    with NewFolder(folder) as new:
+        writer.write(new.path, stem, shards)
         if resolved.new_names:
-            save_names(resolved.new_names, args.data_dir / NAMES_FILE)
-        new.publish()
+            save_names(resolved.new_names, names)
+        try:
+            new.publish()
+        except BaseException:  # Ctrl-C, too
+            if resolved.new_names:  # no shards have them
+                names.unlink()
+            raise
     if resolved.new_names:
-        logger.info("%s: %d names", args.data_dir / NAMES_FILE, len(resolved.new_names))
+        logger.info("%s: %d names", names, len(resolved.new_names))
     if writer.values:
         logger.warning(
             "%d of %d values (%.3g %%) lay beyond the range and were clipped",

@@ -29,11 +29,12 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.data.derived_vocabulary import derive_vocabulary, save_vocabulary
     from yt8m.data.index import load_index
+    from yt8m.data.partitions import NAMES_FILE
     from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
 
     names = args.names
-    if names is None and (args.data_dir / "vocabulary.csv").is_file():
-        names = args.data_dir / "vocabulary.csv"
+    if names is None and (args.data_dir / NAMES_FILE).is_file():
+        names = args.data_dir / NAMES_FILE
     index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache", args.damage)
     table = derive_vocabulary(index, names)
     path = args.data_dir / FILE_NAME

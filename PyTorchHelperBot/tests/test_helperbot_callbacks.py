@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helperbot import BestCheckpoints, EarlyStopping, LearningRateSchedule, MovingAverage
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -69,6 +69,7 @@ def test_files_on_disk_are_right_after_every_evaluation(tmp_path):
     keep=st.integers(1, 4),
     mode=st.sampled_from(["min", "max"]),
 )
+@settings(deadline=None)
 def test_kept_checkpoints_are_the_head_of_a_stable_ranking(tmp_path_factory, scores, keep, mode):
     folder = tmp_path_factory.mktemp("best")
     best = BestCheckpoints(folder, "score", mode, keep)

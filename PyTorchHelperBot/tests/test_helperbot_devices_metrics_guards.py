@@ -8,7 +8,7 @@ import pytest
 import torch
 from helperbot import MeanMetric, NonFiniteLossError, batch_size, move_to
 from helperbot.guards import FiniteGuard, check_parameters
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -79,6 +79,7 @@ nested = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(nested)
 def test_move_to_keeps_every_structure(batch):
     def describe(value):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helperbot import parameter_groups, warmup_linear_decay
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -118,6 +118,7 @@ def test_schedule_without_warmup_starts_at_one():
     assert warmup_linear_decay(0, 10, 0.0) == 1.0
 
 
+@settings(deadline=None)
 @given(
     steps=st.integers(1, 10**7),
     warmup=st.floats(0, 1, exclude_max=True),

@@ -1,11 +1,11 @@
 """Where to compute: the devices, precisions and threads that the command line names."""
 
 import logging
-import os
 from pathlib import Path
 
 import torch
 from helperbot import resolve_amp
+from helperbot.distributed import launched, local_rank
 
 from yt8m.common.errors import UserError
 
@@ -30,8 +30,8 @@ def resolve_device(name: str) -> torch.device:
                 if torch.version.cuda
                 else "built without CUDA",
             )
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # torchrun: each process has a GPU of its own
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    if name == "cuda" and launched():  # by torchrun: each process has a GPU of its own
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -7,9 +7,10 @@ import pandas as pd
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
 from yt8m.data.index import Index
+from yt8m.data.partitions import NAME_COLUMNS
 from yt8m.data.vocabulary import FILE_NAME
 
-COLUMNS = ("Index", "KnowledgeGraphId", "Name", "PositiveSegmentCount", "TotalSegmentCount")
+COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
 
 
 def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
@@ -28,8 +29,7 @@ def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
     counts["Name"] = [f"label {label}" for label in counts["Index"]]
     if official is not None:
         known = _read_csv(official)
-        columns = {"Index", "KnowledgeGraphId", "Name"}
-        if not columns <= set(known.columns) or not pd.api.types.is_integer_dtype(known["Index"]):
+        if not set(NAME_COLUMNS) <= set(known.columns) or not pd.api.types.is_integer_dtype(known["Index"]):
             raise UserError(f"{official}: expected the columns Index (of label ids), KnowledgeGraphId and Name")
         known = known.drop_duplicates("Index").set_index("Index")
         for column in ("KnowledgeGraphId", "Name"):

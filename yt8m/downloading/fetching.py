@@ -13,6 +13,7 @@ from typing import Literal
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
+from yt8m.data.partitions import NAME_COLUMNS
 from yt8m.downloading.crew import Moved, Said, Watch, work_off
 from yt8m.downloading.plan import (
     PLAN_BYTES,
@@ -106,8 +107,8 @@ def fetch_vocabulary(patience: Patience) -> str:
     """The data set's vocabulary of all labels, as CSV. Raises `UserError` if it cannot be had."""
     content = _fetch_now(VOCABULARY_URL, PLAN_BYTES, patience)
     header = content.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].strip().split(b",")
-    if looks_like_html(content) or not {b"Index", b"KnowledgeGraphId", b"Name"} <= set(header):
-        raise UserError(f"{VOCABULARY_URL}: expected CSV with the columns Index, KnowledgeGraphId and Name")
+    if looks_like_html(content) or not {name.encode() for name in NAME_COLUMNS} <= set(header):
+        raise UserError(f"{VOCABULARY_URL}: expected CSV with the columns {', '.join(NAME_COLUMNS)}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -330,8 +331,11 @@ def in_gigabytes(n_bytes: int) -> str:
 
 def _has_md5(task: Task, watch: Watch) -> bool:
     digest = new_md5()
-    with task.path.open("rb") as file:
-        read_into(digest, file, watch.moved)
+    try:
+        with task.path.open("rb") as file:
+            read_into(digest, file, watch.moved)
+    except OSError as error:
+        raise UserError(f"{task.path}: cannot be read ({error.strerror}); remove it to have it fetched anew") from None
     return digest.hexdigest() == task.shard.md5
 
 

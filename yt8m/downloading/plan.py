@@ -12,14 +12,9 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from yt8m.common.errors import UserError
+from yt8m.data.partitions import PARTITIONS
 
 MIRRORS = ("us", "eu", "asia")
-PARTITIONS = {  # where the commands look for the shards of each, in the data folder
-    "2/frame/train": "video/train",
-    "2/frame/validate": "video/valid",
-    "3/frame/validate": "segment/train",
-    "3/frame/test": "segment/test",
-}
 VOCABULARY_URL = "https://research.google.com/youtube8m/csv/2/vocabulary.csv"
 PLAN_BYTES = 64_000_000  # more than any plan has
 _MIRROR_URL = "http://{mirror}.data.yt8m.org/{partition}/"
@@ -72,15 +67,18 @@ def plan_sources(
 
 
 def _plan_source(plan: str, mirror: str, data_dir: Path, folder: Path | None, base_url: str | None) -> PlanSource:
-    if plan in PARTITIONS:
+    partition = next((partition for partition in PARTITIONS if partition.published == plan), None)
+    if partition is not None:
         beside = _MIRROR_URL.format(mirror=mirror, partition=plan)
-        location, folder = beside + _PLAN_NAME, folder or data_dir / PARTITIONS[plan]
+        location, folder = beside + _PLAN_NAME, folder or data_dir / partition.folder
     elif is_url(plan):
         location, beside = plan, urljoin(_checked_url(plan, "--plan"), ".")
     elif Path(plan).is_file():
         location, beside = plan, ""
     else:
-        raise UserError(f"--plan {plan}: expected {', '.join(PARTITIONS)}, the URL of a plan file or the path of one")
+        raise UserError(
+            f"--plan {plan}: expected {', '.join(part.published for part in PARTITIONS)}, the URL of a plan file or the path of one"
+        )
     if folder is None:
         raise UserError(f"--plan {plan}: say with --to which folder its shards go to")
     if base_url is not None:

@@ -100,9 +100,7 @@ def _choose_records(index: Index, video_ids: Sequence[str] | None) -> np.ndarray
         for video_id in video_ids:
             if os.fsencode(video_id) not in rows:
                 names = [name.decode(errors="replace") for name in index.video_id[records].tolist()]
-                raise UserError(
-                    f"--video-id {video_id}: no such video in {index.folder}; {_suggestion(video_id, names)}"
-                )
+                raise UserError(f"--videos {video_id}: no such video in {index.folder}; {_suggestion(video_id, names)}")
         records = np.array([rows[os.fsencode(video_id)] for video_id in dict.fromkeys(video_ids)])
     n_repeats = int(np.isin(index.video_id, index.video_id[records]).sum()) - len(records)
     if n_repeats:

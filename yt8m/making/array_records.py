@@ -1,9 +1,6 @@
 """From users' arrays and annotations to a folder of shards: checked as a whole before anything is written."""
 
 import logging
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +17,6 @@ from yt8m.making.problems import Problems
 from yt8m.making.record_writer import Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)
-SHARD_STEMS = {  # as the data set's own shards are called
-    "video/train": "train",
-    "video/valid": "validate",
-    "segment/train": "validate",
-    "segment/test": "test",
-}
-LABELLED = ("video/train", "video/valid", "segment/train")
 SHARD_VIDEOS = 1000
 _LARGEST_RECORD = 2**31 - 2**20  # bytes: protobuf holds 2 GiB, and a record has more in it than frames
 _SHUFFLING = 17  # apart from other uses of the same seed
@@ -211,41 +201,3 @@ class RecordWriter:
 def has_shards(folder: Path) -> bool:
     """Whether there is any shard in a folder, which need not exist."""
     return any(folder.glob("*.tfrecord"))
-
-
-class NewFolder:
-    """A folder beside `folder`, to be written to; `publish` puts it in its place. A context.
-
-    What else `folder` has in it than shards is kept.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(dir=self._folder.parent, prefix=f".{self._folder.name}."))
-
-    def __enter__(self) -> "NewFolder":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def publish(self) -> None:
-        """Put what has been written in the place of `folder`."""
-        mask = os.umask(0)
-        os.umask(mask)
-        self.path.chmod(0o777 & ~mask)  # mkdtemp's folders are for their owner alone
-        if not self._folder.exists():
-            self.path.rename(self._folder)
-            return
-        old = Path(tempfile.mkdtemp(dir=self._folder.parent, prefix=f".{self._folder.name}.old."))
-        self._folder.rename(old)  # an empty folder gives way
-        try:
-            self.path.rename(self._folder)
-        except OSError:
-            old.rename(self._folder)
-            raise
-        for entry in old.iterdir():
-            if entry.suffix != ".tfrecord":
-                entry.rename(self._folder / entry.name)
-        shutil.rmtree(old)

@@ -83,7 +83,9 @@ def list_arrays(folder: Path) -> list[str]:
 
 def check_ids(video_ids: Sequence[str], source: object) -> None:
     """Raise `UserError` for ids that a submission could not hold."""
-    problems = Problems(source, "an id may have ASCII letters, digits and signs, but no blank, colon, comma or quote")
+    problems = Problems(
+        source, "an id may have ASCII letters, digits and signs, but no blank, colon, comma, slash, quote or backtick"
+    )
     for video_id in video_ids:
         if not _ID.fullmatch(video_id) or _NOT_IN_ID & set(video_id) or "/" in video_id:
             problems.add(f"video id {video_id!r}")

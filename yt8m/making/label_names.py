@@ -9,10 +9,9 @@ from pathlib import Path
 
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
+from yt8m.data.partitions import NAME_COLUMNS
 from yt8m.making.problems import Problems
 
-NAMES_FILE = "vocabulary.csv"
-COLUMNS = ("Index", "KnowledgeGraphId", "Name")
 LARGEST_LABEL = 2**31 - 1
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
@@ -74,7 +73,7 @@ def save_names(names: Sequence[str], path: Path) -> None:
     """Write a `vocabulary.csv` that numbers these names from 0."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(NAME_COLUMNS)
         writer.writerows((number, "", name) for number, name in enumerate(names))
 
 
@@ -101,7 +100,7 @@ def _read_names(path: Path) -> dict[str, list[int]]:
         names = [row["Name"].strip() for row in rows]
     except (OSError, ValueError, csv.Error, KeyError, AttributeError, TypeError):
         raise UserError(
-            f"{path}: cannot be read as CSV with the columns {','.join(COLUMNS)}, Index being label ids"
+            f"{path}: cannot be read as CSV with the columns {','.join(NAME_COLUMNS)}, Index being label ids"
         ) from None
     if len(set(ids)) < len(ids) or any(not 0 <= label <= LARGEST_LABEL for label in ids):
         raise UserError(f"{path}: column Index: expected different ids from 0 to {LARGEST_LABEL}")

@@ -23,6 +23,7 @@ class ContextAgnosticModel(nn.Module):
         super().__init__()
         self._model = video_model
         self.base_config = video_model.config
+        self.base_configs: tuple[VideoModelConfig, ...] = (video_model.config,)
 
     def forward(self, segments: Tensor) -> Tensor:
         """Segments (S, 5 + 2·offset, D), raw features 0..255 → logits (S, C)."""
@@ -51,6 +52,7 @@ class ContextAwareModel(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.base_config = config, context_base
+        self.base_configs: tuple[VideoModelConfig, ...] = (context_base, segment_base)
         self.context_model = build_encoder(context_base)
         self.segment_model = build_encoder(segment_base, gated=False)
         joint = self.context_model.out_features + self.segment_model.out_features

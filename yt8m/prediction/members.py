@@ -29,8 +29,8 @@ def load_members(
     Raises `UserError` for a model that does not fit the vocabulary or the features that `reader` reads.
     """
     models = [load_segment_model(folder, n_classes).eval() for folder in folders]
-    for model in models:
-        reader.require_widths(model.base_config.video_dim, model.base_config.audio_dim)
+    for base in (base for model in models for base in model.base_configs):
+        reader.require_widths(base.video_dim, base.audio_dim)
     return [
         Member(folder.name, model.to(device), folder.offset if offset is None else offset)
         for folder, model in zip(folders, models)

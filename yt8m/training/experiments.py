@@ -6,7 +6,7 @@ checks everything that can be wrong, but writes nothing.
 
 import argparse
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from helperbot import parameter_groups
 from helperbot.distributed import rank, rank_zero_first, world_size
 from torch import nn
 
-from yt8m.common.config import BaseSection, VideoModelConfig, VideoTraining, load_config, override_steps, required
+from yt8m.common.config import BaseSection, VideoTraining, load_config, override_steps, required
 from yt8m.common.errors import UserError
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
@@ -132,7 +132,7 @@ def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experimen
     settings = required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
     video_model = load_video_model(args.base_model, len(vocabulary))
-    train_set, valid_set = _rated_sets(args, sources, vocabulary, video_model.config, settings.offset, None)
+    train_set, valid_set = _rated_sets(args, sources, vocabulary, (video_model,), settings.offset, None)
     model = ContextAgnosticModel(video_model)
     return Experiment(
         model,
@@ -160,7 +160,7 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[S
         load_video_model(path, len(vocabulary)) for path in (args.context_model, args.segment_model)
     )
     train_set, valid_set = _rated_sets(
-        args, sources, vocabulary, context_base.config, settings.offset, architecture.max_len
+        args, sources, vocabulary, (context_base, segment_base), settings.offset, architecture.max_len
     )
     model = ContextAwareModel(architecture, context_base.config, segment_base.config, len(vocabulary))
     copy_encoder(model.context_model, context_base)
@@ -200,7 +200,7 @@ def _rated_sets(
     args: argparse.Namespace,
     sources: Sources,
     vocabulary: Vocabulary,
-    model: VideoModelConfig,
+    bases: Sequence[VideoModel],
     offset: int,
     context_max_len: int | None,
 ) -> tuple[RatedSegmentDataset, RatedSegmentDataset | None]:
@@ -219,7 +219,8 @@ def _rated_sets(
         (np.arange(len(index.shards)), None) if args.fold == NO_FOLD else split_fold(index, args.fold)
     )
     train_set = rated_set(train_shards, sources.seed)
-    train_set.reader.require_widths(model.video_dim, model.audio_dim)
+    for base in bases:
+        train_set.reader.require_widths(base.config.video_dim, base.config.audio_dim)
     if valid_shards is None:
         return train_set, None
     valid_set = rated_set(valid_shards, None)
