@@ -68,8 +68,8 @@ SMALL_TRAINING = {**TRAINING, "steps": 3}
 
 
 @pytest.fixture(name="clone", scope="module")
-def fixture_clone(tiny_data: Path, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder like a clone that has been set up, with a tiny data set and tiny configurations under the published names."""
+def fixture_clone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like a clone that has been set up, with tiny data, and tiny configurations under the published names."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("scripts", "benchmarks", "yt8m"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
@@ -108,7 +108,7 @@ def fixture_clone(tiny_data: Path, programs: Path, tmp_path_factory: pytest.Temp
 def fixture_proxy(tiny_data: Path) -> Iterator[str]:
     """The address of a proxy that answers for the data set's mirrors, with the tiny data."""
 
-    class Mirror(BaseHTTPRequestHandler):
+    class Mirror(BaseHTTPRequestHandler):  # pylint: disable=invalid-name
         """Knows the plans and the shards of all partitions."""
 
         def do_HEAD(self) -> None:
@@ -157,7 +157,7 @@ def fixture_read(programs: Path, proxy: str) -> Callable[..., None]:
             if command is None:
                 continue
             done = subprocess.run(
-                command, cwd=folder, env={**environment, "PATH": path}, capture_output=True, text=True
+                command, cwd=folder, env={**environment, "PATH": path}, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, f"{page}, line {block.line}:\n{block.text}\n{done.stdout}\n{done.stderr}"
 

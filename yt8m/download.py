@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         action=Distinct,
         metavar="PLAN",
-        help=f"partitions of the data set ({folders}), or the URL or path of a plan file of the same kind (default: none)",
+        help=f"partitions of the data set ({folders}), or the URL or path of a plan file (default: none)",
     )
     parser.add_argument(
         "--shards",

@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ratings",
         type=Path,
         metavar="CSV",
-        help="columns vid,start,label,score: start second, a multiple of 5, score 0 or 1; for segment/train (default: none)",
+        help="columns vid,start,label,score: start a multiple of 5, score 0 or 1; for segment/train (default: none)",
     )
     parser.add_argument(
         "--videos",

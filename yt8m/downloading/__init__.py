@@ -1,1 +1,1 @@
-"""How shards are fetched: what a plan file names, one file over HTTP, many at a time, and which are known to be right."""
+"""How shards are fetched: what a plan names, one file over HTTP, many at a time, and which are known to be right."""

@@ -77,7 +77,8 @@ def _plan_source(plan: str, mirror: str, data_dir: Path, folder: Path | None, ba
         location, beside = plan, ""
     else:
         raise UserError(
-            f"--plan {plan}: expected {', '.join(part.published for part in PARTITIONS)}, the URL of a plan file or the path of one"
+            f"--plan {plan}: expected {', '.join(part.published for part in PARTITIONS)}, the URL of a plan file or "
+            "the path of one"
         )
     if folder is None:
         raise UserError(f"--plan {plan}: say with --to which folder its shards go to")
