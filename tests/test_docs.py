@@ -108,8 +108,10 @@ def fixture_clone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def fixture_proxy(tiny_data: Path) -> Iterator[str]:
     """The address of a proxy that answers for the data set's mirrors, with the tiny data."""
 
-    class Mirror(BaseHTTPRequestHandler):  # pylint: disable=invalid-name
+    class Mirror(BaseHTTPRequestHandler):
         """Knows the plans and the shards of all partitions."""
+
+        # pylint: disable=invalid-name  # the names are those of http.server
 
         def do_HEAD(self) -> None:
             """Say how long a file is."""
