@@ -314,7 +314,7 @@ def test_soft_assignment_belongs_to_nextvlad(tmp_path: Path) -> None:
 
 def test_the_type_of_a_model_decides_its_keys(tmp_path: Path) -> None:
     path = "video.model.type"
-    assert _only_problem(tmp_path, {path: "netvlad"}) == f"{path}: expected dbof or nextvlad, found 'netvlad'"
+    assert _only_problem(tmp_path, {path: "netvlad"}) == f"{path}: expected one of 'dbof', 'nextvlad', found 'netvlad'"
     assert _only_problem(tmp_path, {path: ABSENT}) == f"{path}: missing key"
     problems = _problems(tmp_path, _changed({path: "nextvlad"}))
     assert "video.model.hidden_dim: unknown key" in problems

@@ -383,15 +383,16 @@ def test_servers_that_do_not(server: Server, fetch: Fetch, tmp_path: Path, waits
     [
         ("7", 7, 7),
         ("999999999", 3600, 3600),
-        (formatdate(time.time() + 500, usegmt=True), 300, 500),
-        (formatdate(time.time() - 500), 0, 0),
+        (+500, 300, 500),
+        (-500, 0, 0),
         ("soon", 0.5, 1),
-    ],
-    ids=["seconds", "too long", "a time", "a time that is over", "nonsense"],  # the same in each process
+    ],  # a number: so long from now
 )
 def test_a_server_says_how_long_to_wait(
-    server: Server, fetch: Fetch, waits: list[float], text: str, least: float, most: float
+    server: Server, fetch: Fetch, waits: list[float], text: str | int, least: float, most: float
 ) -> None:
+    if isinstance(text, int):
+        text = formatdate(time.time() + text, usegmt=True)
     disturb(server, NAMES[0], status=429, headers={"Retry-After": text}, times=1)
     assert fetch("--shards", "0").status == 0
     assert len(waits) == 1 and least <= waits[0] <= most

@@ -528,7 +528,7 @@ def test_mistakes(localize: Command, command: Command, features: Path, tmp_path:
     assert_refused(localize("--classes", "gitar"), "--classes gitar", "segment_vocabulary.csv", "did you mean Guitar")
     assert_refused(localize("--classes", "acoustic"), "did you mean Acoustic guitar?")
     assert_refused(localize("--classes", 99), "--classes 99", "Guitar, Drums, Acoustic guitar and others are there")
-    assert_refused(localize("--video-id", "v000", "V01"), "--video-id V01: no such video in", features.name, "v001")
+    assert_refused(localize("--video-id", "v000", "V01"), "--videos V01: no such video in", features.name, "v001")
     assert_refused(localize("--video-id", "q"), "v000, v001, v002 and others are there")
     assert_refused(localize(file=tmp_path / "none.tfrecord"), "none.tfrecord: no such file")
     assert_refused(localize(file=tmp_path), f"{tmp_path}: no such file")

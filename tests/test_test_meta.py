@@ -53,11 +53,14 @@ def _slow_rows(videos: list[tuple[str, int, int]]) -> list[tuple[int, int, bytes
     """Record, segment index and name of each candidate segment, one by one."""
     rows = []
     seen = set()
+    has_audio = any(audio for _, _, audio in videos)
     for record, (video_id, rgb, audio) in enumerate(videos):
         if video_id in seen:
             continue
         seen.add(video_id)
-        segments = list(range(0, min(rgb, audio), 5))  # start seconds; a partial last segment counts
+        segments = list(
+            range(0, min(rgb, audio) if has_audio else rgb, 5)
+        )  # start seconds; a partial last segment counts
         for segment in range(6, len(segments) - 2):
             rows.append((record, segment, f"{video_id}:{segments[segment]}".encode()))
     return rows
