@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from hashlib import md5
@@ -95,7 +96,7 @@ def fixture_clone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     programs_here = folder / ".venv" / "bin"
     programs_here.mkdir(parents=True)
     (programs_here / "activate").touch()
-    (programs_here / "pre-commit").symlink_to(shutil.which("pre-commit") or "pre-commit")
+    (programs_here / "pre-commit").symlink_to(Path(sys.executable).parent / "pre-commit")
     for name in ("docker", "conda"):  # not on every machine: what they are asked to do is kept
         program = folder / "stubs" / name
         program.parent.mkdir(exist_ok=True)
@@ -222,7 +223,7 @@ def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
     mounted = re.findall(r"-v \w+:(\S+)", asked[1])
     assert mounted == [f"{folder}/data/segment", f"{folder}/data/video"]
     assert asked[1].startswith("docker run --gpus all") and asked[1].endswith("-ti yt8m")
-    arguments = re.findall(r"--build-arg (\w+)", documentation.text_of("README.md"))
+    arguments = re.findall(r"--build-arg\s+(\w+)", documentation.text_of("README.md"))
     assert set(arguments) == set(re.findall(r"^ARG (\w+)", image, re.M))
 
 

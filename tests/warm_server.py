@@ -279,8 +279,10 @@ def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     del sys.path[0]  # the folder of this file
     sys.modules[NO_TENSORFLOW] = ModuleType(NO_TENSORFLOW)
+    path = list(sys.path)
     for name in sys.argv[2:]:
         importlib.import_module(name)
+    sys.path[:] = path  # torch 2.7 adds a folder
     threads = len(os.listdir("/proc/self/task"))
     tested = {"yt8m", "helperbot", "tensorflow"} & set(sys.modules)
     if threads != 1 or tested:
