@@ -258,7 +258,6 @@ def test_from_arrays_to_answers(tmp_path: Path, command: Command, case: Case) ->
         succeed(command("export_model", folder, "--format", "torchscript", "--output", output, "--data-dir", data_dir))
         assert output.is_file()
     if whole:
-        pytest.importorskip("onnxruntime")
         output = tmp_path / "model.onnx"
         arguments = (segments / "agnostic_0", "--format", "onnx", "--output", output)
         succeed(command("export_model", *arguments, "--data-dir", data_dir))
