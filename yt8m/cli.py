@@ -3,6 +3,7 @@
 import argparse
 import gc
 import logging
+import math
 import os
 import sys
 import time
@@ -294,26 +295,21 @@ def fold(text: str) -> Fold:
     return int(text)
 
 
-def nonnegative(text: str) -> float:
-    """An option's value as a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError
-    return value
+def number_type(name: str, accepts: Callable[[float], bool] = lambda value: True) -> Callable[[str], float]:
+    """The type of options whose values are finite numbers that `accepts` takes; `name` is for the error message."""
+
+    def convert(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value) or not accepts(value):
+            raise ValueError
+        return value
+
+    convert.__name__ = name  # argparse names the type in its message
+    return convert
 
 
-nonnegative.__name__ = "number of at least 0"
-
-
-def probability(text: str) -> float:
-    """An option's value as a number in 0..1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError
-    return value
-
-
-probability.__name__ = "number from 0 to 1"
+nonnegative = number_type("number of at least 0", lambda value: value >= 0)
+probability = number_type("number from 0 to 1", lambda value: 0 <= value <= 1)
 
 
 def counted(number: int, noun: str) -> str:

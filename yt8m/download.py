@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import Distinct, count, make_parser, positive, run
+from yt8m.cli import Distinct, count, make_parser, number_type, positive, run
 from yt8m.data.partitions import NAMES_FILE, PARTITIONS
 from yt8m.downloading.plan import MIRRORS, VOCABULARY_URL, Selection, parse_selection
 
@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=number_type("number of seconds above 0", lambda value: 0 < value <= 86_400),
         default=60.0,
         metavar="S",
         help="seconds to wait for a server that sends nothing (default: 60)",
@@ -169,16 +169,6 @@ def _selection(text: str) -> Selection:
         return parse_selection(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 86_400:
-        raise ValueError
-    return value
-
-
-_seconds.__name__ = "number of seconds above 0"
 
 
 if __name__ == "__main__":

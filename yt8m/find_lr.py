@@ -8,21 +8,12 @@ Which of the three trainings it is follows from the training section of CONFIG.
 """
 
 import argparse
-import math
 from pathlib import Path
 
-from yt8m.cli import add_amp, add_config, fold, make_parser, positive, run
+from yt8m.cli import add_amp, add_config, fold, make_parser, number_type, positive, run
 from yt8m.data.folds import N_FOLDS, NO_FOLD
 
-
-def _rate(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError
-    return value
-
-
-_rate.__name__ = "positive number"  # argparse names the type in its message
+_rate = number_type("positive number", lambda value: value > 0)
 
 
 def build_parser() -> argparse.ArgumentParser:

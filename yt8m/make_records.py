@@ -7,11 +7,10 @@ labels have all names that there are.
 """
 
 import argparse
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import make_parser, number_type, positive, run
 from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         parser.add_argument(
             option,
-            type=_finite,
+            type=number_type("number"),
             nargs=2,
             metavar=("LOW", "HIGH"),
             help=f"values from LOW to HIGH become 0 to 255, those beyond are clipped; {what}",
@@ -88,16 +87,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the shards that are there")
     return parser
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
-
-
-_finite.__name__ = "number"  # argparse names the type in its message
 
 
 def _check_options(args: argparse.Namespace) -> None:
