@@ -16,5 +16,6 @@ bash scripts/browser.bash
 # end, as it may with all that was measured to write, and what the worker measured is lost.
 printf '%s\0' tests/test_*.py PyTorchHelperBot/tests/test_*.py |
     OMP_NUM_THREADS=1 xargs -0 -n 6 -P 2 "$PYTHON" -m coverage run -m pytest "$@"
-"$PYTHON" -m coverage combine --quiet
+"$PYTHON" -m coverage combine --quiet  # warns of a file that was being written when its process was killed
+rm -f .coverage.*  # that file
 "$PYTHON" -m coverage report

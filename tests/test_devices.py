@@ -89,7 +89,7 @@ def test_a_command_says_at_its_start_what_to_install(
 
 def test_a_gpu_that_torch_knows_is_taken(machine_with: Callable[..., None]) -> None:
     machine_with(T4, TORCH_2_13)
-    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("auto") == torch.device("cuda:0")  # with its number, which torch.cuda.set_device asks for
     with pytest.raises(UserError, match="sees 1 GPU here"):
         resolve_device("cuda:1")
 
@@ -111,10 +111,10 @@ def test_a_gpu_that_is_not_used_is_not_passed_over_in_silence(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     with caplog.at_level(logging.WARNING):
+        monkeypatch.setattr(devices, "GPU_FILE", tmp_path / "nvidia0")
         assert resolve_device("auto") == torch.device("cpu")
         assert not caplog.records  # no GPU, nothing to say
         (tmp_path / "nvidia0").touch()
-        monkeypatch.setattr(devices, "GPU_FILE", tmp_path / "nvidia0")
         assert resolve_device("auto") == torch.device("cpu")
     (record,) = caplog.records
     assert reason in record.getMessage() and "computing on the CPU" in record.getMessage()

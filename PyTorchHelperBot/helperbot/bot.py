@@ -57,7 +57,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             dimension of the first tensor in it.
         state_file: where to keep the state of the run, see `save` and `resume`; None for nowhere.
         save_every: save the state every so many steps, at least 1, beside every evaluation.
-        amp: the half precision to compute the forward pass in, see `resolve_amp`; None for none.
+        amp: the half precision of `torch.autocast` in `forward` and `criterion`, see `resolve_amp`; None for none.
             With float16 the loss is scaled.
         accumulate: in how many parts a batch goes through the model, at least 1; the gradient is
             that of the whole batch, but for batch norms.
@@ -430,8 +430,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                     raise ValueError(f"a validation batch has {size} examples")
                 with self._stepper.autocast():
                     outputs = self.forward(model, batch)
+                    loss = self._stepper.loss(outputs, batch)
                 # Summed on the device: reading each batch's loss would wait for it every time.
-                loss_sum += self._stepper.loss(outputs, batch).double() * size
+                loss_sum += loss.double() * size
                 examples += size
                 for metric in self.metrics:
                     metric.update(outputs, batch)

@@ -30,7 +30,8 @@ def process_group(device: torch.device, timeout: timedelta | None = None) -> Ite
     """Join the other processes of a launcher for the duration of the block; nothing without one.
 
     Args:
-        device: what the processes exchange lies on. CUDA devices talk through NCCL, CPUs through gloo.
+        device: what the processes exchange lies on. CUDA devices talk through NCCL, CPUs through gloo. "cuda" without
+            a number is the GPU of this process's `local_rank`.
         timeout: how long a process waits for the others before it gives up; None for torch's own,
             10 minutes with NCCL and 30 with gloo.
     """
@@ -38,7 +39,7 @@ def process_group(device: torch.device, timeout: timedelta | None = None) -> Ite
         yield
         return
     if device.type == "cuda":
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(local_rank() if device.index is None else device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     try:
         yield

@@ -82,7 +82,7 @@ class Stepper:
         return self.model if self._average is None else self._average.module
 
     def autocast(self) -> torch.autocast:
-        """The context for forward passes."""
+        """The context for forward passes and losses; it has torch's losses compute in float32."""
         return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
     def step(self, batch: Any, number: int, guard: FiniteGuard) -> int:
@@ -132,7 +132,7 @@ class Stepper:
             with nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 with self.autocast():
                     outputs = self.forward(self._trained, part)
-                loss = self.loss(outputs, part)
+                    loss = self.loss(outputs, part)
                 if len(parts) > 1:
                     loss = loss * (self.batch_size_of(part) / size)
                 total = total + loss.detach()

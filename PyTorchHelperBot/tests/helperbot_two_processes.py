@@ -87,7 +87,7 @@ def make_bot(model, note, number, count, folder=None, **arguments):
         model,
         torch.optim.AdamW(model.parameters(), lr=0.05),
         forward=lambda model, batch: model(batch[0]),
-        criterion=lambda outputs, batch: nn.functional.mse_loss(outputs.float(), batch[1]),
+        criterion=lambda outputs, batch: nn.functional.mse_loss(outputs, batch[1]),
         train_batches=training,
         valid_batches=validation,
         metrics=[MeanMetric("error", lambda outputs, batch: (outputs - batch[1]).abs()[:, 0])],

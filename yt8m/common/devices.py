@@ -39,8 +39,9 @@ def resolve_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # reading threads make it theirs, which takes a number
         n_found = torch.cuda.device_count()
-        if (device.index or 0) >= n_found:
+        if device.index >= n_found:
             raise UserError(f"--device {name}: torch {torch.__version__} sees {n_found} GPU{'s' * (n_found != 1)} here")
         _require_kernels(device)
     return device

@@ -45,9 +45,10 @@ class Packing:
             self.index = (steps < self.lengths[:, None]).flatten().nonzero().squeeze(1)  # (N,)
 
     def pack(self, frames: Tensor) -> Tensor:
-        """(B, L, D) → (N, D), as float."""
+        """(B, L, D) → (N, D), in float32 or, if the frames are, in float64."""
         rows = frames.flatten(0, 1)
-        return (rows if self.lengths is None else rows[self.index]).float()
+        rows = rows if self.lengths is None else rows[self.index]
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
     def unpack(self, rows: Tensor) -> Tensor:
         """(N, ·) → (B, L, ·) with zeros in the padding."""
