@@ -4,6 +4,7 @@ import gc
 import importlib
 import logging
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,12 @@ LONG_FILES = (
     "test_prediction.py",
     "test_warm.py",
 )
+
+
+def pytest_configure() -> None:
+    """Have the processes that tests start obey SIGINT, which a shell has its background jobs ignore."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -44,6 +44,7 @@ ELSEWHERE = {
         "bash scripts/test.bash": ":",
         "pre-commit install": "pre-commit validate-config",
     },
+    "docs/distributed-training.md": {"torchrun": "CUDA_VISIBLE_DEVICES= torchrun"},  # there may be one GPU
     "docs/results.md": {"benchmarks/options.py": "benchmarks/options.py --help"},
     "docs/benchmarks.md": {
         f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
