@@ -154,12 +154,12 @@ def test_a_loss_that_is_no_number_ends_it_and_is_left_out(
     options = "--to", 1e-3, "--steps", 20, "--output", tmp_path / "x.png"
     outcome = command(*arguments("video", made, tiny_data, *options))
     assert outcome.status == 0, outcome.err
-    assert "ended at step 13 of 20" in outcome.err and "the loss is nan" in outcome.err
+    assert "ended at step 13 of 20" in outcome.err and "the training loss is nan" in outcome.err
     table = pd.read_csv(tmp_path / "x.csv")
     assert len(table) == 12 and np.isfinite(table).all(axis=None)
     left[0] = 9
     refused = command(*arguments("video", made, tiny_data, *options))
-    assert refused.status == 2 and "--from 1e-07: only 9 steps before the loss is nan" in refused.err
+    assert refused.status == 2 and "--from 1e-07: only 9 steps before the training loss is nan" in refused.err
     assert refused.err.endswith("choose a lower --from, such as 1e-10\n")
     left[0] = 10
     assert command(*arguments("video", made, tiny_data, *options)).status == 0

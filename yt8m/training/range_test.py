@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from helperbot import get_logger, move_to
+from helperbot import NonFiniteLossError, get_logger, move_to
+from helperbot.guards import FiniteGuard
+from helperbot.stepping import Stepper
 
 from yt8m.common.config import load_config
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
@@ -112,15 +113,15 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
     """Train with the learning rates (n,), a step each, as `train_*` would; the experiment's model changes.
 
     Groups of parameters keep the ratios of their rates. Ends early after a step whose smoothed loss is more
-    than `EXPLODED` times the lowest one, and before one whose loss is not finite. Raises `UserError` if
+    than `EXPLODED` times the lowest one, and before one whose loss or gradient is not finite. Raises `UserError` if
     fewer than `_FEWEST_STEPS` steps came before that.
     """
     settings = experiment.settings
-    model = experiment.model.to(device).train()
     optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
     ratios = [group["lr"] / settings.lr for group in optimizer.param_groups]
-    trained = [value for group in optimizer.param_groups for value in group["params"]]
-    scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)  # else it passes everything through
+    task = experiment.task
+    stepper = Stepper(experiment.model.train(), optimizer, task.forward, task.criterion, device, CLIP_GRAD_NORM, amp)
+    guard = FiniteGuard(immediate=True)
     losses: list[float] = []
     smoothed: list[float] = []
     average, n_before, ended = 0.0, 0, None
@@ -132,26 +133,18 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
             n_before = len(losses)
             for group, ratio in zip(optimizer.param_groups, ratios):
                 group["lr"] = rate * ratio
-            batch = move_to(batch, device)
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, amp, enabled=amp is not None):
-                outputs = experiment.task.forward(model, batch)
-            loss = experiment.task.criterion(outputs, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                ended = f"the loss is {value}"
+            try:
+                stepper.step(move_to(batch, device), n_before + 1, guard)
+            except NonFiniteLossError as error:
+                ended = str(error)
                 break
-            losses.append(value)
-            average = BETA * average + (1 - BETA) * value
+            assert stepper.last_loss is not None
+            losses.append(stepper.last_loss.item())
+            average = BETA * average + (1 - BETA) * losses[-1]
             smoothed.append(average / (1 - BETA ** len(losses)))
             if smoothed[-1] > EXPLODED * min(smoothed):
                 ended = f"the smoothed loss is {smoothed[-1]:.4g}, its lowest was {min(smoothed):.4g}"
                 break
-            scaler.scale(loss).backward()
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(trained, CLIP_GRAD_NORM)
-            scaler.step(optimizer)
-            scaler.update()
             progress.update(1)
     if ended is not None:
         if n_before < _FEWEST_STEPS:
