@@ -22,6 +22,7 @@ import torch
 import yaml
 
 from yt8m.data.damage import RAISE
+from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.prediction.memmaps import StoredScores, prediction_files
@@ -174,7 +175,7 @@ def load(data_dir: Path) -> World:
         ),
     ]:
         maps[variant] = [file.read(meta, len(vocabulary)) for file in prediction_files(folder, with_suffix(suffix))]
-    ratings = ratings_of_table(read_truth(data_dir / "truth.csv"))
+    ratings = ratings_of_table(read_truth(data_dir / "truth.csv", data_dir / NAMES_FILE))
     index = load_test_index(data_dir, meta, RAISE)
     scores = {
         base: video_scores(cache / "video" / base, index, meta, len(vocabulary), cache, 0, torch.device("cpu"), RAISE)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.data.index import Index, load_index
+from yt8m.data.tensorflow_import import import_tensorflow
 
 RGB, AUDIO = 8, 3  # frame widths of the tests' own videos
 
@@ -46,6 +47,7 @@ def make_video(
 
 def serialize(video: Video) -> bytes:
     """A video as TensorFlow serializes it."""
+    import_tensorflow()
     from tensorflow.train import (
         BytesList,
         Feature,
@@ -77,6 +79,7 @@ def serialize(video: Video) -> bytes:
 
 def decode(payload: bytes) -> Video:
     """A payload as TensorFlow understands it, features that it lacks as empty ones."""
+    import_tensorflow()
     from tensorflow.train import SequenceExample
 
     example = SequenceExample.FromString(payload)
@@ -103,6 +106,7 @@ def decode(payload: bytes) -> Video:
 
 def write_payloads(path: Path, payloads: Iterable[bytes]) -> Path:
     """A shard of these payloads, whatever they are, with right lengths and checksums."""
+    import_tensorflow()
     from tensorflow.io import TFRecordWriter
 
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,7 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
     "options, problem",
     [
         (["--truth", "T", "--submission", "missing.csv"], "missing.csv: cannot be read as a submission"),
-        (["--truth", "missing.csv", "--submission", "S"], "missing.csv: expected a CSV with the columns vid, start"),
+        (["--truth", "missing.csv", "--submission", "S"], "missing.csv: no such file"),
         (["--truth", "T"], "test_meta.npz: no test metadata"),
         (["--fold", "0", "--submission", "S"], "--submission: needs --truth"),
         (["--out-of-fold", "a", "--video-labels", "T"], "--video-labels: needs --truth"),

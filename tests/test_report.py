@@ -193,7 +193,7 @@ def test_a_timeline_shows_the_predictions(opened: OpenPage, folder: Path) -> Non
     shown = [entry["label"] for entry in own["classes"]]
     strongest = vocabulary.labels[np.argsort(-rows.max(axis=0))][:3].tolist()
     assert shown[:3] == strongest and set(shown) == set(NAMES)  # all are rated
-    truth = read_truth(folder / "truth.csv")
+    truth = read_truth(folder / "truth.csv", folder / "vocabulary.csv")
     assert {(shown[mark["class"]], mark["start"], mark["positive"]) for mark in own["marks"]} == {
         (row.label, row.start, row.score == 1) for row in truth.itertuples()
     }
@@ -373,7 +373,9 @@ def test_certainty_is_entropy(folder: Path, report: Path) -> None:
     for values, video, level in ((maps, 0, 20), (maps, 2, 9990)):
         for own in values:
             own[meta.row_starts[video] : meta.row_ends[video]] = level
-    timelines = TestTimelines(maps, meta, vocabulary, ratings_of_table(read_truth(folder / "truth.csv")))
+    timelines = TestTimelines(
+        maps, meta, vocabulary, ratings_of_table(read_truth(folder / "truth.csv", folder / "vocabulary.csv"))
+    )
     chosen = timelines.by_certainty(1)
     # Video 0 is surest, but that there is nothing; video 2 shows something surely.
     assert [own.video_id.encode() for own in chosen] == [meta.video_ids[2], meta.video_ids[1]]

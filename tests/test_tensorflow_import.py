@@ -1,13 +1,24 @@
 """TensorFlow starts without its notices; they are shown where it does not start."""
 
 import importlib
+import importlib.util
 import os
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from yt8m.data.tensorflow_import import import_tensorflow
+
+HIDE_TRITON = "sys.modules['triton'] = None"
+
+
+@pytest.fixture(autouse=True)
+def fixture_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no triton, whatever torch is installed."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
 def importing(outcome: Exception | None):
@@ -46,3 +57,17 @@ def test_what_is_imported_is_not_imported_again(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "tensorflow", module)
     monkeypatch.setattr(importlib, "import_module", importing(ImportError("twice")))
     assert import_tensorflow() is module
+
+
+@pytest.mark.parametrize("triton", ["", "raise ImportError('no LLVM')", None])
+def test_triton_comes_first(triton: str | None, tmp_path: Path) -> None:
+    for name, source in (("tensorflow", ""), ("triton", triton or "")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"print({name!r})\n{source}", encoding="utf-8")
+    (tmp_path / "tensorflow" / "train.py").touch()
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {'' if triton is not None else HIDE_TRITON}\n"
+        "from yt8m.data.tensorflow_import import import_tensorflow; import_tensorflow()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["triton", "tensorflow"][triton is None :]

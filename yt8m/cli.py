@@ -124,7 +124,11 @@ def add_top_k(parser: argparse.ArgumentParser, purpose: str) -> None:
 def add_truth(options: _Options, purpose: str) -> None:
     """`--truth`."""
     options.add_argument(
-        "--truth", type=Path, metavar="CSV", help=f"ratings of test segments, columns vid,start,label,score{purpose}"
+        "--truth",
+        type=Path,
+        metavar="CSV",
+        help="ratings of test segments, columns vid,start,label,score (label: an id, or a name of "
+        f"DIR/vocabulary.csv){purpose}",
     )
 
 

@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--video-labels",
         type=Path,
         metavar="CSV",
-        help="with --truth, labels of the test videos, columns vid,label, for the baseline that knows only those "
+        help="with --truth, labels of the test videos, columns vid,label, likewise, for the baseline that knows only those "
         "(default: none)",
     )
     parser.add_argument(

@@ -14,8 +14,8 @@ from yt8m.cli import make_parser, number_type, positive, run
 from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
-    from yt8m.making.annotations import LabelRow, RatingRow
-    from yt8m.making.label_names import LabelIds
+    from yt8m.data.annotations import LabelRow, RatingRow
+    from yt8m.data.label_names import LabelIds
 
 RATED, TEST = "segment/train", "segment/test"
 
@@ -113,9 +113,9 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> "LabelIds":
     from yt8m.common.errors import UserError
+    from yt8m.data.label_names import LabelText, resolve_labels
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
     from yt8m.making.array_records import has_shards
-    from yt8m.making.label_names import LabelText, resolve_labels
 
     texts = [
         LabelText(path, row.line, row.label)
@@ -136,9 +136,9 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
 
 def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
     """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
-    from yt8m.making.annotations import read_video_ids
+    from yt8m.common.problems import Problems
+    from yt8m.data.annotations import read_video_ids
     from yt8m.making.feature_arrays import check_ids, list_arrays
-    from yt8m.making.problems import Problems
 
     there = list_arrays(args.features)
     if args.videos is not None:
@@ -164,12 +164,12 @@ def main(args: argparse.Namespace) -> None:
     """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
     import logging
 
+    from yt8m.data.annotations import read_labels, read_ratings
     from yt8m.data.folds import N_FOLDS
+    from yt8m.data.label_names import save_names
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
     from yt8m.making import array_records as own
-    from yt8m.making.annotations import read_labels, read_ratings
     from yt8m.making.feature_arrays import Scale
-    from yt8m.making.label_names import save_names
     from yt8m.making.new_folder import NewFolder, finish_interrupted
 
     logger = logging.getLogger(__name__)

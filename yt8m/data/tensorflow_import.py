@@ -1,10 +1,12 @@
 """TensorFlow, imported where it is needed and without the notices it prints while starting."""
 
 import importlib
+import importlib.util
 import os
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from types import ModuleType
 
 _LOCK = threading.Lock()
@@ -23,6 +25,7 @@ def _import_quietly() -> ModuleType:
     with tempfile.TemporaryFile() as notices:
         os.dup2(notices.fileno(), 2)
         try:
+            _import_triton()
             module = importlib.import_module("tensorflow")
             importlib.import_module("tensorflow.train")  # submodules load late, with notices of their own
         except BaseException:
@@ -33,3 +36,11 @@ def _import_quietly() -> ModuleType:
             os.dup2(kept, 2)
             os.close(kept)
     return module
+
+
+def _import_triton() -> None:
+    """Triton, where torch has brought it along: loaded by torch when TensorFlow is there, it crashes the process
+    (triton 3.7.1, TensorFlow 2.21.0)."""
+    if importlib.util.find_spec("triton") is not None:
+        with suppress(ImportError):  # then torch does without it, too
+            importlib.import_module("triton")

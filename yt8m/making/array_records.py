@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.errors import UserError
+from yt8m.common.problems import Problems
 from yt8m.common.progress import Progress
+from yt8m.data.annotations import LabelRow, RatingRow
 from yt8m.data.folds import N_FOLDS
 from yt8m.data.tensorflow_import import import_tensorflow
-from yt8m.making.annotations import LabelRow, RatingRow
 from yt8m.making.feature_arrays import Scale, Survey, array_path, open_array, survey
-from yt8m.making.problems import Problems
 from yt8m.making.record_writer import Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.errors import UserError
+from yt8m.common.problems import Problems
 from yt8m.common.progress import Progress
-from yt8m.making.problems import Problems
 
 ROWS_AT_A_TIME = 1024
 _ID = re.compile(r"""[!-~]+""")

@@ -16,6 +16,7 @@ import torch
 from yt8m.common.devices import resolve_device
 from yt8m.common.errors import UserError
 from yt8m.data.index import Index, load_index
+from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.segments import EVERYTHING, HEAD_SEGMENTS, SEGMENT_SECONDS
 from yt8m.data.test_meta import TestMeta, load_test_meta
@@ -209,7 +210,7 @@ def collect_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> list[
 def _test_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> TestTimelines | None:
     """The predicted test videos; None where there are no predictions and no option needs them."""
     cache = args.data_dir / "cache"
-    truth = None if args.truth is None else ratings_of_table(read_truth(args.truth))
+    truth = None if args.truth is None else ratings_of_table(read_truth(args.truth, args.data_dir / NAMES_FILE))
     patterns = ["[!.]*.npy"] if args.model_names is None else [f"{name}.npy" for name in args.model_names]
     if not any(list((cache / PREDICTIONS_NAME).glob(pattern)) for pattern in patterns):
         if truth is None and (args.model_names is None or args.videos is not None):

@@ -11,6 +11,7 @@ from yt8m.common.devices import resolve_device, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.data.folds import N_FOLDS, split_fold
 from yt8m.data.index import Index, load_index
+from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.test_meta import META_NAME, load_test_meta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder, open_folder
@@ -21,7 +22,7 @@ from yt8m.scoring.held_out import HeldOutRatings, training_of
 from yt8m.scoring.placing import TestRatings, subject_of_submission
 from yt8m.scoring.ratings import Ratings, ratings_of_table
 from yt8m.scoring.scores import places_by_score
-from yt8m.scoring.truth import read_table, read_truth
+from yt8m.scoring.truth import read_truth, read_video_labels
 
 LOGGER = logging.getLogger(__name__)
 _MEAN = "ensemble"
@@ -41,14 +42,15 @@ class Trial:
 
 def on_test_set(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
     """A submission, predictions of test segments and their mean, or both. Raises `UserError`."""
-    ratings = ratings_of_table(read_truth(args.truth))
+    names = args.data_dir / NAMES_FILE
+    ratings = ratings_of_table(read_truth(args.truth, names))
     cache = args.data_dir / "cache"
     subjects = []
     predicted = args.submission is None or args.model_names is not None
     if predicted or args.video_labels is not None or (cache / META_NAME).exists():
         meta = load_test_meta(cache)
         test = TestRatings(ratings, meta, vocabulary)
-        labels = None if args.video_labels is None else read_table(args.video_labels, ["vid", "label"])
+        labels = None if args.video_labels is None else read_video_labels(args.video_labels, names)
         subjects += test.baselines(labels, args.top_k, args.seed)
         if predicted:
             maps = {

@@ -1,43 +1,43 @@
-"""Truth tables: ratings of test segments, to score submissions with."""
+"""What is true of test videos, to score predictions with: tables of their labels and of ratings of their segments."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from yt8m.common.errors import UserError
+from yt8m.data.annotations import LabelRow, RatingRow, read_labels, read_ratings
+from yt8m.data.label_names import LabelText, resolve_labels
 
-_TRUTH_COLUMNS = ["vid", "start", "label", "score"]
 
+def read_truth(path: Path, names: Path) -> pd.DataFrame:
+    """Ratings of a CSV: columns vid, start (second), label (id), score (0 or 1).
 
-def read_truth(path: Path) -> pd.DataFrame:
-    """A truth table, columns vid, start (second), label (id), score (0 or 1). Raises `UserError`.
-
-    A segment may be rated for a class more than once only if the ratings agree.
+    `names` is the `vocabulary.csv` that says which ids the labels have, where they are names. A segment may be rated
+    for a label more than once if the ratings agree. Raises `UserError`.
     """
-    table = read_table(path, _TRUTH_COLUMNS).drop_duplicates(ignore_index=True)
-    odd = ~table["score"].isin((0, 1))
-    if odd.any():
-        row = table[odd].iloc[0]
+    rows = read_ratings(path)
+    return pd.DataFrame(
+        {
+            "vid": [row.video_id for row in rows],
+            "start": [row.start for row in rows],
+            "label": _ids(path, rows, names),
+            "score": [row.score for row in rows],
+        }
+    )
+
+
+def read_video_labels(path: Path, names: Path) -> pd.DataFrame:
+    """Labels of videos of a CSV: columns vid, label (id); `names` as for `read_truth`. Raises `UserError`."""
+    rows = read_labels(path)
+    return pd.DataFrame({"vid": [row.video_id for row in rows], "label": _ids(path, rows, names)})
+
+
+def _ids(path: Path, rows: Sequence[LabelRow | RatingRow], names: Path) -> list[int]:
+    resolved = resolve_labels([LabelText(path, row.line, row.label) for row in rows], names)
+    if resolved.new_names:
         raise UserError(
-            f"{path}: {row['vid']}:{row['start']} has the score {row['score']} for label {row['label']}, "
-            "expected 0 or 1"
+            f"{names}: not there, but {path} names labels, such as {resolved.new_names[0]!r}; put the file there that "
+            "says which id each name has, or write ids"
         )
-    again = table.duplicated(["vid", "start", "label"])
-    if again.any():
-        row = table[again].iloc[0]
-        raise UserError(f"{path}: {row['vid']}:{row['start']} has two different scores for label {row['label']}")
-    return table
-
-
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """A CSV with at least these columns: `vid` is text, all others are integers. Raises `UserError`."""
-    try:
-        types = {name: str if name == "vid" else np.int64 for name in columns}
-        table = pd.read_csv(path, usecols=columns, dtype=types, keep_default_na=False)
-    except (OSError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"{path}: expected a CSV with the columns {', '.join(columns)}, integers but for vid "
-            f"({' '.join(str(error).split())})"
-        ) from None
-    return table[columns]
+    return [resolved.ids[row.label] for row in rows]

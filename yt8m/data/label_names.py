@@ -9,11 +9,17 @@ from pathlib import Path
 
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
+from yt8m.common.problems import Problems
 from yt8m.data.partitions import NAME_COLUMNS
-from yt8m.making.problems import Problems
 
 LARGEST_LABEL = 2**31 - 1
 _INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+def plain_label(text: str) -> str:
+    """A label as it is compared: without blanks around, an integer without zeros or a plus before it."""
+    text = text.strip()
+    return str(int(text)) if _INTEGER.fullmatch(text) else text
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,8 @@ class LabelIds:
 def resolve_labels(texts: Sequence[LabelText], names_path: Path) -> LabelIds:
     """Label ids of what the CSVs have: integers are ids; names are those of `names_path`, or of one to be made.
 
-    Raises `UserError` for ids beside names, ids out of range, and names that `names_path` lacks.
+    The texts are plain, see `plain_label`. Raises `UserError` for ids beside names, ids out of range, and names that
+    `names_path` lacks.
     """
     first: dict[str, LabelText] = {}
     for label in texts:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yt8m.common.errors import UserError
+from yt8m.common.problems import Problems
+from yt8m.data.label_names import plain_label
 from yt8m.data.segments import SEGMENT_SECONDS
-from yt8m.making.problems import Problems
 
 LABEL_COLUMNS = ("vid", "label")
 RATING_COLUMNS = ("vid", "start", "label", "score")
@@ -41,7 +42,7 @@ def read_labels(path: Path) -> list[LabelRow]:
     first: dict[tuple[str, str], int] = {}
     rows = []
     for line, (video_id, label) in _read_table(path, LABEL_COLUMNS):
-        row = LabelRow(line, video_id, label.strip())
+        row = LabelRow(line, video_id, plain_label(label))
         if not row.label:
             problems.add(f"line {line}: label is empty")
         before = first.setdefault((row.video_id, row.label), line)
@@ -53,9 +54,12 @@ def read_labels(path: Path) -> list[LabelRow]:
 
 
 def read_ratings(path: Path) -> list[RatingRow]:
-    """The ratings of a CSV with the columns vid, start, label and score. Raises `UserError` listing what is wrong."""
+    """The ratings of a CSV with the columns vid, start, label and score, what is said again once.
+
+    Raises `UserError` that lists what is wrong.
+    """
     problems = Problems(path)
-    first: dict[tuple[str, int, str], int] = {}
+    first: dict[tuple[str, int, str], RatingRow] = {}
     rows = []
     for line, (video_id, start_text, label, score_text) in _read_table(path, RATING_COLUMNS):
         start, score = _number(start_text), _number(score_text)
@@ -65,11 +69,12 @@ def read_ratings(path: Path) -> list[RatingRow]:
             problems.add(f"line {line}: score: expected 0 or 1, found {score_text!r}")
         if not label.strip():
             problems.add(f"line {line}: label is empty")
-        row = RatingRow(line, video_id, int(start or 0), label.strip(), int(score == 1))
-        before = first.setdefault((row.video_id, row.start, row.label), line)
-        if before != line:
-            problems.add(f"line {line}: rates the segment and label of line {before} again")
-        rows.append(row)
+        row = RatingRow(line, video_id, int(start or 0), plain_label(label), int(score == 1))
+        before = first.setdefault((row.video_id, row.start, row.label), row)
+        if before is row:
+            rows.append(row)
+        elif before.score != row.score:
+            problems.add(f"line {line}: rates the segment and label of line {before.line} again, otherwise")
     problems.raise_any()
     return rows
 
