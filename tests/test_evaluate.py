@@ -147,7 +147,7 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
         (["--truth", "T", "--submission", "S", "--include-trained"], "--include-trained: needs --fold"),
         (["--out-of-fold", "a", "--model-names", "b"], "--model-names: --out-of-fold names the models already"),
         (["--truth", "negative.csv", "--submission", "S"], "negative.csv: none of 1 ratings is positive"),
-        (["--fold", "8"], "invalid choice: 8"),
+        (["--fold", "8"], "argument --fold: invalid choice"),
         ([], "one of the arguments --truth --fold --out-of-fold is required"),
         (["--fold", "0"], "segment/train: no such folder"),
     ],

@@ -348,7 +348,7 @@ def test_what_there_is_not_is_said(browser: Browser, folder: Path, tmp_path: Pat
         (["--videos", "none"], "--videos: no video none in"),
         (["--evaluations", "odd.json"], "odd.json: not an evaluation of this version"),
         (["--evaluations", "missing.json"], "missing.json: cannot be read as an evaluation"),
-        (["--truth", "missing.csv"], "missing.csv: expected a CSV"),
+        (["--truth", "missing.csv"], "missing.csv: no such file"),
         (["--model-names", "other"], "predictions: no such predictions of test segments"),
         (["--videos", "v100", "v100"], "v100 is named more than once"),
     ],

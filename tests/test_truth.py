@@ -84,6 +84,7 @@ def test_agreeing_ratings_count_once_and_conflicting_ones_are_named(path: Path, 
         ("vid,start,label,score", "abcd,30,7", ["line 2: expected 4 fields"]),
         ("vid,start,label,score", f"abcd,{10**20},7,1", ["line 2: start"]),
         ("vid,start,label,score", f"abcd,30,{10**20},1", ["line 2: label: expected a name or an id"]),
+        ("vid,start,label,score", f"abcd,30,{'9' * 5000},1", ["no name '999"]),
         ("vid,start,label,score", '"abcd,30,7,1', ["cannot be read as CSV"]),
     ],
 )
@@ -91,7 +92,7 @@ def test_a_malformed_truth_table_is_named(header: str, row: str, parts: list[str
     with pytest.raises(UserError) as caught:
         read_truth(_table(path, row, header=header), names)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ") and all(part in message for part in parts), message
+    assert message.startswith((f"{path}: ", f"{names}: ")) and all(part in message for part in parts), message
     assert "\n" not in message
 
 

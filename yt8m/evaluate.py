@@ -57,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--video-labels",
         type=Path,
         metavar="CSV",
-        help="with --truth, labels of the test videos, columns vid,label, likewise, for the baseline that knows only those "
-        "(default: none)",
+        help="with --truth, labels of the test videos, columns vid,label (label: likewise), for the baseline that "
+        "knows only those (default: none)",
     )
     parser.add_argument(
         "--include-trained",

@@ -13,7 +13,7 @@ from yt8m.common.problems import Problems
 from yt8m.data.partitions import NAME_COLUMNS
 
 LARGEST_LABEL = 2**31 - 1
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")  # Python does not convert much longer ones
 
 
 def plain_label(text: str) -> str:
