@@ -95,7 +95,7 @@ class PlainDbof(PlainVideoModel):
 
     def features(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Frames (B, L, D) and lengths (B,) → features (B, F)."""
-        hidden = self.encoder(frames.float())  # (B, H, L)
+        hidden = self.encoder(frames.to(self.encoder[0].weight.dtype))  # (B, H, L)
         mask = frame_mask(frames, lengths)[:, None]
         maximum = hidden.masked_fill(~mask, float("-inf")).max(dim=2).values
         mean = (hidden * mask).sum(dim=2) / lengths[:, None]
@@ -165,7 +165,7 @@ class PlainNextvlad(PlainVideoModel):
     def before_relu(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """What the segment encoder of a context-aware model gives, (B, F)."""
         mask = frame_mask(frames, lengths)
-        video, audio = frames.float().split(self.widths, dim=2)
+        video, audio = frames.to(self.intermediate_fc[0].weight.dtype).split(self.widths, dim=2)
         pooled = torch.cat([self.video_encoder(video, mask), self.audio_encoder(audio, mask)], dim=1)
         return self.intermediate_fc[0](pooled)
 
