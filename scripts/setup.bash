@@ -40,11 +40,12 @@ if [ -x .venv/bin/python ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted
 fi
 
 python=${PYTHON3:-}
+[ ! -x .venv/bin/python ] || python=.venv/bin/python
 for candidate in python3.11 python3.12 python3.13 python3 python; do
     [ -n "$python" ] || python=$(command -v "$candidate" || true)
 done
 if ! "${python:-false}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
-    echo "setup: Python 3.11, 3.12 or 3.13 is needed; install one or set PYTHON3 to its path" >&2
+    echo "setup: Python 3.11, 3.12 or 3.13 is needed; install one, or set PYTHON3 to its path, and remove .venv if it has another" >&2
     exit 2
 fi
 echo "setup: installing $requirements ${tools[*]} into .venv; this takes a minute or more" >&2

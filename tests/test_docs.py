@@ -47,8 +47,14 @@ ELSEWHERE = {
     "docs/distributed-training.md": {"torchrun": "CUDA_VISIBLE_DEVICES= torchrun"},  # there may be one GPU
     "docs/results.md": {"benchmarks/options.py": "benchmarks/options.py --help"},
     "docs/benchmarks.md": {
-        f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
-        for name in ("loading", "training", "inference", "full_size")
+        **{
+            f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
+            for name in ("loading", "training", "inference", "full_size")
+        },
+        "--classes 1000 --train-videos 600 --valid-videos 100 --rated-videos 300 --test-videos 600": (
+            "--classes 5 --train-videos 16 --valid-videos 8 --rated-videos 32 --test-videos 4 --shard-videos 4"
+        ),
+        "--steps 300": "--steps 3",
     },
 }
 # Options of other programs.

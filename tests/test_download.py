@@ -685,7 +685,7 @@ def test_all_shards_by_default() -> None:
             (("--shards", text), ("--shards", text))
             for text in ("9-3", "all", "5/5", "1/0", "0-", "0,,1", "\u0663", "")
         ),
-        *((("--timeout", text), ("--timeout", text)) for text in ("0", "inf", "nan", "soon")),
+        *((("--timeout", text), ("--timeout", text)) for text in ("0", "inf", "nan", "soon", "86401")),
     ],
 )
 def test_mistakes(command: Command, tmp_path: Path, options: tuple[str, ...], parts: tuple[str, ...]) -> None:

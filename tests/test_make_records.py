@@ -341,7 +341,6 @@ def test_wrong_ratings_are_listed_and_nothing_is_written(
     ("text", "parts"),
     [
         ("vid,name\nvideo-1,3\n", ["vid,label", "'vid,name'"]),
-        ("vid,label\nvideo-1,3\nvideo-1,3\n", ["line 3", "same as line 2"]),
         ("vid,label\nvideo-9,3\n", ["video-9.npy", "leave such videos out"]),
         ("vid,label\nvideo-1,\n", ["line 2: label is empty"]),
         ('vid,label\n"video-1,3\n', ["cannot be read as CSV"]),
@@ -393,7 +392,7 @@ def test_shards_are_replaced_only_when_told_so_and_only_as_a_whole(
     assert outcome.status == 0 and "1 shards are too few for the 8 folds" in caplog.text
     assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "validate0000.tfrecord"]
     assert list(records_of(world.index())) == ["video-1"]
-    assert [path.name for path in folder.parent.iterdir()] == ["train"]
+    assert {path.name for path in folder.parent.iterdir()} == {"train", ".train.lock"}
 
 
 def test_what_cannot_be_written_leaves_the_old_shards(
@@ -411,7 +410,29 @@ def test_what_cannot_be_written_leaves_the_old_shards(
     outcome = command(*world.arguments("segment/train", "--overwrite"))
     assert_refused(outcome, "No space left")
     assert contents(world.data_dir) == before
-    assert [path.name for path in (world.data_dir / "segment").iterdir()] == ["train"]
+    assert {path.name for path in (world.data_dir / "segment").iterdir()} == {"train", ".train.lock"}
+
+
+def test_names_stay_with_the_shards_that_have_them(
+    world: World, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yt8m.making import new_folder
+
+    for path, columns in ((world.labels_path, LABELS), (world.ratings_path, RATINGS)):
+        rows = [(video, *([5] if columns is RATINGS else []), "yak", 1)[: len(columns)] for video in world.arrays]
+        save_csv(path, columns, rows)
+    assert command(*world.arguments("segment/train")).status == 0
+    (world.data_dir / "vocabulary.csv").unlink()
+
+    def broken_disk(*_: object) -> None:
+        raise OSError(5, "Input/output error", "old")
+
+    monkeypatch.setattr(new_folder, "_keep_the_rest", broken_disk)  # the new shards are in their place by then
+    assert_refused(command(*world.arguments("segment/train", "--overwrite")), "Input/output error")
+    assert "yak" in (world.data_dir / "vocabulary.csv").read_text(encoding="utf-8")
+    monkeypatch.undo()
+    assert command(*world.arguments("segment/train", "--overwrite")).status == 0
+    assert not (world.data_dir / "segment" / ".train.old").exists()
 
 
 def test_the_seed_alone_decides_the_order(world: World, command: Command) -> None:

@@ -24,6 +24,11 @@ def read(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
 
 
+def alone(folder: Path) -> bool:
+    """Whether nothing is beside it but the lock."""
+    return {path.name for path in folder.parent.iterdir()} <= {folder.name, f".{folder.name}.lock"}
+
+
 def replace(folder: Path) -> None:
     """Put a new shard in the place of the old ones."""
     with NewFolder(folder) as new:
@@ -39,15 +44,14 @@ def fixture_folder(tmp_path: Path) -> Path:
 
 def test_shards_are_replaced_and_the_rest_is_kept(folder: Path) -> None:
     replace(folder)
-    assert read(folder) == NEW
-    assert [path.name for path in folder.parent.iterdir()] == ["partition"]
+    assert read(folder) == NEW and alone(folder)
 
 
 def test_what_is_not_published_leaves_nothing(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt), NewFolder(folder) as new:
         (new.path / "b.tfrecord").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
-    assert read(folder) == OLD and len(list(folder.parent.iterdir())) == 1
+    assert read(folder) == OLD and alone(folder)
 
 
 @pytest.mark.parametrize("moment", [0, 1, 2])
@@ -68,8 +72,7 @@ def test_an_interruption_loses_no_shards(
         replace(folder)
     monkeypatch.undo()
     finish_interrupted(folder)
-    assert read(folder) == (NEW if moment == 2 else OLD)
-    assert len(list(folder.parent.iterdir())) == 1
+    assert read(folder) == (NEW if moment == 2 else OLD) and alone(folder)
 
 
 def test_a_process_that_was_killed_between_the_renames(folder: Path) -> None:
@@ -78,13 +81,35 @@ def test_a_process_that_was_killed_between_the_renames(folder: Path) -> None:
     finish_interrupted(folder)
     assert read(folder) == OLD
     replace(folder)
-    assert read(folder) == NEW and len(list(folder.parent.iterdir())) == 1
+    assert read(folder) == NEW and alone(folder)
 
 
 def test_two_processes_do_not_write_at_once(folder: Path) -> None:
     with NewFolder(folder) as new:
         (new.path / "b.tfrecord").write_text("new", encoding="utf-8")
-        with pytest.raises(UserError, match="another process"):
-            NewFolder(folder)
+        with pytest.raises(UserError, match="another process"), NewFolder(folder):
+            pass
         new.publish()
-    assert read(folder) == NEW
+        assert new.published
+        with pytest.raises(UserError, match="another process"):  # until all is done
+            replace(folder)
+    assert read(folder) == NEW and alone(folder)
+
+
+def test_nobody_puts_back_what_another_process_is_replacing(folder: Path) -> None:
+    with NewFolder(folder):
+        folder.rename(folder.parent / ".partition.old")  # the first of the renames
+        with pytest.raises(UserError, match="another process"):
+            finish_interrupted(folder)
+    finish_interrupted(folder)
+    assert read(folder) == OLD and alone(folder)
+
+
+def test_a_link_to_another_disk_stays_one(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "data"
+    link.symlink_to(folder)
+    replace(link)
+    assert link.is_symlink() and read(link) == NEW
+    folder.rename(folder.parent / ".partition.old")
+    finish_interrupted(link)
+    assert link.is_symlink() and read(link) == NEW

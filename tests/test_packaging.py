@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -84,20 +85,11 @@ def fixture_installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     """The environment of processes that have both packages from wheels, in a folder without the repository."""
     folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    for project in (ROOT / "PyTorchHelperBot", ROOT):
-        # A copy, since building leaves folders behind.
-        copy = folder / project.name
-        tracked = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."],
-            cwd=project,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.splitlines()
-        for name in tracked:
-            if (project / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                (copy / name).write_bytes((project / name).read_bytes())
+    for project, package in ((ROOT / "PyTorchHelperBot", "helperbot"), (ROOT, "yt8m")):
+        copy = folder / project.name  # since building leaves folders behind
+        shutil.copytree(project / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(project / name, copy)
         subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, copy], check=True)
     wheels = sorted(folder.glob("*.whl"))
     assert [wheel.name.split("-")[0] for wheel in wheels] == ["pytorch_helper_bot", "yt8m"]

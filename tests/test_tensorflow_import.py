@@ -1,7 +1,6 @@
 """TensorFlow starts without its notices; they are shown where it does not start."""
 
 import importlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,16 +14,12 @@ from yt8m.data.tensorflow_import import import_tensorflow
 HIDE_TRITON = "sys.modules['triton'] = None"
 
 
-@pytest.fixture(autouse=True)
-def fixture_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no triton, whatever torch is installed."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-
-
 def importing(outcome: Exception | None):
     """In the place of the import: a library writes a notice past Python, then the module is there, or is not."""
 
     def import_module(name: str) -> ModuleType:
+        if name == "triton":
+            raise ImportError(name)
         os.write(2, f"notice of {name}\n".encode())
         if outcome is not None:
             raise outcome

@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--timeout",
-        type=number_type("number of seconds above 0", lambda value: 0 < value <= 86_400),
+        type=number_type("number of seconds above 0, at most 86400", lambda value: 0 < value <= 86_400),
         default=60.0,
         metavar="S",
         help="seconds to wait for a server that sends nothing (default: 60)",

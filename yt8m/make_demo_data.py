@@ -37,6 +37,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.common.files import replacing
     from yt8m.common.progress import Progress
+    from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS
     from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
     from yt8m.data.tensorflow_import import import_tensorflow
     from yt8m.making.demo_data import World
@@ -79,8 +80,8 @@ def main(args: argparse.Namespace) -> None:
             begin += size
     for name, header, rows in (
         (NAMES_FILE, NAME_COLUMNS, world.vocabulary_rows()),
-        ("test_labels.csv", ("vid", "label"), test_labels),
-        ("truth.csv", ("vid", "start", "label", "score"), truth),
+        ("test_labels.csv", LABEL_COLUMNS, test_labels),
+        ("truth.csv", RATING_COLUMNS, truth),
     ):
         with replacing(args.data_dir / name) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -191,13 +191,13 @@ def main(args: argparse.Namespace) -> None:
     names = args.data_dir / NAMES_FILE
     with NewFolder(folder) as new:
         writer.write(new.path, stem, shards)
-        if resolved.new_names:
-            save_names(resolved.new_names, names)
         try:
+            if resolved.new_names:
+                save_names(resolved.new_names, names)
             new.publish()
         except BaseException:  # Ctrl-C, too
-            if resolved.new_names:  # no shards have them
-                names.unlink()
+            if resolved.new_names and not new.published:  # no shards have them
+                names.unlink(missing_ok=True)
             raise
     if resolved.new_names:
         logger.info("%s: %d names", names, len(resolved.new_names))

@@ -1,10 +1,16 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks for what is written over a while."""
 
+import fcntl
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from yt8m.common.errors import UserError
+
+LOGGER = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -27,6 +33,22 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, occupied: str) -> Iterator[None]:
+    """Hold the lock that is the file `path`, which is made and stays.
+
+    Raises `UserError` that says `occupied` if another process holds it. Warns where a file system has no locks.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(occupied) from None
+        except OSError as error:
+            LOGGER.warning("%s: no locks here (%s); have no other process write there", path.parent, error.strerror)
+        yield
 
 
 def _umask() -> int:

@@ -37,20 +37,19 @@ class RatingRow:
 
 
 def read_labels(path: Path) -> list[LabelRow]:
-    """The labels of a CSV with the columns vid and label. Raises `UserError` that lists what is wrong."""
+    """The labels of a CSV with the columns vid and label, what is said again once.
+
+    Raises `UserError` that lists what is wrong.
+    """
     problems = Problems(path)
-    first: dict[tuple[str, str], int] = {}
-    rows = []
+    rows: dict[tuple[str, str], LabelRow] = {}
     for line, (video_id, label) in _read_table(path, LABEL_COLUMNS):
         row = LabelRow(line, video_id, plain_label(label))
         if not row.label:
             problems.add(f"line {line}: label is empty")
-        before = first.setdefault((row.video_id, row.label), line)
-        if before != line:
-            problems.add(f"line {line}: says the same as line {before}")
-        rows.append(row)
+        rows.setdefault((row.video_id, row.label), row)
     problems.raise_any()
-    return rows
+    return list(rows.values())
 
 
 def read_ratings(path: Path) -> list[RatingRow]:
@@ -59,8 +58,7 @@ def read_ratings(path: Path) -> list[RatingRow]:
     Raises `UserError` that lists what is wrong.
     """
     problems = Problems(path)
-    first: dict[tuple[str, int, str], RatingRow] = {}
-    rows = []
+    rows: dict[tuple[str, int, str], RatingRow] = {}
     for line, (video_id, start_text, label, score_text) in _read_table(path, RATING_COLUMNS):
         start, score = _number(start_text), _number(score_text)
         if start is None or start % SEGMENT_SECONDS or not 0 <= start <= _LARGEST_START:
@@ -70,13 +68,11 @@ def read_ratings(path: Path) -> list[RatingRow]:
         if not label.strip():
             problems.add(f"line {line}: label is empty")
         row = RatingRow(line, video_id, int(start or 0), plain_label(label), int(score == 1))
-        before = first.setdefault((row.video_id, row.start, row.label), row)
-        if before is row:
-            rows.append(row)
-        elif before.score != row.score:
+        before = rows.setdefault((row.video_id, row.start, row.label), row)
+        if before.score != row.score:
             problems.add(f"line {line}: rates the segment and label of line {before.line} again, otherwise")
     problems.raise_any()
-    return rows
+    return list(rows.values())
 
 
 def read_video_ids(path: Path) -> list[str]:

@@ -1,7 +1,6 @@
 """TensorFlow, imported where it is needed and without the notices it prints while starting."""
 
 import importlib
-import importlib.util
 import os
 import sys
 import tempfile
@@ -41,6 +40,5 @@ def _import_quietly() -> ModuleType:
 def _import_triton() -> None:
     """Triton, where torch has brought it along: loaded by torch when TensorFlow is there, it crashes the process
     (triton 3.7.1, TensorFlow 2.21.0)."""
-    if importlib.util.find_spec("triton") is not None:
-        with suppress(ImportError):  # then torch does without it, too
-            importlib.import_module("triton")
+    with suppress(ImportError):  # then torch does without it, too
+        importlib.import_module("triton")

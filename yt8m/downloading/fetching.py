@@ -1,6 +1,5 @@
 """Shards of plans to folders: which are there, which are missing, and how those come, several at a time."""
 
-import fcntl
 import logging
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from yt8m.common.errors import UserError
+from yt8m.common.files import locked
 from yt8m.common.progress import Progress
 from yt8m.data.partitions import NAME_COLUMNS
 from yt8m.downloading.crew import Moved, Said, Watch, work_off
@@ -152,15 +152,7 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises `UserError` if one is at work there already.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another download into this folder is at work; wait until it has ended"
-            ) from None
-        except OSError as error:
-            LOGGER.warning("%s: no locks here (%s); have no other download write to it", folder, error.strerror)
+    with locked(folder / _LOCK, f"{folder}: another download into this folder is at work; wait until it has ended"):
         yield
 
 
@@ -335,7 +327,8 @@ def _has_md5(task: Task, watch: Watch) -> bool:
         with task.path.open("rb") as file:
             read_into(digest, file, watch.moved)
     except OSError as error:
-        raise UserError(f"{task.path}: cannot be read ({error.strerror}); remove it to have it fetched anew") from None
+        error.filename = error.filename or str(task.path)  # read() does not name it
+        raise
     return digest.hexdigest() == task.shard.md5
 
 

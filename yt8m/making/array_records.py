@@ -75,7 +75,7 @@ def annotate(
         own_labels = {}
         for row in labels:
             own_labels.setdefault(row.video_id, []).append(ids[row.label])
-        own_labels = {video_id: sorted(set(own)) for video_id, own in own_labels.items()}
+        own_labels = {video_id: sorted(own) for video_id, own in own_labels.items()}
     own_ratings: dict[str, list[tuple[int, Rating]]] = {}
     for rated in ratings:
         rating = Rating(rated.start, ids[rated.label], rated.score)

@@ -18,6 +18,7 @@ import pandas as pd
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
 from yt8m.common.progress import Progress
+from yt8m.data.annotations import RATING_COLUMNS
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.scoring.ratings import Ratings
 from yt8m.scoring.scores import (
@@ -36,7 +37,6 @@ from yt8m.scoring.scores import (
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _LEVEL = 95  # percent of the resamples that an interval holds
-RATING_COLUMNS = ("vid", "start", "label", "score")
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 Kind = Literal["baseline", "model", "ensemble", "submission"]

@@ -13,7 +13,7 @@ from yt8m.data.label_names import LabelText, resolve_labels
 def read_truth(path: Path, names: Path) -> pd.DataFrame:
     """Ratings of a CSV: columns vid, start (second), label (id), score (0 or 1).
 
-    `names` is the `vocabulary.csv` that says which ids the labels have, where they are names. A segment may be rated
+    In the file a label is an id, or a name, whose id `names`, a `vocabulary.csv`, says. A segment may be rated
     for a label more than once if the ratings agree. Raises `UserError`.
     """
     rows = read_ratings(path)
