@@ -27,9 +27,11 @@ from benchmarks.plain_inference import plain_metadata, plain_model, plain_predic
 from yt8m import make_demo_data
 from yt8m.common.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.features import feature_contract
 from yt8m.data.index import load_index
 from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS
 from yt8m.data.test_meta import load_test_meta
+from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import copy_encoder, exported_config, load_segment_model, open_folder, save_model
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
 from yt8m.models.video_models import build_video_model
@@ -37,6 +39,8 @@ from yt8m.prediction.inference import Computation, Member, Predictor
 from yt8m.ranking.submission import read_submission
 
 N_CLASSES = 1000
+VOCABULARY = Vocabulary(3 * np.arange(N_CLASSES), tuple(f"class {label}" for label in range(N_CLASSES)))
+FEATURES = feature_contract(1024, 128)
 SIZES = (
     "--train-videos 1 --valid-videos 1 --rated-videos 1 --test-videos 480 --classes 60 --shard-videos 40 "
     "--min-seconds 126 --max-seconds 300 --seed 5"
@@ -72,7 +76,7 @@ def make_models(data_dir: Path) -> None:
         torch.manual_seed(seed)
         bases[name] = settle(build_video_model(section.model, N_CLASSES), segments)
         config = exported_config(video=section, pure_segment=PureSegmentSection())
-        save_model(folder / f"{name}_{seed}", config, ContextAgnosticModel(bases[name]))
+        save_model(folder / f"{name}_{seed}", config, ContextAgnosticModel(bases[name]), VOCABULARY, FEATURES)
     head = ContextSection.model_validate({"model": CONTEXT})
     for seed, (context, segment) in enumerate((("dbof", "nextvlad"), ("dbof", "dbof")), 2):
         torch.manual_seed(seed)
@@ -82,7 +86,7 @@ def make_models(data_dir: Path) -> None:
         copy_encoder(aware.segment_model, bases[segment])
         settle(aware, segments, segments, None, torch.arange(len(segments)))
         config = exported_config(context_base=sections[0], segment_base=sections[1], segment_w_context=head)
-        save_model(folder / f"{context}-{segment}_{seed}", config, aware)
+        save_model(folder / f"{context}-{segment}_{seed}", config, aware, VOCABULARY, FEATURES)
 
 
 def make_data(data_dir: Path) -> None:
@@ -94,7 +98,8 @@ def make_data(data_dir: Path) -> None:
     make_demo_data.main(make_demo_data.build_parser().parse_args([*SIZES, "--data-dir", str(data_dir)]))
     make_models(data_dir)
     (data_dir / "segment_vocabulary.csv").write_text(
-        "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES)), encoding="utf-8"
+        "Index,Name\n" + "".join(f"{label},{name}\n" for label, name in zip(VOCABULARY.labels, VOCABULARY.names)),
+        encoding="utf-8",
     )
 
 
@@ -159,7 +164,7 @@ def time_predictions(data_dir: Path, repeats: int) -> None:
     meta = load_test_meta(data_dir / "cache")
     dataset = WholeVideoDataset(index, meta.records)
     videos = [frames for _, frames in dataset.__getitems__([(0, row) for row in range(len(dataset))])]
-    members = [Member(folder.name, load_segment_model(folder, N_CLASSES).eval(), OFFSET) for folder in folders]
+    members = [Member(folder.name, load_segment_model(folder).eval(), OFFSET) for folder in folders]
     predictor = Predictor(members, Computation(torch.device("cpu")))
     plain_models = [plain_model(folder, N_CLASSES) for folder in folders]
 

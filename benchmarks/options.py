@@ -25,6 +25,7 @@ from yt8m.data.damage import RAISE
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
 from yt8m.data.vocabulary import load_vocabulary
+from yt8m.models.artifacts import open_folder
 from yt8m.prediction.memmaps import StoredScores, prediction_files
 from yt8m.prediction.video_scores import CandidateRules, video_scores
 from yt8m.ranking.fusion import Fusion, Kind
@@ -174,11 +175,13 @@ def load(data_dir: Path) -> World:
             for kind, suffix in (("", ""), ("ema-", "-ema"))
         ),
     ]:
-        maps[variant] = [file.read(meta, len(vocabulary)) for file in prediction_files(folder, with_suffix(suffix))]
+        maps[variant] = [file.read(meta, vocabulary) for file in prediction_files(folder, with_suffix(suffix))]
     ratings = ratings_of_table(read_truth(data_dir / "truth.csv", data_dir / NAMES_FILE))
     index = load_test_index(data_dir, meta, RAISE)
     scores = {
-        base: video_scores(cache / "video" / base, index, meta, len(vocabulary), cache, 0, torch.device("cpu"), RAISE)
+        base: video_scores(
+            open_folder(cache / "video" / base), index, meta, vocabulary, cache, 0, torch.device("cpu"), RAISE
+        )
         for base, _, _ in VIDEO_RUNS
     }
     return World(TestRatings(ratings, meta, vocabulary), meta, maps, scores)

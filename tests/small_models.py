@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
-from yt8m.common.config import BaseSection, Config, VideoSection
+from yt8m.common.config import BaseSection, Config, FeatureContract, VideoModelConfig, VideoSection
+from yt8m.data.features import feature_contract
+from yt8m.data.vocabulary import Vocabulary, load_vocabulary
 from yt8m.models.artifacts import exported_config, save_model
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
 from yt8m.models.video_models import build_video_model
@@ -35,7 +38,21 @@ NEXTVLAD = {
     "se_reduction": 4,
 }
 CONTEXT = {"fcn_dim": 8, "p_drop": 0.5, "se_reduction": 4, "max_len": 20, "finetune_context": False, "n_mixture": 2}
+Classes = int | Path | Vocabulary  # so many that stand for any, or a data folder's
 TRAINING = {"batch_size": 8, "steps": 6, "lr": "1e-3", "eps": "1e-7", "weight_decay": 0.02, "ckpt_interval": 3}
+
+
+def small_vocabulary(n_classes: int) -> Vocabulary:
+    """Classes that stand for any: the label ids 0, 1, 2 and so on."""
+    return Vocabulary(np.arange(n_classes), tuple(f"class {label}" for label in range(n_classes)))
+
+
+def _outputs(base: VideoModelConfig, classes: Classes) -> tuple[Vocabulary, FeatureContract]:
+    if isinstance(classes, Path):
+        vocabulary = load_vocabulary(classes)
+    else:
+        vocabulary = small_vocabulary(classes) if isinstance(classes, int) else classes
+    return vocabulary, feature_contract(base.video_dim, base.audio_dim)
 
 
 def write_config(path: Path, **sections: Any) -> Path:
@@ -45,36 +62,44 @@ def write_config(path: Path, **sections: Any) -> Path:
     return path
 
 
-def video_folder(path: Path, model: dict[str, Any], n_classes: int, seed: int = 0) -> Path:
+def video_folder(path: Path, model: dict[str, Any], classes: Classes, seed: int = 0) -> Path:
     """The folder of a video model that was never trained."""
     torch.manual_seed(seed)
     section = VideoSection.model_validate({"model": model})
-    save_model(path, exported_config(video=section), build_video_model(section.model, n_classes))
+    vocabulary, features = _outputs(section.model, classes)
+    model_made = build_video_model(section.model, len(vocabulary))
+    save_model(path, exported_config(video=section), model_made, vocabulary, features)
     return path
 
 
-def agnostic_folder(path: Path, model: dict[str, Any], n_classes: int, seed: int = 0) -> Path:
+def agnostic_folder(path: Path, model: dict[str, Any], classes: Classes, seed: int = 0) -> Path:
     """The folder of a context-agnostic model that was never trained."""
     torch.manual_seed(seed)
     config = Config.model_validate({"video": {"model": model}, "pure_segment": {"training": TRAINING}})
     assert config.video is not None and config.pure_segment is not None
+    vocabulary, features = _outputs(config.video.model, classes)
     save_model(
         path,
         exported_config(video=config.video, pure_segment=config.pure_segment),
-        ContextAgnosticModel(build_video_model(config.video.model, n_classes)),
+        ContextAgnosticModel(build_video_model(config.video.model, len(vocabulary))),
+        vocabulary,
+        features,
     )
     return path
 
 
-def aware_folder(path: Path, context: dict[str, Any], segment: dict[str, Any], n_classes: int, seed: int = 0) -> Path:
+def aware_folder(path: Path, context: dict[str, Any], segment: dict[str, Any], classes: Classes, seed: int = 0) -> Path:
     """The folder of a context-aware model that was never trained."""
     torch.manual_seed(seed)
     bases = [BaseSection.model_validate({"model": model}) for model in (context, segment)]
     head = Config.model_validate({"segment_w_context": {"model": CONTEXT, "training": TRAINING}}).segment_w_context
     assert head is not None
+    vocabulary, features = _outputs(bases[0].model, classes)
     save_model(
         path,
         exported_config(context_base=bases[0], segment_base=bases[1], segment_w_context=head),
-        ContextAwareModel(head.model, bases[0].model, bases[1].model, n_classes),
+        ContextAwareModel(head.model, bases[0].model, bases[1].model, len(vocabulary)),
+        vocabulary,
+        features,
     )
     return path

@@ -6,9 +6,17 @@ import pytest
 import torch
 import yaml
 
-from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, video_folder
+from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, small_vocabulary, video_folder
 from yt8m.common.errors import UserError
-from yt8m.models.artifacts import list_folders, load_segment_model, load_video_model, open_folder, save_model
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.artifacts import (
+    exported_config,
+    list_folders,
+    load_segment_model,
+    load_video_model,
+    open_folder,
+    save_model,
+)
 from yt8m.models.model_files import folder_digest
 from yt8m.prediction.members import chosen_folders
 
@@ -33,9 +41,11 @@ def edit_state(folder: Path, **entries: torch.Tensor | None) -> None:
 def test_video_folder_round_trip(model: dict, tmp_path: Path) -> None:
     folder = video_folder(tmp_path / "base", model, N_CLASSES)
     assert all(key.startswith("model.") for key in torch.load(folder / "model.pth", weights_only=True))
-    loaded = load_video_model(folder, N_CLASSES)
+    loaded = load_video_model(folder)
     again = tmp_path / "again"
-    save_model(again, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")), loaded)
+    opened = open_folder(folder)
+    save_model(again, exported_config(video=opened.config.video), loaded, opened.vocabulary(), opened.features)
+    assert (again / "config.yaml").read_bytes() == (folder / "config.yaml").read_bytes()
     first, second = (torch.load(path / "model.pth", weights_only=True) for path in (folder, again))
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
@@ -45,8 +55,8 @@ def test_segment_folders_round_trip(tmp_path: Path) -> None:
     aware = open_folder(aware_folder(tmp_path / "b", DBOF, NEXTVLAD, N_CLASSES))
     assert (agnostic.kind, aware.kind) == ("context-agnostic", "context-aware")
     segments = torch.full((2, 11, 1152), 100, dtype=torch.uint8)
-    load_segment_model(agnostic, N_CLASSES).eval()(segments)
-    model = load_segment_model(aware, N_CLASSES).eval()
+    load_segment_model(agnostic).eval()(segments)
+    model = load_segment_model(aware).eval()
     assert model(segments, segments, None, torch.tensor([0, 1])).shape == (2, N_CLASSES)
     assert all(key.startswith("_model.") for key in torch.load(agnostic.path / "model.pth", weights_only=True))
     assert not any(parameter.requires_grad for parameter in model.context_model.parameters())
@@ -56,7 +66,7 @@ def test_unknown_training_keys_of_an_older_release_are_left_alone(tmp_path: Path
     folder = agnostic_folder(tmp_path / "a", DBOF, N_CLASSES)
     edit_config(folder, pure_segment={"training": {"offset": 2, "a_key_of_2019": True}}, another_section={})
     assert open_folder(folder).offset == 2
-    load_segment_model(open_folder(folder), N_CLASSES)
+    load_segment_model(open_folder(folder))
 
 
 def test_a_folder_without_training_keys_has_the_published_offset(tmp_path: Path) -> None:
@@ -80,7 +90,7 @@ def test_a_state_without_the_mixture_head_is_refused(tmp_path: Path) -> None:
     name = next(key for key in state if key.endswith("expert_fc.2.bias"))
     torch.save({key: value for key, value in state.items() if key != name}, folder / "model.pth")
     with pytest.raises(UserError) as error:
-        load_segment_model(open_folder(folder), N_CLASSES)
+        load_segment_model(open_folder(folder))
     assert str(error.value) == f"{folder / 'model.pth'}: does not fit config.yaml: no {name}"
 
 
@@ -99,10 +109,10 @@ def test_digest_tells_models_apart(tmp_path: Path) -> None:
     assert folder_digest(video_folder(tmp_path / "again", DBOF, N_CLASSES, 0)) in digests
 
 
-def refusal(folder: Path, n_classes: int = N_CLASSES) -> str:
+def refusal(folder: Path, vocabulary: Vocabulary | None = None) -> str:
     """The one line with which a video model's folder is refused."""
     with pytest.raises(UserError) as error:
-        load_video_model(folder, n_classes)
+        load_video_model(folder, vocabulary)
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
     return str(error.value)
 
@@ -113,8 +123,8 @@ def test_refusals_name_what_is_wrong(tmp_path: Path) -> None:
     assert "config.yaml" in refusal(tmp_path / "empty")
 
     folder = video_folder(tmp_path / "base", DBOF, N_CLASSES)
-    message = refusal(folder, 7)
-    assert "3 classes" in message and "vocabulary has 7" in message
+    message = refusal(folder, small_vocabulary(7))
+    assert "other classes than those of the vocabulary: only the vocabulary has 3 (class 3), 4" in message
 
     edit_state(
         folder, model__encoder__0__bias=torch.zeros(5), model__unheard_of=torch.zeros(1), model__encoder__0__weight=None
@@ -149,7 +159,7 @@ def test_kinds_are_not_mixed_up(tmp_path: Path) -> None:
     assert "context-agnostic segment model, where a video model is needed" in refusal(segment)
     video = open_folder(video_folder(tmp_path / "video", DBOF, N_CLASSES))
     with pytest.raises(UserError, match="a video model, where a segment model is needed"):
-        load_segment_model(video, N_CLASSES)
+        load_segment_model(video)
 
 
 def test_problems_of_an_exported_config_are_one_message(tmp_path: Path) -> None:
@@ -175,10 +185,10 @@ def test_a_failed_export_leaves_the_old_model(tmp_path: Path, monkeypatch: pytes
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    model = load_video_model(folder, N_CLASSES)
+    model = load_video_model(folder)
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError):
-        save_model(folder, {}, model)
+        save_model(folder, {}, model, small_vocabulary(N_CLASSES), open_folder(folder).features)
     assert (folder / "model.pth").read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "model.pth"]
 

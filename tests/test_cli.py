@@ -262,7 +262,7 @@ def test_quiet_predictions_say_nothing_and_their_log_is_complete(command: Comman
     assert command("prepare_test_meta", "--data-dir", data_dir).status == 0
     log = data_dir / "cache" / "inference" / "inference.log"
     for name, said in (("quiet", False), ("verbose", True)):
-        agnostic_folder(data_dir / "cache" / "segment" / name, DBOF, 5)
+        agnostic_folder(data_dir / "cache" / "segment" / name, DBOF, data_dir)
         outcome = command("inference_memmap", "--data-dir", data_dir, "--model-names", name, f"--{name}")
         assert outcome.status == 0 and (" INFO " in outcome.err) == (" DEBUG " in outcome.err) == said, outcome.err
         assert said or outcome.err == ""

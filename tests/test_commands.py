@@ -157,7 +157,7 @@ def test_a_damaged_shard_is_named(command: Command, data_dir: Path, video_config
 
 def test_damage_met_by_a_loader_thread_is_named(command: Command, data_dir: Path, tmp_path: Path) -> None:
     command("prepare_test_meta", "--data-dir", data_dir)
-    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, N_CLASSES)
+    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, data_dir)
     shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0]
     stat = shard.stat()
     content = bytearray(shard.read_bytes())
@@ -179,24 +179,24 @@ def test_wrong_base_models(command: Command, data_dir: Path, tmp_path: Path) -> 
 
     assert_refused(train(tmp_path / "none"), "none", "no such model folder")
     base = video_folder(tmp_path / "base", DBOF, N_CLASSES + 1)
-    assert_refused(train(base), "base", "6 classes", "vocabulary has 5")
+    assert_refused(train(base), "base", "other classes than those of", "segment_vocabulary.csv")
     (base / "model.pth").unlink()
     assert_refused(train(base), "base", "no model.pth")
-    other = video_folder(tmp_path / "other", {**DBOF, "video_dim": 24, "audio_dim": 8}, N_CLASSES)
-    assert_refused(train(other), "1024", "24", "video_dim")
+    other = video_folder(tmp_path / "other", {**DBOF, "video_dim": 24, "audio_dim": 8}, data_dir)
+    assert_refused(train(other), "1024", "24 and 8", "same extractor")
     aware = write_config(tmp_path / "aware.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
-    base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
+    base = video_folder(tmp_path / "base", DBOF, data_dir)
     for context, segment in ((base, other), (other, base)):
         outcome = command(
             "train_segment_w_context", aware, context, segment, "--fold", 0, "--name", "x", "--data-dir", data_dir
         )
-        assert_refused(outcome, "1024", "24", "video_dim")
+        assert_refused(outcome, "1024", "24 and 8", "same extractor")
     assert not (data_dir / "cache" / "segment").exists()
 
 
 def test_folds(command: Command, data_dir: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
-    base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
+    base = video_folder(tmp_path / "base", DBOF, data_dir)
     arguments = ("train_pure_segment", config, base, "--name", "x", "--data-dir", data_dir, "--fold")
     for value in ("8", "-1", "all", ""):
         assert_refused(command(*arguments, value), "--fold", f"found '{value}'", "0 to 7 or none")
@@ -212,7 +212,7 @@ def test_inference_mistakes(command: Command, data_dir: Path) -> None:
     assert_refused(infer(), "test_meta.npz", "prepare_test_meta")
     assert command("prepare_test_meta", "--data-dir", data_dir).status == 0
     assert_refused(infer(), "cache/segment", "no such folder of models")
-    agnostic_folder(data_dir / "cache" / "segment" / "good_0", DBOF, N_CLASSES)
+    agnostic_folder(data_dir / "cache" / "segment" / "good_0", DBOF, data_dir)
     (data_dir / "cache" / "segment" / "unfinished_1").mkdir()
     assert_refused(infer(), "unfinished_1", "not a finished model")
     assert_refused(infer("--model-names", "missing_0"), "missing_0", "no such model folder")
@@ -270,7 +270,7 @@ def test_validation_ratings_that_all_agree(
 
     monkeypatch.setattr(datasets.RatedSegmentDataset, "__init__", agree)
     config = write_config(tmp_path / "segment.yaml", pure_segment={"training": TRAINING})
-    base = video_folder(tmp_path / "base", DBOF, N_CLASSES)
+    base = video_folder(tmp_path / "base", DBOF, data_dir)
     assert_refused(
         command("train_pure_segment", config, base, "--fold", 0, "--name", "x", "--data-dir", data_dir),
         "fold 0",

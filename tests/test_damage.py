@@ -172,7 +172,7 @@ def test_training_leaves_damage_out_and_says_so_at_the_end(command: Command, dat
 
 
 def test_predictions_of_damaged_videos_are_0_until_they_are_mended(command: Command, data_dir: Path) -> None:
-    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, 5)
+    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, data_dir)
     where = ("--data-dir", data_dir, "--on-error", "skip")
     assert command("prepare_test_meta", *where).status == 0
     predictions = data_dir / "cache" / "predictions" / "m_0.npy"
@@ -258,7 +258,7 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
         make_video(0, 0, (3,)),
         make_video(1, 3, (4000, -1)),
         make_video(2, 301, (3,)),
-        make_video(3, 20, (), ((20, 3, 1.0), (-5, 3, 0.0), (3, 3, 1.0), (5, 3, 0.5), (10, 3, 0.0), (10, 3, 1.0))),
+        make_video(3, 20, (), ((20, 7, 1.0), (-5, 3, 0.0), (3, 3, 1.0), (5, 3, 0.5), (10, 3, 0.0), (10, 3, 1.0))),
         make_video(4, 9, n_audio=8),
         dataclasses.replace(make_video(5, 9), video_id=b"v004"),
         Video(b"wide", np.zeros((6, RGB + 1), np.uint8), np.zeros((6, AUDIO), np.uint8)),
@@ -273,7 +273,9 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
     assert {
         name: [int(value) for value in values]
         for name, values in rows.items()
-        if name.startswith(("videos ", "labels ", "ratings ")) and len(values) == 2 and values[0].isdecimal()
+        if name.startswith(("videos ", "labels ", "ratings ", "rated ", "positive "))
+        and len(values) == 2
+        and values[0].isdecimal()
     } == {
         "videos without frames": [1, 1],
         "videos of 1 to 4 frames": [1, 1],
@@ -287,7 +289,39 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
         "ratings that do not start at a multiple of 5 s": [1, 1],
         "ratings with another score than 0 and 1": [1, 1],
         "ratings of a segment and label that came before": [1, 1],
+        "rated labels that no video is labelled with": [1, 1],
+        "positive ratings of labels that their video lacks": [4, 4],
     }
+    again = "'v000', 'v001', 'v002', 'v003', 'v004' and 1 more"
+    for line in (
+        f"{tmp_path}/one: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
+        f"{tmp_path}/two: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
+        f"{tmp_path}/two: videos whose id is in a folder before this one: {again}",
+    ):
+        assert line in outcome.out.splitlines()
+
+
+def test_check_data_names_ids_that_a_submission_cannot_hold(command: Command, tmp_path: Path) -> None:
+    names = ["D:/v1.mp4", "b c", "it's/ü", "", 'x"', "x,y", "x\ny", "v"]
+    videos = [dataclasses.replace(make_video(number, 9), video_id=name.encode()) for number, name in enumerate(names)]
+    trained = write_videos(tmp_path / "video" / "train" / "a.tfrecord", videos).parent
+    outcome = command("check_data", trained, "--data-dir", tmp_path)
+    assert outcome.status == 0 and cells(outcome.out)["videos whose id a submission cannot hold"] == ["6"]
+    said = "videos whose id a submission cannot hold: 'D:/v1.mp4', 'b c', '', 'x\"', 'x,y' and 1 more"
+    assert f"{trained}: {said}" in outcome.out and "an id may have no blank" in outcome.out
+    tested = shutil.copytree(trained, tmp_path / "segment" / "test")
+    outcome = command("check_data", "--data-dir", tmp_path)
+    assert outcome.status == 1 and f"{tested}: {said}" in outcome.out and "no damage" in outcome.out
+    outcome = command("prepare_test_meta", "--data-dir", tmp_path)
+    assert outcome.status == 2 and len(outcome.err.splitlines()) == 1
+    for part in (f"{tested}: a submission cannot hold the video ids ''", "'D:/v1.mp4'", "and 1 more", "other ids"):
+        assert part in outcome.err
+
+
+def test_check_data_of_videos_without_labels_says_nothing_of_ratings_without(command: Command, tmp_path: Path) -> None:
+    path = write_videos(tmp_path / "a" / "a.tfrecord", [make_video(0, 9, (), ((5, 3, 1.0),))])
+    outcome = command("check_data", path.parent, "--data-dir", tmp_path)
+    assert outcome.status == 0 and "oddities: none" in outcome.out
 
 
 def test_check_data_reads_unusual_layouts(command: Command, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(
     kind: str, data_dir: Path, tmp_path: Path, python: str
 ) -> None:
     bases = [
-        video_folder(tmp_path / name, without_dropout(model), 5)
+        video_folder(tmp_path / name, without_dropout(model), data_dir)
         for name, model in (("base-dbof", DBOF), ("base-nextvlad", NEXTVLAD))
     ]
     module, rest, section = {

@@ -171,8 +171,8 @@ def test_mistakes(
 @pytest.fixture(name="predicted_dir")
 def fixture_predicted_dir(data_dir: Path, command: Command) -> Path:
     """A data folder with two untrained models, and their predictions of the test segments."""
-    agnostic_folder(data_dir / "cache" / "segment" / "dbof_0", DBOF, N_CLASSES)
-    aware_folder(data_dir / "cache" / "segment" / "both_1", DBOF, NEXTVLAD, N_CLASSES)
+    agnostic_folder(data_dir / "cache" / "segment" / "dbof_0", DBOF, data_dir)
+    aware_folder(data_dir / "cache" / "segment" / "both_1", DBOF, NEXTVLAD, data_dir)
     for module in ("prepare_test_meta", "inference_memmap"):
         assert command(module, "--data-dir", data_dir).status == 0
     return data_dir
@@ -246,11 +246,11 @@ def trained_without(folder: Path, index: Index, fold: object) -> Path:
 def fixture_rated_dir(data_dir: Path) -> Path:
     """A data folder whose models held out fold 2 (two of them), fold 3, none, and who knows what."""
     models, index = data_dir / "cache" / "segment", load_index(data_dir / "segment" / "train", data_dir / "cache")
-    trained_without(agnostic_folder(models / "dbof_2", DBOF, N_CLASSES, seed=1), index, 2)
-    trained_without(aware_folder(models / "both_2", DBOF, NEXTVLAD, N_CLASSES, seed=2), index, 2)
-    trained_without(agnostic_folder(models / "dbof_3", DBOF, N_CLASSES, seed=3), index, 3)
-    trained_without(agnostic_folder(models / "full_none", DBOF, N_CLASSES, seed=4), index, "none")
-    agnostic_folder(models / "old_2", DBOF, N_CLASSES, seed=5)
+    trained_without(agnostic_folder(models / "dbof_2", DBOF, data_dir, seed=1), index, 2)
+    trained_without(aware_folder(models / "both_2", DBOF, NEXTVLAD, data_dir, seed=2), index, 2)
+    trained_without(agnostic_folder(models / "dbof_3", DBOF, data_dir, seed=3), index, 3)
+    trained_without(agnostic_folder(models / "full_none", DBOF, data_dir, seed=4), index, "none")
+    agnostic_folder(models / "old_2", DBOF, data_dir, seed=5)
     return data_dir
 
 
@@ -259,7 +259,7 @@ def literal_probabilities(data_dir: Path, name: str, table: pd.DataFrame) -> lis
     index = load_index(data_dir / "segment" / "train", data_dir / "cache")
     records = {video_id.decode(): record for record, video_id in enumerate(index.video_id.tolist())}
     labels = pd.read_csv(data_dir / "segment_vocabulary.csv")["Index"].tolist()
-    model = load_segment_model(open_folder(data_dir / "cache" / "segment" / name), N_CLASSES).eval()
+    model = load_segment_model(open_folder(data_dir / "cache" / "segment" / name)).eval()
     reader = ShardReader(index)
     results = []
     for rating in table.itertuples():
@@ -355,7 +355,7 @@ def test_a_model_of_other_shards_is_unknown(
 def test_out_of_fold(rated_dir: Path, command: Command) -> None:
     models, index = rated_dir / "cache" / "segment", load_index(rated_dir / "segment" / "train", rated_dir / "cache")
     for fold in range(8):
-        trained_without(agnostic_folder(models / f"cv_{fold}", WIDE, N_CLASSES, seed=10 + fold), index, fold)
+        trained_without(agnostic_folder(models / f"cv_{fold}", WIDE, rated_dir, seed=10 + fold), index, fold)
     outcome = command("evaluate", "--data-dir", rated_dir, "--out-of-fold", "cv", "--output", rated_dir / "oof")
     assert outcome.status == 0, outcome.err
     table = pd.read_csv(rated_dir / "oof-ratings.csv", dtype={"vid": str}, keep_default_na=False)
@@ -388,7 +388,7 @@ def test_out_of_fold(rated_dir: Path, command: Command) -> None:
 def test_out_of_fold_refuses_a_model_that_has_seen_the_fold(rated_dir: Path, command: Command) -> None:
     models, index = rated_dir / "cache" / "segment", load_index(rated_dir / "segment" / "train", rated_dir / "cache")
     for fold in range(8):
-        trained_without(agnostic_folder(models / f"cv_{fold}", DBOF, N_CLASSES), index, 1 if fold == 4 else fold)
+        trained_without(agnostic_folder(models / f"cv_{fold}", DBOF, rated_dir), index, 1 if fold == 4 else fold)
     outcome = command("evaluate", "--data-dir", rated_dir, "--out-of-fold", "cv")
     assert outcome.status == 2
     assert f"{models}/cv_4: was trained on all shards but those of fold 1" in outcome.err

@@ -17,6 +17,7 @@ from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from tests.test_commands import assert_refused
 from tests.test_parity import CASES, assert_parity, model_folder, raw_frames
+from yt8m.data.vocabulary import Vocabulary
 from yt8m.export import exporting, portable, portable_formats
 from yt8m.models.artifacts import list_folders, load_segment_model, load_video_model, open_folder
 from yt8m.models.model_files import folder_digest
@@ -27,30 +28,21 @@ pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:D
 Command = Callable[..., Outcome]
 WIDTHS = {"video_dim": 24, "audio_dim": 8}
 LABELS, NAMES = [3, 7, 40, 41, 3000], ["Game", "Café", "Salt, pepper", 'The "car"', "Tree"]
+VOCABULARY = Vocabulary(np.array(LABELS), tuple(NAMES))
 PLAIN_NEXTVLAD = {**NEXTVLAD, "add_batchnorm": False, "soft_assignment": "paper", "se_reduction": 0, "per_class": True}
 PLAIN_DBOF = {**DBOF, "frame_se_reduction": 0, "video_se_reduction": 0}
 
 
-@pytest.fixture(name="vocabulary")
-def fixture_vocabulary(tmp_path: Path) -> Path:
-    """A data folder with nothing but a vocabulary of five classes."""
-    data_dir = tmp_path / "data"
-    data_dir.mkdir()
-    rows = [f'{label},"{name.replace(chr(34), chr(34) * 2)}"\n' for label, name in zip(LABELS, NAMES)]
-    (data_dir / "segment_vocabulary.csv").write_text("Index,Name\n" + "".join(rows), encoding="utf-8")
-    return data_dir
-
-
 @pytest.fixture(name="export")
-def fixture_export(command: Command, vocabulary: Path) -> Command:
-    """Run the command on a folder, with the vocabulary of five classes."""
-    return lambda *arguments: command("export_model", *arguments, "--data-dir", vocabulary)
+def fixture_export(command: Command) -> Command:
+    """Run the command on a folder."""
+    return lambda *arguments: command("export_model", *arguments)
 
 
 def small_folder(path: Path, kind: str, *models: dict) -> Path:
     """A model folder with statistics and biases as after some training; those of a new model would hide mistakes."""
     make = {"video": video_folder, "agnostic": agnostic_folder, "aware": aware_folder}[kind]
-    folder = make(path, *({**model, **WIDTHS} for model in models), len(LABELS))
+    folder = make(path, *({**model, **WIDTHS} for model in models), VOCABULARY)
     generator = torch.Generator().manual_seed(5)
     state = torch.load(folder / "model.pth", weights_only=True)
     for key, value in state.items():
@@ -80,8 +72,8 @@ def probabilities(folder: Path, segments: torch.Tensor | None = None, frames: to
     if frames is not None:
         seen = (frames[30:-10] if len(frames) > 40 else frames)[None]
     if segments is None:
-        return load_video_model(folder, len(LABELS)).eval()(seen)[0].sigmoid().numpy()
-    model = load_segment_model(open_folder(folder), len(LABELS)).eval()
+        return load_video_model(folder).eval()(seen)[0].sigmoid().numpy()
+    model = load_segment_model(open_folder(folder)).eval()
     context = () if seen is None else (seen, None, torch.zeros(len(segments), dtype=torch.int64))
     return model(segments, *context).sigmoid().numpy()
 
@@ -187,7 +179,7 @@ def test_the_predictions_of_a_video_are_those_of_inference(export: Command, tmp_
     frames = torch.randint(256, (73, 32), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     around = torch.cat([torch.zeros(offset, 32), frames, torch.zeros(offset + 5, 32)]).to(torch.uint8)
     segments = torch.stack([around[start : start + 5 + 2 * offset] for start in range(30, 65, 5)])
-    member = Member("small", load_segment_model(open_folder(folder), len(LABELS)).eval(), offset)
+    member = Member("small", load_segment_model(open_folder(folder)).eval(), offset)
     expected = Predictor([member], Computation(torch.device("cpu")))([frames], [0])[0]
     with torch.no_grad(), torch.jit.optimized_execution(False):
         found = torch.jit.load(folder / "model.torchscript")(segments, frames)
@@ -197,8 +189,6 @@ def test_the_predictions_of_a_video_are_those_of_inference(export: Command, tmp_
 @pytest.mark.parametrize("case", ["video_dbof", "agnostic_nextvlad"])
 def test_models_of_2019(case: str, command: Command, tmp_path: Path) -> None:
     """Folders without training keys give the logits of the 2019 release; a video model gets whole videos."""
-    rows = "".join(f"{label},\n" for label in range(1000))
-    (tmp_path / "segment_vocabulary.csv").write_text("Index,Name\n" + rows, encoding="utf-8")
     folder = model_folder(case, tmp_path / case)
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     for section in config.values():
@@ -288,12 +278,10 @@ def test_mistakes(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {name: (folder / name).read_bytes() for name in names_of_files(folder)} == before
 
 
-def test_other_classes_and_useless_weights_are_refused(export: Command, vocabulary: Path, tmp_path: Path) -> None:
+def test_useless_weights_are_refused(export: Command, tmp_path: Path) -> None:
     folder = small_folder(tmp_path / "small", "agnostic", NEXTVLAD)
     state = torch.load(folder / "model.pth", weights_only=True)
     state["_model.gating_fc.2.bias"][0] = float("nan")
     torch.save(state, folder / "model.pth")
     assert_refused(export(folder), str(folder), "not numbers")
-    (vocabulary / "segment_vocabulary.csv").write_text("Index,Name\n1,one\n", encoding="utf-8")
-    assert_refused(export(folder), "5 classes", "vocabulary has 1")
     assert names_of_files(folder) == ["config.yaml", "model.pth"]

@@ -18,7 +18,7 @@ Command = Callable[..., Outcome]
 
 
 @pytest.fixture(name="made", scope="module")
-def fixture_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fixture_made(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configurations and base models."""
     folder = tmp_path_factory.mktemp("made")
     write_config(folder / "video.yaml", video={"model": DBOF, "training": TRAINING})
@@ -28,8 +28,8 @@ def fixture_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_config(
         folder / "several.yaml", video={"model": DBOF, "training": TRAINING}, pure_segment={"training": TRAINING}
     )
-    video_folder(folder / "dbof", DBOF, 5)
-    video_folder(folder / "nextvlad", NEXTVLAD, 5)
+    video_folder(folder / "dbof", DBOF, tiny_data)
+    video_folder(folder / "nextvlad", NEXTVLAD, tiny_data)
     return folder
 
 

@@ -23,12 +23,12 @@ Command = Callable[..., Outcome]
 def arguments(kind: str, tmp_path: Path, data_dir: Path, *options: object, **training: object) -> list[object]:
     """The command line of a refit, "agnostic" or "aware", to `cache/segment/x_none`."""
     settings = {**TRAINING, **training}
-    bases = [video_folder(tmp_path / "dbof", {**DBOF, "p_drop": 0.0}, 5)]
+    bases = [video_folder(tmp_path / "dbof", {**DBOF, "p_drop": 0.0}, data_dir)]
     if kind == "agnostic":
         module, sections = "train_pure_segment", {"pure_segment": {"training": settings}}
     else:
         module, sections = "train_segment_w_context", {"segment_w_context": {"model": CONTEXT, "training": settings}}
-        bases.append(video_folder(tmp_path / "nextvlad", NEXTVLAD, 5))
+        bases.append(video_folder(tmp_path / "nextvlad", NEXTVLAD, data_dir))
     return [
         module,
         write_config(tmp_path / "config.yaml", **sections),

@@ -19,8 +19,10 @@ import yt8m.data.index
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
 from yt8m.common.errors import RecordError, UserError
 from yt8m.data.damage import Damage
+from yt8m.data.folds import split_fold
 from yt8m.data.index import Index, index_file, load_index
 from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.shard_names import official_name
 
 
 @pytest.fixture(name="data")
@@ -241,6 +243,48 @@ def test_a_file_in_place_of_the_cache_folder_costs_a_warning(data, caplog):
     (data / "cache").write_text("in the way")
     assert_same(load(data), load_anew(data))
     assert "not kept" in caplog.text
+
+
+def test_a_folder_is_the_same_under_servers_names_and_under_official_ones(tmp_path):
+    """Folds and the order of examples depend on numbers: `validatea9` is 61, and comes before `validate00`, 3276."""
+    names = ("aa", "ab", "a9", "0d", "00", "Zz", "ba", "99")
+    ours = index_videos(tmp_path / "ours", [[make_video(number, 9, (number,))] for number in range(len(names))])
+    numbers = {}
+    for number, (name, stored) in enumerate(zip(names, ours.shards.tolist())):
+        for folder, called in (
+            ("server", f"validate{name}.tfrecord"),
+            ("disk", official_name(f"validate{name}.tfrecord")),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / called).symlink_to(ours.folder / stored)
+            numbers[called] = number
+    server, disk = (load_index(tmp_path / folder, tmp_path / "cache") for folder in ("server", "disk"))
+    assert disk.shards.tolist() == sorted(disk.shards.tolist()) and disk.shards[0] == "validate0000.tfrecord"
+    assert [numbers[name] for name in server.shards] == [numbers[name] for name in disk.shards]
+    assert server.digest == disk.digest
+    for fold in range(8):
+        assert np.array_equal(split_fold(server, fold)[1], split_fold(disk, fold)[1])
+
+
+def test_a_shard_under_both_of_its_names_would_count_twice(tmp_path):
+    folder = index_videos(tmp_path, [[make_video(0, 9)]]).folder
+    (stored,) = folder.glob("*.tfrecord")
+    for name in ("validate0d.tfrecord", "validate3227.tfrecord", "validate3228.tfrecord"):
+        shutil.copy(stored, folder / name)
+    with pytest.raises(UserError, match="validate0d.tfrecord and validate3227.tfrecord are names of the same shard"):
+        load_index(folder, tmp_path / "cache")
+    (folder / "validate0d.tfrecord").unlink()
+    assert len(load_index(folder, tmp_path / "cache").shards) == 3
+
+
+def test_hidden_files_are_no_shards(tmp_path):
+    folder = index_videos(tmp_path, [[make_video(0, 9)]]).folder
+    (folder / "._train0000.tfrecord").write_bytes(b"of macOS")
+    assert len(load_index(folder, tmp_path / "cache").shards) == 1
+    for stored in folder.glob("[!.]*.tfrecord"):
+        stored.unlink()
+    with pytest.raises(UserError, match="no .tfrecord files"):
+        load_index(folder, tmp_path / "cache")
 
 
 def test_folders_without_shards_are_named(tmp_path):

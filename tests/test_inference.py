@@ -92,7 +92,7 @@ def fixture_members(tmp_path_factory: pytest.TempPathFactory) -> list[Member]:
         agnostic_folder(path / "e", plain, N_CLASSES),
     ]
     return [
-        Member(folder.name, load_segment_model(open_folder(folder), N_CLASSES).eval(), offset)
+        Member(folder.name, load_segment_model(open_folder(folder)).eval(), offset)
         for folder, offset in zip(folders, (3, 3, 1, 0, 12))
     ]
 
@@ -230,7 +230,7 @@ def test_context_sees_the_video_without_head_and_tail(videos: list[torch.Tensor]
 def test_video_models_see_videos_without_head_and_tail(videos: list[torch.Tensor], tmp_path_factory) -> None:
     for number, model in enumerate((DBOF, NEXTVLAD)):
         folder = video_folder(tmp_path_factory.mktemp("video") / str(number), model, N_CLASSES)
-        video_model = load_video_model(folder, N_CLASSES).eval()
+        video_model = load_video_model(folder).eval()
         fold(video_model)
         found = predict_videos(video_model, videos, Computation(CPU))
         with torch.no_grad():

@@ -44,6 +44,7 @@ VIDEOS = [
     make_video(4, 130, (20,)),
     make_video(5, 40),
 ]
+VOCABULARY = Vocabulary(np.array(LABELS), tuple(NAMES))
 TOLERANCE = 2e-4  # of means of probabilities that are predicted to 1e-4
 
 
@@ -54,9 +55,9 @@ def fixture_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = path / "cache" / "segment"
     dbof, nextvlad = {**DBOF, **WIDTHS}, {**NEXTVLAD, **WIDTHS, "groups": 2}
     for folder in (
-        agnostic_folder(models / MODELS[0], dbof, N_CLASSES, 1),
-        aware_folder(models / MODELS[1], nextvlad, dbof, N_CLASSES, 2),
-        aware_folder(models / MODELS[2], dbof, nextvlad, N_CLASSES, 3),
+        agnostic_folder(models / MODELS[0], dbof, VOCABULARY, 1),
+        aware_folder(models / MODELS[1], nextvlad, dbof, VOCABULARY, 2),
+        aware_folder(models / MODELS[2], dbof, nextvlad, VOCABULARY, 3),
     ):
         see_videos(folder)
     table = pd.DataFrame({"Index": LABELS, "KnowledgeGraphId": "", "Name": NAMES})
@@ -66,7 +67,7 @@ def fixture_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def see_videos(folder: Path) -> None:
     """Give the batch norms of an untrained model the statistics of the videos, so that it tells segments apart."""
-    model = load_segment_model(open_folder(folder), N_CLASSES).train()
+    model = load_segment_model(open_folder(folder)).train()
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm1d):
             layer.momentum = 1.0  # the statistics of the only batch
@@ -117,7 +118,7 @@ def plain_probabilities(
     context = frames[None, slice(*context_frames(n_frames))]
     total = np.zeros((-(-n_frames // 5), N_CLASSES))
     for name, offset in zip(MODELS, offsets):
-        model = load_segment_model(open_folder(data_dir / "cache" / "segment" / name), N_CLASSES).eval()
+        model = load_segment_model(open_folder(data_dir / "cache" / "segment" / name)).eval()
         for segment, sums in enumerate(total):
             for shift in shifts:
                 rows = torch.zeros(1, 5 + 2 * offset, RGB + AUDIO, dtype=torch.uint8)
@@ -256,7 +257,7 @@ def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatc
 # --- merging ------------------------------------------------------------------------------------------
 
 
-VOCABULARY = Vocabulary(np.array([5, 8, 9]), ("five", "eight", ""))
+THREE = Vocabulary(np.array([5, 8, 9]), ("five", "eight", ""))
 PROBABILITIES = st.integers(1, 12).flatmap(
     lambda n_segments: st.lists(
         st.lists(st.sampled_from([0.0, 0.2, 0.5, 0.6, 1.0]), min_size=3, max_size=3),
@@ -281,10 +282,10 @@ def test_neighbouring_segments_merge_as_in_a_plain_loop(
     order = sorted(range(3), key=lambda number: -probabilities[:, number].max())
     for classes in (None, [2, 0]):
         chosen = order[:top] if classes is None else [number for number in order if number in classes]
-        answer = find_spans("x", n_frames, probabilities, VOCABULARY, Query(classes, top, threshold))
+        answer = find_spans("x", n_frames, probabilities, THREE, Query(classes, top, threshold))
         assert (answer.video_id, answer.seconds) == ("x", n_frames)
         expected = [
-            (int(VOCABULARY.labels[number]), *span)
+            (int(THREE.labels[number]), *span)
             for number in chosen
             for span in plain_spans(probabilities[:, number], n_frames, threshold)
         ]
@@ -296,12 +297,12 @@ def test_neighbouring_segments_merge_as_in_a_plain_loop(
         if classes is None:
             lacking = [] if expected else lacking[:1]
         assert [(span.label, span.start, span.mean) for span in answer.below] == [
-            (VOCABULARY.labels[number], 5 * probabilities[:, number].argmax(), probabilities[:, number].max())
+            (THREE.labels[number], 5 * probabilities[:, number].argmax(), probabilities[:, number].max())
             for number in lacking
         ]
         assert all(span.end == min(span.start + 5, n_frames) for span in answer.below)
         assert all(
-            span.name == (VOCABULARY.names[:2] + ("9",))[VOCABULARY.labels.tolist().index(span.label)]
+            span.name == (THREE.names[:2] + ("label 9",))[THREE.labels.tolist().index(span.label)]
             for span in answer.spans + answer.below
         )  # a class without a name is called by its label
 
@@ -326,7 +327,7 @@ def test_classes_by_name_or_label_in_any_case(localize: Command) -> None:
 
 def test_a_name_of_several_classes_is_all_of_them() -> None:
     vocabulary = Vocabulary(np.array([1, 2, 3]), ("Game", "Car", "game"))
-    assert localization.find_classes(["GAME", "3"], vocabulary, Path("v.csv")) == [0, 2]
+    assert localization.find_classes(["GAME", "3"], vocabulary) == [0, 2]
 
 
 def test_the_best_classes_of_each_video_unless_named(localize: Command) -> None:
@@ -524,8 +525,8 @@ def assert_refused(outcome: Outcome, *parts: str) -> None:
         assert part in outcome.err.splitlines()[-1], outcome.err
 
 
-def test_mistakes(localize: Command, command: Command, features: Path, tmp_path: Path) -> None:
-    assert_refused(localize("--classes", "gitar"), "--classes gitar", "segment_vocabulary.csv", "did you mean Guitar")
+def test_mistakes(localize: Command, command: Command, data_dir: Path, features: Path, tmp_path: Path) -> None:
+    assert_refused(localize("--classes", "gitar"), "--classes gitar", str(data_dir), "did you mean Guitar")
     assert_refused(localize("--classes", "acoustic"), "did you mean Acoustic guitar?")
     assert_refused(localize("--classes", 99), "--classes 99", "Guitar, Drums, Acoustic guitar and others are there")
     assert_refused(localize("--video-id", "v000", "V01"), "--videos V01: no such video in", features.name, "v001")
@@ -537,17 +538,18 @@ def test_mistakes(localize: Command, command: Command, features: Path, tmp_path:
     assert_refused(localize("--threshold", 1.5), "--threshold")
     assert_refused(localize("--top", 0), "--top")
     assert_refused(localize("--model-names", "ghost"), "ghost: no such model folder")
-    assert_refused(command("localize", features, "--data-dir", tmp_path), "segment_vocabulary.csv", "no vocabulary")
+    assert_refused(command("localize", features, "--data-dir", tmp_path), "cache/segment: no such folder of models")
     assert_refused(localize("--model-dir", tmp_path / "no"), "no: no such folder of models")
     wide = tmp_path / "wide"
-    agnostic_folder(wide / "m_0", DBOF, N_CLASSES)
+    agnostic_folder(wide / "m_0", DBOF, VOCABULARY)
     assert_refused(localize("--model-dir", wide), f"{features}: features are 8 (rgb) and 3 (audio) wide", "1024")
-    agnostic_folder(tmp_path / "more" / "m_0", {**DBOF, **WIDTHS}, N_CLASSES + 1)
-    assert_refused(localize("--model-dir", tmp_path / "more"), "made for 5 classes", "vocabulary has 4")
+    agnostic_folder(tmp_path / "more" / "a_0", {**DBOF, **WIDTHS}, VOCABULARY)
+    agnostic_folder(tmp_path / "more" / "m_0", {**DBOF, **WIDTHS}, Vocabulary(np.array([7, 9]), ("Guitar", "Lute")))
+    assert_refused(localize("--model-dir", tmp_path / "more"), "m_0: other classes", "a_0 has 20 (", "m_0 has 9 (Lute)")
 
 
 def test_a_model_of_nans_is_named(localize: Command, tmp_path: Path) -> None:
-    folder = agnostic_folder(tmp_path / "m_0", {**DBOF, **WIDTHS}, N_CLASSES)
+    folder = agnostic_folder(tmp_path / "m_0", {**DBOF, **WIDTHS}, VOCABULARY)
     state = torch.load(folder / "model.pth", weights_only=True)
     next(iter(state.values())).fill_(float("nan"))
     with replacing(folder / "model.pth") as temporary:

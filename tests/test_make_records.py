@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from yt8m import make_records
+from yt8m.data.features import feature_contract
 from yt8m.data.index import Index, load_index
 from yt8m.data.reader import Frames, ShardReader
 
@@ -251,6 +252,25 @@ def test_arrays_that_are_no_features_are_refused(
     assert not world.data_dir.exists()
 
 
+def test_transposed_arrays_are_recognized(world: World, command: Command, caplog: pytest.LogCaptureFixture) -> None:
+    save_arrays(world.features, {video_id: array.T for video_id, array in world.arrays.items()})
+    outcome = command(*world.arguments("segment/train"))
+    assert_refused(outcome, "video-1.npy: 41 columns wide, video-0.npy is 40", "(width, seconds): save array.T")
+    save_arrays(world.features, dict.fromkeys(world.arrays, np.zeros((64, 45), np.uint8)))
+    assert command(*world.arguments("segment/train")).status == 0
+    assert "features: arrays may be transposed, (width, seconds): all have 64 rows of 45 columns" in caplog.text
+    caplog.clear()
+    for shape in ((64, 128), (45, 64), (45, 46)):
+        save_arrays(world.features, dict.fromkeys(world.arrays, np.zeros(shape, np.uint8)))
+        assert command(*world.arguments("segment/train", "--overwrite")).status == 0
+    np.save(world.features / "video-1.npy", np.zeros((66, 46), np.uint8))
+    assert command(*world.arguments("segment/train", "--overwrite")).status == 0
+    np.save(world.features / "video-2.npy", np.zeros((45, 47), np.uint8))
+    outcome = command(*world.arguments("segment/train", "--overwrite"))
+    assert_refused(outcome, "47 columns wide")
+    assert "save array.T" not in caplog.text + outcome.err
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x93NUMPY\x01\x00"])
 def test_files_that_are_no_arrays_are_refused(world: World, command: Command, content: bytes) -> None:
     (world.features / "video-3.npy").write_bytes(content)
@@ -270,7 +290,7 @@ def test_floats_need_a_range_and_bytes_none(world: World, command: Command, capl
     assert_refused(command(*world.arguments("segment/train", "--range", 0, 1)), "--range", "uint8", "leave it out")
     save_arrays(world.features, {key: np.full((40, 6), 0.25, np.float32) for key in world.arrays})
     np.save(world.features / "video-0.npy", np.linspace(-1.5, 2, 240).reshape(40, 6))
-    assert_refused(command(*world.arguments("segment/train")), world.features, "from -1.5 to 2", "--range LOW HIGH")
+    assert_refused(command(*world.arguments("segment/train")), "rgb features float64 from -1.5 to 2", "--range -1.")
     assert_refused(command(*world.arguments("segment/train", "--range", 1, 1)), "--range 1 1", "less than")
     assert_refused(command(*world.arguments("segment/train", "--range", 0, 1, "--audio-range", 0, 1)), "no audio")
     assert not world.data_dir.exists()
@@ -280,14 +300,59 @@ def test_floats_need_a_range_and_bytes_none(world: World, command: Command, capl
     assert f"{n_clipped} of {6 * 240} values" in caplog.text
 
 
+@pytest.mark.parametrize("scale", [1, 1e-5, 3e7])
+def test_the_range_that_is_proposed_is_ready_to_use(
+    world: World, command: Command, caplog: pytest.LogCaptureFixture, scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    for video_id in world.arrays:
+        values = np.concatenate([rng.uniform(-2, 1, (2000, 4)), rng.uniform(0, 9, (2000, 2))], axis=1) * scale
+        values[0, :4], values[1, 4:], values[2, 4:] = -70 * scale, 700 * scale, 0
+        np.save(world.features / f"{video_id}.npy", values.astype(np.float32))
+    outcome = command(*world.arguments("segment/train", "--audio-width", 2))
+    assert_refused(outcome, f"rgb features float32 from {-70 * scale:g} to", "audio features float32 from 0 to")
+    options = outcome.err.split("99.8 % of the values are in ")[1].split()
+    assert options[::3] == ["--range", "--audio-range"]
+    bounds = [float(option) / scale for place, option in enumerate(options) if place % 3]
+    assert np.allclose(bounds, [-2, 1, 0, 9], atol=0.05) and "e" not in "".join(options[1:3])
+    assert command(*world.arguments("segment/train", "--audio-width", 2, *options)).status == 0
+    clipped = re.search(r"of 72000 values \((.*) %\) lay beyond", caplog.text)
+    assert clipped and 0.05 < float(clipped[1]) < 0.6
+    outcome = command(*world.arguments("video/train", "--audio-width", 2, *options[:3]))
+    assert outcome.status == 0, "the range of audio is that of --range, if there is no other"
+
+
+def test_the_range_of_many_arrays_is_that_of_some_rows(
+    world: World, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yt8m.making import feature_arrays
+
+    monkeypatch.setattr(feature_arrays, "_SAMPLED_VALUES", 12)  # two rows: those in the middle of videos 0 and 3
+    for number, video_id in enumerate(world.arrays):
+        np.save(world.features / f"{video_id}.npy", np.repeat(np.linspace(0, number, 41)[:, None], 6, axis=1))
+    assert_refused(command(*world.arguments("segment/train")), "from 0 to 5", "--range 0 1.5")
+
+
+@pytest.mark.parametrize(("value", "proposed"), [(0.25, "LOW HIGH"), (1000.1, "1000.1 1000.2")])
+def test_a_range_for_values_that_are_nearly_the_same(
+    world: World, command: Command, value: float, proposed: str
+) -> None:
+    arrays = {video_id: np.full((40, 6), value) for video_id in world.arrays}
+    if proposed != "LOW HIGH":
+        arrays["video-0"][3, 3] = 1000.2
+    save_arrays(world.features, arrays)
+    assert_refused(command(*world.arguments("segment/train")), f"--range {proposed}")
+
+
 def test_audio_has_a_range_of_its_own(world: World, command: Command) -> None:
     values = np.concatenate([np.full((40, 4), 0.5), np.full((40, 2), 30.0)], axis=1)
     save_arrays(world.features, dict.fromkeys(world.arrays, values))
     options = ("--audio-width", 2, "--range", 0, 1, "--audio-range", 20, 70)
     outcome = command(*world.arguments("segment/train", *options))
     assert outcome.status == 0 and "video_dim: 4, audio_dim: 2" in outcome.out
-    frames = frames_of(ShardReader(world.index()), 0)
-    assert frames[0].tolist() == [128, 128, 128, 128, 51, 51]
+    reader = ShardReader(world.index())
+    assert frames_of(reader, 0)[0].tolist() == [128, 128, 128, 128, 51, 51]
+    assert reader.features == feature_contract(4, 2, (0, 1), (20, 70))
     assert_refused(command(*world.arguments("video/train", "--audio-width", 6, "--range", 0, 1)), "--audio-width 6")
 
 
@@ -299,7 +364,7 @@ def test_seconds_without_audio_are_left_out_and_counted(
     folder = save_arrays(world.folder / "audio", audio)
     outcome = command(*world.arguments("segment/train", "--audio", folder))
     assert outcome.status == 0
-    assert re.search(r"2 of 6 videos have .* different length; 9 seconds", caplog.text)
+    assert re.search(r"2 of 6 videos .* length: video-1 \(41 and 35\), video-2 \(42 and 45\); 9 seconds", caplog.text)
     index = world.index()
     assert index.n_frames[records_of(index)["video-1"]] == 35 and index.rgb_count.tolist() == index.audio_count.tolist()
     save_arrays(folder, {"video-1": np.ones((30, 2), np.uint8)})
@@ -353,10 +418,23 @@ def test_wrong_labels_are_refused(world: World, command: Command, text: str, par
     assert not world.data_dir.exists()
 
 
-@pytest.mark.parametrize("name", ["a:b", "a,b", "a b", 'a"b', "a'b", "ü", ""])
+@pytest.mark.parametrize("name", ["a:b", "a,b", "a b", 'a"b', "a\u3000b", "a\tb", "a\u200bb", "\udcff", ""])
 def test_ids_that_a_submission_cannot_hold_are_refused(world: World, command: Command, name: str) -> None:
     save_arrays(world.features, {name: np.zeros((9, 6), np.uint8)})
-    assert_refused(command(*world.arguments("segment/test")), world.features, f"video id {name!r}")
+    assert_refused(command(*world.arguments("segment/test")), world.features, f"video id {name!r}", "an id may have no")
+
+
+def test_ids_are_names_of_files(world: World, command: Command) -> None:
+    save_csv(world.labels_path, LABELS, [("a/b", 3)])
+    assert_refused(command(*world.arguments("video/train")), world.labels_path, "video id 'a/b'", "nor a slash")
+
+
+def test_other_ids_come_through(world: World, command: Command) -> None:
+    names = ["ü-日本", "it's", "`v`", "%;|=\\"]
+    save_arrays(world.features, dict.fromkeys(names, np.zeros((45, 6), np.uint8)))
+    assert command(*world.arguments("segment/test")).status == 0
+    assert set(records_of(world.index("segment/test"))) == {*world.arrays, *names}
+    assert command("prepare_test_meta", "--data-dir", world.data_dir).status == 0
 
 
 @pytest.mark.parametrize(
@@ -390,7 +468,7 @@ def test_shards_are_replaced_only_when_told_so_and_only_as_a_whole(
     save_csv(world.ratings_path, RATINGS, [("video-1", 35, 3, 1)])
     outcome = command(*world.arguments("segment/train", "--overwrite"))
     assert outcome.status == 0 and "1 shards are too few for the 8 folds" in caplog.text
-    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "validate0000.tfrecord"]
+    assert sorted(path.name for path in folder.iterdir()) == ["features.json", "notes.txt", "validate0000.tfrecord"]
     assert list(records_of(world.index())) == ["video-1"]
     assert {path.name for path in folder.parent.iterdir()} == {"train", ".train.lock"}
 
@@ -488,3 +566,47 @@ def test_shards_without_audio_are_in_order(world: World, command: Command) -> No
     assert outcome.status == 0, outcome
     assert re.search(r"width of rgb / audio +6 / none", outcome.out)
     assert "unlike" not in outcome.out and "unusually" not in outcome.out
+
+
+def test_new_names_that_may_be_misspelt_are_named(
+    world: World, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(video_id, "dog") for video_id in world.arrays]
+    rows += [("video-1", "dgo"), ("video-1", "label 1"), ("video-2", "label 2"), ("video-3", "cat"), ("video-4", "Cat")]
+    save_csv(world.labels_path, LABELS, rows)
+    assert command(*world.arguments("video/train")).status == 0
+    (warning,) = [line for line in caplog.text.splitlines() if "misspelt" in line]
+    assert f"{world.data_dir}/vocabulary.csv: " in warning
+    assert "'dgo' (1 row) beside 'dog' (6 rows), 'Cat' (1 row) beside 'cat' (1 row); if so" in warning
+    caplog.clear()
+    assert command(*world.arguments("video/train", "--overwrite")).status == 0
+    assert "misspelt" not in caplog.text
+
+
+def test_ratings_of_labels_that_videos_do_not_have_are_named(
+    world: World, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert command(*world.arguments("segment/train")).status == 0  # video-1, -3 and -5 have the label 4, not 3
+    assert "3 of the 3 positive ratings" in caplog.text and "such as '3' to video-1" in caplog.text
+    assert "no video has" not in caplog.text
+    caplog.clear()
+    ratings = [("video-0", 30, 3, 1), ("video-1", 30, 4, 1), ("video-2", 30, 17, 0), ("elsewhere", 30, 18, 1)]
+    save_csv(world.ratings_path, RATINGS, ratings)
+    videos = save_csv(world.folder / "videos.csv", ["vid"], [("video-0",), ("video-1",), ("video-2",)])
+    assert command(*world.arguments("segment/train", "--overwrite", "--videos", videos)).status == 0
+    assert f"{world.labels_path}: no video has 1 of the 3 rated labels: '17'" in caplog.text
+    assert "positive ratings" not in caplog.text
+
+
+def test_videos_of_two_partitions_are_named(world: World, command: Command, caplog: pytest.LogCaptureFixture) -> None:
+    parts = {"video/train": ("video-0", "video-1"), "segment/test": ("video-2", "video-1")}
+    for partition, names in parts.items():
+        videos = save_csv(world.folder / "videos.csv", ["vid"], [(name,) for name in names])
+        assert command(*world.arguments(partition, "--videos", videos)).status == 0
+    (warning,) = [line for line in caplog.text.splitlines() if "what a model has seen" in line]
+    assert f"{world.data_dir}/video/train: has 1 of these 2 videos, too: video-1; what" in warning
+    caplog.clear()
+    (world.data_dir / "video" / "train" / "train0000.tfrecord").write_bytes(b"no shard")
+    assert command(*world.arguments("segment/test", "--overwrite")).status == 0
+    assert f"{world.data_dir}/video/train: its videos are not compared with these: " in caplog.text
+    assert "what a model has seen" not in caplog.text

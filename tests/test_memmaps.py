@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from tests.test_test_meta import index_of
 from yt8m.common.errors import UserError
 from yt8m.data.test_meta import TestMeta, make_test_meta
+from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
 from yt8m.prediction.memmaps import PartialPredictions, PredictionFile, StoredScores, origin_of_model, prediction_files
 
 ORIGIN = {"model": "4f", "test_meta": "not this one", "offset": 3}
 NEWER = {**ORIGIN, "model": "5a"}
+TWO = Vocabulary(np.array([9, 4]), ("a", "b"))
 
 
 def _meta() -> TestMeta:
@@ -290,8 +292,8 @@ def test_is_current_needs_values_and_the_same_origin(tmp_path: Path) -> None:
 
 def test_read_gives_the_values_of_this_metadata(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
-    _write(file, 5, {"test_meta": _meta().digest})
-    values = file.read(_meta(), 2)
+    _write(file, 5, {"test_meta": _meta().digest, "vocabulary": TWO.digest})
+    values = file.read(_meta(), TWO)
     assert values.shape == (3, 2) and len(values) == 3
     assert values[:].tolist() == [[5, 5]] * 3
 
@@ -305,7 +307,15 @@ def test_read_refuses_values_of_other_metadata(origin: dict, tmp_path: Path) -> 
     _write(file, 5, ORIGIN)
     file.origin_path.write_text(json.dumps(origin), encoding="utf-8")
     with pytest.raises(UserError, match=f"a.npy: made for other test metadata; {REMEDY}"):
-        file.read(_meta(), 2)
+        file.read(_meta(), TWO)
+
+
+@pytest.mark.parametrize("vocabulary", [{}, {"vocabulary": Vocabulary(np.array([4, 9]), ("b", "a")).digest}])
+def test_read_refuses_values_of_other_classes(vocabulary: dict, tmp_path: Path) -> None:
+    file = PredictionFile(tmp_path / "a.npy")
+    _write(file, 5, {"test_meta": _meta().digest, **vocabulary})
+    with pytest.raises(UserError, match=f"a.npy: made for other classes, or for another order of them.*; {REMEDY}"):
+        file.read(_meta(), TWO)
 
 
 @pytest.mark.parametrize(
@@ -322,18 +332,18 @@ def test_read_refuses_values_of_other_metadata(origin: dict, tmp_path: Path) -> 
 def test_read_names_a_wrong_shape_or_type(array: np.ndarray, found: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(UserError, match=rf"a.npy: {found}, but .* ask for int16 \(3, 2\); {REMEDY}"):
-        PredictionFile(tmp_path / "a.npy").read(_meta(), 2)
+        PredictionFile(tmp_path / "a.npy").read(_meta(), TWO)
 
 
 def test_read_takes_predictions_made_elsewhere(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[0, 1], [2, 3], [4, 9999]], np.int16))
-    assert PredictionFile(tmp_path / "a.npy").read(_meta(), 2)[:].tolist() == [[0, 1], [2, 3], [4, 9999]]
+    assert PredictionFile(tmp_path / "a.npy").read(_meta(), TWO)[:].tolist() == [[0, 1], [2, 3], [4, 9999]]
 
 
 @pytest.mark.parametrize("value", [-1, 10_000])
 def test_read_refuses_values_beyond_the_scale(value: int, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[0, 1], [2, value], [4, 5]], np.int16))
-    scores = PredictionFile(tmp_path / "a.npy").read(_meta(), 2)
+    scores = PredictionFile(tmp_path / "a.npy").read(_meta(), TWO)
     assert scores[2:].tolist() == [[4, 5]]
     said = f"a.npy: expected values of 0 to 9999, found .*{value}.* in rows 0 to 2; {REMEDY}"
     with pytest.raises(UserError, match=said):
@@ -363,12 +373,12 @@ def test_read_names_a_damaged_file(damage, tmp_path: Path) -> None:
     np.save(path, np.zeros((3, 2), np.int16))
     damage(path)
     with pytest.raises(UserError, match=rf"a.npy: cannot be read as a memory map \(.*\); {REMEDY}"):
-        PredictionFile(path).read(_meta(), 2)
+        PredictionFile(path).read(_meta(), TWO)
 
 
 def test_read_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"a.npy: no such predictions; {REMEDY}"):
-        PredictionFile(tmp_path / "a.npy").read(_meta(), 2)
+        PredictionFile(tmp_path / "a.npy").read(_meta(), TWO)
 
 
 def test_prediction_files_are_all_or_those_named(tmp_path: Path) -> None:
@@ -419,11 +429,11 @@ def test_predictions_of_a_model_that_has_changed_are_refused(tmp_path: Path) -> 
     (folder / CONFIG_NAME).write_text("a: 1", encoding="utf-8")
     (folder / WEIGHTS_NAME).write_bytes(b"weights")
     file = PredictionFile(tmp_path / "a.npy")
-    _write(file, 5, origin_of_model(folder) | {"test_meta": _meta().digest})
+    _write(file, 5, origin_of_model(folder) | {"test_meta": _meta().digest, "vocabulary": TWO.digest})
     os.utime(folder / WEIGHTS_NAME)  # the same weights, copied anew
-    assert file.read(_meta(), 2)[:1].tolist() == [[5, 5]]
+    assert file.read(_meta(), TWO)[:1].tolist() == [[5, 5]]
     (folder / WEIGHTS_NAME).write_bytes(b"others.")
     with pytest.raises(UserError, match=f"a.npy: made with other weights than {folder} has now; {REMEDY}"):
-        file.read(_meta(), 2)
+        file.read(_meta(), TWO)
     (folder / WEIGHTS_NAME).unlink()  # predictions may outlive their model
-    assert file.read(_meta(), 2)[:1].tolist() == [[5, 5]]
+    assert file.read(_meta(), TWO)[:1].tolist() == [[5, 5]]

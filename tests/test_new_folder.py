@@ -47,6 +47,13 @@ def test_shards_are_replaced_and_the_rest_is_kept(folder: Path) -> None:
     assert read(folder) == NEW and alone(folder)
 
 
+def test_what_the_new_folder_has_itself_is_not_replaced(folder: Path) -> None:
+    with NewFolder(folder) as new:
+        write(new.path, {"b.tfrecord": "new", "notes.txt": "newer"})
+        new.publish()
+    assert read(folder) == {"b.tfrecord": "new", "notes.txt": "newer"} and alone(folder)
+
+
 def test_what_is_not_published_leaves_nothing(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt), NewFolder(folder) as new:
         (new.path / "b.tfrecord").write_text("half", encoding="utf-8")

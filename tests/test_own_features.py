@@ -231,9 +231,9 @@ def test_from_arrays_to_answers(tmp_path: Path, command: Command, case: Case) ->
 
     segments = data_dir / "cache" / "segment"
     if not whole:
-        agnostic_folder(segments / "agnostic_0", models["nextvlad"], case.n_classes)
-        agnostic_folder(segments / "bag_0", models["dbof"], case.n_classes)
-        aware_folder(segments / "aware_0", models["nextvlad"], models["dbof"], case.n_classes)
+        agnostic_folder(segments / "agnostic_0", models["nextvlad"], data_dir)
+        agnostic_folder(segments / "bag_0", models["dbof"], data_dir)
+        aware_folder(segments / "aware_0", models["nextvlad"], models["dbof"], data_dir)
     else:
         pure = write_config(tmp_path / "pure.yaml", pure_segment={"training": QUICK})
         succeed(command("train_pure_segment", pure, bases / "nextvlad", "--fold", 0, "--name", "agnostic", *where))

@@ -1,6 +1,7 @@
 """Models of the 2019 release, as it saved them, give the logits that it gave."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.parity_2019 import weights
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import load_index
 from yt8m.data.segments import context_frames
+from yt8m.data.vocabulary import CHALLENGE_FILE
 from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
 from yt8m.models.segment_models import SegmentModel
 from yt8m.models.video_models import VideoModel
@@ -74,7 +76,7 @@ def names(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("case", names("video"))
 def test_video_model(case: str, tmp_path: Path) -> None:
-    model = load_video_model(model_folder(case, tmp_path), N_CLASSES)
+    model = load_video_model(model_folder(case, tmp_path))
     assert_model_parity(model, case, [video_frames(CASES[case]["frames"])])
 
 
@@ -82,7 +84,7 @@ def test_video_model(case: str, tmp_path: Path) -> None:
 def test_context_agnostic_model(case: str, tmp_path: Path) -> None:
     folder = open_folder(model_folder(case, tmp_path))
     assert (folder.kind, folder.offset) == ("context-agnostic", 3)
-    assert_model_parity(load_segment_model(folder, N_CLASSES), case, [raw_frames(CASES[case]["segments"])])
+    assert_model_parity(load_segment_model(folder), case, [raw_frames(CASES[case]["segments"])])
 
 
 @pytest.mark.parametrize("case", names("context_aware"))
@@ -92,7 +94,7 @@ def test_context_aware_model(case: str, tmp_path: Path) -> None:
     segments = raw_frames(CASES[case]["segments"])
     owners = torch.zeros(len(segments), dtype=torch.long)
     frames = [segments, video_frames(CASES[case]["video"])]
-    assert_model_parity(load_segment_model(folder, N_CLASSES), case, frames, None, owners)
+    assert_model_parity(load_segment_model(folder), case, frames, None, owners)
 
 
 def test_segment_loss() -> None:
@@ -108,8 +110,7 @@ def test_segment_loss() -> None:
 def test_a_folder_of_2019_models_goes_all_the_way_to_a_submission(
     command: Callable[..., Outcome], data_dir: Path
 ) -> None:
-    vocabulary = "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES))
-    (data_dir / "segment_vocabulary.csv").write_text(vocabulary, encoding="utf-8")
+    shutil.copy(CHALLENGE_FILE, data_dir / "segment_vocabulary.csv")
     cases = names("context_agnostic") + names("context_aware")
     for case in cases:
         model_folder(case, data_dir / "cache" / "segment" / case)
@@ -126,7 +127,7 @@ def test_a_folder_of_2019_models_goes_all_the_way_to_a_submission(
     ((_, frames),) = WholeVideoDataset(index, np.arange(1)).__getitems__([(0, 0)])
     segments = torch.stack([frames[start - 3 : start + 8] for start in (30, 35)])  # the first two rows
     for case in cases:
-        model = load_segment_model(open_folder(data_dir / "cache" / "segment" / case), N_CLASSES).eval()
+        model = load_segment_model(open_folder(data_dir / "cache" / "segment" / case)).eval()
         context = (frames[None, slice(*context_frames(len(frames)))], None, torch.zeros(2, dtype=torch.long))
         with torch.no_grad():
             logits = model(segments, *context) if model.needs_context else model(segments)

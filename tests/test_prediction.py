@@ -32,9 +32,9 @@ def fixture_modelled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("modelled") / "data"
     shutil.copytree(tiny_data, path)
     prepare_test_meta.main(prepare_test_meta.build_parser().parse_args(["--data-dir", str(path)]))
-    agnostic_folder(path / "cache" / "segment" / NAMES[0], DBOF, N_CLASSES, 1)
+    agnostic_folder(path / "cache" / "segment" / NAMES[0], DBOF, path, 1)
     for seed, name in enumerate(NAMES[1:], 2):
-        aware_folder(path / "cache" / "segment" / name, NEXTVLAD, DBOF, N_CLASSES, seed)
+        aware_folder(path / "cache" / "segment" / name, NEXTVLAD, DBOF, path, seed)
     return path
 
 
@@ -148,7 +148,7 @@ def test_other_settings_are_other_predictions(command: Command, data_dir: Path) 
         assert np.abs(other - first).mean() < 3000
     origin = json.loads((data_dir / "cache" / "predictions" / f"{NAMES[0]}.json").read_text(encoding="utf-8"))
     assert origin["amp"] == "torch.bfloat16" and origin["shifts"] == [0] and origin["offset"] == 3
-    assert set(origin) == {"model", "folder", "stamps", "test_meta", "offset", "shifts", "amp", "time"}
+    assert set(origin) == {"model", "folder", "stamps", "test_meta", "vocabulary", "offset", "shifts", "amp", "time"}
     assert (predict(command, data_dir, *options)[NAMES[0]] == first).all()
     outcome = command("inference_memmap", "--data-dir", data_dir, "--shifts", 1, 1)
     assert outcome.status == 2 and "--shifts: 1 is named more than once" in outcome.err

@@ -639,7 +639,7 @@ def test_frames_of_differing_width_are_an_error_naming_the_record(rgb, tmp_path)
         [serialize(VIDEO), context_field(CONTEXT) + lists_field({"rgb": rgb, "audio": frames_of_widths(3, 3, 3)})],
     )
     offset = HEADER_BYTES + len(serialize(VIDEO)) + 4
-    with pytest.raises(RecordError, match=f"byte {offset}.*frames of rgb differ in width") as caught:
+    with pytest.raises(RecordError, match=f"byte {offset}.*frames of rgb (differ in width|are not one byte)") as caught:
         read_everything(path.parent, tmp_path)
     assert str(path) in str(caught.value)
 
@@ -708,6 +708,6 @@ def test_a_malformed_context_is_an_error_naming_the_video(key, feature, said, tm
 )
 def test_a_record_without_an_id_is_an_error(context, tmp_path):
     path = write_payloads(tmp_path / "a.tfrecord", [context_field(context) + lists_field(LISTS)])
-    with pytest.raises(RecordError, match="no video id in the context; is this a YouTube-8M") as caught:
+    with pytest.raises(RecordError, match="no video id: found the feature lists audio, rgb and the context keys .*; expected") as caught:
         parse_shard(path)
     assert f"{path}: record at byte 0: " in str(caught.value)

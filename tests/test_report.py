@@ -51,9 +51,9 @@ def fixture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [make_video(100, 90), named(REAL_ID, make_video(101, 62)), make_video(102, 75)],
     )
     index = load_index(path / "segment" / "train", path / "cache")
-    agnostic_folder(path / "cache" / "segment" / HTML_NAME, VLAD, len(NAMES), seed=3)
-    agnostic_folder(path / "cache" / "segment" / "vlad_0", VLAD, len(NAMES), seed=1)
-    aware_folder(path / "cache" / "segment" / "both_0", DBOF | WIDTHS, VLAD, len(NAMES), seed=2)
+    agnostic_folder(path / "cache" / "segment" / HTML_NAME, VLAD, path, seed=3)
+    agnostic_folder(path / "cache" / "segment" / "vlad_0", VLAD, path, seed=1)
+    aware_folder(path / "cache" / "segment" / "both_0", DBOF | WIDTHS, VLAD, path, seed=2)
     for name in ("vlad_0", "both_0"):
         origin = {"fold": 0, "segment/train": index.digest, "config": {"pure_segment": {"training": {"steps": 40}}}}
         (path / "cache" / "segment" / name / "run.json").write_text(json.dumps(origin), encoding="utf-8")

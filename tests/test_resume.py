@@ -23,15 +23,15 @@ KILLED = -9
 
 
 @pytest.fixture(name="made", scope="module")
-def fixture_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fixture_made(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Configurations and base models."""
     folder = tmp_path_factory.mktemp("made")
     write_config(folder / "video.yaml", video={"model": DBOF, "training": SETTINGS})
     write_config(folder / "nextvlad.yaml", video={"model": NEXTVLAD, "training": SETTINGS})
     write_config(folder / "agnostic.yaml", pure_segment={"training": SETTINGS})
     write_config(folder / "aware.yaml", segment_w_context={"model": CONTEXT, "training": SETTINGS})
-    video_folder(folder / "dbof", DBOF, 5)
-    video_folder(folder / "nextvlad_base", NEXTVLAD, 5)
+    video_folder(folder / "dbof", DBOF, tiny_data)
+    video_folder(folder / "nextvlad_base", NEXTVLAD, tiny_data)
     return folder
 
 

@@ -142,6 +142,20 @@ def test_missing_metadata_names_the_remedy(tmp_path: Path) -> None:
         load_test_meta(tmp_path)
 
 
+def test_ids_that_a_submission_cannot_hold_are_refused(tmp_path: Path) -> None:
+    videos = [("D:/v1.mp4", 50, 50), ("fine", 50, 50), ("short one", 9, 9)]
+    with pytest.raises(
+        UserError, match="data/segment/test: .* the video ids 'D:/v1.mp4', 'short one'; an id may .*blank"
+    ):
+        make_test_meta(index_of(videos))
+    old = TestMeta(np.arange(1), np.array([b"D:/v1.mp4"]), np.array([2]))
+    save_test_meta(old, tmp_path)
+    with pytest.raises(
+        UserError, match="test_meta.npz: .* 'D:/v1.mp4'; .*other ids, and run .*prepare_test_meta` again"
+    ):
+        load_test_meta(tmp_path)
+
+
 def _pickled_meta(path: Path) -> None:
     with path.open("wb") as file:
         np.savez(

@@ -198,7 +198,7 @@ def test_start_and_end_are_told_to_telegram_when_it_is_set_up(
     command(
         "train_pure_segment",
         tmp_path / "told.yaml",
-        video_folder(tmp_path / "base", DBOF, 5),
+        video_folder(tmp_path / "base", DBOF, data_dir),
         "--fold",
         0,
         "--name",

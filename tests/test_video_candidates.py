@@ -67,8 +67,8 @@ def test_unread_videos_never_count_and_equal_ones_are_drawn() -> None:
 def fixture_predicted(command: Command, data_dir: Path) -> Path:
     """A data folder with predictions of one model, and a video model."""
     command("prepare_test_meta", "--data-dir", data_dir)
-    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, N_CLASSES)
-    video_folder(data_dir / "cache" / "video" / "base", DBOF, N_CLASSES, seed=4)
+    agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, data_dir)
+    video_folder(data_dir / "cache" / "video" / "base", DBOF, data_dir, seed=4)
     assert command("inference_memmap", "--data-dir", data_dir, "--device", "cpu").status == 0
     return data_dir
 
@@ -83,7 +83,7 @@ def _submit(command: Command, data_dir: Path, *options: object) -> dict[int, lis
 
 def test_segments_of_the_videos_that_count_in_the_order_of_the_product(command: Command, predicted: Path) -> None:
     folder = predicted / "cache" / "video" / "base"
-    model = load_video_model(folder, N_CLASSES).eval()
+    model = load_video_model(folder).eval()
     index = load_index(predicted / "segment" / "test", predicted / "cache")
     from yt8m.data.datasets import WholeVideoDataset
 
@@ -137,10 +137,10 @@ def test_videos_are_scored_once_for_each_model(command: Command, predicted: Path
     assert command(*arguments).status == 0
     assert (np.load(kept)["scores"] == first[1]).all()
     shutil.rmtree(folder)
-    video_folder(folder, DBOF, N_CLASSES, seed=5)
+    video_folder(folder, DBOF, predicted, seed=5)
     assert command(*arguments).status == 0
     assert (np.load(kept)["scores"] != first[1]).any()
-    assert set(json.loads(str(np.load(kept)["origin"]))) == {"model", "test_meta"}
+    assert set(json.loads(str(np.load(kept)["origin"]))) == {"model", "test_meta", "vocabulary"}
 
 
 def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None:
@@ -156,9 +156,9 @@ def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None
     segment_model = predicted / "cache" / "segment" / "m_0"
     assert "where a video model is needed" in submit("--video-cap", 1, "--video-model", segment_model)
     wide = video_folder(predicted / "wide", DBOF, N_CLASSES + 1)
-    assert "6 classes" in submit("--video-cap", 1, "--video-model", wide)
-    other = video_folder(predicted / "other", {**DBOF, "video_dim": 24}, N_CLASSES)
-    assert "the model is made for 24" in submit("--video-cap", 1, "--video-model", other)
+    assert "other classes than those of" in submit("--video-cap", 1, "--video-model", wide)
+    other = video_folder(predicted / "other", {**DBOF, "video_dim": 24}, predicted)
+    assert "24 and 128" in submit("--video-cap", 1, "--video-model", other)
     base = predicted / "cache" / "video" / "base"
     state = torch.load(base / "model.pth", weights_only=True)
     torch.save(

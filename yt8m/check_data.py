@@ -1,9 +1,11 @@
 """Read every byte of folders of shards: what they hold, what is odd, and which shards to download again.
 
-The exit status is 0 if all shards are whole, 1 if any is damaged, 2 if something could not be looked at.
+The exit status is 0 if all shards are whole, 1 if any is damaged or of another kind, such as video-level features, or
+if a folder segment/test has video ids that a submission cannot hold, 2 if something could not be looked at.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -27,13 +29,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Print a table, then the damage; ends with status 1 if there is any. Raises `UserError`."""
+    """Print tables and names, then the damage; ends with status 1 if there is any, or if test videos cannot be
+    submitted. Raises `UserError`."""
     import numpy as np
     import pandas as pd
 
-    from yt8m.common.errors import UserError
-    from yt8m.data.contents import contents, oddities
+    from yt8m.common.errors import ForeignRecordError, UserError
+    from yt8m.common.problems import listed
+    from yt8m.data.contents import UNFIT_IDS, contents, odd_videos, oddities
     from yt8m.data.index import check_folder, shard_paths
+    from yt8m.data.video_ids import RULE, shown_id
     from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
 
     folders = args.folders or [args.data_dir / name for name in FOLDERS if (args.data_dir / name).is_dir()]
@@ -45,29 +50,44 @@ def main(args: argparse.Namespace) -> None:
     vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
     for folder in folders:
         shard_paths(folder)  # a wrong name is better known before hours of reading
-    columns, odd, damage = {}, {}, []
+    columns, odd, named, damage = {}, {}, [], []
+    failed = False
     earlier = np.empty(0, np.bytes_)
     for folder in folders:
         index, errors = check_folder(folder)
         columns[str(folder)] = contents(index, vocabulary)
-        odd[str(folder)] = oddities(index)
+        odd[str(folder)], videos = oddities(index), odd_videos(index)
         ids = np.unique(index.video_id)
-        odd[str(folder)]["videos whose id is in a folder before this one"] = int(np.isin(ids, earlier).sum())
+        again = "videos whose id is in a folder before this one"
+        videos[again] = [shown_id(video_id) for video_id in np.intersect1d(ids, earlier).tolist()]
+        odd[str(folder)][again] = len(videos[again])
+        if len(index) and not index.rgb_count.any():
+            named.append(f"{folder}: no record has any frame of rgb, so that nothing can be done with them")
+            failed = True
+        failed |= bool(errors or videos[UNFIT_IDS] and Path(os.path.abspath(folder)).parts[-2:] == ("segment", "test"))
+        named += [f"{folder}: {what}: {listed(names)}" for what, names in videos.items() if names]
         earlier = np.union1d(earlier, ids)
         damage += errors
     print(pd.DataFrame(columns).to_string())
     table = pd.DataFrame(odd)
     table = table[(table > 0).any(axis=1)]
     print("\noddities: none" if table.empty else f"\noddities:\n{table.to_string()}")
-    if not damage:
+    if named:
+        print("", *named, sep="\n")
+    if UNFIT_IDS in table.index:
+        print(f"\n{RULE}; write the records of test videos with other ids")
+    foreign = [error for error in damage if isinstance(error, ForeignRecordError)]
+    damage = [error for error in damage if not isinstance(error, ForeignRecordError)]
+    if foreign:
+        print(f"\nof another kind, {counted(len(foreign), 'shard')}:", *foreign, sep="\n")
+    if damage:
+        print(f"\ndamage, {len(damage)} records or rests of shards:", *damage, sep="\n")
+        shards = sorted({error.path for error in damage})
+        print(f"\ndownload again, {counted(len(shards), 'shard')}:", *shards, sep="\n")
+    elif not foreign:
         print("\nno damage: every checksum is right")
-        return
-    print(f"\ndamage, {len(damage)} records or rests of shards:")
-    print(*damage, sep="\n")
-    shards = sorted({error.path for error in damage})
-    print(f"\ndownload again, {counted(len(shards), 'shard')}:")
-    print(*shards, sep="\n")
-    sys.exit(1)
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

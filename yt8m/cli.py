@@ -201,6 +201,17 @@ def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str 
     )
 
 
+def add_vocabulary(options: _Options) -> None:
+    """`--vocabulary`, for what uses models."""
+    options.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="CSV",
+        help="the classes of models whose folders do not say which they are, as a segment_vocabulary.csv (default: for "
+        "1,000 classes the challenge's)",
+    )
+
+
 def add_model_dir(options: _Options) -> None:
     """`--model-dir`."""
     options.add_argument(
@@ -215,6 +226,7 @@ def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> Non
     """Which segment models predict, and how: what the commands have in common that predict with all their models."""
     add_model_dir(parser)
     add_model_names(parser, purpose)
+    add_vocabulary(parser)
     parser.add_argument(
         "--offset",
         type=count,

@@ -6,12 +6,23 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import add_model_names, add_shared, add_top_k, make_parser, nonnegative, positive, probability, run
+from yt8m.cli import (
+    add_model_names,
+    add_shared,
+    add_top_k,
+    add_vocabulary,
+    make_parser,
+    nonnegative,
+    positive,
+    probability,
+    run,
+)
 
 if TYPE_CHECKING:
     import numpy as np
 
     from yt8m.data.test_meta import TestMeta
+    from yt8m.data.vocabulary import Vocabulary
 
 LOGGER = logging.getLogger(__name__)
 FUSIONS = ("mean", "geometric", "rank", "reciprocal-rank")
@@ -84,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="B",
         help="multiply scores by the video's probability to the power of B (default: 0)",
     )
+    add_vocabulary(video)
     add_shared(video, "device", "workers", "on-error")
     return parser
 
@@ -110,8 +122,8 @@ def main(args: argparse.Namespace) -> None:
     cache = args.data_dir / "cache"
     meta = load_test_meta(cache)
     files = prediction_files(cache, args.model_names)
-    maps = [file.read(meta, len(vocabulary)) for file in files]
-    factors = _factors(args, meta, len(vocabulary))
+    maps = [file.read(meta, vocabulary) for file in files]
+    factors = _factors(args, meta, vocabulary)
     fusion = Fusion(maps, args.fusion, args.weights, factors, None if factors is None else meta.row_videos())
     with Progress("ranking", meta.n_rows, "row", LOGGER) as progress:
         ranked = top_rows(fusion, args.top_k, args.seed, progress.update)
@@ -129,7 +141,7 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
-def _factors(args: argparse.Namespace, meta: "TestMeta", n_classes: int) -> "np.ndarray | None":
+def _factors(args: argparse.Namespace, meta: "TestMeta", vocabulary: "Vocabulary") -> "np.ndarray | None":
     """What the video model multiplies scores by, (videos, classes) float32; None without one."""
     from yt8m.common.errors import UserError
 
@@ -149,14 +161,16 @@ def _factors(args: argparse.Namespace, meta: "TestMeta", n_classes: int) -> "np.
 
     from yt8m.common.devices import resolve_device, resolve_workers
     from yt8m.data.test_meta import load_test_index
+    from yt8m.data.vocabulary import named_vocabulary
+    from yt8m.models.artifacts import open_folder
     from yt8m.prediction.video_scores import CandidateRules, video_scores
 
     device = resolve_device(args.device)
     scores = video_scores(
-        args.video_model,
+        open_folder(args.video_model, named_vocabulary(args.vocabulary)),
         load_test_index(args.data_dir, meta, args.damage),
         meta,
-        n_classes,
+        vocabulary,
         args.data_dir / "cache",
         resolve_workers(args.workers, device),
         device,

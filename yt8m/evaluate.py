@@ -10,6 +10,7 @@ from yt8m.cli import (
     add_shared,
     add_top_k,
     add_truth,
+    add_vocabulary,
     count,
     make_parser,
     positive,
@@ -83,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
         "predicting", "For --fold and --out-of-fold, where models predict; --truth measures what is there already."
     )
     add_model_dir(predicting)
+    add_vocabulary(predicting)
     predicting.add_argument(
         "--batch-size", type=positive, default=128, metavar="N", help="ratings at a time (default: 128)"
     )

@@ -17,7 +17,7 @@ classes. It gets its name once it has been run, and has given the numbers that t
 import argparse
 from pathlib import Path
 
-from yt8m.cli import make_parser, run
+from yt8m.cli import add_vocabulary, make_parser, run
 
 FILE_NAMES = {"onnx": "model.onnx", "torchscript": "model.torchscript"}
 
@@ -44,18 +44,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the file to write (default: model.onnx or model.torchscript in MODEL_DIR)",
     )
+    add_vocabulary(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Export, compare, and say what has been written. Raises `UserError`."""
-    from yt8m.data.vocabulary import load_vocabulary
+    from yt8m.data.vocabulary import named_vocabulary
     from yt8m.export.exporting import export_folder
     from yt8m.models.artifacts import open_folder
 
-    folder = open_folder(args.model)
+    folder = open_folder(args.model, named_vocabulary(args.vocabulary))
     output = args.output or folder.path / FILE_NAMES[args.format]
-    interface, comparison = export_folder(folder, load_vocabulary(args.data_dir), args.format, output)
+    interface, comparison = export_folder(folder, args.format, output)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {interface}; differs from PyTorch by at most {comparison}")
 
 

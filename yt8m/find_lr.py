@@ -10,7 +10,7 @@ Which of the three trainings it is follows from the training section of CONFIG.
 import argparse
 from pathlib import Path
 
-from yt8m.cli import add_amp, add_config, fold, make_parser, number_type, positive, run
+from yt8m.cli import add_amp, add_config, add_vocabulary, fold, make_parser, number_type, positive, run
 from yt8m.data.folds import N_FOLDS, NO_FOLD
 
 _rate = number_type("positive number", lambda value: value > 0)
@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--steps", type=positive, default=100, metavar="S", help="optimizer steps, at least 10 (default: 100)"
     )
     add_amp(parser)
+    add_vocabulary(parser)
     parser.add_argument(
         "--output",
         type=Path,

@@ -3,10 +3,11 @@
 Each video is a file <video id>.npy of shape (seconds, width), one row a second, uint8 or floats. Labels and rated
 segments come from CSVs; a label is an id, an integer of at least 0, or a name. Names get ids in DIR/vocabulary.csv,
 which is made of all names of the CSVs, sorted, if it is not there yet, and never changed: let the first call's
-labels have all names that there are.
+labels have all names that there are. What the bytes stand for goes to features.json beside the shards.
 """
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from yt8m.data.partitions import FOLDERS
 if TYPE_CHECKING:
     from yt8m.data.annotations import LabelRow, RatingRow
     from yt8m.data.label_names import LabelIds
+    from yt8m.making.array_records import RecordWriter
 
 RATED, TEST = "segment/train", "segment/test"
 
@@ -160,19 +162,38 @@ def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: 
     return chosen
 
 
+def _log_losses(args: argparse.Namespace, writer: "RecordWriter", n_shards: int) -> None:
+    """Warn of what the records lack."""
+    from yt8m.data.folds import N_FOLDS
+
+    logger = logging.getLogger(__name__)
+    if writer.values:
+        logger.warning(
+            "%d of %d values (%.3g %%) lay beyond the range and were clipped",
+            writer.clipped,
+            writer.values,
+            100 * writer.clipped / writer.values,
+        )
+    labels, videos = writer.annotations.labels, writer.n_frames
+    if labels is not None:
+        n_bare = sum(video not in labels for video in videos)
+        if n_bare:
+            logger.warning("%d of %d videos have no label in %s", n_bare, len(videos), args.labels)
+    if args.partition == RATED and n_shards < N_FOLDS:
+        logger.warning("%d shards are too few for the %d folds; train with --fold none", n_shards, N_FOLDS)
+
+
 def main(args: argparse.Namespace) -> None:
     """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
-    import logging
-
     from yt8m.data.annotations import read_labels, read_ratings
-    from yt8m.data.folds import N_FOLDS
+    from yt8m.data.features import save_contract
     from yt8m.data.label_names import save_names
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
     from yt8m.making import array_records as own
+    from yt8m.making import doubts
     from yt8m.making.feature_arrays import Scale
     from yt8m.making.new_folder import NewFolder, finish_interrupted
 
-    logger = logging.getLogger(__name__)
     folder = args.data_dir / args.partition
     finish_interrupted(folder)
     _check_options(args)
@@ -185,12 +206,17 @@ def main(args: argparse.Namespace) -> None:
     n_frames = own.count_frames(features, videos)
     annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
     own.check_ratings(annotations, n_frames)
+    names = args.data_dir / NAMES_FILE
+    doubts.doubt_shapes(features)
+    doubts.doubt_names(resolved.new_names, [*labels, *ratings], names)
+    doubts.doubt_ratings(labels, ratings, videos, args.labels)
+    doubts.doubt_partition(videos, args.data_dir, args.partition)
     shards = own.divide(videos, args.shard_videos, args.seed)
     writer = own.RecordWriter(features, n_frames, annotations)
     (stem,) = (partition.stem for partition in PARTITIONS if partition.folder == args.partition)
-    names = args.data_dir / NAMES_FILE
     with NewFolder(folder) as new:
         writer.write(new.path, stem, shards)
+        save_contract(own.contract_of(features), new.path)
         try:
             if resolved.new_names:
                 save_names(resolved.new_names, names)
@@ -200,20 +226,8 @@ def main(args: argparse.Namespace) -> None:
                 names.unlink(missing_ok=True)
             raise
     if resolved.new_names:
-        logger.info("%s: %d names", names, len(resolved.new_names))
-    if writer.values:
-        logger.warning(
-            "%d of %d values (%.3g %%) lay beyond the range and were clipped",
-            writer.clipped,
-            writer.values,
-            100 * writer.clipped / writer.values,
-        )
-    if annotations.labels is not None:
-        n_bare = sum(video not in annotations.labels for video in videos)
-        if n_bare:
-            logger.warning("%d of %d videos have no label in %s", n_bare, len(videos), args.labels)
-    if args.partition == RATED and len(shards) < N_FOLDS:
-        logger.warning("%d shards are too few for the %d folds; train with --fold none", len(shards), N_FOLDS)
+        logging.getLogger(__name__).info("%s: %d names", names, len(resolved.new_names))
+    _log_losses(args, writer, len(shards))
     widths = {feature.key: feature.width for feature in features}
     print(
         f"{folder}: {len(videos)} videos, {sum(n_frames.values())} seconds, {len(shards)} shards; for the "

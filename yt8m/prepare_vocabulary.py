@@ -1,4 +1,7 @@
-"""Derive `segment_vocabulary.csv` from the rated shards, for those who do not have the challenge's file."""
+"""Derive `segment_vocabulary.csv` from the rated shards, for data of your own.
+
+The challenge's own file comes with the software (data/segment_vocabulary.csv); nothing has to be derived for its data.
+"""
 
 import argparse
 from pathlib import Path
@@ -26,11 +29,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the vocabulary. Raises `UserError`."""
+    import numpy as np
+
     from yt8m.common.errors import UserError
     from yt8m.data.derived_vocabulary import derive_vocabulary, save_vocabulary
     from yt8m.data.index import load_index
     from yt8m.data.partitions import NAMES_FILE
-    from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
+    from yt8m.data.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
 
     names = args.names
     if names is None and (args.data_dir / NAMES_FILE).is_file():
@@ -39,12 +44,13 @@ def main(args: argparse.Namespace) -> None:
     table = derive_vocabulary(index, names)
     path = args.data_dir / FILE_NAME
     if path.exists() and not args.overwrite:
-        if load_vocabulary(args.data_dir).labels.tolist() != table["Index"].tolist():
-            raise UserError(
-                f"{path}: exists and has other classes than the rated shards; use it as it is, "
-                "or replace it with --overwrite"
-            )
-        print(f"{path}: exists and has the same {len(table)} classes; left as it is")
+        derived = Vocabulary(table["Index"].to_numpy(np.int64), tuple(table["Name"]), str(index.folder))
+        try:
+            rows = derived.rows_in(load_vocabulary(args.data_dir))
+        except UserError as error:
+            raise UserError(f"{error}; use it as it is, or replace it with --overwrite") from None
+        order = "" if (np.diff(rows) == 1).all() else ", in an order of its own, which models trained with it have"
+        print(f"{path}: exists and has the same {len(table)} classes{order}; left as it is")
         return
     save_vocabulary(table, args.data_dir)
     print(f"{path}: {len(table)} classes, {counted(table['TotalSegmentCount'].sum(), 'rating')}")

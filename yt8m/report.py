@@ -3,7 +3,17 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import Distinct, add_model_dir, add_model_names, add_truth, counted, make_parser, positive, run
+from yt8m.cli import (
+    Distinct,
+    add_model_dir,
+    add_model_names,
+    add_truth,
+    add_vocabulary,
+    counted,
+    make_parser,
+    positive,
+    run,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_model_names(parser, "the models whose mean the timelines show")
     add_model_dir(parser)
+    add_vocabulary(parser)
     add_truth(parser, ", to be marked in the timelines (default: none)")
     parser.add_argument(
         "--evaluations",

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import add_fold, add_training_options, make_parser, run
+from yt8m.cli import add_fold, add_training_options, add_vocabulary, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_training_options(parser, "cache/segment/NAME_FOLD")
     parser.add_argument("base_model", type=Path, metavar="BASE_MODEL_DIR", help="folder of the pre-trained video model")
     add_fold(parser)
+    add_vocabulary(parser)
     return parser
 
 

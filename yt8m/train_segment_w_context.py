@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import add_fold, add_training_options, make_parser, run
+from yt8m.cli import add_fold, add_training_options, add_vocabulary, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of the video model that becomes the segment encoder",
     )
     add_fold(parser)
+    add_vocabulary(parser)
     return parser
 
 

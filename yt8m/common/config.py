@@ -6,6 +6,8 @@ A configuration file holds one or more of these sections:
     pure_segment.training                                    context-agnostic fine-tuning
     segment_w_context.model, segment_w_context.training      context-aware fine-tuning
     context_base.model, segment_base.model                   written into exported context-aware models
+    features, vocabulary                                     written into all exported models: what goes in, what
+                                                             comes out; a training takes both from its data
 
 Unknown, missing and mistyped keys are all reported together, in one `UserError`.
 """
@@ -59,6 +61,12 @@ def _max_len(value: object) -> object:
 
 
 MaxLen = Annotated[StrictInt, BeforeValidator(_max_len)]
+
+
+def _ascends(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("expected the lower value first")
+    return bounds
 
 
 class _Section(BaseModel):
@@ -178,14 +186,38 @@ class BaseSection(_Section):
     model: VideoModelConfig
 
 
+class FeatureMeaning(_Section):
+    """A feature: its `width` in bytes, and the values that the bytes 0 and 255 stand for."""
+
+    width: Count
+    range: Annotated[tuple[Number, Number], AfterValidator(_ascends)]
+
+
+class FeatureContract(_Section):
+    """`features:`, what a model takes: visual features and, where there is sound, audio features of each second."""
+
+    rgb: FeatureMeaning
+    audio: FeatureMeaning | None = None
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Width of the visual and of the audio features, 0 where there are none."""
+        return self.rgb.width, self.audio.width if self.audio is not None else 0
+
+
 class Config(_Section):
-    """One configuration file; a section that is absent is None."""
+    """One configuration file; a section that is absent is None.
+
+    `vocabulary` has the label id and the name of each class, in the order of the model's outputs.
+    """
 
     video: VideoSection | None = None
     pure_segment: PureSegmentSection | None = None
     segment_w_context: ContextSection | None = None
     context_base: BaseSection | None = None
     segment_base: BaseSection | None = None
+    features: FeatureContract | None = None
+    vocabulary: tuple[tuple[Annotated[StrictInt, Field(ge=0)], str], ...] | None = None
 
 
 class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors

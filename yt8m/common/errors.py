@@ -23,3 +23,7 @@ class RecordError(UserError):
         if record and self.video_id is not None:
             record += f", video {self.video_id.decode(errors='replace')}"
         return ": ".join(part for part in (str(self.path), record, self.what) if part)
+
+
+class ForeignRecordError(RecordError):
+    """A sound record of another kind than frame-level features: no damage, and never left out like one."""

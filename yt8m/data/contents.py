@@ -5,10 +5,13 @@ import pandas as pd
 
 from yt8m.data.index import Index
 from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.video_ids import shown_id, unfit_ids
 from yt8m.data.vocabulary import Vocabulary
 
 _MOST_FRAMES = 300  # of a video of the data set
 N_LABELS = 3862  # of the data set's space of labels
+UNFIT_IDS = "videos whose id a submission cannot hold"
+UNLIKE_COUNTS = "videos with unlike numbers of rgb and audio frames"
 
 
 def contents(index: Index, vocabulary: Vocabulary | None) -> dict[str, str]:
@@ -57,15 +60,19 @@ def oddities(index: Index) -> dict[str, int]:
         widths, with_frames = getattr(index, f"{key}_width"), getattr(index, f"{key}_count") > 0
         if with_frames.any():
             unlike |= with_frames & (widths != np.bincount(widths[with_frames]).argmax())
+    unlabelled, lacking = np.empty(0, int), np.zeros(len(owners), bool)
+    if index.labels.size:
+        unlabelled = np.setdiff1d(index.rating_label, index.labels)
+        labelled = _pairs(index.owners(index.label_ends), index.labels)
+        lacking = (index.rating_score > 0) & ~np.isin(_pairs(owners, index.rating_label), labelled)
     rated = pd.DataFrame({"record": owners, "start": index.rating_start, "label": index.rating_label})
     return {
         "videos without frames": int((n_frames == 0).sum()),
         f"videos of 1 to {SEGMENT_SECONDS - 1} frames": int(((n_frames > 0) & (n_frames < SEGMENT_SECONDS)).sum()),
         f"videos of more than {_MOST_FRAMES} frames": int((n_frames > _MOST_FRAMES).sum()),
-        "videos with unlike numbers of rgb and audio frames": int((index.rgb_count != index.audio_count).sum())
-        if index.has_audio
-        else 0,
+        UNLIKE_COUNTS: len(_unlike_counts(index)),
         "videos with frames of another width than most": int(unlike.sum()),
+        UNFIT_IDS: len(unfit_ids(index.video_id.tolist())),
         "videos whose id came before": len(index) - len(np.unique(index.video_id)),
         "videos laid out unusually (read through TensorFlow, slowly)": int(
             ((index.rgb_start < 0) | (index.audio_start < 0)).sum()
@@ -79,4 +86,27 @@ def oddities(index: Index) -> dict[str, int]:
         ),
         "ratings with another score than 0 and 1": int((~np.isin(index.rating_score, (0, 1))).sum()),
         "ratings of a segment and label that came before": int(rated.duplicated().sum()),
+        "rated labels that no video is labelled with": len(unlabelled),
+        "positive ratings of labels that their video lacks": int(lacking.sum()),
     }
+
+
+def odd_videos(index: Index) -> dict[str, list[str]]:
+    """The videos behind some of the oddities, by what is odd about them."""
+    return {
+        UNFIT_IDS: [shown_id(video_id) for video_id in unfit_ids(index.video_id.tolist())],
+        UNLIKE_COUNTS: [
+            f"{shown_id(index.video_id[record])} ({index.rgb_count[record]} and {index.audio_count[record]})"
+            for record in _unlike_counts(index)
+        ],
+    }
+
+
+def _unlike_counts(index: Index) -> np.ndarray:
+    """Records whose features differ in length."""
+    return np.flatnonzero(index.rgb_count != index.audio_count) if index.has_audio else np.empty(0, int)
+
+
+def _pairs(owners: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A number for each pair of a record and a label."""
+    return owners.astype(np.int64) << 32 | labels.astype(np.int64) & 0xFFFFFFFF

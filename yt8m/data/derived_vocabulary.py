@@ -2,22 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
 from yt8m.data.index import Index
 from yt8m.data.partitions import NAME_COLUMNS
-from yt8m.data.vocabulary import FILE_NAME
+from yt8m.data.tables import read_table
+from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, challenge_vocabulary
 
 COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
 
 
 def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
-    """The vocabulary table of a rated set: its distinct rated labels, ascending.
+    """The vocabulary table of a rated set: its distinct rated labels, ascending, or if they are the challenge's in the
+    challenge's order.
 
-    Names and Knowledge Graph ids come from the data set's official `vocabulary.csv` where that is given,
-    else the name is "label <id>".
+    Names and Knowledge Graph ids come from the data set's official `vocabulary.csv` where that is given, else from the
+    challenge's table if the labels are its own; otherwise the name is "label <id>".
     """
     if not index.rating_label.size:
         raise UserError(f"{index.folder}: no record has segment ratings; the vocabulary comes from the rated set")
@@ -25,6 +28,10 @@ def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
     grouped = table.groupby("Index")["positive"]
     counts = pd.DataFrame({"PositiveSegmentCount": grouped.sum(), "TotalSegmentCount": grouped.size()})
     counts = counts.reset_index()
+    challenge = challenge_vocabulary()
+    if set(counts["Index"]) == set(challenge.labels.tolist()):
+        counts = counts.set_index("Index").loc[challenge.labels].reset_index()
+        official = official or CHALLENGE_FILE
     counts["KnowledgeGraphId"] = ""
     counts["Name"] = [f"label {label}" for label in counts["Index"]]
     if official is not None:
@@ -47,7 +54,9 @@ def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({' '.join(str(error).split())})") from None
+    """The columns of names as text, Index as integers where it has nothing else."""
+    table = pd.DataFrame([fields for _, fields in read_table(path, NAME_COLUMNS)], columns=list(NAME_COLUMNS))
+    table["Index"] = table["Index"].str.strip()
+    if all(text.isascii() and text.isdecimal() and len(text) <= 10 for text in table["Index"]):
+        table["Index"] = table["Index"].astype(np.int64)
+    return table

@@ -18,8 +18,9 @@ from typing import Any
 import joblib
 import numpy as np
 
-from yt8m.common.errors import RecordError, UserError
+from yt8m.common.errors import ForeignRecordError, RecordError, UserError
 from yt8m.common.files import replacing
+from yt8m.common.problems import Problems
 from yt8m.common.progress import Progress
 from yt8m.data.damage import RAISE, Damage
 from yt8m.data.records import (
@@ -33,9 +34,10 @@ from yt8m.data.records import (
     record_spans,
     stamp_of,
 )
+from yt8m.data.shard_names import SUFFIX, official_name
 
 LOGGER = logging.getLogger(__name__)
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _SHARDS_WORTH_A_PROCESS = 16
 UNUSUAL = -1
 
@@ -102,8 +104,9 @@ class Index:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that the index says of the records, but for folder and modification times."""
-        digest = hashlib.sha256("\n".join(self.shards.tolist()).encode())
+        """SHA-256 of everything that the index says of the records, but for folder and modification times; it does not
+        depend on which of its two names a shard has."""
+        digest = hashlib.sha256("\n".join(map(official_name, self.shards.tolist())).encode())
         for name in (*_RECORD_ARRAYS, "video_id", *(name for values in _RAGGED.values() for name in values)):
             values = getattr(self, name)
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
@@ -112,21 +115,32 @@ class Index:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a folder, sorted by name. Raises `UserError` if there are none."""
+    """The shards of a folder, sorted by official name, so that their order is the same whichever names they have.
+
+    Hidden files, such as those that macOS leaves, are none. Raises `UserError` if there are no shards, or if one is
+    there under both of its names.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the .tfrecord shards there or set --data-dir")
-    paths = sorted(path for path in folder.glob("*.tfrecord") if path.is_file())
-    if not paths:
+    found = [path for path in folder.glob(f"*{SUFFIX}") if path.is_file() and not path.name.startswith(".")]
+    if not found:
         raise UserError(f"{folder}: no .tfrecord files in this folder")
-    return paths
+    by_name: dict[str, Path] = {}
+    problems = Problems(folder, "remove one of the two, or all of their videos count twice")
+    for path in sorted(found):
+        name = official_name(path.name)
+        if by_name.setdefault(name, path) != path:
+            problems.add(f"{by_name[name].name} and {path.name} are names of the same shard")
+    problems.raise_any()
+    return [path for _, path in sorted(by_name.items())]
 
 
 def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
     """The index of all shards of `folder`, from the cache as far as it still holds.
 
     Of a damaged shard, if `damage` is to be skipped, the records before the damage are in the index, and
-    it is read again next time. Raises `UserError` for a missing or empty folder and `RecordError` for the
-    first damaged shard, having kept what the others hold.
+    it is read again next time. Raises `UserError` for a missing or empty folder, `ForeignRecordError` for a shard of
+    another kind, and `RecordError` for the first damaged shard, having kept what the others hold.
     """
     paths = shard_paths(folder)
     stamps = np.array([stamp_of(path.stat()) for path in paths], np.int64)
@@ -138,6 +152,11 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
         found, errors = _scan_shards(missing, f"indexing {folder}", _SHARDS_WORTH_A_PROCESS, whole=False)
         tables |= found
         _keep(cache, tables, errors, paths, stamps)
+    foreign = next(
+        (error for error in chain.from_iterable(errors.values()) if isinstance(error, ForeignRecordError)), None
+    )
+    if foreign is not None:
+        raise foreign
     if errors and not damage.skip:
         first = next(iter(errors.values()))[0]
         if len(errors) > 1:
@@ -163,6 +182,8 @@ def index_file(path: Path, damage: Damage = RAISE) -> Index:
     stamps = np.array([stamp_of(path.stat())], np.int64)
     table, errors = _scan_shard(path, whole=False)
     for error in errors:
+        if isinstance(error, ForeignRecordError):
+            raise error
         damage.meet(error)
     if not table["offset"].size:
         raise UserError(f"{path}: no readable record; {DOWNLOAD}")
@@ -253,6 +274,9 @@ def _scan_shard(path: Path, whole: bool) -> tuple[dict[str, np.ndarray], list[Re
         for offset, length in record_spans(buffer, path):
             try:
                 records.append(_scan_record(buffer, offset, length, path, whole))
+            except ForeignRecordError as error:  # all others are, too
+                errors.append(error)
+                break
             except RecordError as error:
                 errors.append(error)
     except RecordError as error:  # where the next record would be is unknown

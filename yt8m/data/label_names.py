@@ -11,8 +11,8 @@ from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
 from yt8m.common.problems import Problems
 from yt8m.data.partitions import NAME_COLUMNS
+from yt8m.data.vocabulary import LARGEST_LABEL, read_vocabulary
 
-LARGEST_LABEL = 2**31 - 1
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")  # Python does not convert much longer ones
 
 
@@ -100,18 +100,8 @@ def _as_ids(labels: Sequence[LabelText]) -> dict[str, int]:
 
 def _read_names(path: Path) -> dict[str, list[int]]:
     """The ids of each name of a `vocabulary.csv`. Raises `UserError`."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
-        ids = [int(row["Index"]) for row in rows]
-        names = [row["Name"].strip() for row in rows]
-    except (OSError, ValueError, csv.Error, KeyError, AttributeError, TypeError):
-        raise UserError(
-            f"{path}: cannot be read as CSV with the columns {','.join(NAME_COLUMNS)}, Index being label ids"
-        ) from None
-    if len(set(ids)) < len(ids) or any(not 0 <= label <= LARGEST_LABEL for label in ids):
-        raise UserError(f"{path}: column Index: expected different ids from 0 to {LARGEST_LABEL}")
+    vocabulary = read_vocabulary(path)
     known: dict[str, list[int]] = {}
-    for label, name in zip(ids, names):
+    for label, name in zip(vocabulary.labels.tolist(), vocabulary.names):
         known.setdefault(name, []).append(label)
     return known

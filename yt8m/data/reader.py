@@ -6,12 +6,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from yt8m.common.config import FeatureContract
 from yt8m.common.errors import RecordError, UserError
 from yt8m.data.damage import RAISE, Damage
+from yt8m.data.features import read_contract
 from yt8m.data.index import UNUSUAL, Index
 from yt8m.data.records import (
     FOOTER_BYTES,
@@ -77,8 +80,13 @@ class ShardReader:
         """Width of a frame, rgb and audio, if there is any, side by side."""
         return sum(self.widths)
 
+    @cached_property
+    def features(self) -> FeatureContract:
+        """What the features are, see `yt8m.data.features`. Raises `UserError`."""
+        return read_contract(self.index.folder, *self.widths)
+
     def require_widths(self, rgb: int, audio: int) -> None:
-        """Raise `UserError` where a model is made for other feature widths than the data has."""
+        """Raise `UserError` where a configuration is for other feature widths than the data has."""
         if self.widths != (rgb, audio):
             raise UserError(
                 f"{self.index.folder}: features are {self.widths[0]} (rgb) and {self.widths[1]} (audio) wide, the "
@@ -208,7 +216,10 @@ def _common_widths(index: Index, majority: bool) -> tuple[int, int]:
         width = getattr(index, f"{key}_width")[getattr(index, f"{key}_count") > 0]
         if not width.size:
             if key == "rgb":
-                raise UserError(f"{index.folder}: no record has any frame of {key}")
+                raise UserError(
+                    f"{index.folder}: no record has any frame of rgb; wanted are shards with the feature list rgb and, "
+                    "where there is sound, audio, a frame a second"
+                )
             widths.append(0)
             continue
         found, sizes = np.unique(width, return_counts=True)

@@ -10,6 +10,7 @@ by frame. Any other legal layout is decoded by TensorFlow's protobuf classes, to
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,13 +20,15 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
-from yt8m.common.errors import RecordError
+from yt8m.common.errors import ForeignRecordError, RecordError
+from yt8m.data.partitions import PARTITIONS
 from yt8m.data.tensorflow_import import import_tensorflow
 
 Buffer = mmap.mmap | bytes | memoryview
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 DOWNLOAD = "download the shard again"
+FEATURES = ("rgb", "audio")  # lists of frames, of which a data set without sound has the first alone
 _LENGTH_DELIMITED = 2  # the wire type of strings, messages and packed numbers
 
 _Values = list[bytes] | np.ndarray  # of a Feature: byte strings or numbers
@@ -118,8 +121,8 @@ def record_spans(buffer: Buffer, path: Path) -> Iterator[tuple[int, int]]:
             raise RecordError(path, f"truncated; {DOWNLOAD}", offset)
         length, crc = struct.unpack("<QI", header)
         if masked_crc(header[:8]) != crc:
-            what = _foreign_file(header) if offset == 0 else "damaged record length"
-            raise RecordError(path, f"{what}; {DOWNLOAD}", offset)
+            what = _foreign_file(buffer, path) if offset == 0 else f"damaged record length; {DOWNLOAD}"
+            raise RecordError(path, what, offset)
         end = offset + HEADER_BYTES + length + FOOTER_BYTES
         if end > size:
             raise RecordError(path, f"truncated, {end - size} bytes are missing; {DOWNLOAD}", offset)
@@ -127,12 +130,55 @@ def record_spans(buffer: Buffer, path: Path) -> Iterator[tuple[int, int]]:
         offset = end
 
 
-def _foreign_file(header: bytes) -> str:
-    if header[:2] == b"\x1f\x8b":
-        return "a gzip file, not a TFRecord shard"
-    if header.lstrip()[:1] == b"<":
-        return "an HTML or XML page, not a TFRecord shard"
-    return "damaged record length, or not a TFRecord shard"
+_SIGNATURES = {
+    b"version https://git-lfs": "a Git LFS pointer, not the shard itself; fetch that with `git lfs pull`",
+    b"\x93NUMPY": "a NumPy array; make shards of a folder of arrays with `python -m yt8m.make_records`",
+    b"PK\x03\x04": "a zip file, not a TFRecord shard; unpack it",
+    b"\x89HDF": "an HDF5 file, not a TFRecord shard; make shards of arrays with `python -m yt8m.make_records`",
+}
+
+
+def _foreign_file(buffer: Buffer, path: Path) -> str:
+    """What a file is that does not begin with a record, and what to do about it."""
+    start = bytes(buffer[:4096])
+    is_gzip = start.startswith(b"\x1f\x8b")
+    known = next((what for signature, what in _SIGNATURES.items() if start.startswith(signature)), None)
+    if known is not None:
+        what = known
+    elif start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        what = f"an HTML or XML page, not a TFRecord shard; {DOWNLOAD}"
+    elif is_gzip and _unpacks_to_a_record(start):
+        what = f"a shard compressed by gzip; unpack it: gunzip <{path} >{path}.new && mv {path}.new {path}"
+    elif is_gzip:
+        what = f"a gzip file, not a TFRecord shard; {DOWNLOAD}"
+    elif _unpacks_to_a_record(start):
+        what = "a shard compressed by zlib; write it without compression"
+    elif _is_bare_example(buffer):
+        what = (
+            "a bare serialized SequenceExample or Example, not a TFRecord shard: a record has its length and checksums "
+            "around it; write it with tf.io.TFRecordWriter"
+        )
+    else:
+        what = f"damaged record length, or not a TFRecord shard; {DOWNLOAD}"
+    return what
+
+
+def _unpacks_to_a_record(start: bytes) -> bool:
+    """Whether a file that begins so is a compressed shard."""
+    try:
+        header = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(start, HEADER_BYTES)  # 32: zlib or gzip
+    except zlib.error:
+        return False
+    return len(header) == HEADER_BYTES and masked_crc(header[:8]) == struct.unpack("<I", header[8:])[0]
+
+
+def _is_bare_example(buffer: Buffer) -> bool:
+    """Whether a whole file is one message with the fields of a SequenceExample."""
+    try:
+        fields = [number for number, _, _ in _fields(buffer, 0, len(buffer))]
+    except (_Unusual, IndexError):
+        return False
+    return bool(fields) and set(fields) <= {1, 2}
 
 
 def read_payload(buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None) -> memoryview:
@@ -148,7 +194,8 @@ def read_payload(buffer: Buffer, offset: int, length: int, path: Path, video_id:
 def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record:
     """Parse the context and find the frames of the record at `offset`; features are not read.
 
-    Raises `RecordError` where the payload is no SequenceExample with an id.
+    Raises `RecordError` where the payload is no SequenceExample with an id, and `ForeignRecordError` where it is one of
+    another kind, such as video-level features.
     """
     start = offset + HEADER_BYTES
     try:
@@ -223,7 +270,7 @@ def read_unusual_frames(
             partial(RecordError, path, offset=offset, video_id=video_id),
             key,
         )
-        for key in ("rgb", "audio")
+        for key in FEATURES
     )
     return rgb, audio
 
@@ -249,7 +296,12 @@ def _stack(frames: _Frames, error: Callable[[str], RecordError], key: str) -> np
 def _common_width(frames: _Frames, error: Callable[[str], RecordError], key: str) -> int:
     """Width in bytes of a list of frames, each a list of one byte string; 0 for no frames."""
     widths = {len(frame[0]) if len(frame) == 1 else -1 for frame in frames}
-    if len(widths) > 1 or -1 in widths:
+    if widths == {-1}:
+        raise error(
+            f"frames of {key} are not one byte string each, but perhaps floats; make bytes of them, see "
+            "`python -m yt8m.make_records --help`"
+        )
+    if len(widths) > 1:
         raise error(f"frames of {key} differ in width")
     return widths.pop() if widths else 0
 
@@ -260,8 +312,15 @@ def _record(
     """Put a record together from its context and its feature lists (`FrameBlock`s or lists of frames)."""
     name = next((key for key in ("id", "video_id") if key in context), None)
     if name is None or len(context[name]) != 1 or not isinstance(context[name][0], bytes):
-        raise RecordError(path, "no video id in the context; is this a YouTube-8M frame-level shard?", offset)
+        raise RecordError(
+            path,
+            f"no video id: found {_found(context, lists)}; expected a context key id, one byte string, and the feature "
+            "list rgb",
+            offset,
+        )
     video_id = context[name][0]
+    if lists.keys().isdisjoint(FEATURES) and (lists or _VIDEO_LEVEL & context.keys()):
+        raise ForeignRecordError(path, _foreign_record(path, context, lists), offset, video_id)
     error = partial(RecordError, path, offset=offset, video_id=video_id)
     labels, starts, rated = (
         _integers(context, key, error) for key in ("labels", "segment_start_times", "segment_labels")
@@ -276,7 +335,7 @@ def _record(
             "they must be parallel"
         )
     sizes: dict[str, tuple[int, int, FrameBlock | None]] = {}
-    for key in ("rgb", "audio"):
+    for key in FEATURES:
         frames = lists.get(key, [])
         if isinstance(frames, FrameBlock):
             sizes[key] = (frames.count, frames.width, frames)
@@ -296,6 +355,34 @@ def _record(
         sizes["audio"][1],
         sizes["rgb"][2],
         sizes["audio"][2],
+    )
+
+
+_VIDEO_LEVEL = {"mean_rgb", "mean_audio"}  # context keys
+
+
+def _found(context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
+    """What a record has in it."""
+    return (
+        f"the feature lists {', '.join(sorted(lists)) or '(none)'} and the context keys "
+        f"{', '.join(sorted(context)) or '(none)'}"
+    )
+
+
+def _foreign_record(path: Path, context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
+    """What a record is that has no visual features, one a second, and what to do about it."""
+    found = f"found {_found(context, lists)}; wanted are the feature list rgb and, where there is sound, audio, a frame"
+    if lists:
+        kind = "AudioSet's features of sound alone" if "audio_embedding" in lists else "features of another data set"
+        return f"{kind}: {found} a second; bring visual features, too, and see `python -m yt8m.make_records --help`"
+    folder = "/".join(path.absolute().parts[-3:-1])
+    plans = [part.published for part in PARTITIONS if part.folder == folder] or [
+        part.published for part in PARTITIONS if path.name.startswith(part.stem)
+    ]
+    fetch = f"python -m yt8m.download --plan {' or '.join(plans or ['2/frame/train'])}"
+    return (
+        f"video-level features, where frame-level ones are needed: {found} a second; the files of both have the same "
+        f"names: fetch those of the frame level, `{fetch}`"
     )
 
 
@@ -358,18 +445,19 @@ def _map_entries(buffer: Buffer, start: int, end: int) -> Iterator[tuple[str, in
         yield bytes(buffer[key:key_stop]).decode(errors="replace"), value, value_stop
 
 
-def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict[str, _Values], dict[str, FrameBlock]]:
-    """Context values and `FrameBlock`s of a payload in the usual layout; `_Unusual` for any other."""
+def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict[str, _Values], dict[str, FrameBlock | _Frames]]:
+    """Context values and `FrameBlock`s of a payload in the usual layout, further lists empty; `_Unusual` for any
+    other."""
     context: dict[str, _Values] = {}
-    blocks: dict[str, FrameBlock] = {}
+    blocks: dict[str, FrameBlock | _Frames] = {}
     for number, message, stop in _fields(buffer, start, end):
         if number not in (1, 2):
             raise _Unusual
         for key, value, value_stop in _map_entries(buffer, message, stop):
             if number == 1:
                 context[key] = _feature_values(buffer, value, value_stop)
-            elif key in ("rgb", "audio"):
-                blocks[key] = _frame_block(buffer, start, value, value_stop)
+            else:
+                blocks[key] = _frame_block(buffer, start, value, value_stop) if key in FEATURES else []
     return context, blocks
 
 

@@ -10,9 +10,11 @@ import numpy as np
 
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
+from yt8m.common.problems import listed
 from yt8m.data.damage import Damage
 from yt8m.data.index import Index, load_index
 from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
+from yt8m.data.video_ids import RULE, shown_id, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 META_NAME = "test_meta.npz"
@@ -67,9 +69,11 @@ class TestMeta:
 def make_test_meta(index: Index) -> TestMeta:
     """The candidate segments of a folder of test shards; videos without any are left out.
 
-    Of several records with the same video id the first counts; the others are reported.
+    Of several records with the same video id the first counts; the others are reported. Raises `UserError` for ids that
+    a submission cannot hold.
     """
-    _, first = np.unique(index.video_id, return_index=True)
+    video_ids, first = np.unique(index.video_id, return_index=True)
+    _check_ids(video_ids, index.folder, "write the records with other ids")
     if len(first) < len(index):
         LOGGER.warning("%s: %d records repeat a video id and are left out", index.folder, len(index) - len(first))
     counts = CANDIDATES.count_left(index.n_frames)
@@ -88,16 +92,19 @@ def save_test_meta(meta: TestMeta, cache_dir: Path) -> Path:
 
 
 def load_test_meta(cache_dir: Path) -> TestMeta:
-    """Read the metadata of a cache folder. Raises `UserError` if it is missing or damaged."""
+    """Read the metadata of a cache folder. Raises `UserError` if it is missing or damaged, or has ids that a submission
+    cannot hold."""
     path = cache_dir / META_NAME
     remedy = "run `python -m yt8m.prepare_test_meta`"
     if not path.is_file():
         raise UserError(f"{path}: no test metadata; {remedy}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return TestMeta(file["records"], file["video_ids"], file["row_ends"])
+            meta = TestMeta(file["records"], file["video_ids"], file["row_ends"])
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
+    _check_ids(meta.video_ids, path, f"write the records with other ids, and {remedy} again")
+    return meta
 
 
 def load_test_index(data_dir: Path, meta: TestMeta, damage: Damage) -> Index:
@@ -110,3 +117,10 @@ def load_test_index(data_dir: Path, meta: TestMeta, damage: Damage) -> Index:
             "run `python -m yt8m.prepare_test_meta` again"
         )
     return index
+
+
+def _check_ids(video_ids: np.ndarray, source: Path, remedy: str) -> None:
+    unfit = unfit_ids(video_ids.tolist())
+    if unfit:
+        names = listed([shown_id(video_id) for video_id in unfit])
+        raise UserError(f"{source}: a submission cannot hold the video ids {names}; {RULE}; {remedy}")

@@ -1,34 +1,77 @@
 """The classes that segments are rated for: `segment_vocabulary.csv`, one row a class."""
 
-import csv
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 
 from yt8m.common.errors import UserError
+from yt8m.common.problems import SHOWN, Problems
+from yt8m.data.tables import read_table
 
 FILE_NAME = "segment_vocabulary.csv"
+CHALLENGE_FILE = Path(__file__).with_name(FILE_NAME)  # as published, CC BY 4.0
+LARGEST_LABEL = 2**31 - 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """C classes in ascending order of their label ids; a row's number is the class index."""
+    """C classes: a row's number is the class index, whatever the order of the label ids.
+
+    `labels` (C,) are distinct ids of at least 0; `names` what to call the classes, "label <id>" where a name is blank;
+    `source` says in messages where the classes come from.
+    """
 
     labels: np.ndarray
     names: tuple[str, ...]
+    source: str = field(default="the vocabulary")
+
+    def __post_init__(self) -> None:
+        shown = tuple(name.strip() or f"label {label}" for name, label in zip(self.names, self.labels.tolist()))
+        object.__setattr__(self, "names", shown)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def name(self, row: int) -> str:
-        """What to call a class: its name or, if it has none, its label id."""
-        return self.names[row] or str(self.labels[row])
+    @cached_property
+    def _ascending(self) -> np.ndarray:
+        """The rows in the order of their label ids, (C,)."""
+        return np.argsort(self.labels, kind="stable")
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the label ids in their order: the same digest, the same meaning of outputs."""
+        return hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
 
     def classes(self, labels: np.ndarray) -> np.ndarray:
         """Class index of each label id, -1 for labels outside the vocabulary. Same shape, int64."""
-        rows = np.searchsorted(self.labels, labels).clip(max=len(self.labels) - 1)
+        order = self._ascending
+        places = np.searchsorted(self.labels, labels, sorter=order).clip(max=len(order) - 1)
+        rows = order[places]
         return np.where(self.labels[rows] == labels, rows, -1)
+
+    def rows_in(self, other: "Vocabulary") -> np.ndarray:
+        """The row of each of these classes in another vocabulary of the same label ids, (C,).
+
+        Raises `UserError` naming the ids that only one of the two has.
+        """
+        rows = other.classes(self.labels)
+        differing = [
+            f"only {there.source} has {_listed(there, np.flatnonzero(here.classes(there.labels) < 0))}"
+            for here, there in ((self, other), (other, self))
+            if (here.classes(there.labels) < 0).any()
+        ]
+        if differing:
+            raise UserError(f"{other.source}: other classes than those of {self.source}: {'; '.join(differing)}")
+        return rows
+
+
+def _listed(vocabulary: Vocabulary, rows: np.ndarray) -> str:
+    """The first few of some classes, by label id and name."""
+    shown = ", ".join(f"{vocabulary.labels[row]} ({vocabulary.names[row]})" for row in rows[:SHOWN].tolist())
+    return shown + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
 
 
 def load_vocabulary(data_dir: Path) -> Vocabulary:
@@ -39,20 +82,38 @@ def load_vocabulary(data_dir: Path) -> Vocabulary:
             f"{path}: no vocabulary; put the challenge's file there or run "
             f"`python -m yt8m.prepare_vocabulary --data-dir {data_dir}`"
         )
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header, *rows = csv.reader(file, strict=True)
-        if any(len(row) > len(header) for row in rows):
-            raise ValueError("a line has more fields than the header")
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error})") from None
-    columns = [dict(zip(header, row)) for row in rows if row]
-    try:
-        labels = np.array([int(row["Index"]) for row in columns], np.int64)
-    except (KeyError, ValueError, OverflowError):
-        labels = np.empty(0, np.int64)
-    if not labels.size:
-        raise UserError(f"{path}: expected a column Index of label ids and at least one row")
-    if (np.diff(labels) <= 0).any() or labels[0] < 0:
-        raise UserError(f"{path}: column Index must ascend, without duplicates or negative ids")
-    return Vocabulary(labels, tuple(row.get("Name", row["Index"]) for row in columns))
+    return read_vocabulary(path)
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """Read a vocabulary: a table with a column Index, of distinct label ids in any order, and perhaps a column Name.
+
+    Raises `UserError` for anything else.
+    """
+    problems = Problems(path, f"expected in column Index distinct label ids from 0 to {LARGEST_LABEL}, in any order")
+    lines: dict[int, int] = {}
+    names = []
+    for line, (text, name) in read_table(path, ("Index",), ("Name",)):
+        label = int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else -1
+        if not 0 <= label <= LARGEST_LABEL:
+            problems.add(f"line {line}: Index {text!r} is no label id")
+        elif lines.setdefault(label, line) != line:
+            problems.add(f"line {line}: Index {label} is on line {lines[label]} already")
+        names.append(name)
+    problems.raise_any()
+    return Vocabulary(np.array(list(lines), np.int64), tuple(names), str(path))
+
+
+def named_vocabulary(path: Path | None) -> Vocabulary | None:
+    """The vocabulary that an option names, None where it is left out. Raises `UserError`."""
+    return None if path is None else read_vocabulary(path)
+
+
+@cache
+def challenge_vocabulary() -> Vocabulary:
+    """The 1,000 classes of the challenge, in the order that models trained in 2019 have.
+
+    It does not ascend: the classes 12 and 13, for example, are the labels 31 and 30.
+    """
+    vocabulary = read_vocabulary(CHALLENGE_FILE)
+    return Vocabulary(vocabulary.labels, vocabulary.names, "the challenge's vocabulary")

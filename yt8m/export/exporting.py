@@ -72,9 +72,7 @@ class Comparison:
         return text
 
 
-def export_folder(
-    folder: ModelFolder, vocabulary: Vocabulary, file_format: str, output: Path
-) -> tuple[Interface, Comparison]:
+def export_folder(folder: ModelFolder, file_format: str, output: Path) -> tuple[Interface, Comparison]:
     """Write a model to a file, "onnx" or "torchscript", that has been run and compared with the model in PyTorch.
 
     Raises `UserError`, and leaves `output` as it was, where they differ, the model is of no use or the format cannot
@@ -85,7 +83,8 @@ def export_folder(
     write, read = formats[file_format]
     if file_format == "onnx":
         require_onnx()
-    model = _load(folder, len(vocabulary))
+    vocabulary = folder.vocabulary()
+    model = _load(folder)
     interface = interface_of(folder, len(vocabulary))
     cases = _cases(model, interface)
     if not all(case.reference.isfinite().all() for case in cases):
@@ -108,10 +107,8 @@ def _check_output(folder: ModelFolder, output: Path) -> None:
         raise UserError(f"--output {output}: would replace what is exported; name another file")
 
 
-def _load(folder: ModelFolder, n_classes: int) -> VideoModel | SegmentModel:
-    if folder.kind == "video":
-        return load_video_model(folder.path, n_classes).eval()
-    return load_segment_model(folder, n_classes).eval()
+def _load(folder: ModelFolder) -> VideoModel | SegmentModel:
+    return (load_video_model(folder) if folder.kind == "video" else load_segment_model(folder)).eval()
 
 
 def describe(folder: ModelFolder, vocabulary: Vocabulary, interface: Interface) -> dict[str, Any]:
@@ -123,6 +120,7 @@ def describe(folder: ModelFolder, vocabulary: Vocabulary, interface: Interface) 
         "usage": _USAGE,
         "labels": vocabulary.labels.tolist(),
         "names": list(vocabulary.names),
+        "features": folder.features.model_dump(mode="json", exclude_none=True),
         "digest": folder_digest(folder.path),
         "yt8m_version": __version__,
     }

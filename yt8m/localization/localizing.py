@@ -25,7 +25,7 @@ from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import Index, index_file
 from yt8m.data.segments import EVERYTHING
-from yt8m.data.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
+from yt8m.data.vocabulary import Vocabulary, named_vocabulary
 from yt8m.localization.span_formats import WRITERS, counted
 from yt8m.localization.spans import Localization, Query, find_spans
 from yt8m.prediction.inference import Computation, Predictor, mean_probabilities, video_groups
@@ -42,13 +42,15 @@ def run_localization(args: argparse.Namespace) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     computation = Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)), EVERYTHING)
-    vocabulary = load_vocabulary(args.data_dir)
-    classes = None if args.classes is None else find_classes(args.classes, vocabulary, args.data_dir / FILE_NAME)
+    folders = chosen_folders(
+        args.model_dir or args.data_dir / "cache" / "segment", args.model_names, named_vocabulary(args.vocabulary)
+    )
+    vocabulary = folders[0].vocabulary()  # the others' outputs are mapped to it
+    classes = None if args.classes is None else find_classes(args.classes, vocabulary)
     query = Query(classes, args.top, args.threshold)
     index = index_file(args.file, args.damage)
     dataset = WholeVideoDataset(index, _choose_records(index, args.video_id), args.damage)
-    folders = chosen_folders(args.model_dir or args.data_dir / "cache" / "segment", args.model_names)
-    predictor = Predictor(load_members(folders, args.offset, len(vocabulary), dataset.reader, device), computation)
+    predictor = Predictor(load_members(folders, args.offset, vocabulary, dataset.reader, device), computation)
     LOGGER.info(
         "%s: looking at %s with %s on %s",
         args.file,
@@ -66,10 +68,10 @@ def run_localization(args: argparse.Namespace) -> None:
 # --- what is asked for --------------------------------------------------------------------------------
 
 
-def find_classes(names: Sequence[str], vocabulary: Vocabulary, source: Path) -> list[int]:
+def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
     """The classes with these names, capitals or not, or label ids; a name that several classes have means all of them.
 
-    Raises `UserError` that suggests what may have been meant; it names `source`, the vocabulary's file.
+    Raises `UserError` that suggests what may have been meant.
     """
     by_name: dict[str, list[int]] = {}
     for number, name in enumerate(vocabulary.names):
@@ -80,7 +82,7 @@ def find_classes(names: Sequence[str], vocabulary: Vocabulary, source: Path) -> 
         numbers = by_name.get(name.strip().casefold()) or by_label.get(name.strip())
         if numbers is None:
             raise UserError(
-                f"--classes {name}: no class of {source} has this name or label id; "
+                f"--classes {name}: no class of {vocabulary.source} has this name or label id; "
                 f"{_suggestion(name, vocabulary.names)}"
             )
         found += numbers

@@ -67,7 +67,7 @@ def find_spans(
         return Span(
             video_id,
             int(vocabulary.labels[number]),
-            vocabulary.name(number),
+            vocabulary.names[number],
             first * SEGMENT_SECONDS,
             min(stop * SEGMENT_SECONDS, n_frames),
             float(values.mean()),

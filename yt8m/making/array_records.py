@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from yt8m.common.config import FeatureContract, FeatureMeaning
 from yt8m.common.errors import UserError
-from yt8m.common.problems import Problems
+from yt8m.common.problems import Problems, listed
 from yt8m.common.progress import Progress
 from yt8m.data.annotations import LabelRow, RatingRow
+from yt8m.data.features import PUBLISHED_RANGE
 from yt8m.data.folds import N_FOLDS
 from yt8m.data.tensorflow_import import import_tensorflow
 from yt8m.making.feature_arrays import Scale, Survey, array_path, open_array, survey
@@ -105,12 +107,13 @@ def open_features(sources: Sources, video_ids: Sequence[str]) -> list[Feature]:
         parts.append(("audio", surveys[1], slice(0, None), audio_scale, "--audio-range"))
     elif sources.audio_scale is not None:
         raise UserError("--audio-range: there is no audio; name it with --audio or --audio-width")
-    for key, arrays, columns, scale, option in parts:
-        if arrays.is_float and scale is None:
-            raise UserError(
-                f"{arrays.folder}: the {key} features are {arrays.dtype} {arrays.extent(columns)}; say which range "
-                f"becomes 0 to 255: {option} LOW HIGH"
-            )
+    unscaled = [part for part in parts if part[1].is_float and part[3] is None]
+    if unscaled:
+        found = ", ".join(f"the {key} features {part.dtype} {part.extent(own)}" for key, part, own, _, _ in unscaled)
+        options = " ".join(f"{option} {part.usual_range(own)}" for _, part, own, _, option in unscaled)
+        raise UserError(
+            f"{unscaled[0][1].folder}: {found}; say which range becomes 0 to 255; 99.8 % of the values are in {options}"
+        )
     scales = {"--range": sources.scale, "--audio-range": sources.audio_scale}
     for option, given in scales.items():
         users = [arrays for _, arrays, _, scale, _ in parts if scale is given and arrays.is_float]
@@ -123,24 +126,39 @@ def open_features(sources: Sources, video_ids: Sequence[str]) -> list[Feature]:
     ]
 
 
+def contract_of(features: Sequence[Feature]) -> FeatureContract:
+    """What the records will hold: uint8 arrays are taken for features quantized as the published data set's are."""
+    return FeatureContract(
+        **{
+            feature.key: FeatureMeaning(
+                width=feature.width,
+                range=PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high),
+            )
+            for feature in features
+        }
+    )
+
+
 def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:
     """The seconds of each video that have all features; what is left out is logged. Raises `UserError`."""
     problems = Problems(features[0].arrays.folder, "features of so long a video do not fit into one record; cut it")
-    n_frames, n_unlike, n_left_out = {}, 0, 0
+    n_frames, unlike, n_left_out = {}, [], 0
     for video_id in video_ids:
         lengths = [feature.arrays.lengths[video_id] for feature in features]
         n_frames[video_id] = min(lengths)
-        n_unlike += min(lengths) < max(lengths)
+        if min(lengths) < max(lengths):
+            unlike.append(f"{video_id} ({' and '.join(map(str, lengths))})")
         n_left_out += max(lengths) - min(lengths)
         if min(lengths) * sum(feature.width + 20 for feature in features) > _LARGEST_RECORD:
             problems.add(f"{array_path(features[0].arrays.folder, video_id).name}: has {min(lengths)} seconds")
     problems.raise_any()
-    if n_unlike:
+    if unlike:
         LOGGER.warning(
-            "%d of %d videos have visual and audio features of different length; %d seconds with only one of them are "
-            "left out",
-            n_unlike,
+            "%d of %d videos have visual and audio features of different length: %s; %d seconds with only one of them "
+            "are left out",
+            len(unlike),
             len(video_ids),
+            listed(unlike),
             n_left_out,
         )
     return n_frames

@@ -3,7 +3,6 @@
 Dimensions: L seconds of a video, W columns of its array.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,11 @@ import numpy as np
 from yt8m.common.errors import UserError
 from yt8m.common.problems import Problems
 from yt8m.common.progress import Progress
+from yt8m.data.video_ids import RULE, unfit_ids
 
 ROWS_AT_A_TIME = 1024
-_ID = re.compile(r"""[!-~]+""")
-_NOT_IN_ID = frozenset(":,\"'`")  # a submission's lines are `<class>,<id>:<start> <id>:<start> ...`
+_TAILS = 0.001, 0.999  # quantiles: what lies beyond them would take up most of the 256 steps
+_SAMPLED_VALUES = 2**21
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Survey:
     """What the arrays of some videos are like, all of them read once.
 
     `lengths`: seconds of each video; `dtype`: of the first array; `low` and `high` (W,): the extremes of each column
-    of float arrays, (0 and 255 for uint8).
+    of float arrays, (0 and 255 for uint8); `sample` (rows, W) of float arrays, from all videos or at least many.
     """
 
     folder: Path
@@ -50,6 +50,7 @@ class Survey:
     dtype: np.dtype
     low: np.ndarray
     high: np.ndarray
+    sample: np.ndarray
 
     @property
     def width(self) -> int:
@@ -64,6 +65,20 @@ class Survey:
     def extent(self, columns: slice) -> str:
         """The range that the values of some columns have, in words."""
         return f"from {self.low[columns].min():.6g} to {self.high[columns].max():.6g}"
+
+    def usual_range(self, columns: slice) -> str:
+        """LOW HIGH, as a command line has them, with all but the outermost of the sampled values of some columns.
+
+        The words themselves where all values are the same.
+        """
+        low, high = np.quantile(self.sample[:, columns], _TAILS)
+        if low == high:
+            low, high = self.low[columns].min(), self.high[columns].max()
+        for digits in range(3, 18):
+            rounded = [float(f"{value:.{digits}g}") + 0.0 for value in (low, high)]  # + 0.0: not -0
+            if rounded[0] < rounded[1]:  # without exponents, which argparse takes for options after a minus
+                return " ".join(np.format_float_positional(value, trim="-") for value in rounded)
+        return "LOW HIGH"
 
 
 def array_path(folder: Path, video_id: str) -> Path:
@@ -82,12 +97,10 @@ def list_arrays(folder: Path) -> list[str]:
 
 
 def check_ids(video_ids: Sequence[str], source: object) -> None:
-    """Raise `UserError` for ids that a submission could not hold."""
-    problems = Problems(
-        source, "an id may have ASCII letters, digits and signs, but no blank, colon, comma, slash, quote or backtick"
-    )
+    """Raise `UserError` for ids that a submission could not hold, or that are no names of files."""
+    problems = Problems(source, f"{RULE}; nor a slash, since it is a name of files")
     for video_id in video_ids:
-        if not _ID.fullmatch(video_id) or _NOT_IN_ID & set(video_id) or "/" in video_id:
+        if "/" in video_id or unfit_ids([video_id.encode(errors="surrogatepass")]):
             problems.add(f"video id {video_id!r}")
     problems.raise_any()
 
@@ -116,7 +129,9 @@ def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey
     lengths: dict[str, int] = {}
     dtype, low, high = np.dtype(np.uint8), np.empty(0), np.empty(0)
     first = ""
-    for video_id in video_ids:
+    widths: set[int] = set()
+    samples: list[np.ndarray] = []
+    for number, video_id in enumerate(video_ids):
         name = array_path(folder, video_id).name
         try:
             array = open_array(folder, video_id)
@@ -138,12 +153,26 @@ def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey
                 problems.add(f"{name}: has values that are not finite numbers")
             else:
                 low, high = np.minimum(low, own[0]), np.maximum(high, own[1])
+                samples.append(_sample(array, number, len(video_ids)))
         lengths[video_id] = len(array)
+        widths.add(array.shape[1])
         progress.update(1)
+    if len(widths) > 1 and len(set(lengths.values())) == 1:
+        problems.remedy = "probably transposed, (width, seconds): save array.T"
     problems.raise_any()
     if dtype.kind != "f":
         low, high = np.zeros(len(low)), np.full(len(low), 255.0)
-    return Survey(folder, lengths, dtype, low, high)
+        samples = [np.empty((0, len(low)))]
+    return Survey(folder, lengths, dtype, low, high, np.concatenate(samples))
+
+
+def _sample(array: np.ndarray, number: int, n_arrays: int) -> np.ndarray:
+    """Some rows of array `number` of so many, (rows, W) float64: all samples together have a bounded size."""
+    n_rows = max(_SAMPLED_VALUES // array.shape[1], 1)  # of all arrays
+    if number % -(-n_arrays // n_rows):
+        return np.empty((0, array.shape[1]))
+    n_own = min(max(n_rows // n_arrays, 1), len(array))
+    return array[((np.arange(n_own) + 0.5) * (len(array) / n_own)).astype(int)].astype(np.float64)
 
 
 def _extremes(array: np.ndarray) -> np.ndarray:

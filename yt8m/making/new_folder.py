@@ -84,8 +84,8 @@ def _put_back(folder: Path) -> None:
 
 
 def _keep_the_rest(old: Path, folder: Path) -> None:
-    """Move what is no shard from the old folder to the one in its place, and remove the old one."""
+    """Move what is no shard, and not there, from the old folder to the one in its place, and remove the old one."""
     for entry in old.iterdir():
-        if entry.suffix != ".tfrecord":
+        if entry.suffix != ".tfrecord" and not (folder / entry.name).exists():
             entry.rename(folder / entry.name)
     shutil.rmtree(old)

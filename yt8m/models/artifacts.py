@@ -1,26 +1,36 @@
-"""Exported models: a folder with `config.yaml` (architecture and training) and `model.pth` (a state dict).
+"""Exported models: a folder with `config.yaml` and `model.pth` (a state dict).
+
+`config.yaml` says what the model is, how it was trained, what goes in (`features`) and what comes out (`vocabulary`).
 
 The names in a state dict are a file format, shared with models trained in 2019: video models carry the
 prefix `model.`, context-agnostic ones `_model.`, context-aware ones none.
 """
 
+import logging
 import pickle
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 import yaml
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from yt8m.common.config import DEFAULT_OFFSET, Config, parse_config, read_yaml, required
+from yt8m.common.config import DEFAULT_OFFSET, Config, FeatureContract, parse_config, read_yaml, required
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
-from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
+from yt8m.data.features import feature_contract
+from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
+from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
+from yt8m.models.mixture import reorder_classes
+from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
 
+LOGGER = logging.getLogger(__name__)
 _VIDEO_PREFIX = "model."
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -29,24 +39,52 @@ Kind = Literal["video", "context-agnostic", "context-aware"]
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder whose `config.yaml` has been read and checked. `offset` is in frames (segment models)."""
+    """A folder whose `config.yaml` has been read and checked. `offset` is in frames (segment models).
+
+    `features` are what the model takes: what the folder says, or else features of the published data set. `stored` are
+    the classes that the folder holds, None where it holds none, as those of 2019; `named` those that the user has
+    named for such folders.
+    """
 
     path: Path
     kind: Kind
     config: Config
     offset: int
+    features: FeatureContract
+    stored: Vocabulary | None = None
+    named: Vocabulary | None = None
 
     @property
     def name(self) -> str:
         """The folder's own name."""
         return self.path.name
 
+    @property
+    def n_mixtures(self) -> int:
+        """M of the model's head."""
+        if self.config.segment_w_context is not None:
+            return self.config.segment_w_context.model.n_mixture
+        return required(self.config.video).model.n_mixtures
 
-def open_folder(path: Path) -> ModelFolder:
-    """Check that a folder holds an exported model and read its architecture; weights are not read.
+    @property
+    def prefix(self) -> str:
+        """What the names of the head's parameters begin with in the model."""
+        return "_model." if self.kind == "context-agnostic" else ""
 
-    Of the training sections only `offset` is used, so whatever else an older release wrote there is
-    left alone. Raises `UserError`.
+    def vocabulary(self, expected: Vocabulary | None = None) -> Vocabulary:
+        """The model's classes, in the order of its outputs.
+
+        Of a folder that does not say, those that the user has named; `expected`, if the model's run was made with
+        them; and the challenge's for the 1,000 classes of a folder of 2019. Raises `UserError` for any other.
+        """
+        return self.stored or replace(_vocabulary_of_old_folder(self, expected), source=str(self.path))
+
+
+def open_folder(path: Path, named: Vocabulary | None = None) -> ModelFolder:
+    """Check that a folder holds an exported model and read what it says of it; weights are not read.
+
+    `named`: the classes of the model, if the folder does not say which they are. Of the training sections only
+    `offset` is used, so whatever else an older release wrote there is left alone. Raises `UserError`.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such model folder")
@@ -54,7 +92,9 @@ def open_folder(path: Path) -> ModelFolder:
         if not (path / name).is_file():
             raise UserError(f"{path}: not a finished model, there is no {name}; train it or copy the file there")
     source = path / CONFIG_NAME
-    sections = {key: _mapping(section, f"{source}: {key}") for key, section in read_yaml(source).items()}
+    content = read_yaml(source)
+    outputs: dict[str, Any] = {key: content.pop(key) for key in ("features", "vocabulary") if key in content}
+    sections = {key: _mapping(section, f"{source}: {key}") for key, section in content.items()}
     kind: Kind = "video"
     if "segment_w_context" in sections:
         kind, names = "context-aware", ["context_base", "segment_base", "segment_w_context"]
@@ -63,12 +103,20 @@ def open_folder(path: Path) -> ModelFolder:
     else:
         names = ["video"]
     models = {name: {"model": sections[name]["model"]} for name in names if "model" in sections.get(name, {})}
-    config = parse_config(models, source, *(f"{name}.model" for name in names))
+    config = parse_config({**models, **outputs}, source, *(f"{name}.model" for name in names))
     segment = sections.get("segment_w_context") or sections.get("pure_segment") or {}
     offset = _mapping(segment.get("training") or {}, f"{source}: training").get("offset", DEFAULT_OFFSET)
     if not isinstance(offset, int) or offset < 0:
         raise UserError(f"{source}: training.offset: expected a number of frames, found {offset!r}")
-    return ModelFolder(path, kind, config, offset)
+    base = config.video or required(config.context_base)
+    published = feature_contract(base.model.video_dim, base.model.audio_dim)
+    features = config.features or published
+    if features.widths != published.widths:
+        raise UserError(
+            f"{source}: features: widths {features.widths}, but the model is made for {published.widths} (video_dim, "
+            "audio_dim)"
+        )
+    return ModelFolder(path, kind, config, offset, features, _stored_vocabulary(config, source), named)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -77,37 +125,124 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def load_video_model(path: Path, n_classes: int) -> VideoModel:
-    """The video classifier of a folder, on the CPU, for a vocabulary of `n_classes`. Raises `UserError`."""
-    folder = open_folder(path)
+def _stored_vocabulary(config: Config, source: Path) -> Vocabulary | None:
+    """The classes that an exported configuration holds."""
+    if config.vocabulary is None:
+        return None
+    labels, names = zip(*config.vocabulary) if config.vocabulary else ((), ())
+    if not labels or len(set(labels)) < len(labels):
+        raise UserError(f"{source}: vocabulary: expected at least one class, and no label id twice")
+    return Vocabulary(np.array(labels, np.int64), tuple(names), str(source.parent))
+
+
+def _vocabulary_of_old_folder(folder: ModelFolder, expected: Vocabulary | None) -> Vocabulary:
+    """The classes of a folder that does not hold any, see `ModelFolder.vocabulary`."""
+    n_classes = _count_classes(folder, _load_weights(folder, "meta"))
+    trained_with = (read_origin(folder.path) or {}).get("vocabulary")  # a digest
+    if folder.named is not None:
+        if len(folder.named) != n_classes:
+            raise UserError(
+                f"{folder.named.source}: has {len(folder.named)} classes, {folder.path} is made for {n_classes}; name "
+                "the vocabulary that the model was trained with"
+            )
+        if trained_with not in (None, folder.named.digest):
+            raise UserError(
+                f"{folder.named.source}: not the vocabulary that {folder.path} was trained with, of which its "
+                f"{ORIGIN_NAME} holds the digest; name that one, its classes in the order that they had then"
+            )
+        return folder.named
+    challenge = challenge_vocabulary()
+    for known in (expected, challenge):
+        if known is not None and known.digest == trained_with:
+            return known
+    if trained_with is None and n_classes == len(challenge):
+        LOGGER.info(
+            "%s: does not say what its outputs are; 1,000 classes are taken for the challenge's, in the order of its "
+            "%s",
+            folder.path,
+            VOCABULARY_NAME,
+        )
+        return challenge
+    raise UserError(
+        f"{folder.path}: does not say what its {n_classes} outputs are; name the vocabulary that it was trained with: "
+        "--vocabulary CSV"
+    )
+
+
+def load_video_model(path: Path | ModelFolder, vocabulary: Vocabulary | None = None) -> VideoModel:
+    """The video classifier of a folder, on the CPU; its outputs are the classes of `vocabulary`, by default its own.
+
+    Raises `UserError`, also for a model with other classes.
+    """
+    folder = path if isinstance(path, ModelFolder) else open_folder(path)
     if folder.kind != "video":
-        raise UserError(f"{path}: a {folder.kind} segment model, where a video model is needed")
-    config = required(folder.config.video).model
-    state = {key.removeprefix(_VIDEO_PREFIX): value for key, value in load_state(path).items()}
-    _check_classes(state, "", config.n_mixtures, n_classes, path)
+        raise UserError(f"{folder.path}: a {folder.kind} segment model, where a video model is needed")
+    state, n_classes = _ordered_state(folder, vocabulary)
     with torch.device("meta"):
-        model = build_video_model(config, n_classes)
-    return _fill(model, state, path)
+        model = build_video_model(required(folder.config.video).model, n_classes)
+    return _fill(model, state, folder.path)
 
 
-def load_segment_model(folder: ModelFolder, n_classes: int) -> SegmentModel:
-    """The segment classifier of a folder, on the CPU, for a vocabulary of `n_classes`. Raises `UserError`."""
+def load_segment_model(folder: ModelFolder, vocabulary: Vocabulary | None = None) -> SegmentModel:
+    """The segment classifier of a folder, on the CPU; its outputs are the classes of `vocabulary`, by default its own.
+
+    Raises `UserError`, also for a model with other classes.
+    """
     if folder.kind == "video":
         raise UserError(f"{folder.path}: a video model, where a segment model is needed")
-    state = load_state(folder.path)
+    state, n_classes = _ordered_state(folder, vocabulary)
     config = folder.config
     with torch.device("meta"):
         model: SegmentModel
         if config.segment_w_context is None:
-            base = required(config.video).model
-            _check_classes(state, "_model.", base.n_mixtures, n_classes, folder.path)
-            model = ContextAgnosticModel(build_video_model(base, n_classes))
+            model = ContextAgnosticModel(build_video_model(required(config.video).model, n_classes))
         else:
-            head = config.segment_w_context.model
-            context_base, segment_base = required(config.context_base).model, required(config.segment_base).model
-            _check_classes(state, "", head.n_mixture, n_classes, folder.path)
-            model = ContextAwareModel(head, context_base, segment_base, n_classes)
+            bases = required(config.context_base).model, required(config.segment_base).model
+            model = ContextAwareModel(config.segment_w_context.model, *bases, n_classes)
     return _fill(model, state, folder.path)
+
+
+def _ordered_state(folder: ModelFolder, vocabulary: Vocabulary | None) -> tuple[dict[str, Tensor], int]:
+    """A folder's state dict, its outputs in the order of `vocabulary` (None: as they are), and how many there are."""
+    state = _load_weights(folder)
+    n_classes = _count_classes(folder, state)
+    if vocabulary is None and folder.stored is None:
+        return state, n_classes
+    own = folder.vocabulary(vocabulary)
+    if len(own) != n_classes:
+        raise UserError(
+            f"{folder.path / WEIGHTS_NAME}: made for {n_classes} classes, but {CONFIG_NAME} lists {len(own)}; the two "
+            "files are not of the same model"
+        )
+    if vocabulary is None or vocabulary.digest == own.digest:
+        return state, n_classes
+    rows = vocabulary.rows_in(own)
+    LOGGER.info(
+        "%s: has the classes of %s in another order; its outputs are mapped by label id", folder.path, vocabulary.source
+    )
+    return reorder_classes(state, folder.prefix, folder.n_mixtures, rows), n_classes
+
+
+def _load_weights(folder: ModelFolder, device: str = "cpu") -> dict[str, Tensor]:
+    """A folder's state dict by the names that the model's parameters have."""
+    state = load_state(folder.path, device)
+    if folder.kind != "video":
+        return state
+    return {key.removeprefix(_VIDEO_PREFIX): value for key, value in state.items()}
+
+
+def _count_classes(folder: ModelFolder, state: dict[str, Tensor]) -> int:
+    """C of a state dict's mixture head. Raises `UserError` where it has none that fits the configuration."""
+    key = f"{folder.prefix}expert_fc.2.bias"
+    if key not in state:
+        raise UserError(f"{folder.path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: no {key}")
+    n_classes, rest = divmod(len(state[key]), folder.n_mixtures)
+    if rest:
+        raise UserError(
+            f"{folder.path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: {len(state[key])} experts are no multiple of "
+            f"{folder.n_mixtures} mixtures"
+        )
+    return n_classes
 
 
 def exported_config(**sections: BaseModel) -> dict[str, Any]:
@@ -115,15 +250,29 @@ def exported_config(**sections: BaseModel) -> dict[str, Any]:
     return {name: section.model_dump(mode="json", exclude_none=True) for name, section in sections.items()}
 
 
-def save_model(path: Path, config: dict[str, Any], model: VideoModel | SegmentModel) -> None:
-    """Write a finished model's folder; the weights come last, so that a folder with `model.pth` is complete."""
+def save_model(
+    path: Path,
+    config: dict[str, Any],
+    model: VideoModel | SegmentModel,
+    vocabulary: Vocabulary,
+    features: FeatureContract,
+) -> None:
+    """Write a finished model's folder: `config`, see `exported_config`, and what goes in and what comes out.
+
+    The weights come last, so that a folder with `model.pth` is complete.
+    """
     prefix = "" if isinstance(model, ContextAgnosticModel | ContextAwareModel) else _VIDEO_PREFIX
     state = {prefix + key: value.detach().cpu() for key, value in model.state_dict().items()}
+    text = yaml.safe_dump(config | exported_config(features=features), sort_keys=False)
+    classes = [list(row) for row in zip(vocabulary.labels.tolist(), vocabulary.names)]
+    text += yaml.safe_dump(  # a line each
+        {"vocabulary": classes}, default_flow_style=None, allow_unicode=True, width=sys.maxsize
+    )
     with replacing(path / WEIGHTS_NAME) as weights:
         torch.save(state, weights)
         (path / WEIGHTS_NAME).unlink(missing_ok=True)  # never new weights beside an old configuration, or vice versa
-        with replacing(path / CONFIG_NAME) as text:
-            text.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        with replacing(path / CONFIG_NAME) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def list_folders(directory: Path) -> list[Path]:
@@ -153,18 +302,6 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file}: not a state dict of tensors")
     return state
-
-
-def _check_classes(state: dict[str, Tensor], prefix: str, n_mixtures: int, n_classes: int, path: Path) -> None:
-    """Raise `UserError` where a state dict's mixture head is not one for `n_classes`."""
-    experts = state.get(f"{prefix}expert_fc.2.bias")
-    if experts is None:
-        raise UserError(f"{path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: no {prefix}expert_fc.2.bias")
-    if len(experts) != n_classes * n_mixtures:
-        raise UserError(
-            f"{path / WEIGHTS_NAME}: made for {len(experts) / n_mixtures:g} classes ({n_mixtures} mixtures), but the "
-            f"vocabulary has {n_classes}; use the vocabulary that the model was trained with"
-        )
 
 
 def _fill(model: Model, state: dict[str, Tensor], path: Path) -> Model:

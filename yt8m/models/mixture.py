@@ -1,5 +1,7 @@
 """The mixture-of-experts head. Dimensions: B examples, C classes, M mixtures."""
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from yt8m.models.initialization import initialize
@@ -33,3 +35,16 @@ def mix_experts(experts: Tensor, gates: Tensor, n_mixtures: int) -> Tensor:
     for mixture in range(1, n_mixtures):  # few, so that a sum over the innermost dimension would be slow
         logits = logits.addcmul(experts[:, :, mixture], shares[:, :, mixture])
     return logits
+
+
+def reorder_classes(state: dict[str, Tensor], prefix: str, n_mixtures: int, rows: np.ndarray) -> dict[str, Tensor]:
+    """A state dict whose head, at `prefix`, gives what was output rows[c] as output c; `rows` (C,) is a permutation."""
+    reordered = dict(state)
+    for layer, per_class in (("expert_fc", n_mixtures), ("gating_fc", n_mixtures + 1)):
+        for parameter in ("weight", "bias"):
+            key = f"{prefix}{layer}.2.{parameter}"
+            values = state.get(key)
+            if values is not None and len(values) == len(rows) * per_class:  # else the gates are shared
+                by_class = values.unflatten(0, (len(rows), per_class))
+                reordered[key] = by_class[torch.from_numpy(rows)].flatten(0, 1)
+    return reordered

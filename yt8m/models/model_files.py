@@ -1,13 +1,19 @@
-"""The two files of a model folder, and how to tell whether they have changed; imports nothing heavy."""
+"""The files of a model folder, and how to tell whether they have changed; imports nothing heavy."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.pth"
+ORIGIN_NAME = "run.json"  # beside them, where this release has trained the model
 
 
 def folder_digest(path: Path) -> str:
-    """SHA-256 over both files of a model folder: the same digest, the same predictions. Raises `OSError`."""
+    """SHA-256 of configuration and weights of a model folder: the same digest, the same predictions.
+
+    Raises `OSError`.
+    """
     digest = hashlib.sha256((path / CONFIG_NAME).read_bytes())
     with (path / WEIGHTS_NAME).open("rb") as file:
         while block := file.read(1 << 20):
@@ -16,6 +22,15 @@ def folder_digest(path: Path) -> str:
 
 
 def folder_stamps(path: Path) -> list[list[int]]:
-    """Size in bytes and modification time in ns of both files. Raises `OSError`."""
+    """Size in bytes and modification time in ns of both. Raises `OSError`."""
     stats = [(path / name).stat() for name in (CONFIG_NAME, WEIGHTS_NAME)]
     return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
+
+
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """What the folder's `run.json` says its model was made from; None if it says nothing."""
+    try:
+        found = json.loads((folder / ORIGIN_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -6,15 +6,22 @@ from pathlib import Path
 import torch
 
 from yt8m.common.errors import UserError
+from yt8m.data.features import require_same
 from yt8m.data.reader import ShardReader
+from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.prediction.inference import Member
 
 
-def chosen_folders(directory: Path, names: Sequence[str] | None) -> list[ModelFolder]:
-    """The model folders of a directory, all of them or those named. Raises `UserError`, also for one named twice."""
+def chosen_folders(
+    directory: Path, names: Sequence[str] | None, vocabulary: Vocabulary | None = None
+) -> list[ModelFolder]:
+    """The model folders of a directory, all of them or those named; `vocabulary` is for those that hold none.
+
+    Raises `UserError`, also for one named twice.
+    """
     paths = [directory / name for name in names] if names else list_folders(directory)
-    folders = [open_folder(path) for path in paths]
+    folders = [open_folder(path, vocabulary) for path in paths]
     for folder in folders:
         if sum(folder.name == other.name for other in folders) > 1:
             raise UserError(f"--model-names: {folder.name} is named more than once")
@@ -22,15 +29,20 @@ def chosen_folders(directory: Path, names: Sequence[str] | None) -> list[ModelFo
 
 
 def load_members(
-    folders: Sequence[ModelFolder], offset: int | None, n_classes: int, reader: ShardReader, device: torch.device
+    folders: Sequence[ModelFolder],
+    offset: int | None,
+    vocabulary: Vocabulary,
+    reader: ShardReader,
+    device: torch.device,
 ) -> list[Member]:
-    """The models, on the device; `offset` None is what each was trained with.
+    """The models, on the device, their outputs in the order of the vocabulary; `offset` None is what each was trained
+    with.
 
-    Raises `UserError` for a model that does not fit the vocabulary or the features that `reader` reads.
+    Raises `UserError` for a model of other classes or of other features than those that `reader` reads.
     """
-    models = [load_segment_model(folder, n_classes).eval() for folder in folders]
-    for base in (base for model in models for base in model.base_configs):
-        reader.require_widths(base.video_dim, base.audio_dim)
+    for folder in folders:
+        require_same(reader.features, reader.index.folder, folder.features, folder.path)
+    models = [load_segment_model(folder, vocabulary).eval() for folder in folders]
     return [
         Member(folder.name, model.to(device), folder.offset if offset is None else offset)
         for folder, model in zip(folders, models)

@@ -24,6 +24,7 @@ import numpy as np
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
 from yt8m.data.test_meta import TestMeta
+from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.model_files import folder_digest, folder_stamps
 
 LOGGER = logging.getLogger(__name__)
@@ -99,13 +100,18 @@ class PredictionFile:
             return None
         return found.get("left_out", [])
 
-    def read(self, meta: TestMeta, n_classes: int) -> StoredScores:
+    def read(self, meta: TestMeta, vocabulary: Vocabulary) -> StoredScores:
         """The values, checked against the metadata, the vocabulary and the model. Raises `UserError`."""
-        values = self._map(meta, n_classes)
+        values = self._map(meta, len(vocabulary))
         origin = _read_json(self.origin_path)
         if origin is not None:  # not made elsewhere
             if origin.get("test_meta") != meta.digest:
                 raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
+            if origin.get("vocabulary") != vocabulary.digest:
+                raise UserError(
+                    f"{self.path}: made for other classes, or for another order of them, than {vocabulary.source} has; "
+                    f"{_PREDICT_AGAIN}"
+                )
             if _model_has_changed(origin):
                 raise UserError(
                     f"{self.path}: made with other weights than {origin['folder']} has now; {_PREDICT_AGAIN}"

@@ -25,7 +25,7 @@ from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
-from yt8m.data.vocabulary import load_vocabulary
+from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.prediction.inference import Arrival, Computation, Predictor, one_behind, video_groups
 from yt8m.prediction.members import chosen_folders, load_members
@@ -58,14 +58,14 @@ def run_predictions(args: argparse.Namespace) -> None:
             cache / "inference" / "inference.log" if main_process else None,
             logging.INFO if main_process else logging.WARNING,
         )
-        n_classes = len(load_vocabulary(args.data_dir))
+        vocabulary = load_vocabulary(args.data_dir)
         meta = load_test_meta(cache)
         with rank_zero_first():
             index = load_test_index(args.data_dir, meta, args.damage)
-        outdated = _outdated(args, meta, n_classes, computation)
+        outdated = _outdated(args, meta, vocabulary, computation)
         if outdated:
             dataset = WholeVideoDataset(index, meta.records, args.damage)
-            members = load_members([folder for folder, _ in outdated], args.offset, n_classes, dataset.reader, device)
+            members = load_members([folder for folder, _ in outdated], args.offset, vocabulary, dataset.reader, device)
             predictor = Predictor(members, computation)
             _fill(
                 [file for _, file in outdated],
@@ -77,21 +77,24 @@ def run_predictions(args: argparse.Namespace) -> None:
 
 
 def _outdated(
-    args: argparse.Namespace, meta: TestMeta, n_classes: int, computation: Computation
+    args: argparse.Namespace, meta: TestMeta, vocabulary: Vocabulary, computation: Computation
 ) -> list[tuple[ModelFolder, PartialPredictions]]:
     """The models whose predictions are not there or not up to date, with the files to be made."""
     cache = args.data_dir / "cache"
     outdated: list[tuple[ModelFolder, PartialPredictions]] = []
-    for folder in chosen_folders(args.model_dir or cache / "segment", args.model_names):
+    for folder in chosen_folders(
+        args.model_dir or cache / "segment", args.model_names, named_vocabulary(args.vocabulary)
+    ):
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
         origin = origin_of_model(folder.path) | {
             "test_meta": meta.digest,
+            "vocabulary": vocabulary.digest,
             "offset": folder.offset if args.offset is None else args.offset,
             "shifts": list(computation.shifts),
             "amp": str(computation.amp),
         }
-        partial = PartialPredictions(file, meta, n_classes, origin)
-        if not file.is_current(origin, meta, n_classes):
+        partial = PartialPredictions(file, meta, len(vocabulary), origin)
+        if not file.is_current(origin, meta, len(vocabulary)):
             outdated.append((folder, partial))
             continue
         LOGGER.info("%s: up to date", file.path)

@@ -17,10 +17,12 @@ from yt8m.common.progress import Progress
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.features import require_same
 from yt8m.data.index import Index
 from yt8m.data.sampling import SequentialBatches
 from yt8m.data.test_meta import TestMeta
-from yt8m.models.artifacts import load_video_model
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.artifacts import ModelFolder, load_video_model
 from yt8m.models.model_files import folder_digest
 from yt8m.models.nextvlad import fold
 from yt8m.prediction.inference import Computation, predict_videos
@@ -65,29 +67,30 @@ class CandidateRules:
 
 
 def video_scores(
-    path: Path,
+    folder: ModelFolder,
     index: Index,
     meta: TestMeta,
-    n_classes: int,
+    vocabulary: Vocabulary,
     cache_dir: Path,
     workers: int,
     device: torch.device,
     damage: Damage,
 ) -> np.ndarray:
-    """Probabilities (V, C) float32 of the video model in folder `path` for the videos of the metadata.
+    """Probabilities (V, C) float32 of a video model for the videos of the metadata and the classes of the vocabulary.
 
     Kept in `cache/video_predictions`; NaN for videos that cannot be read, where damage is skipped, and then not kept.
     Raises `UserError`.
     """
-    model = load_video_model(path, n_classes).to(device).eval()
+    path, n_classes = folder.path, len(vocabulary)
+    model = load_video_model(folder, vocabulary).to(device).eval()
     kept = cache_dir / VIDEO_PREDICTIONS_NAME / f"{path.resolve().name}.npz"
-    origin = json.dumps({"model": folder_digest(path), "test_meta": meta.digest})
+    origin = json.dumps({"model": folder_digest(path), "test_meta": meta.digest, "vocabulary": vocabulary.digest})
     scores = _read(kept, origin)
     if scores is not None:
         LOGGER.info("%s: up to date", kept)
         return scores
     dataset = WholeVideoDataset(index, meta.records, damage)
-    dataset.reader.require_widths(model.config.video_dim, model.config.audio_dim)
+    require_same(dataset.reader.features, index.folder, folder.features, path)
     fold(model)
     scores = np.full((len(meta.records), n_classes), np.nan, np.float32)
     n_read = 0

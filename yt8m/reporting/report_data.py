@@ -11,9 +11,8 @@ import pandas as pd
 
 from yt8m.common.errors import UserError
 from yt8m.models.artifacts import ModelFolder, load_state, open_folder
-from yt8m.models.model_files import WEIGHTS_NAME
+from yt8m.models.model_files import WEIGHTS_NAME, read_origin
 from yt8m.scoring.evaluation import FORMAT_VERSION
-from yt8m.training.runs import read_origin
 from yt8m.training.tasks import SegmentTask, VideoTask
 from yt8m.training.trainer import HISTORY
 

@@ -20,7 +20,7 @@ from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.segments import EVERYTHING, HEAD_SEGMENTS, SEGMENT_SECONDS
 from yt8m.data.test_meta import TestMeta, load_test_meta
-from yt8m.data.vocabulary import Vocabulary
+from yt8m.data.vocabulary import Vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.prediction.inference import Computation, Predictor, mean_probabilities
 from yt8m.prediction.members import chosen_folders, load_members
@@ -167,7 +167,7 @@ class RatedTimelines:
         reader = ShardReader(self._index)
         frames = np.empty((n_frames, reader.frame_dim), np.uint8)
         reader.read([Frames(record, slice(0, n_frames), frames)], whole=True)
-        members = load_members(folders, None, len(self._vocabulary), reader, self._device)
+        members = load_members(folders, None, self._vocabulary, reader, self._device)
         predictor = Predictor(members, Computation(self._device, trim=EVERYTHING))
         (mean,) = mean_probabilities(predictor, [torch.from_numpy(frames)], len(self._vocabulary))
         return Timeline(video_id, 0, mean, self._marks(record), note)
@@ -219,7 +219,7 @@ def _test_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> TestTim
             f"{cache / PREDICTIONS_NAME}: no such predictions of test segments; run `python -m yt8m.inference_memmap`"
         )
     meta = load_test_meta(cache)
-    maps = [file.read(meta, len(vocabulary)) for file in prediction_files(cache, args.model_names)]
+    maps = [file.read(meta, vocabulary) for file in prediction_files(cache, args.model_names)]
     return TestTimelines(maps, meta, vocabulary, truth)
 
 
@@ -228,7 +228,7 @@ def _rated_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> RatedT
     return RatedTimelines(
         load_index(args.data_dir / "segment" / "train", cache, args.damage),
         vocabulary,
-        chosen_folders(args.model_dir or cache / "segment", args.model_names),
+        chosen_folders(args.model_dir or cache / "segment", args.model_names, named_vocabulary(args.vocabulary)),
         resolve_device(args.device),
     )
 
@@ -242,7 +242,7 @@ def page_values(timeline: Timeline, vocabulary: Vocabulary, top: int) -> dict[st
         "note": timeline.note,
         "url": timeline.watch_url,
         "start": timeline.start,
-        "classes": [{"label": int(vocabulary.labels[label]), "name": vocabulary.name(label)} for label in classes],
+        "classes": [{"label": int(vocabulary.labels[label]), "name": vocabulary.names[label]} for label in classes],
         "probabilities": [[round(float(value), 4) for value in timeline.probabilities[:, label]] for label in classes],
         "marks": [
             {"class": place_of[mark.class_index], "start": mark.start, "positive": mark.positive}

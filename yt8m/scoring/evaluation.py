@@ -176,7 +176,7 @@ def _class_table(
     return pd.DataFrame(
         {
             "label": ratings.labels,
-            "name": [vocabulary.name(row) if row >= 0 else "(not in the vocabulary)" for row in rows],
+            "name": [vocabulary.names[row] if row >= 0 else "(not in the vocabulary)" for row in rows],
             "subject": subject.name,
             "ratings": np.bincount(ratings.class_of),
             "positive": ratings.n_positive,

@@ -24,13 +24,13 @@ from yt8m.data.sampling import SequentialBatches
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.encoders import Encoder
+from yt8m.models.model_files import read_origin
 from yt8m.models.nextvlad import fold
 from yt8m.models.packing import Packing
 from yt8m.models.segment_models import ContextAwareModel, SegmentModel
 from yt8m.prediction.inference import share_context_encoders
 from yt8m.prediction.members import load_members
 from yt8m.scoring.ratings import Ratings
-from yt8m.training.runs import read_origin
 
 LOGGER = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class HeldOutRatings:
             context = any(folders[number].kind == "context-aware" for number in numbers)
             dataset = RatedSegmentDataset(self._index, self._vocabulary, shards, offset, context, -1, None)
             members = load_members(
-                [folders[number] for number in numbers], None, len(self._vocabulary), dataset.reader, device
+                [folders[number] for number in numbers], None, self._vocabulary, dataset.reader, device
             )
             models = [member.model for member in members]
             share_context_encoders(models)

@@ -13,7 +13,7 @@ from yt8m.data.folds import N_FOLDS, split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.test_meta import META_NAME, load_test_meta
-from yt8m.data.vocabulary import Vocabulary
+from yt8m.data.vocabulary import Vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder, open_folder
 from yt8m.prediction.members import chosen_folders
 from yt8m.prediction.memmaps import prediction_files
@@ -53,9 +53,7 @@ def on_test_set(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
         labels = None if args.video_labels is None else read_video_labels(args.video_labels, names)
         subjects += test.baselines(labels, args.top_k, args.seed)
         if predicted:
-            maps = {
-                file.path.stem: file.read(meta, len(vocabulary)) for file in prediction_files(cache, args.model_names)
-            }
+            maps = {file.path.stem: file.read(meta, vocabulary) for file in prediction_files(cache, args.model_names)}
             subjects += [test.subject(name, "model", [scores], args.top_k, args.seed) for name, scores in maps.items()]
             if len(maps) > 1:
                 subjects.append(test.subject(_MEAN, "ensemble", list(maps.values()), args.top_k, args.seed))
@@ -70,6 +68,7 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
     how = args.batch_size, resolve_workers(args.workers, device), device
     index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache", args.damage)
     directory = args.model_dir or args.data_dir / "cache" / "segment"
+    named = named_vocabulary(args.vocabulary)
     folds = None
     if args.fold is not None:
         source = f"fold {args.fold} of {index.folder}"
@@ -82,7 +81,7 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
         notes = dict.fromkeys(args.out_of_fold, f"each shard by a model that was {_UNSEEN}")
         parts = [split_fold(index, fold)[1] for fold in range(N_FOLDS)]
         models = [
-            [_out_of_fold_model(directory / f"{name}_{fold}", index, shards) for name in notes]
+            [_out_of_fold_model(open_folder(directory / f"{name}_{fold}", named), index, shards) for name in notes]
             for fold, shards in enumerate(parts)
         ]  # all of them are looked at before any predicts
         held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)))
@@ -120,7 +119,7 @@ def _models_for(
     args: argparse.Namespace, directory: Path, index: Index, shards: np.ndarray
 ) -> tuple[list[ModelFolder], dict[str, str]]:
     """The models to measure on these shards, and by name what to know of each; says who is left out."""
-    candidates = chosen_folders(directory, args.model_names)
+    candidates = chosen_folders(directory, args.model_names, named_vocabulary(args.vocabulary))
     folders, notes = [], {}
     for folder in candidates:
         training = training_of(folder.path, index)
@@ -145,9 +144,9 @@ def _models_for(
     return folders, notes
 
 
-def _out_of_fold_model(path: Path, index: Index, shards: np.ndarray) -> ModelFolder:
-    """A model that has not seen these shards. Raises `UserError` for any other."""
-    folder = open_folder(path)
+def _out_of_fold_model(folder: ModelFolder, index: Index, shards: np.ndarray) -> ModelFolder:
+    """The model, which has not seen these shards. Raises `UserError` for any other."""
+    path = folder.path
     training = training_of(path, index)
     if not training.has_not_seen(shards):
         raise UserError(

@@ -5,7 +5,7 @@ checks everything that can be wrong, but writes nothing.
 """
 
 import argparse
-import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +17,24 @@ from helperbot import parameter_groups
 from helperbot.distributed import rank, rank_zero_first, world_size
 from torch import nn
 
-from yt8m.common.config import BaseSection, VideoTraining, load_config, override_steps, required
+from yt8m.common.config import BaseSection, FeatureContract, VideoTraining, load_config, override_steps, required
 from yt8m.common.errors import UserError
+from yt8m.common.problems import SHOWN
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
+from yt8m.data.features import require_same
 from yt8m.data.folds import NO_FOLD, split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.sampling import SequentialBatches, TrainingBatches
-from yt8m.data.vocabulary import Vocabulary, load_vocabulary
-from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model
+from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
+from yt8m.models.artifacts import ModelFolder, copy_encoder, exported_config, load_video_model, open_folder
 from yt8m.models.model_files import folder_digest
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
 from yt8m.training.tasks import SegmentTask, Task, VideoTask
+
+LOGGER = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
@@ -40,8 +44,8 @@ class Experiment(Generic[Batch]):
     """A model and what it learns from.
 
     `groups` of parameters for the optimizer; `validation`: None where everything is for training; `config`:
-    the sections that the exported model's `config.yaml` will hold, as plain values; `origin`: digests of everything
-    else that decides what comes out, by what it is.
+    the sections that the exported model's `config.yaml` will hold, as plain values, beside the classes and the features
+    that it is trained on; `origin`: digests of everything else that decides what comes out, by what it is.
     """
 
     model: VideoModel | SegmentModel
@@ -51,6 +55,8 @@ class Experiment(Generic[Batch]):
     training: TrainingLoader[Batch]
     validation: BatchLoader[Batch] | None
     config: dict[str, Any]
+    vocabulary: Vocabulary
+    features: FeatureContract
     origin: dict[str, Any]
 
 
@@ -109,6 +115,8 @@ def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[V
     )
     for dataset in (train_set, valid_set):
         dataset.reader.require_widths(architecture.video_dim, architecture.audio_dim)
+    require_same(valid_set.reader.features, indexes[1].folder, train_set.reader.features, indexes[0].folder)
+    _warn_of_shared_videos(*indexes)
     model = build_video_model(architecture, len(vocabulary))
     return Experiment(
         model,
@@ -117,12 +125,27 @@ def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[V
         settings,
         *sources.loaders(train_set, valid_set, settings.batch_size, args.window),
         exported_config(video=section),
+        vocabulary,
+        train_set.reader.features,
         {
-            "vocabulary": _digest(vocabulary),
+            "vocabulary": vocabulary.digest,
             "window": args.window,
             **{part: index.digest for part, index in zip(parts, indexes)},
         },
     )
+
+
+def _warn_of_shared_videos(training: Index, validation: Index) -> None:
+    """A warning where validation is done on videos that are trained on."""
+    shared = np.intersect1d(training.video_id, validation.video_id)
+    if shared.size:
+        LOGGER.warning(
+            "%s: %d of its videos are in %s, too, such as %s: the validation is not to be trusted",
+            validation.folder,
+            len(shared),
+            training.folder,
+            ", ".join(video_id.decode(errors="replace") for video_id in shared[:SHOWN].tolist()),
+        )
 
 
 def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[SegmentBatch]:
@@ -131,8 +154,9 @@ def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experimen
     section = override_steps(required(config.pure_segment), args.steps)
     settings = required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
-    video_model = load_video_model(args.base_model, len(vocabulary))
-    train_set, valid_set = _rated_sets(args, sources, vocabulary, (video_model,), settings.offset, None)
+    base = open_folder(args.base_model, named_vocabulary(args.vocabulary))
+    video_model = load_video_model(base, vocabulary)
+    train_set, valid_set = _rated_sets(args, sources, vocabulary, (base,), settings.offset, None)
     model = ContextAgnosticModel(video_model)
     return Experiment(
         model,
@@ -141,8 +165,10 @@ def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experimen
         settings,
         *sources.loaders(train_set, valid_set, settings.batch_size),
         exported_config(video=BaseSection(model=video_model.config), pure_segment=section),
+        vocabulary,
+        train_set.reader.features,
         {
-            "vocabulary": _digest(vocabulary),
+            "vocabulary": vocabulary.digest,
             "fold": args.fold,
             "segment/train": train_set.index.digest,
             "base model": folder_digest(args.base_model),
@@ -156,12 +182,10 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[S
     section = override_steps(required(config.segment_w_context), args.steps)
     architecture, settings = section.model, required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
-    context_base, segment_base = (
-        load_video_model(path, len(vocabulary)) for path in (args.context_model, args.segment_model)
-    )
-    train_set, valid_set = _rated_sets(
-        args, sources, vocabulary, (context_base, segment_base), settings.offset, architecture.max_len
-    )
+    named = named_vocabulary(args.vocabulary)
+    bases = [open_folder(path, named) for path in (args.context_model, args.segment_model)]
+    context_base, segment_base = (load_video_model(base, vocabulary) for base in bases)
+    train_set, valid_set = _rated_sets(args, sources, vocabulary, bases, settings.offset, architecture.max_len)
     model = ContextAwareModel(architecture, context_base.config, segment_base.config, len(vocabulary))
     copy_encoder(model.context_model, context_base)
     copy_encoder(model.segment_model, segment_base)
@@ -186,8 +210,10 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[S
             segment_base=BaseSection(model=segment_base.config),
             segment_w_context=section,
         ),
+        vocabulary,
+        train_set.reader.features,
         {
-            "vocabulary": _digest(vocabulary),
+            "vocabulary": vocabulary.digest,
             "fold": args.fold,
             "segment/train": train_set.index.digest,
             "context model": folder_digest(args.context_model),
@@ -200,7 +226,7 @@ def _rated_sets(
     args: argparse.Namespace,
     sources: Sources,
     vocabulary: Vocabulary,
-    bases: Sequence[VideoModel],
+    bases: Sequence[ModelFolder],
     offset: int,
     context_max_len: int | None,
 ) -> tuple[RatedSegmentDataset, RatedSegmentDataset | None]:
@@ -220,7 +246,7 @@ def _rated_sets(
     )
     train_set = rated_set(train_shards, sources.seed)
     for base in bases:
-        train_set.reader.require_widths(base.config.video_dim, base.config.audio_dim)
+        require_same(train_set.reader.features, index.folder, base.features, base.path)
     if valid_shards is None:
         return train_set, None
     valid_set = rated_set(valid_shards, None)
@@ -230,7 +256,3 @@ def _rated_sets(
             "so that ROC AUC is not defined; choose another --fold or add rated shards"
         )
     return train_set, valid_set
-
-
-def _digest(vocabulary: Vocabulary) -> str:
-    return hashlib.sha256(vocabulary.labels.astype("<i8").tobytes()).hexdigest()

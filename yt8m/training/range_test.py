@@ -70,7 +70,9 @@ def run_range_test(args: argparse.Namespace, picture: Path) -> str:
     amp = resolve_half(args.amp, device)
     get_logger("yt8m", level=min(args.console_level, logging.INFO), console_level=args.console_level)
     models = {"base_model": None, "context_model": None, "segment_model": None, **dict(zip(names, args.base_models))}
-    wanted = argparse.Namespace(config=args.config, steps=None, window=None, fold=args.fold, **models)
+    wanted = argparse.Namespace(
+        config=args.config, steps=None, window=None, fold=args.fold, vocabulary=args.vocabulary, **models
+    )
     torch.manual_seed(args.seed)
     workers = resolve_workers(args.workers, device)
     LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)

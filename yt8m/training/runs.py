@@ -10,10 +10,9 @@ from helperbot.distributed import barrier, rank
 
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
-from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
+from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
 
 LOGGER = logging.getLogger(__name__)
-ORIGIN_NAME = "run.json"
 
 
 def begin_run(folder: Path, origin: dict[str, Any], restart: bool, leftovers: tuple[str, ...]) -> bool:
@@ -66,15 +65,6 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
     if any(isinstance(value, str) and len(value) == 64 for value in (before, now)):
         return [f"{where} has changed"]  # digests say nothing to people
     return [f"{where} was {before}, is {now}"]
-
-
-def read_origin(folder: Path) -> dict[str, Any] | None:
-    """What the folder's `run.json` says its model was made from; None if it says nothing."""
-    try:
-        found = json.loads((folder / ORIGIN_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _remove(path: Path) -> None:

@@ -99,6 +99,7 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
             "compile": args.compile,
             "patience": args.patience,
             **experiment.origin,
+            "features": experiment.features.model_dump(mode="json"),
             "config": experiment.config,
         }
         if not begin_run(folder, origin, args.restart, (CHECKPOINTS, HISTORY, CURVES, TENSORBOARD)):
@@ -151,7 +152,7 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
     outcome = f"exported the weights of {_choose_weights(folder, experiment, bot, best)}"
     if rank() == 0:
         plot_curves(folder / HISTORY, folder / CURVES)
-        save_model(folder, experiment.config, experiment.model)
+        save_model(folder, experiment.config, experiment.model, experiment.vocabulary, experiment.features)
         shutil.rmtree(folder / CHECKPOINTS)
     LOGGER.info("%s: %s", folder, outcome)
     return outcome

@@ -1,0 +1,336 @@
+"""A model folder says what its outputs and its inputs are, and every command that uses it goes by that."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from tests.conftest import Outcome
+from tests.shards import Video, write_videos
+from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, video_folder, write_config
+from tests.test_commands import assert_refused
+from yt8m.common.errors import UserError
+from yt8m.data.features import PUBLISHED_RANGE
+from yt8m.data.vocabulary import CHALLENGE_FILE, Vocabulary, challenge_vocabulary, load_vocabulary
+from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+
+Command = Callable[..., Outcome]
+BITS = 10  # of a class index below 1,024
+DETECTOR = {
+    "type": "dbof",
+    "hidden_dim": BITS,
+    "fcn_dim": 2 * BITS,
+    "p_drop": 0.5,
+    "max_len": 20,
+    "n_mixtures": 1,
+    "per_class": False,
+    "frame_se_reduction": 0,
+    "video_se_reduction": 0,
+}
+ROWS = (0, 11, 12, 13, 14, 500, 998, 999)  # of which 12 and 13 are the labels 31 and 30
+
+
+def frames_of(row: int, n_frames: int = 41) -> np.ndarray:
+    """Seconds that show class `row` to the detector: its binary digits, and nothing else."""
+    frames = np.zeros((n_frames, 1152), np.uint8)
+    frames[:, :BITS] = 255 * (row >> np.arange(BITS) & 1)
+    return frames
+
+
+def detector(path: Path, n_classes: int = 1000) -> Path:
+    """The folder, as of 2019, of a context-agnostic model whose class i fires on segments made for it alone."""
+    state = {}
+    model = load_segment_model(open_folder(agnostic_folder(path, DETECTOR, n_classes)))
+    for name, value in model.state_dict().items():
+        state[name] = torch.zeros_like(value)
+        if name.endswith("running_var") or name.endswith(("fc.0.weight",)):
+            state[name] += 1
+    digits = (torch.arange(n_classes)[:, None] >> torch.arange(BITS) & 1).float()
+    state["_model.encoder.0.weight"][:, :BITS] = torch.eye(BITS) / 255
+    state["_model.intermediate_fc.2.weight"][:] = torch.eye(2 * BITS)
+    state["_model.expert_fc.2.weight"][:, :BITS] = 40 * (2 * digits - 1)  # of the maxima over the frames
+    state["_model.expert_fc.2.bias"][:] = -40 * digits.sum(dim=1) + 20
+    state["_model.gating_fc.2.bias"][:] = torch.tensor([20.0, -20.0])
+    torch.save(state, path / "model.pth")
+    config = {"video": {"model": DETECTOR}, "pure_segment": {"training": TRAINING}}
+    (path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def shown_videos() -> list[Video]:
+    """A video for each of `ROWS`, which shows its class from beginning to end."""
+    return [
+        Video(f"v{row:03d}".encode(), frames[:, :1024], frames[:, 1024:], None, [])
+        for row, frames in ((row, frames_of(row)) for row in ROWS)
+    ]
+
+
+@pytest.fixture(name="challenge_dir")
+def fixture_challenge_dir(tmp_path: Path) -> Path:
+    """A data folder with the challenge's vocabulary, a model of 2019, and test videos that show one class each."""
+    data_dir = tmp_path / "challenge"
+    write_videos(data_dir / "segment" / "test" / "test0000.tfrecord", shown_videos())
+    shutil.copy(CHALLENGE_FILE, data_dir / "segment_vocabulary.csv")
+    detector(data_dir / "cache" / "segment" / "old_0")
+    return data_dir
+
+
+def succeed(outcome: Outcome) -> Outcome:
+    """The outcome of a command that has done what it should."""
+    assert outcome.status == 0, outcome.err
+    return outcome
+
+
+def submitted(command: Command, data_dir: Path) -> tuple[dict[int, list[str]], list[str]]:
+    """The list of each class of a submission, in the order of its lines, and what prediction has said."""
+    where = ("--data-dir", data_dir)
+    succeed(command("prepare_test_meta", *where))
+    said = succeed(command("inference_memmap", *where, "--device", "cpu")).err.splitlines()
+    succeed(command("create_submission_from_memmaps", *where, "--output", data_dir / "sub.csv"))
+    succeed(command("check_submission", data_dir / "sub.csv", *where))
+    table = pd.read_csv(data_dir / "sub.csv")
+    return dict(zip(table["Class"].tolist(), table["Segments"].str.split())), said
+
+
+def test_output_i_of_a_model_of_2019_is_row_i_of_the_table(challenge_dir: Path, command: Command) -> None:
+    lists, said = submitted(command, challenge_dir)
+    table = pd.read_csv(CHALLENGE_FILE)["Index"].tolist()
+    assert list(lists) == table and table[12:14] == [31, 30]
+    predicted = np.load(challenge_dir / "cache" / "predictions" / "old_0.npy")
+    assert (predicted > 5000).sum() == len(ROWS)
+    for row in ROWS:
+        assert lists[table[row]][0] == f"v{row:03d}:30"
+    (line,) = [line for line in said if "1,000 classes are taken for the challenge's" in line]
+    assert "old_0" in line
+
+
+def test_a_table_in_another_order_gets_the_outputs_by_label(challenge_dir: Path, command: Command) -> None:
+    table = pd.read_csv(challenge_dir / "segment_vocabulary.csv")
+    table.sort_values("Index").to_csv(challenge_dir / "segment_vocabulary.csv", index=False)
+    lists, said = submitted(command, challenge_dir)
+    assert list(lists) == sorted(table["Index"])
+    for row in ROWS:
+        assert lists[table["Index"][row]][0] == f"v{row:03d}:30"
+    assert any(
+        "old_0: has the classes of" in line and "in another order; its outputs are mapped" in line for line in said
+    )
+    table.to_csv(challenge_dir / "segment_vocabulary.csv", index=False)  # predictions do not mean the same any more
+    outcome = command(
+        "create_submission_from_memmaps", "--data-dir", challenge_dir, "--output", challenge_dir / "x.csv"
+    )
+    assert_refused(outcome, "old_0.npy", "another order", "inference_memmap")
+
+
+def test_localize_takes_the_classes_from_the_model(challenge_dir: Path, command: Command) -> None:
+    """A data folder whose table has six other words once made it answer "fork 0.99" for a guitar."""
+    words = "".join(f"{label},{name}\n" for label, name in enumerate(["fork", "cup", "pan", "pot", "jug", "lid"]))
+    (challenge_dir / "segment_vocabulary.csv").write_text(f"Index,Name\n{words}", encoding="utf-8")
+    shard = challenge_dir / "segment" / "test" / "test0000.tfrecord"
+    outcome = succeed(command("localize", shard, "--data-dir", challenge_dir, "--format", "json", "--device", "cpu"))
+    names = challenge_vocabulary().names
+    for row, answer in zip(ROWS, json.loads(outcome.out)):
+        assert {span["class"] for span in answer["spans"]} == {names[row]}, row
+    named = command("localize", shard, "--data-dir", challenge_dir, "--classes", "fork")
+    assert_refused(named, "fork", f"no class of {challenge_dir}/cache/segment/old_0 has")
+    outcome = command("inference_memmap", "--data-dir", challenge_dir)
+    assert_refused(outcome, "test_meta.npz")
+    command("prepare_test_meta", "--data-dir", challenge_dir)
+    outcome = command("inference_memmap", "--data-dir", challenge_dir)
+    assert_refused(outcome, "segment_vocabulary.csv has 0 (fork)", "old_0 has 7 (Car)")
+
+
+def test_a_folder_that_does_not_say_its_classes_needs_them_named(challenge_dir: Path, command: Command) -> None:
+    models = challenge_dir / "cache" / "segment"
+    shutil.rmtree(models / "old_0")
+    detector(models / "small_0", 20)
+    shard = challenge_dir / "segment" / "test" / "test0000.tfrecord"
+    call = ("localize", shard, "--data-dir", challenge_dir, "--format", "csv", "--device", "cpu")
+    assert_refused(command(*call), "small_0: does not say what its 20 outputs are", "--vocabulary CSV")
+    table = challenge_dir / "twenty.csv"
+    table.write_text("Index\n" + "".join(f"{label}\n" for label in range(119, 99, -1)), encoding="utf-8")
+    outcome = succeed(command(*call, "--vocabulary", table))
+    assert [line.split(",")[:3] for line in outcome.out.splitlines()[1:]] == [
+        [f"v{row:03d}", str(119 - row), f"label {119 - row}"] for row in ROWS if row < 20
+    ]
+    assert_refused(
+        command(*call, "--vocabulary", challenge_dir / "segment_vocabulary.csv"), "has 1000 classes", "made for 20"
+    )
+    assert_refused(command(*call, "--vocabulary", challenge_dir / "none.csv"), "none.csv: no such file")
+    origin = {"vocabulary": Vocabulary(np.arange(20), ("",) * 20).digest}
+    (models / "small_0" / "run.json").write_text(json.dumps(origin), encoding="utf-8")
+    assert_refused(command(*call, "--vocabulary", table), "twenty.csv: not the vocabulary that", "was trained with")
+
+
+def test_a_run_with_other_classes_is_not_taken_for_the_challenges(challenge_dir: Path, command: Command) -> None:
+    """An earlier version trained on ascending tables only, and said which by a digest."""
+    folder = challenge_dir / "cache" / "segment" / "old_0"
+    ascending = np.sort(challenge_vocabulary().labels)
+    digest = Vocabulary(ascending, ("",) * 1000).digest
+    (folder / "run.json").write_text(json.dumps({"vocabulary": digest}), encoding="utf-8")
+    succeed(command("prepare_test_meta", "--data-dir", challenge_dir))
+    assert_refused(command("inference_memmap", "--data-dir", challenge_dir), "old_0", "--vocabulary CSV")
+    pd.DataFrame({"Index": ascending}).to_csv(challenge_dir / "segment_vocabulary.csv", index=False)
+    succeed(command("inference_memmap", "--data-dir", challenge_dir))  # the run's own
+    assert np.load(challenge_dir / "cache" / "predictions" / "old_0.npy")[2, 12] > 5000
+
+
+# --- what training exports ------------------------------------------------------------------------------
+
+
+def test_training_exports_classes_and_features(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    labels = load_vocabulary(data_dir).labels[::-1].tolist()
+    rows = [f"{label},{name}" for label, name in zip(labels, ["yes", "1.50", "", "né: #1", "- x"])]
+    (data_dir / "segment_vocabulary.csv").write_text("\n".join(["Index,Name", *rows, ""]), encoding="utf-8")
+    config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": TRAINING})
+    succeed(command("train_video", config, "--name", "base", "--data-dir", data_dir, "--device", "cpu"))
+    base = data_dir / "cache" / "video" / "base"
+    pure = write_config(tmp_path / "s.yaml", pure_segment={"training": TRAINING})
+    succeed(command("train_pure_segment", pure, base, "--fold", 0, "--name", "a", "--data-dir", data_dir))
+    for folder in (base, data_dir / "cache" / "segment" / "a_0"):
+        opened = open_folder(folder)
+        assert opened.vocabulary().labels.tolist() == labels
+        assert opened.vocabulary().names == ("yes", "1.50", f"label {labels[2]}", "né: #1", "- x")
+        assert opened.features.widths == (1024, 128) and opened.features.rgb.range == PUBLISHED_RANGE
+    # An exported configuration is a configuration: training goes by its own data.
+    succeed(command("train_video", base / "config.yaml", "--name", "again", "--data-dir", data_dir, "--device", "cpu"))
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+@pytest.mark.parametrize("family", [DBOF, NEXTVLAD], ids=["dbof", "nextvlad"])
+def test_outputs_are_mapped_by_label(family: dict, per_class: bool, tmp_path: Path) -> None:
+    own = Vocabulary(np.array([31, 30, 7, 9]), ("a", "b", "c", "d"))
+    wanted = Vocabulary(np.array([7, 31, 9, 30]), ("", "", "", ""), "elsewhere")
+    rows = [2, 0, 3, 1]
+    model = {**family, "per_class": per_class}
+    frames = torch.randint(256, (3, 11, 1152), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad():
+        folder = video_folder(tmp_path / "video", model, own)
+        expected = load_video_model(folder).eval()(frames)[:, rows]
+        assert torch.equal(load_video_model(folder, wanted).eval()(frames), expected)
+        folder = agnostic_folder(tmp_path / "agnostic", model, own)
+        expected = load_segment_model(open_folder(folder)).eval()(frames)[:, rows]
+        assert torch.equal(load_segment_model(open_folder(folder), wanted).eval()(frames), expected)
+        folder = aware_folder(tmp_path / "aware", model, model, own)
+        context = (frames, None, torch.arange(3))
+        expected = load_segment_model(open_folder(folder)).eval()(frames, *context)[:, rows]
+        assert torch.equal(load_segment_model(open_folder(folder), wanted).eval()(frames, *context), expected)
+
+
+def test_a_base_model_in_another_order_is_fine_tuned_in_the_order_of_the_data(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    base = video_folder(tmp_path / "base", {**DBOF, "p_drop": 0.0}, data_dir)
+    config = write_config(tmp_path / "s.yaml", pure_segment={"training": TRAINING})
+    table = pd.read_csv(data_dir / "segment_vocabulary.csv")
+    models = []
+    for name, order in (("one", table), ("other", table[::-1])):
+        order.to_csv(data_dir / "segment_vocabulary.csv", index=False)
+        outcome = succeed(
+            command(
+                "train_pure_segment", config, base, "--fold", 0, "--name", name, "--data-dir", data_dir, "--seed", 1
+            )
+        )
+        models.append(open_folder(data_dir / "cache" / "segment" / f"{name}_0"))
+    assert "in another order; its outputs are mapped by label id" in outcome.err
+    first, second = (load_segment_model(model, models[0].vocabulary()).eval() for model in models)
+    assert models[1].vocabulary().labels.tolist() == table["Index"].tolist()[::-1]
+    frames = torch.randint(256, (3, 11, 1152), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(first(frames), second(frames), rtol=1e-3, atol=1e-3)
+
+
+# --- what goes in ---------------------------------------------------------------------------------------
+
+
+def declare(folder: Path, *bounds: float, width: int = 1024) -> None:
+    """Say what the bytes of a folder's features stand for."""
+    meaning = {"rgb": {"width": width, "range": bounds}, "audio": {"width": 128, "range": bounds}}
+    (folder / "features.json").write_text(json.dumps(meaning), encoding="utf-8")
+
+
+def test_bytes_that_stand_for_other_values_are_refused(
+    command: Command, challenge_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    test = challenge_dir / "segment" / "test"
+    declare(test, -1, 1)
+    succeed(command("prepare_test_meta", "--data-dir", challenge_dir))
+    for call in (
+        ("inference_memmap", "--data-dir", challenge_dir),
+        ("localize", test / "test0000.tfrecord", "--data-dir", challenge_dir),
+    ):
+        assert_refused(
+            command(*call), "rgb stand for values from -1 to 1", "old_0 for -1.99219 to 2.00781", "features.json"
+        )
+    declare(test, *PUBLISHED_RANGE)
+    succeed(command("inference_memmap", "--data-dir", challenge_dir))
+
+    config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": TRAINING})
+    train = ("train_video", config, "--name", "base", "--data-dir", data_dir, "--device", "cpu")
+    declare(data_dir / "video" / "train", 0, 6)
+    assert_refused(command(*train), "video/valid", "-1.99219 to 2.00781", "video/train for 0 to 6")
+    declare(data_dir / "video" / "valid", 0, 6)
+    succeed(command(*train))
+    base = data_dir / "cache" / "video" / "base"
+    assert open_folder(base).features.rgb.range == (0, 6)
+    pure = write_config(tmp_path / "s.yaml", pure_segment={"training": TRAINING})
+    tune = ("train_pure_segment", pure, base, "--fold", 0, "--name", "a", "--data-dir", data_dir)
+    assert_refused(command(*tune), "segment/train", "base for 0 to 6")
+    declare(data_dir / "segment" / "train", 0, 6)
+    succeed(command(*tune))
+    assert_refused(command("evaluate", "--data-dir", challenge_dir, "--fold", 0), "segment/train")
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("{", "cannot be read as"),
+        ("[]", "cannot be read as"),
+        ('{"rgb": {"width": 1024, "range": [2, -2]}}', "expected the lower value first"),
+        ('{"rgb": {"width": 8, "range": [-2, 2]}}', "is about features of the widths (8, 0), those of"),
+    ],
+)
+def test_a_wrong_features_file_is_refused(text: str, said: str, command: Command, challenge_dir: Path) -> None:
+    (challenge_dir / "segment" / "test" / "features.json").write_text(text, encoding="utf-8")
+    succeed(command("prepare_test_meta", "--data-dir", challenge_dir))
+    assert_refused(command("inference_memmap", "--data-dir", challenge_dir), "features.json", said)
+
+
+@pytest.mark.parametrize(
+    "section, said",
+    [
+        ({"vocabulary": []}, "vocabulary: expected at least one class"),
+        ({"vocabulary": [[3, "a"], [3, "b"]]}, "no label id twice"),
+        ({"vocabulary": [[3, "a"], [4]]}, "vocabulary.1"),
+        ({"vocabulary": "all"}, "vocabulary"),
+        ({"vocabulary": [[3, "a"], [4, "b"]]}, "made for 3 classes, but config.yaml lists 2"),
+        ({"features": {"rgb": {"width": 5, "range": [0, 1]}}}, "features: widths (5, 0), but the model is made for"),
+        ({"features": {"rgb": {"width": 1024}}}, "features.rgb.range: missing key"),
+    ],
+)
+def test_a_wrong_description_of_a_model_is_refused(section: dict, said: str, tmp_path: Path) -> None:
+    folder = video_folder(tmp_path / "m", DBOF, 3)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    (folder / "config.yaml").write_text(yaml.safe_dump({**config, **section}), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_video_model(folder)
+    assert said in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_exported_file_has_the_models_own_classes(challenge_dir: Path, command: Command) -> None:
+    (challenge_dir / "segment_vocabulary.csv").unlink()
+    folder = challenge_dir / "cache" / "segment" / "old_0"
+    succeed(command("export_model", folder, "--format", "torchscript", "--data-dir", challenge_dir))
+    files = {"metadata.json": ""}
+    torch.jit.load(folder / "model.torchscript", _extra_files=files)
+    says = json.loads(files["metadata.json"])
+    assert (
+        says["labels"] == challenge_vocabulary().labels.tolist()
+        and says["names"][13] == challenge_vocabulary().names[13]
+    )
+    assert says["features"]["rgb"] == {"width": 1024, "range": list(PUBLISHED_RANGE)}

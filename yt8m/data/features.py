@@ -1,0 +1,74 @@
+"""What the bytes of features mean: `features.json` beside shards, where they are not the published data set's."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from yt8m.common.config import FeatureContract, FeatureMeaning
+from yt8m.common.errors import UserError
+from yt8m.common.files import replacing
+
+CONTRACT_NAME = "features.json"
+PUBLISHED_RANGE = (4 / 512 - 2, 2 + 4 / 512)  # what the bytes 0 and 255 of the published data set stand for
+
+
+def feature_contract(
+    rgb: int,
+    audio: int,
+    rgb_range: tuple[float, float] = PUBLISHED_RANGE,
+    audio_range: tuple[float, float] = PUBLISHED_RANGE,
+) -> FeatureContract:
+    """Features of these widths, `audio` 0 where there is none; the ranges are by default the published data set's."""
+    return FeatureContract(
+        rgb=FeatureMeaning(width=rgb, range=rgb_range),
+        audio=FeatureMeaning(width=audio, range=audio_range) if audio else None,
+    )
+
+
+def read_contract(folder: Path, rgb: int, audio: int) -> FeatureContract:
+    """The contract of shards whose features have these widths.
+
+    `folder` holds the shards, or is one shard itself. Without a `features.json` there they are taken for features of
+    the published data set. Raises `UserError` for one that cannot be read or is of other widths.
+    """
+    path = (folder if folder.is_dir() else folder.parent) / CONTRACT_NAME
+    published = feature_contract(rgb, audio)
+    try:
+        contract = FeatureContract.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return published
+    except (OSError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        raise UserError(
+            f'{path}: cannot be read as {{"rgb": {{"width": W, "range": [LOW, HIGH]}}, "audio": ...}} ({reason})'
+        ) from None
+    if contract.widths != published.widths:
+        raise UserError(
+            f"{path}: is about features of the widths {contract.widths}, those of {folder} are {published.widths}; "
+            "it belongs to other shards: replace or remove it"
+        )
+    return contract
+
+
+def save_contract(contract: FeatureContract, folder: Path) -> None:
+    """Write `features.json` into a folder of shards."""
+    with replacing(folder / CONTRACT_NAME) as temporary:
+        temporary.write_text(contract.model_dump_json(exclude_none=True, indent=1) + "\n", encoding="utf-8")
+
+
+def require_same(found: FeatureContract, where: object, expected: FeatureContract, whose: object) -> None:
+    """Raise `UserError` unless the features found `where` are of the widths and ranges that `whose` are."""
+    if found.widths != expected.widths:
+        raise UserError(
+            f"{where}: features are {found.widths[0]} (rgb) and {found.widths[1]} (audio) wide, those of {whose} "
+            f"{expected.widths[0]} and {expected.widths[1]}; use features of the same extractor"
+        )
+    for name in ("rgb", "audio"):
+        ours, theirs = getattr(found, name), getattr(expected, name)
+        if ours is not None and ours.range != theirs.range:
+            raise UserError(
+                f"{where}: bytes of {name} stand for values from {ours.range[0]:g} to {ours.range[1]:g}, those of "
+                f"{whose} for {theirs.range[0]:g} to {theirs.range[1]:g}; make the shards anew with that range, or put "
+                f"the right {CONTRACT_NAME} beside them"
+            )

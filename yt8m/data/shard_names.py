@@ -1,0 +1,39 @@
+"""What the published data set calls its shards: two letters on the servers, a number on disks.
+
+A server's `validate0d.tfrecord` is saved by the organizers' script as `validate3227.tfrecord`: the two characters are
+the digits of a number to the base 62. Lists of shards that people have use the numbers, which file systems that do
+not tell upper from lower case can hold, too.
+"""
+
+import re
+import string
+
+SUFFIX = ".tfrecord"
+_DIGITS = string.ascii_lowercase + string.ascii_uppercase + string.digits
+N_SHARDS = len(_DIGITS) ** 2  # of a partition
+_SERVER_NAME = re.compile(r"(train|validate|test)([A-Za-z0-9])([A-Za-z0-9])\.tfrecord", re.ASCII)
+_OFFICIAL_NAME = re.compile(r"(train|validate|test)([0-9]{4})\.tfrecord", re.ASCII)
+
+
+def official_name(name: str) -> str:
+    """The name with the number of a shard that has a server's name; any other name as it is."""
+    match = _SERVER_NAME.fullmatch(name)
+    if match is None:
+        return name
+    stem, first, second = match.groups()
+    return f"{stem}{_DIGITS.index(first) * len(_DIGITS) + _DIGITS.index(second):04d}{SUFFIX}"
+
+
+def shard_number(name: str) -> int | None:
+    """The number, 0 to 3843, of a shard that has a server's or an official name; None for any other."""
+    match = _OFFICIAL_NAME.fullmatch(official_name(name))
+    return int(match[2]) if match is not None and int(match[2]) < N_SHARDS else None
+
+
+def server_name(name: str) -> str:
+    """The server's name of a shard that has an official name; any other name as it is."""
+    number = shard_number(name)
+    match = _OFFICIAL_NAME.fullmatch(name)
+    if number is None or match is None:
+        return name
+    return f"{match[1]}{_DIGITS[number // len(_DIGITS)]}{_DIGITS[number % len(_DIGITS)]}{SUFFIX}"
