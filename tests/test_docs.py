@@ -20,6 +20,7 @@ from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from yt8m.data.partitions import PARTITIONS
+from yt8m.data.shard_names import server_name
 
 # What is typed otherwise here than on a page, and why. Each has to occur there.
 ELSEWHERE = {
@@ -114,7 +115,16 @@ def fixture_clone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(name="proxy", scope="module")
 def fixture_proxy(tiny_data: Path) -> Iterator[str]:
-    """The address of a proxy that answers for the data set's mirrors, with the tiny data."""
+    """The address of a proxy that answers for the data set's servers, with the tiny data."""
+    contents = {}
+    for partition in PARTITIONS:
+        shards = {
+            server_name(path.name): path.read_bytes() for path in (tiny_data / partition.folder).glob("*.tfrecord")
+        }
+        contents |= {f"http://us.data.yt8m.org/{partition.published}/{name}": shard for name, shard in shards.items()}
+        plan = {"files": {name: md5(content).hexdigest() for name, content in shards.items()}}
+        place = partition.published.replace("/frame/", "/download_plans/frame_")
+        contents[f"http://data.yt8m.org/{place}.json"] = json.dumps(plan).encode()
 
     class Mirror(BaseHTTPRequestHandler):
         """Knows the plans and the shards of all partitions."""
@@ -133,18 +143,11 @@ def fixture_proxy(tiny_data: Path) -> Iterator[str]:
             """Say nothing."""
 
         def _answer(self) -> bytes:
-            partition, _, name = self.path.removeprefix("http://us.data.yt8m.org/").rpartition("/")
-            (folder,) = (known.folder for known in PARTITIONS if known.published == partition)
-            shards = {path.name: path for path in (tiny_data / folder).glob("*.tfrecord")}
-            if name == "download_plan.json":
-                plan = {"files": {name: md5(path.read_bytes()).hexdigest() for name, path in shards.items()}}
-                content = json.dumps(plan).encode()
-            else:
-                content = shards[name].read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            content = contents.get(self.path)
+            self.send_response(404 if content is None else 200)
+            self.send_header("Content-Length", str(len(content or b"")))
             self.end_headers()
-            return content
+            return content or b""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         thread = threading.Thread(target=server.serve_forever)

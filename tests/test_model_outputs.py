@@ -49,7 +49,7 @@ def detector(path: Path, n_classes: int = 1000) -> Path:
     model = load_segment_model(open_folder(agnostic_folder(path, DETECTOR, n_classes)))
     for name, value in model.state_dict().items():
         state[name] = torch.zeros_like(value)
-        if name.endswith("running_var") or name.endswith(("fc.0.weight",)):
+        if name.endswith(("running_var", "fc.0.weight")):
             state[name] += 1
     digits = (torch.arange(n_classes)[:, None] >> torch.arange(BITS) & 1).float()
     state["_model.encoder.0.weight"][:, :BITS] = torch.eye(BITS) / 255

@@ -708,6 +708,8 @@ def test_a_malformed_context_is_an_error_naming_the_video(key, feature, said, tm
 )
 def test_a_record_without_an_id_is_an_error(context, tmp_path):
     path = write_payloads(tmp_path / "a.tfrecord", [context_field(context) + lists_field(LISTS)])
-    with pytest.raises(RecordError, match="no video id: found the feature lists audio, rgb and the context keys .*; expected") as caught:
+    with pytest.raises(
+        RecordError, match="no video id: found the feature lists audio, rgb and the context keys .*; expected"
+    ) as caught:
         parse_shard(path)
     assert f"{path}: record at byte 0: " in str(caught.value)

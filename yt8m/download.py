@@ -1,25 +1,68 @@
 """Download the YouTube-8M data set, or a part of it: shards are fetched, verified and put where the commands look.
 
-What is there already is left alone, what was broken off is gone on with: type the same command again. A file of a
-shard's name with other content is not lost: it is called NAME.replaced once the right one has come. Proxies and
-passwords come from where curl has them, http_proxy and ~/.netrc.
+What is there already is left alone, what was broken off is gone on with: type the same command again. Shards get their
+official names, such as validate3227.tfrecord; one that is there under its server's name, such as validate0d.tfrecord,
+is recognized. A file of a shard's name with other content is not lost: it is called NAME.replaced once the right one
+has come. Proxies and passwords come from where curl has them, http_proxy and ~/.netrc.
 
 The exit status is 0 if all shards are there, 1 if any is not to be had, 2 if something else is wrong.
 """
 
 import argparse
+import csv
+import io
+import logging
+import re
+import shutil
 import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import md5
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
 
 from yt8m.cli import Distinct, count, make_parser, number_type, positive, run
-from yt8m.data.partitions import NAMES_FILE, PARTITIONS
-from yt8m.downloading.plan import MIRRORS, VOCABULARY_URL, Selection, parse_selection
+from yt8m.common.errors import UserError
+from yt8m.common.files import locked, replacing
+from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
+from yt8m.data.shard_names import N_SHARDS, server_name, shard_number
 
 if TYPE_CHECKING:
-    from yt8m.downloading.fetching import Batch, Outcome
-    from yt8m.downloading.transfers import Patience
+    from yt8m.downloading.shards import Batch, Fetcher
+
+LOGGER = logging.getLogger(__name__)
+VOCABULARY_URL = "https://research.google.com/youtube8m/csv/"
+VOCABULARIES = {  # files of the data folder: their address below that, and their columns
+    NAMES_FILE: ("2/vocabulary.csv", NAME_COLUMNS),
+    "segment_vocabulary.csv": ("segments/vocabulary.csv", NAME_COLUMNS[:1]),
+}
+_PARTITION = re.compile(r"([23])/(frame|video)/(train|validate|test)")
+_PLAN_URL = re.compile(r"https?://data\.yt8m\.org/([23])/download_plans/(frame|video)_(train|validate|test)\.json")
+_SCRIPTS_PLAN = re.compile(r"([23])_(frame)_(train|validate|test)_download_plan\.json")  # the organizers' script's
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which shards are wanted, by number and server's file name; `last`: the highest number that is named."""
+
+    chooses: Callable[[int, str], bool]
+    last: int = 0
+
+    def of(self, names: Sequence[str], source: str) -> list[str]:
+        """The wanted ones of a plan's sorted names, by official number or, where not all have one, by place.
+
+        Raises `UserError` for a number that no shard of the plan can have.
+        """
+        places = {name: number for name in names if (number := shard_number(name)) is not None}
+        n_places = N_SHARDS
+        if len(set(places.values())) < len(names):
+            places, n_places = {name: place for place, name in enumerate(names)}, len(names)
+        if self.last >= n_places:
+            raise UserError(f"--shards: the shards of {source} are numbered 0 to {n_places - 1}; found {self.last}")
+        return sorted((name for name in names if self.chooses(places[name], server_name(name))), key=places.__getitem__)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,17 +75,21 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         action=Distinct,
         metavar="PLAN",
-        help=f"partitions of the data set ({folders}), or the URL or path of a plan file (default: none)",
+        help=f"partitions of the data set ({folders}; others need --to), or the URL or path of a plan file "
+        "(default: none)",
     )
     parser.add_argument(
         "--shards",
-        type=_selection,
-        default=Selection(),
-        metavar="RANGES|M/N",
-        help="which shards of each plan, sorted by name: ranges such as 0-99 or 5 or 0-9,20-29, counted from 0, or "
-        "every N-th from M, such as 3/100 (default: all)",
+        type=parse_selection,
+        default=Selection(lambda number, name: True),
+        metavar="RANGES|M/N|i,n",
+        help=f"which shards of each plan, by their official numbers, 0 to {N_SHARDS - 1}: ranges such as 0-99 or 5 or "
+        "0-9,20-29; every N-th from M, such as 3/100; or, as the organizers' script has it, the i-th of n parts, such "
+        "as 1,100 (default: all)",
     )
-    parser.add_argument("--mirror", choices=MIRRORS, default="us", help="where to download from (default: us)")
+    parser.add_argument(
+        "--mirror", choices=("us", "eu", "asia"), default="us", help="where to download from (default: us)"
+    )
     parser.add_argument(
         "--to",
         type=Path,
@@ -53,7 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--base-url", metavar="URL", help="folder of the shards of a single plan (default: the plan's own)"
     )
     parser.add_argument(
-        "--vocabulary", action="store_true", help=f"fetch {VOCABULARY_URL} to DIR/{NAMES_FILE}, if it is not there"
+        "--vocabulary",
+        action="store_true",
+        help=f"fetch those of {' and '.join(VOCABULARIES)} that are not in DIR, from {VOCABULARY_URL}",
     )
     parser.add_argument("--list", action="store_true", help="only say what would be fetched, and how many are there")
     parser.add_argument(
@@ -77,98 +126,204 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_selection(text: str) -> Selection:
+    """An option's value: `0-9,20-29` or `5`, ranges; `M/N`, every N-th from M on; `i,n`, the i-th of n parts."""
+    if share := re.fullmatch(r"(\d{1,9})([/,])(\d{1,9})", text, re.ASCII):
+        i, n = int(share[1]), int(share[3])
+        if share[2] == "/" and i < n:
+            return Selection(lambda number, name: number % n == i)
+        if share[2] == "," and 1 <= i <= n:
+            return Selection(
+                lambda number, name: int(md5(name.encode(), usedforsecurity=False).hexdigest(), 16) % n == i - 1
+            )
+        parts = f"i,n, the i-th of n parts, with i from 1 to n, or the shards {i}-{i},{n}-{n}"
+        what = parts if share[2] == "," else "M/N with M from 0 to N - 1"
+        raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}")
+    ranges = []
+    for part in text.split(","):
+        bounds = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part, re.ASCII)
+        if bounds is None or int(bounds[2] or bounds[1]) < int(bounds[1]):
+            what = "ranges such as 0-99 or 0-9,20-29, or M/N, or i,n"
+            raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}")
+        ranges.append(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))
+    return Selection(lambda number, name: any(number in part for part in ranges), max(part[-1] for part in ranges))
+
+
 def main(args: argparse.Namespace) -> None:
     """Fetch what is missing and say what came of it; ends with status 1 if not all is there. Raises `UserError`."""
-    from yt8m.common.errors import UserError
-    from yt8m.downloading.fetching import read_batch
-    from yt8m.downloading.plan import plan_sources
-    from yt8m.downloading.transfers import Patience
+    from yt8m.downloading.shards import Fetcher
 
     if not args.plan and not args.vocabulary:
         raise UserError("nothing to download: name a --plan or --vocabulary")
-    patience = Patience(args.retries, args.timeout)
-    sources = plan_sources(args.plan, args.mirror, args.data_dir, args.to, args.base_url)
-    batches = [read_batch(source, args.shards, patience) for source in sources]
-    if args.vocabulary:
-        _vocabulary(args, patience)
+    if len(args.plan) > 1 and (args.to is not None or args.base_url is not None):
+        raise UserError("--to and --base-url are for a single --plan; download one after the other")
+    fetcher = Fetcher(args.retries, args.timeout)
+    batches = [_read(plan, args, fetcher) for plan in args.plan]
+    for name in VOCABULARIES if args.vocabulary else ():
+        _vocabulary(name, args, fetcher)
+    for batch in batches:
+        if not batch.shards:
+            print(f"{batch.title}: nothing is left to fetch in it; name the partition to verify what is there")
+    batches = [batch for batch in batches if batch.shards]
     if args.list:
         for batch in batches:
-            _list(batch, args.data_dir, patience)
-    elif batches:
-        _report(batches, _download(batches, args, patience))
+            _list(batch, fetcher)
+    else:
+        _download(batches, args, fetcher)
 
 
-def _vocabulary(args: argparse.Namespace, patience: "Patience") -> None:
-    from yt8m.common.files import replacing
-    from yt8m.downloading.fetching import fetch_vocabulary
+def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
+    """The wanted shards of a plan: a partition, a URL or a path; none if they have all been taken from a plan file.
 
-    path = args.data_dir / NAMES_FILE
+    Raises `UserError` if it cannot be had, is none, has no such shards, or does not say where they are or go to.
+    """
+    from yt8m.downloading.shards import SITE, Batch, Shard, parse_plan
+
+    location, base, folder, content = plan, "", args.to, b""
+    if partition := _PARTITION.fullmatch(plan) or _PLAN_URL.fullmatch(plan):
+        release, level, split = partition.groups()
+        published = "/".join(partition.groups())
+        if level == "video":
+            what = "has features of whole videos, but those of their frames are needed"
+            raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
+        location = f"http://{SITE}/{release}/download_plans/frame_{split}.json"
+        folder = folder or next(
+            (args.data_dir / known.folder for known in PARTITIONS if known.published == published), None
+        )
+    elif "://" in plan:
+        base = urljoin(_checked_url(plan, "--plan"), ".")
+    elif Path(plan).is_file():
+        partition = _SCRIPTS_PLAN.fullmatch(Path(plan).name)
+        content = _content(plan)
+        if not parse_plan(content, plan):
+            return Batch(plan, args.data_dir, [], args.data_dir)
+    else:
+        names = ", ".join(known.published for known in PARTITIONS)
+        raise UserError(f"--plan {plan}: expected {names}, the URL of a plan file or the path of one")
+    if folder is None:
+        raise UserError(f"--plan {plan}: say with --to which folder its shards go to")
+    if args.base_url is not None:
+        base = _checked_url(args.base_url, "--base-url").rstrip("/") + "/"
+    elif partition:
+        base = f"http://{args.mirror}.{SITE}/{'/'.join(partition.groups())}/"
+    if not base:
+        raise UserError(f"--plan {plan}: say with --base-url where its shards are")
+    files = parse_plan(content or fetcher.fetch_small(location), location)
+    if partition and not content and len(files) < N_SHARDS:
+        LOGGER.warning("%s: lists only %d of %d shards", location, len(files), N_SHARDS)
+    chosen = args.shards.of(list(files), location)
+    if not chosen and (not content or None in map(shard_number, files)):
+        raise UserError(f"--shards: {location} lists {len(files)} shards, and none of them is chosen")
+    return Batch(plan, folder, [Shard(name, base + name, files[name]) for name in chosen], args.data_dir)
+
+
+def _content(path: str) -> bytes:
+    """What a plan file holds. Raises `UserError` if that is too much."""
+    from yt8m.downloading.shards import SMALL_BYTES
+
+    with open(path, "rb") as file:
+        content = file.read(SMALL_BYTES + 1)
+    if len(content) > SMALL_BYTES:
+        raise UserError(f"{path}: more than {SMALL_BYTES:,} bytes; this cannot be a plan file")
+    return content
+
+
+def _checked_url(url: str, option: str) -> str:
+    """A URL of http or https. Raises `UserError` for others, and for those with a password, which would be printed."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # no number as its port, half an IPv6 address
+        good = False
+    if not good:
+        raise UserError(f"{option} {url}: expected an address that begins with http:// or https:// and a host")
+    if parts.username is not None:
+        raise UserError(f"{option}: leave name and password out of the address and put them into ~/.netrc")
+    return url
+
+
+def _vocabulary(name: str, args: argparse.Namespace, fetcher: "Fetcher") -> None:
+    """Fetch a vocabulary, or leave the one alone that is there."""
+    path, (where, columns) = args.data_dir / name, VOCABULARIES[name]
+    url = VOCABULARY_URL + where
     if path.exists():
         print(f"{path}: exists; left as it is")
-    elif args.list:
-        print(f"{VOCABULARY_URL} -> {path}: to fetch")
-    else:
-        text = fetch_vocabulary(patience)
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
-        print(f"{VOCABULARY_URL} -> {path}: fetched")
+        return
+    if args.list:
+        print(f"{url} -> {path}: to fetch")
+        return
+    content = fetcher.fetch_small(url)
+    try:
+        text = content.decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        labels = {int(row["Index"]) for row in rows}
+    except (ValueError, KeyError, TypeError, csv.Error):  # UnicodeDecodeError is a ValueError
+        rows, labels = [], set()
+    if not rows or len(labels) < len(rows) or min(labels) < 0 or not set(columns) <= set(rows[0]):
+        what = f"CSV with the columns {', '.join(columns)}, Index being different numbers of at least 0"
+        raise UserError(f"{url}: expected {what}")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+    print(f"{url} -> {path}: fetched")
 
 
-def _list(batch: "Batch", data_dir: Path, patience: "Patience") -> None:
+def _list(batch: "Batch", fetcher: "Fetcher") -> None:
     """Print what a download would do."""
-    from yt8m.downloading.fetching import Task, estimate, in_gigabytes, states
-
-    state = states(batch, data_dir)
-    numbers = {kind: list(state.values()).count(kind) for kind in ("verified", "unread", "begun", "missing")}
-    missing = [Task(batch, shard) for shard in batch.shards if state[shard.name] in ("begun", "missing")]
-    expected = estimate(missing, patience)
-    size = f", about {in_gigabytes(expected.n_bytes)}" if expected is not None and missing else ""
+    states = {shard: batch.state(shard) for shard in batch.shards}
+    numbers = Counter(states.values())
+    missing = [shard for shard, state in states.items() if state in ("begun", "missing")]
+    size = fetcher.size_of(missing[0].url) if missing else 0
     print(
         f"{batch.title} -> {batch.folder}: {len(batch.shards)} shards; {numbers['verified']} are there, "
-        f"{numbers['unread']} are there and to be verified, {len(missing)} are to fetch{size}, "
-        f"{numbers['begun']} of them begun"
+        f"{numbers['unread']} are there and to be verified, {len(missing)} are to fetch"
+        f"{f', about {_gigabytes(len(missing) * size)}' if size else ''}, {numbers['begun']} of them begun"
     )
-    for task in missing:
-        print(f"  {task.shard.url}")
+    for shard in missing:
+        print(f"  {shard.url} -> {shard.name}")
 
 
-def _download(batches: "list[Batch]", args: argparse.Namespace, patience: "Patience") -> "Outcome":
-    from yt8m.downloading.fetching import Download, claimed, estimate, warn_of_little_space
-
+def _download(batches: "list[Batch]", args: argparse.Namespace, fetcher: "Fetcher") -> None:
+    """Fetch what is missing, and print what came of it; ends with status 1 if not all is there."""
+    failed, aside = [], []
     with ExitStack() as stack:
         for batch in batches:
-            stack.enter_context(claimed(batch.folder))
-        download = Download(batches, args.data_dir, patience, args.jobs)
-        missing = download.look(args.verify)
-        expected = estimate(missing, patience)
-        if expected is not None:
-            warn_of_little_space(missing, expected)
-        return download.fetch(missing, expected)
-
-
-def _report(batches: "list[Batch]", outcome: "Outcome") -> None:
-    """Print what has been done and what has not; ends with status 1 if not all is there."""
-    for batch in batches:
-        there, fetched = outcome.n_there[batch.title], outcome.n_fetched[batch.title]
-        failed = len(batch.shards) - there - fetched
-        print(
-            f"{batch.title} -> {batch.folder}: {len(batch.shards)} shards, {there} were there, {fetched} fetched"
-            f"{f', {failed} failed' if failed else ''}"
-        )
-    if outcome.set_aside:
-        print(f"\nhad another MD5 and are kept under other names, {len(outcome.set_aside)} files; delete them at will:")
-        print(*outcome.set_aside, sep="\n")
-    if outcome.failed:
-        print(f"\nfailed, {len(outcome.failed)} shards; the same command tries again and goes on where they are:")
-        print(*outcome.failed, sep="\n")
+            batch.folder.mkdir(parents=True, exist_ok=True)
+            occupied = f"{batch.folder}: another download into this folder is at work; wait until it has ended"
+            stack.enter_context(locked(batch.folder / ".download.lock", occupied))
+        missing = [batch.look(args.verify, args.jobs) for batch in batches]
+        sizes = [fetcher.size_of(shards[0].url) if shards else 0 for shards in missing]
+        _warn_of_little_space([batch.folder for batch in batches], [len(a) * b for a, b in zip(missing, sizes)])
+        for batch, shards, size in zip(batches, missing, sizes):
+            reasons = batch.fetch(shards, size, fetcher, args.jobs) if shards else []
+            print(
+                f"{batch.title} -> {batch.folder}: {len(batch.shards)} shards, {len(batch.shards) - len(shards)} were "
+                f"there, {len(shards) - len(reasons)} fetched{f', {len(reasons)} failed' if reasons else ''}"
+            )
+            failed += reasons
+            aside += batch.set_aside
+    if aside:
+        print(f"\nhad another MD5 and are kept under other names, {len(aside)} files; delete them at will:")
+        print(*sorted(aside), sep="\n")
+    if failed:
+        print(f"\nfailed, {len(failed)} shards; the same command tries again and goes on where they are:")
+        print(*failed, sep="\n")
         sys.exit(1)
 
 
-def _selection(text: str) -> Selection:
-    try:
-        return parse_selection(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _warn_of_little_space(folders: list[Path], sizes: list[int]) -> None:
+    """A warning for each disk on which there is less space than is to come, in bytes, to each folder."""
+    to_come: Counter[int] = Counter()
+    for folder, size in zip(folders, sizes):
+        to_come[folder.stat().st_dev] += size
+    for device, folder in {folder.stat().st_dev: folder for folder in folders}.items():
+        if to_come[device] > (free := shutil.disk_usage(folder).free):
+            what = "%s: about %s are to come, and %s are free; it will not fit"
+            LOGGER.warning(what, folder, _gigabytes(to_come[device]), _gigabytes(free))
+
+
+def _gigabytes(n_bytes: int) -> str:
+    """A number of bytes as people say it."""
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:,.1f} MB"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,400 @@
+"""The data set's shards: which ones a plan lists, which of them a folder has, and how the others come over HTTP."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from io import FileIO
+from itertools import chain, count
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import InvalidHeader, MaxRetryError
+from urllib3.util.retry import Retry
+
+from yt8m import __version__
+from yt8m.common.errors import UserError
+from yt8m.common.files import replacing
+from yt8m.common.progress import Progress
+from yt8m.data.records import stamp_of
+from yt8m.data.shard_names import official_name
+
+LOGGER = logging.getLogger(__name__)
+SITE = "data.yt8m.org"
+SMALL_BYTES = 64_000_000  # more than any plan or vocabulary has
+_STORAGE = "http://storage.googleapis.com/"  # has what the site's hosts have, below their names
+# Nothing that is more than a name: no folders, nothing hidden, no control characters; and what commands take as shards.
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,190}\.tfrecord", re.ASCII)
+_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
+_DEFINITE = set(range(300, 500)) - {408, 429}  # answers that will be the same next time
+_PIECE_BYTES = 1 << 17
+_PROGRESS_BYTES = 1 << 20  # an attempt that brings so much more than any before it makes the attempts count anew
+_SECONDS_BETWEEN_SAVES = 5.0
+_PAGE = "an HTML or XML page came in its place; is there a login page or a proxy in between?"
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+Advance = Callable[[int], None]  # is told how many bytes more there are; fewer, if they have to come again
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard as its plan has it: the name and the address that it has on servers, its MD5 in lower case."""
+
+    server_name: str
+    url: str
+    md5: str
+
+    @property
+    def name(self) -> str:
+        """The official name, under which the shard is saved."""
+        return official_name(self.server_name)
+
+
+def parse_plan(content: bytes, source: str) -> dict[str, str]:
+    """MD5s, in lower case, by the names of shards, sorted; none where the organizers' script has used a plan up.
+
+    A plan is `{"files": {name: MD5}}` or `{name: MD5}`. Raises `UserError` for all else, and for names that are not
+    plain names of shards, so that a plan never says where on this machine to write.
+    """
+    if _is_page(content):
+        raise UserError(f"{source}: not a plan file: {_PAGE}")
+    try:
+        plan = json.loads(content)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise UserError(f"{source}: not a plan file: {error}") from None
+    files = plan.get("files", plan) if isinstance(plan, dict) else None
+    if not isinstance(files, dict) or not plan:
+        raise UserError(f"{source}: not a plan file: expected a mapping of file names to MD5s")
+    for name, md5 in files.items():
+        if not _SHARD_NAME.fullmatch(name):
+            raise UserError(
+                f"{source}: file name {ascii(name):.80}: expected a plain NAME.tfrecord; do not use this plan"
+            )
+        if not isinstance(md5, str) or not _MD5.fullmatch(md5):
+            raise UserError(f"{source}: {name}: expected an MD5 of 32 hexadecimal digits, found {ascii(md5):.80}")
+    if len({official_name(name) for name in files}) < len(files):
+        raise UserError(f"{source}: lists a shard under its server's name and its number; take one of them out")
+    return {name: files[name].lower() for name in sorted(files)}
+
+
+def _is_page(content: bytes | bytearray) -> bool:
+    """Whether this begins as HTML and XML do: what portals, proxies and storages send in the place of files."""
+    start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<error>"))
+
+
+def _new_md5() -> "hashlib._Hash":
+    """An MD5, which says here whether a file is whole and protects nothing."""
+    return hashlib.md5(usedforsecurity=False)
+
+
+class Fetcher:
+    """Files over HTTP, with `retries` attempts after the first, which wait `timeout` seconds for a silent server."""
+
+    def __init__(self, retries: int, timeout: float) -> None:
+        self._retry = Retry(retries, backoff_factor=1.0, backoff_max=60.0, backoff_jitter=1.0)
+        self._timeout, self._storage_first = timeout, False  # whether the storage has answered last, and not the site
+
+    def fetch_small(self, url: str) -> bytes:
+        """The content of a small file. Raises `UserError` if it is not to be had."""
+
+        def attempt(address: str) -> bytes:
+            content = bytearray()
+            with self._get(address) as answer:
+                for piece in answer.iter_content(_PIECE_BYTES):
+                    content += piece
+                    if len(content) > SMALL_BYTES:
+                        raise UserError(f"{address}: more than {SMALL_BYTES:,} bytes; this cannot be the right file")
+            if _is_page(content):
+                raise requests.RequestException(_PAGE)
+            return bytes(content)
+
+        try:
+            return self._persevere(url, attempt)
+        except requests.RequestException as error:
+            raise UserError(str(error)) from None
+
+    def size_of(self, url: str) -> int:
+        """How many bytes a file has, as far as a server tells without sending it, else 0."""
+        for address in self._addresses(url):
+            with suppress(requests.RequestException, ValueError), self._get(address, method="HEAD") as answer:
+                return int(answer.headers.get("Content-Length", ""))
+        return 0
+
+    def fetch_shard(self, shard: Shard, partial: Path, advance: Advance) -> str:
+        """Have the whole shard under the path `partial`, from what is there of it; else why it is not to be had.
+
+        What has come of it is kept for another time. Raises `UserError` if it cannot be written.
+        """
+        try:
+            with partial.open("a+b", buffering=0) as file:
+                advance(_size(file))
+                self._persevere(shard.url, lambda url: self._attempt(url, shard, file, advance), lambda: _size(file))
+                os.fsync(file.fileno())  # before it is remembered as verified
+        except requests.RequestException as error:
+            if not partial.stat().st_size:
+                partial.unlink()
+            return str(error)
+        except OSError as error:  # the disk is full
+            remedy = "what is fetched is kept: mend it and type the same command again"
+            raise UserError(f"{partial}: {error.strerror or error}; {remedy}") from None
+        return ""
+
+    def _attempt(self, address: str, shard: Shard, file: FileIO, advance: Advance) -> None:
+        """Fetch what is missing of a shard. Raises `RequestException` if it is not whole then."""
+        with self._get(address, start=_size(file)) as answer:
+            is_rest = answer.headers.get("Content-Range", "").startswith(f"bytes {_size(file)}-")
+            pieces = answer.iter_content(_PIECE_BYTES)
+            first = next(pieces, b"")
+            if answer.status_code == 200:  # the file from its beginning on
+                if _is_page(first):  # what was there before it is kept
+                    raise requests.RequestException(_PAGE)
+                _discard(file, advance)
+            # With any other answer, what is there is either whole or of no use: its MD5 will tell.
+            for piece in chain((first,), pieces) if answer.status_code == 200 or is_rest else ():
+                advance(len(piece))
+                rest = memoryview(piece)
+                while rest:  # a disk that is nearly full takes less than all
+                    rest = rest[file.write(rest) :]
+        file.seek(0)
+        if (found := hashlib.file_digest(file, _new_md5).hexdigest()) != shard.md5:
+            why = f"wrong MD5, {found} in the place of {shard.md5}, after {_size(file):,} bytes"
+            _discard(file, advance)
+            raise requests.RequestException(why)
+
+    def _get(self, address: str, start: int = 0, method: str = "GET") -> requests.Response:
+        """A server's answer to the request for a file, or the rest of it from byte `start` on.
+
+        Its status is 200 or, with a start, 206, or 416 if there is no such place. Raises `RequestException` for others.
+        """
+        # Without the identity encoding, places in the file and in what is sent would not be the same.
+        headers = {"User-Agent": f"yt8m/{__version__}", "Accept-Encoding": "identity"}
+        headers |= {"Range": f"bytes={start}-"} if start else {}
+        answer = requests.request(method, address, headers=headers, stream=True, timeout=self._timeout)
+        if answer.status_code not in ((200, 206, 416) if start else (200,)):
+            with answer:
+                code = re.search(rb"<Code>(\w+)</Code>", next(answer.iter_content(2048), b""))
+            why = f"the server says {answer.status_code} {answer.reason}{f' ({code[1].decode()})' if code else ''}"
+            wait = answer.headers.get("Retry-After")
+            raise requests.HTTPError(f"{why}, Retry-After: {wait}" if wait else why, response=answer)
+        return answer
+
+    def _addresses(self, url: str) -> list[str]:
+        """A file's address and, if it is one of the data set's own, that in the storage, in the order to try them."""
+        parts = urlsplit(url)
+        if not f".{parts.hostname}".endswith(f".{SITE}"):
+            return [url]
+        both = [url, f"{_STORAGE}{parts.netloc}{parts.path}"]
+        return both[::-1] if self._storage_first else both
+
+    def _persevere(self, url: str, attempt: Callable[[str], Result], size: Callable[[], int] = lambda: 0) -> Result:
+        """The result of the first attempt that succeeds, at one of the file's addresses after the other.
+
+        `size` says how many bytes are there: attempts that bring much are no failures, even if the connection breaks.
+        Raises `RequestException` after too many failures, or once all addresses have said no.
+        """
+        left, reasons, retry, most = self._addresses(url), dict[str, str](), self._retry, size()
+        with suppress(MaxRetryError):
+            while left:
+                address = left.pop(0)
+                try:
+                    result = attempt(address)
+                    self._storage_first = address.startswith(_STORAGE)
+                    return result
+                except requests.RequestException as error:
+                    reasons[address], answer = _reason(error), error.response
+                    LOGGER.info("%s: %s", address, reasons[address])
+                    # A ValueError is a redirection to what is no address.
+                    if isinstance(error, ValueError) or answer is not None and answer.status_code in _DEFINITE:
+                        continue
+                left.append(address)
+                if size() >= most + _PROGRESS_BYTES:
+                    retry, most = self._retry, size()
+                retry = retry.increment("GET", address)
+                try:
+                    retry.sleep(None if answer is None else answer.raw)  # as long as the server asks to
+                except InvalidHeader:
+                    retry.sleep()
+        raise requests.RequestException("; ".join(f"{address}: {why}" for address, why in reasons.items()))
+
+
+def _reason(error: BaseException) -> str:
+    """Why an attempt has failed, in the words of the innermost of the exceptions that tell of it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _size(file: FileIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _discard(file: FileIO, advance: Advance) -> None:
+    advance(-_size(file))
+    file.truncate(0)
+
+
+def in_threads(
+    title: str, total: int, unit: str, work: Callable[[Task, Advance], Result], tasks: Sequence[Task], n_threads: int
+) -> Generator[tuple[Task, Result], None, None]:
+    """Do `work` on each task in threads, with a bar of how they advance; yields tasks and results as they come.
+
+    An exception ends it all, and so does leaving the iteration; nobody waits for a connection that hangs.
+    """
+    lock, ends, done = threading.Lock(), list[Exception](), 0
+
+    def advance(number: int) -> None:
+        nonlocal done
+        with lock:
+            if ends:
+                raise ends[0]
+            progress.update(min(done + number, total) - min(done, total))  # the total may be an estimate
+            done += number
+
+    def run(task: Task) -> tuple[Task, Result]:
+        try:
+            advance(0)
+            return task, work(task, advance)
+        except Exception as error:
+            ends.append(error)
+            raise
+
+    with Progress(title, total, unit, LOGGER) as progress, ThreadPool(min(n_threads, len(tasks)) or 1) as pool:
+        try:
+            yield from pool.imap_unordered(run, tasks)
+        finally:
+            ends.append(RuntimeError("not wanted any more"))
+
+
+class Batch:
+    """The wanted shards of a plan and the folder they go to: which of them are there, and how the others come there.
+
+    MD5s of files are remembered in the cache of the data folder, so that a terabyte is not read again at each start;
+    what is remembered of a file that has changed since, in size or time, does not count.
+    """
+
+    def __init__(self, title: str, folder: Path, shards: Sequence[Shard], data_dir: Path) -> None:
+        self.title, self.folder, self.shards = title, folder, shards
+        self.set_aside: list[Path] = []
+        digest = hashlib.sha256(os.path.relpath(folder, data_dir).encode()).hexdigest()[:8]
+        self._memory = data_dir / "cache" / "downloads" / f"{folder.parent.name}-{folder.name}-{digest}.json"
+        self._last_save = time.monotonic()
+
+    def state(self, shard: Shard) -> str:
+        """What there is of a shard: verified, unread (a file whose MD5 is not known), begun, or missing."""
+        known = [self._md5_of(name) for name in self._files(shard)]
+        if shard.md5 in known or None in known:
+            return "verified" if shard.md5 in known else "unread"
+        return "begun" if f"{shard.name}.partial" in self._names else "missing"
+
+    def look(self, verify: bool, n_threads: int) -> list[Shard]:
+        """The shards that are not there. Files whose MD5 is not known are read; with `verify` all are."""
+        names = [name for shard in self.shards for name in self._files(shard) if verify or self._md5_of(name) is None]
+        if names:
+            LOGGER.info("%s: verifying %d files that are there", self.folder, len(names))
+            n_bytes = sum((self.folder / name).stat().st_size for name in names)
+            with closing(in_threads("verifying", n_bytes, "byte", self._read, names, n_threads)) as results:
+                for name, md5 in results:
+                    self._remember(name, md5)
+            self._save()
+        for shard in self.shards:
+            right = [name for name in self._files(shard) if self._md5_of(name) == shard.md5]
+            if right:
+                self._set_others_aside(shard)
+            if len(right) > 1:
+                path = self.folder / shard.server_name
+                LOGGER.warning("%s: a duplicate of %s, which other commands refuse; delete it", path, shard.name)
+        return [shard for shard in self.shards if self.state(shard) != "verified"]
+
+    def fetch(self, missing: Sequence[Shard], size: int, fetcher: Fetcher, n_threads: int) -> list[str]:
+        """Fetch shards of about `size` bytes (0: not known), with files in their places set aside; why some failed."""
+
+        def work(shard: Shard, advance: Advance) -> str:
+            partial = self.folder / f"{shard.name}.partial"
+            why = fetcher.fetch_shard(shard, partial, advance if size else lambda _: advance(0))
+            advance(0 if size else 1)
+            return why
+
+        failed = []
+        total, unit = (len(missing) * size, "byte") if size else (len(missing), "shard")
+        with closing(in_threads("downloading", total, unit, work, missing, n_threads)) as results:
+            for shard, why in results:
+                if why:
+                    failed.append(why)
+                    continue
+                self._set_others_aside(shard)
+                (self.folder / f"{shard.name}.partial").replace(self.folder / shard.name)
+                self._remember(shard.name, shard.md5)
+        self._save()
+        return sorted(failed)
+
+    def _read(self, name: str, advance: Advance) -> str:
+        """The MD5 of a file."""
+        try:
+            with (self.folder / name).open("rb", buffering=0) as file:
+                md5 = hashlib.file_digest(file, _new_md5).hexdigest()
+                advance(_size(file))
+        except OSError as error:  # where reading fails, it does not say of which file
+            raise UserError(f"{self.folder / name}: {error.strerror}; move it away to have it fetched anew") from None
+        return md5
+
+    def _files(self, shard: Shard) -> list[str]:
+        """The names of files of a shard that are there. Raises `UserError` if one is no file."""
+        names = [name for name in dict.fromkeys((shard.name, shard.server_name)) if name in self._names]
+        for name in names:
+            if not (self.folder / name).is_file():
+                raise UserError(f"{self.folder / name}: expected a file or nothing of this name; move it away")
+        return names
+
+    def _set_others_aside(self, shard: Shard) -> None:
+        """Give the files of a shard that have another MD5 than it names that are free."""
+        for name in self._files(shard):
+            if self._md5_of(name) != shard.md5:
+                asides = (self.folder / f"{name}.replaced{f'-{number}' if number > 1 else ''}" for number in count(1))
+                aside = next(path for path in asides if not os.path.lexists(path))
+                self.set_aside.append((self.folder / name).rename(aside))
+                self._names.remove(name)
+
+    def _md5_of(self, name: str) -> str | None:
+        """The MD5 of a file that is there, if it is known."""
+        *stamp, md5 = self._known.get(name, (0, 0, ""))
+        return str(md5) if md5 and stamp == [*stamp_of((self.folder / name).stat())] else None
+
+    def _remember(self, name: str, md5: str) -> None:
+        self._known[name] = [*stamp_of((self.folder / name).stat()), md5]
+        if time.monotonic() - self._last_save >= _SECONDS_BETWEEN_SAVES:
+            self._save()
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """The files of the folder as they are written, where a disk does not tell upper from lower case, too."""
+        return set(os.listdir(self.folder)) if self.folder.is_dir() else set()
+
+    @cached_property
+    def _known(self) -> dict[str, list[int | str]]:
+        """Size, time of modification and MD5 of files, by name."""
+        if not self._memory.exists():
+            return {}
+        try:
+            stored = json.loads(self._memory.read_bytes())
+            files = stored["files"] if stored["version"] == 1 else {}
+            return {str(name): [int(size), int(time), str(md5)] for name, (size, time, md5) in files.items()}
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            LOGGER.warning("%s cannot be read (%s); the files are verified anew", self._memory, error)
+            return {}
+
+    def _save(self) -> None:
+        self._last_save = time.monotonic()
+        with replacing(self._memory) as temporary:
+            temporary.write_text(json.dumps({"version": 1, "files": self._known}), encoding="utf-8")
