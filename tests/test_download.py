@@ -406,7 +406,8 @@ def test_partitions_by_name_come_from_the_mirror_to_where_check_data_looks(
     assert outcome.status == 0 and "no damage" in outcome.out, outcome
 
 
-def test_an_official_plan_by_its_address_is_its_partition(command: Command, server: Server, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("server")
+def test_an_official_plan_by_its_address_is_its_partition(command: Command, tmp_path: Path) -> None:
     plan = "http://data.yt8m.org/2/download_plans/frame_validate.json"
     outcome = command("download", "--plan", plan, "--shards", "0-1", "--data-dir", tmp_path, "--mirror", "us")
     assert outcome.status == 0, outcome

@@ -8,9 +8,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yt8m.cli import counted, make_parser, run
 from yt8m.data.partitions import FOLDERS
+
+if TYPE_CHECKING:
+    from yt8m.common.errors import RecordError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from yt8m.common.errors import ForeignRecordError, UserError
+    from yt8m.common.errors import UserError
     from yt8m.common.problems import listed
     from yt8m.data.contents import UNFIT_IDS, contents, odd_videos, oddities
     from yt8m.data.index import check_folder, shard_paths
@@ -50,7 +54,7 @@ def main(args: argparse.Namespace) -> None:
     vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
     for folder in folders:
         shard_paths(folder)  # a wrong name is better known before hours of reading
-    columns, odd, named, damage = {}, {}, [], []
+    columns, odd, named, faults = {}, {}, [], []
     failed = False
     earlier = np.empty(0, np.bytes_)
     for folder in folders:
@@ -67,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
         failed |= bool(errors or videos[UNFIT_IDS] and Path(os.path.abspath(folder)).parts[-2:] == ("segment", "test"))
         named += [f"{folder}: {what}: {listed(names)}" for what, names in videos.items() if names]
         earlier = np.union1d(earlier, ids)
-        damage += errors
+        faults += errors
     print(pd.DataFrame(columns).to_string())
     table = pd.DataFrame(odd)
     table = table[(table > 0).any(axis=1)]
@@ -76,18 +80,30 @@ def main(args: argparse.Namespace) -> None:
         print("", *named, sep="\n")
     if UNFIT_IDS in table.index:
         print(f"\n{RULE}; write the records of test videos with other ids")
-    foreign = [error for error in damage if isinstance(error, ForeignRecordError)]
-    damage = [error for error in damage if not isinstance(error, ForeignRecordError)]
-    if foreign:
-        print(f"\nof another kind, {counted(len(foreign), 'shard')}:", *foreign, sep="\n")
-    if damage:
-        print(f"\ndamage, {len(damage)} records or rests of shards:", *damage, sep="\n")
-        shards = sorted({error.path for error in damage})
-        print(f"\ndownload again, {counted(len(shards), 'shard')}:", *shards, sep="\n")
-    elif not foreign:
-        print("\nno damage: every checksum is right")
+    _print_faults(faults)
     if failed:
         sys.exit(1)
+
+
+def _print_faults(faults: "list[RecordError]") -> None:
+    """Print which shards are of another kind, what is damaged, and which shards to download again."""
+    from yt8m.common.errors import ForeignRecordError
+    from yt8m.data.records import DOWNLOAD
+
+    foreign = [error for error in faults if isinstance(error, ForeignRecordError)]
+    damage = [error for error in faults if not isinstance(error, ForeignRecordError)]
+    if foreign:
+        print(f"\nof another kind, {counted(len(foreign), 'shard')}:")
+        for folder in dict.fromkeys(error.path.parent for error in foreign):  # what is said of one is true of all
+            first, *others = [error for error in foreign if error.path.parent == folder]
+            print(first, *[f"{folder}: and {len(others):,} more"] * bool(others), sep="\n")
+    if damage:
+        print(f"\ndamage, {len(damage)} records or rests of shards:", *damage, sep="\n")
+        shards = sorted({error.path for error in damage if DOWNLOAD in error.what})
+        if shards:
+            print(f"\ndownload again, {counted(len(shards), 'shard')}:", *shards, sep="\n")
+    if not faults:
+        print("\nno damage: every checksum is right")
 
 
 if __name__ == "__main__":
