@@ -307,7 +307,7 @@ def test_check_data_names_ids_that_a_submission_cannot_hold(command: Command, tm
     trained = write_videos(tmp_path / "video" / "train" / "a.tfrecord", videos).parent
     outcome = command("check_data", trained, "--data-dir", tmp_path)
     assert outcome.status == 0 and cells(outcome.out)["videos whose id a submission cannot hold"] == ["6"]
-    said = "videos whose id a submission cannot hold: 'D:/v1.mp4', 'b c', '', 'x\"', 'x,y' and 1 more"
+    said = "videos whose id a submission cannot hold: 'D:/v1.mp4', 'b c', '', 'x\"', 'x,y', "  # all of them
     assert f"{trained}: {said}" in outcome.out and "an id may have no blank" in outcome.out
     tested = shutil.copytree(trained, tmp_path / "segment" / "test")
     outcome = command("check_data", "--data-dir", tmp_path)

@@ -491,16 +491,16 @@ def test_shards_by_number(fetch: Fetch, text: str, numbers: list[int]) -> None:
     assert chosen(fetch("--list", "--shards", text)) == [ALL[number] for number in numbers]
 
 
-def test_shards_that_there_are_not(server: Server, fetch: Fetch, tmp_path: Path) -> None:
+def test_shards_that_there_are_not(command: Command, server: Server, fetch: Fetch, tmp_path: Path) -> None:
     assert_refused(fetch("--shards", "3840-3844"), "numbered 0 to 3843; found 3844")
     server.files[PLAN] = plan_of(dict(zip(SERVER_NAMES, CONTENTS)))
     outcome = fetch("--shards", "4-7")
     assert outcome.status == 0 and "lists only 6 of 3844 shards" in outcome.err and "2 fetched" in outcome.out
     assert_refused(fetch("--shards", "6-7"), "6 shards, and none of them is chosen")
     server.files["mirror.example/plan.json"] = plan_of({f"part{row}.tfrecord": b"" for row in range(6)})
-    own = ("--plan", "http://mirror.example/plan.json", "--to", tmp_path / "shards")
-    assert_refused(fetch(*own, "--shards", "4-6"), "numbered 0 to 5; found 6")
-    assert_refused(fetch(*own, "--shards", "7/9"), "6 shards, and none of them is chosen")
+    own = ("download", "--plan", "http://mirror.example/plan.json", "--to", tmp_path / "shards")
+    assert_refused(command(*own, "--shards", "4-6"), "numbered 0 to 5; found 6")
+    assert_refused(command(*own, "--shards", "7/9"), "6 shards, and none of them is chosen")
     assert not (tmp_path / "shards").exists()
 
 
@@ -544,7 +544,7 @@ def test_a_plan_that_the_organizers_script_has_used_up(command: Command, server:
     outcome = command("download", "--plan", plan, "--data-dir", tmp_path)
     (line,) = outcome.out.splitlines()
     assert outcome.status == 0 and line.startswith(f"{plan}: nothing is left to fetch in it; ") and not server.asked
-    assert "name the partition to verify what is there" in line
+    assert "--list says what is there" in line
     plan.write_bytes(plan_of(dict(zip(SERVER_NAMES[2:4], CONTENTS[2:]))))
     arguments = ("download", "--plan", plan, "--data-dir", tmp_path, "--to", tmp_path / "shards")
     outcome = command(*arguments, "--shards", "0-1")

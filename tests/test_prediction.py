@@ -148,7 +148,18 @@ def test_other_settings_are_other_predictions(command: Command, data_dir: Path) 
         assert np.abs(other - first).mean() < 3000
     origin = json.loads((data_dir / "cache" / "predictions" / f"{NAMES[0]}.json").read_text(encoding="utf-8"))
     assert origin["amp"] == "torch.bfloat16" and origin["shifts"] == [0] and origin["offset"] == 3
-    assert set(origin) == {"model", "folder", "stamps", "test_meta", "vocabulary", "offset", "shifts", "amp", "time"}
+    assert set(origin) == {
+        "model",
+        "folder",
+        "stamps",
+        "test_meta",
+        "vocabulary",
+        "outputs",
+        "offset",
+        "shifts",
+        "amp",
+        "time",
+    }
     assert (predict(command, data_dir, *options)[NAMES[0]] == first).all()
     outcome = command("inference_memmap", "--data-dir", data_dir, "--shifts", 1, 1)
     assert outcome.status == 2 and "--shifts: 1 is named more than once" in outcome.err

@@ -140,7 +140,7 @@ def test_videos_are_scored_once_for_each_model(command: Command, predicted: Path
     video_folder(folder, DBOF, predicted, seed=5)
     assert command(*arguments).status == 0
     assert (np.load(kept)["scores"] != first[1]).any()
-    assert set(json.loads(str(np.load(kept)["origin"]))) == {"model", "test_meta", "vocabulary"}
+    assert set(json.loads(str(np.load(kept)["origin"]))) == {"model", "test_meta", "vocabulary", "outputs"}
 
 
 def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None:

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.common.problems import listed
     from yt8m.data.contents import UNFIT_IDS, contents, odd_videos, oddities
-    from yt8m.data.index import check_folder, shard_paths
+    from yt8m.data.index import check_folder, passed_over, shard_paths
     from yt8m.data.video_ids import RULE, shown_id
     from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
 
@@ -69,7 +69,12 @@ def main(args: argparse.Namespace) -> None:
             named.append(f"{folder}: no record has any frame of rgb, so that nothing can be done with them")
             failed = True
         failed |= bool(errors or videos[UNFIT_IDS] and Path(os.path.abspath(folder)).parts[-2:] == ("segment", "test"))
-        named += [f"{folder}: {what}: {listed(names)}" for what, names in videos.items() if names]
+        named += [
+            f"{folder}: {what}: {', '.join(names) if what == UNFIT_IDS else listed(names)}"
+            for what, names in videos.items()
+            if names
+        ]
+        named += [f"{folder}: not looked at: {', '.join(names)}" for names in [passed_over(folder)] if names]
         earlier = np.union1d(earlier, ids)
         faults += errors
     print(pd.DataFrame(columns).to_string())

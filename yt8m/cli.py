@@ -256,6 +256,8 @@ class Distinct(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
+        given = getattr(namespace, self.dest, None)
+        values = values if given is self.default or given is None else [*given, *values]  # the option came before
         for value in values:
             if values.count(value) > 1:
                 parser.error(f"argument {option_string}: {value} is named more than once")

@@ -41,7 +41,9 @@ VOCABULARIES = {  # files of the data folder: their address below that, and thei
 }
 _PARTITION = re.compile(r"([23])/(frame|video)/(train|validate|test)")
 _PLAN_URL = re.compile(r"https?://data\.yt8m\.org/([23])/download_plans/(frame|video)_(train|validate|test)\.json")
-_SCRIPTS_PLAN = re.compile(r"([23])_(frame)_(train|validate|test)_download_plan\.json")  # the organizers' script's
+_SCRIPTS_PLAN = re.compile(
+    r"([23])_(frame|video)_(train|validate|test)_download_plan\.json"
+)  # the organizers' script's
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,9 @@ def main(args: argparse.Namespace) -> None:
         _vocabulary(name, args, fetcher)
     for batch in batches:
         if not batch.shards:
-            print(f"{batch.title}: nothing is left to fetch in it; name the partition to verify what is there")
+            print(
+                f"{batch.title}: nothing is left to fetch in it; with the partition for --plan, --list says what is there"
+            )
     batches = [batch for batch in batches if batch.shards]
     if args.list:
         for batch in batches:
@@ -179,27 +183,30 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
     """
     from yt8m.downloading.shards import SITE, Batch, Shard, parse_plan
 
-    location, base, folder, content = plan, "", args.to, b""
-    if partition := _PARTITION.fullmatch(plan) or _PLAN_URL.fullmatch(plan):
-        release, level, split = partition.groups()
-        published = "/".join(partition.groups())
-        if level == "video":
-            what = "has features of whole videos, but those of their frames are needed"
-            raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
-        location = f"http://{SITE}/{release}/download_plans/frame_{split}.json"
-        folder = folder or next(
-            (args.data_dir / known.folder for known in PARTITIONS if known.published == published), None
-        )
+    location, base, folder = plan, "", args.to
+    content: bytes | None = None
+    partition = _PARTITION.fullmatch(plan) or _PLAN_URL.fullmatch(plan)
+    if partition:
+        location = "http://{}/{}/download_plans/{}_{}.json".format(SITE, *partition.groups())
     elif "://" in plan:
         base = urljoin(_checked_url(plan, "--plan"), ".")
     elif Path(plan).is_file():
         partition = _SCRIPTS_PLAN.fullmatch(Path(plan).name)
         content = _content(plan)
-        if not parse_plan(content, plan):
-            return Batch(plan, args.data_dir, [], args.data_dir)
     else:
         names = ", ".join(known.published for known in PARTITIONS)
         raise UserError(f"--plan {plan}: expected {names}, the URL of a plan file or the path of one")
+    if partition:
+        release, level, split = partition.groups()
+        if level == "video":
+            what = "has features of whole videos, but those of their frames are needed"
+            raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
+        published = f"{release}/{level}/{split}"
+        folder = folder or next(
+            (args.data_dir / known.folder for known in PARTITIONS if known.published == published), None
+        )
+    if content is not None and not parse_plan(content, plan):
+        return Batch(plan, args.data_dir, [], args.data_dir)
     if folder is None:
         raise UserError(f"--plan {plan}: say with --to which folder its shards go to")
     if args.base_url is not None:
@@ -208,11 +215,11 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
         base = f"http://{args.mirror}.{SITE}/{'/'.join(partition.groups())}/"
     if not base:
         raise UserError(f"--plan {plan}: say with --base-url where its shards are")
-    files = parse_plan(content or fetcher.fetch_small(location), location)
-    if partition and not content and len(files) < N_SHARDS:
+    files = parse_plan(fetcher.fetch_small(location) if content is None else content, location)
+    if partition and content is None and len(files) < N_SHARDS:
         LOGGER.warning("%s: lists only %d of %d shards", location, len(files), N_SHARDS)
     chosen = args.shards.of(list(files), location)
-    if not chosen and (not content or None in map(shard_number, files)):
+    if not chosen and (content is None or None in map(shard_number, files)):
         raise UserError(f"--shards: {location} lists {len(files)} shards, and none of them is chosen")
     return Batch(plan, folder, [Shard(name, base + name, files[name]) for name in chosen], args.data_dir)
 

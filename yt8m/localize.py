@@ -31,11 +31,18 @@ def build_parser() -> argparse.ArgumentParser:
         help="a .tfrecord file of frame features, wherever it lies; labels and ratings are not needed",
     )
     parser.add_argument(
-        "--videos", "--video-id", dest="video_id", nargs="+", metavar="ID", help="videos of the file (default: all)"
+        "--videos",
+        "--video-id",
+        dest="video_id",
+        nargs="+",
+        action="extend",
+        metavar="ID",
+        help="videos of the file; one whose id begins with a dash as --videos=-ID (default: all)",
     )
     parser.add_argument(
         "--classes",
         nargs="+",
+        action="extend",
         metavar="NAME",
         help="what to look for: names of the vocabulary, in capitals or not, or label ids (default: "
         "the most probable classes of each video)",

@@ -217,7 +217,7 @@ class Config(_Section):
     context_base: BaseSection | None = None
     segment_base: BaseSection | None = None
     features: FeatureContract | None = None
-    vocabulary: tuple[tuple[Annotated[StrictInt, Field(ge=0)], str], ...] | None = None
+    vocabulary: tuple[tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], str], ...] | None = None
 
 
 class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors

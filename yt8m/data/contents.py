@@ -10,6 +10,7 @@ from yt8m.data.vocabulary import Vocabulary
 
 _MOST_FRAMES = 300  # of a video of the data set
 N_LABELS = 3862  # of the data set's space of labels
+WITHOUT_FRAMES = "videos without frames"
 UNFIT_IDS = "videos whose id a submission cannot hold"
 UNLIKE_COUNTS = "videos with unlike numbers of rgb and audio frames"
 
@@ -67,7 +68,7 @@ def oddities(index: Index) -> dict[str, int]:
         lacking = (index.rating_score > 0) & ~np.isin(_pairs(owners, index.rating_label), labelled)
     rated = pd.DataFrame({"record": owners, "start": index.rating_start, "label": index.rating_label})
     return {
-        "videos without frames": int((n_frames == 0).sum()),
+        WITHOUT_FRAMES: int((n_frames == 0).sum()),
         f"videos of 1 to {SEGMENT_SECONDS - 1} frames": int(((n_frames > 0) & (n_frames < SEGMENT_SECONDS)).sum()),
         f"videos of more than {_MOST_FRAMES} frames": int((n_frames > _MOST_FRAMES).sum()),
         UNLIKE_COUNTS: len(_unlike_counts(index)),
@@ -95,6 +96,7 @@ def odd_videos(index: Index) -> dict[str, list[str]]:
     """The videos behind some of the oddities, by what is odd about them."""
     return {
         UNFIT_IDS: [shown_id(video_id) for video_id in unfit_ids(index.video_id.tolist())],
+        WITHOUT_FRAMES: [shown_id(video_id) for video_id in index.video_id[index.n_frames == 0].tolist()],
         UNLIKE_COUNTS: [
             f"{shown_id(index.video_id[record])} ({index.rgb_count[record]} and {index.audio_count[record]})"
             for record in _unlike_counts(index)

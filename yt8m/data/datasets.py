@@ -223,6 +223,16 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             beyond.sum(),
             unknown.sum(),
         )
+        if unknown.any():
+            LOGGER.warning(
+                "%s: %d of %d ratings are of labels outside %s, such as %d, and do not count; is it the table of this "
+                "data?",
+                index.folder,
+                unknown.sum(),
+                chosen.sum(),
+                vocabulary.source,
+                index.rating_label[unknown][0],
+            )
         self.offset, self.context = offset, context
         self.starts, self.classes = index.rating_start[ratings], classes[ratings]
         self.scores = index.rating_score[ratings]

@@ -66,9 +66,19 @@ def require_same(found: FeatureContract, where: object, expected: FeatureContrac
         )
     for name in ("rgb", "audio"):
         ours, theirs = getattr(found, name), getattr(expected, name)
-        if ours is not None and ours.range != theirs.range:
+        if ours is not None and _differ(ours.range, theirs.range):
             raise UserError(
-                f"{where}: bytes of {name} stand for values from {ours.range[0]:g} to {ours.range[1]:g}, those of "
-                f"{whose} for {theirs.range[0]:g} to {theirs.range[1]:g}; make the shards anew with that range, or put "
-                f"the right {CONTRACT_NAME} beside them"
+                f"{where}: bytes of {name} stand for values from {_shown(ours.range)}, those of {whose} for "
+                f"{_shown(theirs.range)}; make the shards anew with that range, or put the right {CONTRACT_NAME} beside "
+                "them"
             )
+
+
+def _shown(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.10g} to {bounds[1]:.10g}"
+
+
+def _differ(first: tuple[float, float], second: tuple[float, float]) -> bool:
+    """Whether two ranges differ by more than a hundredth of the step between two bytes."""
+    step = (first[1] - first[0]) / 255
+    return any(abs(ours - theirs) > step / 100 for ours, theirs in zip(first, second))

@@ -20,7 +20,7 @@ import numpy as np
 
 from yt8m.common.errors import ForeignRecordError, RecordError, UserError
 from yt8m.common.files import replacing
-from yt8m.common.problems import Problems
+from yt8m.common.problems import Problems, listed
 from yt8m.common.progress import Progress
 from yt8m.data.damage import RAISE, Damage
 from yt8m.data.records import (
@@ -35,6 +35,7 @@ from yt8m.data.records import (
     stamp_of,
 )
 from yt8m.data.shard_names import SUFFIX, official_name
+from yt8m.data.video_ids import shown_id
 
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 2
@@ -135,6 +136,12 @@ def shard_paths(folder: Path) -> list[Path]:
     return [path for _, path in sorted(by_name.items())]
 
 
+def passed_over(folder: Path) -> list[str]:
+    """The files of a folder that look like shards by their names and are not taken for any, sorted."""
+    names = {path.name for path in folder.iterdir() if SUFFIX in path.name.lower() and not path.name.startswith(".")}
+    return sorted(names - {path.name for path in shard_paths(folder)})
+
+
 def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
     """The index of all shards of `folder`, from the cache as far as it still holds.
 
@@ -168,7 +175,21 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
     index = _index(folder, paths, stamps, tables)
     if len(index) == 0:
         raise UserError(f"{folder}: no readable record in {len(paths)} shards; {DOWNLOAD}")
+    _warn_of_missing_features(index)
     return index
+
+
+def _warn_of_missing_features(index: Index) -> None:
+    """A warning where some records have one of the features and not the other, so that no second of them counts."""
+    lacking = np.flatnonzero((index.rgb_count > 0) & (index.audio_count == 0)) if index.has_audio else np.empty(0, int)
+    if lacking.size:
+        LOGGER.warning(
+            "%s: %d of %d videos have frames and no audio, though others have both; no second of them counts: %s",
+            index.folder,
+            len(lacking),
+            len(index),
+            listed([shown_id(bytes(index.video_id[record])) for record in lacking]),
+        )
 
 
 def index_file(path: Path, damage: Damage = RAISE) -> Index:

@@ -11,14 +11,14 @@ from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
 from yt8m.common.problems import Problems
 from yt8m.data.partitions import NAME_COLUMNS
-from yt8m.data.vocabulary import LARGEST_LABEL, read_vocabulary
+from yt8m.data.vocabulary import LARGEST_LABEL, plain_name, read_vocabulary
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")  # Python does not convert much longer ones
 
 
 def plain_label(text: str) -> str:
-    """A label as it is compared: without blanks around, an integer without zeros or a plus before it."""
-    text = text.strip()
+    """A label as it is compared: see `plain_name`; an integer without zeros or a plus before it."""
+    text = plain_name(text)
     return str(int(text)) if _INTEGER.fullmatch(text) else text
 
 

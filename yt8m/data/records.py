@@ -319,7 +319,7 @@ def _record(
             offset,
         )
     video_id = context[name][0]
-    if lists.keys().isdisjoint(FEATURES) and (lists or _VIDEO_LEVEL & context.keys()):
+    if lists.keys().isdisjoint(FEATURES) and (lists or context.keys() - _CONTEXT):
         raise ForeignRecordError(path, _foreign_record(path, context, lists), offset, video_id)
     error = partial(RecordError, path, offset=offset, video_id=video_id)
     labels, starts, rated = (
@@ -359,6 +359,9 @@ def _record(
 
 
 _VIDEO_LEVEL = {"mean_rgb", "mean_audio"}  # context keys
+_CONTEXT = {
+    *("id", "video_id", "labels", "segment_start_times", "segment_end_times", "segment_labels", "segment_scores")
+}  # those of a record of frame-level features, which has no lists if it has no frames
 
 
 def _found(context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
@@ -372,8 +375,8 @@ def _found(context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
 def _foreign_record(path: Path, context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
     """What a record is that has no visual features, one a second, and what to do about it."""
     found = f"found {_found(context, lists)}; wanted are the feature list rgb and, where there is sound, audio, a frame"
-    if lists:
-        kind = "AudioSet's features of sound alone" if "audio_embedding" in lists else "features of another data set"
+    if lists or not _VIDEO_LEVEL & context.keys():
+        kind = "AudioSet's features of sound alone" if "audio_embedding" in lists else "features of another kind"
         return f"{kind}: {found} a second; bring visual features, too, and see `python -m yt8m.make_records --help`"
     folder = "/".join(path.absolute().parts[-3:-1])
     plans = [part.published for part in PARTITIONS if part.folder == folder] or [

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from yt8m.common.errors import UserError
 
 _DELIMITERS = (",", ";", "\t")
 _NO_DELIMITER = "\x1f"  # in no text: lines of a single field
+_EXCELS_HINT = re.compile(r"\Asep=.(?=\r?\n)")  # in the first line; the header says the same
 _SHOWN = 100  # characters of a header that is not as expected
 _SAVE_AGAIN = 'save it as "CSV UTF-8"'
 _NO_TEXT = {
@@ -63,7 +65,7 @@ def _read_text(path: Path) -> str:
     if b"\0" in content[:64]:
         raise UserError(f"{path}: is UTF-16, or no text at all; {_SAVE_AGAIN}")
     try:
-        return content.decode("utf-8-sig")
+        return _EXCELS_HINT.sub("", content.decode("utf-8-sig"), 1)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}: line {line}: is not UTF-8; {_SAVE_AGAIN}") from None

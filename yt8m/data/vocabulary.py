@@ -1,6 +1,8 @@
 """The classes that segments are rated for: `segment_vocabulary.csv`, one row a class."""
 
 import hashlib
+import logging
+import unicodedata
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -8,12 +10,24 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.errors import UserError
-from yt8m.common.problems import SHOWN, Problems
+from yt8m.common.problems import Problems, listed
+from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.tables import read_table
 
+LOGGER = logging.getLogger(__name__)
 FILE_NAME = "segment_vocabulary.csv"
 CHALLENGE_FILE = Path(__file__).with_name(FILE_NAME)  # as published, CC BY 4.0
 LARGEST_LABEL = 2**31 - 1
+
+
+def plain_name(text: str) -> str:
+    """A name as it is compared: without blanks around, and letters with accents in one piece."""
+    return unicodedata.normalize("NFC", text.strip())
+
+
+def _no_name(label: int) -> str:
+    """What a class without a name is called."""
+    return f"label {label}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +43,8 @@ class Vocabulary:
     source: str = field(default="the vocabulary")
 
     def __post_init__(self) -> None:
-        shown = tuple(name.strip() or f"label {label}" for name, label in zip(self.names, self.labels.tolist()))
-        object.__setattr__(self, "names", shown)
+        shown = [plain_name(name) or _no_name(label) for name, label in zip(self.names, self.labels.tolist())]
+        object.__setattr__(self, "names", tuple(shown))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,7 +69,7 @@ class Vocabulary:
     def rows_in(self, other: "Vocabulary") -> np.ndarray:
         """The row of each of these classes in another vocabulary of the same label ids, (C,).
 
-        Raises `UserError` naming the ids that only one of the two has.
+        Raises `UserError` naming the ids that only one of the two has, and where most names differ.
         """
         rows = other.classes(self.labels)
         differing = [
@@ -65,13 +79,33 @@ class Vocabulary:
         ]
         if differing:
             raise UserError(f"{other.source}: other classes than those of {self.source}: {'; '.join(differing)}")
+        self.compare_names(other)
         return rows
+
+    def compare_names(self, other: "Vocabulary") -> None:
+        """Raise `UserError` if most label ids that both have a name for are called otherwise by the other; warn of any.
+
+        Users' label ids count from 0 in all of their data sets: the same ids need not be the same classes.
+        """
+        theirs = dict(zip(other.labels.tolist(), other.names))
+        pairs = [
+            (label, name, theirs[label])
+            for label, name in zip(self.labels.tolist(), self.names)
+            if theirs.get(label, _no_name(label)) != _no_name(label) != name
+        ]
+        differing = [(label, *names) for label, *names in pairs if names[0].casefold() != names[1].casefold()]
+        if not differing:
+            return
+        shown = listed([f"{label} is {theirs!r} there and {ours!r} here" for label, ours, theirs in differing])
+        what = f"{other.source}: has other names than {self.source} for the same label ids: {shown}"
+        if 2 * len(differing) > len(pairs):
+            raise UserError(f"{what}; they are other classes, or else give them the same names in both")
+        LOGGER.warning("%s", what)
 
 
 def _listed(vocabulary: Vocabulary, rows: np.ndarray) -> str:
     """The first few of some classes, by label id and name."""
-    shown = ", ".join(f"{vocabulary.labels[row]} ({vocabulary.names[row]})" for row in rows[:SHOWN].tolist())
-    return shown + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+    return listed([f"{vocabulary.labels[row]} ({vocabulary.names[row]})" for row in rows.tolist()])
 
 
 def load_vocabulary(data_dir: Path) -> Vocabulary:
@@ -82,7 +116,16 @@ def load_vocabulary(data_dir: Path) -> Vocabulary:
             f"{path}: no vocabulary; put the challenge's file there or run "
             f"`python -m yt8m.prepare_vocabulary --data-dir {data_dir}`"
         )
-    return read_vocabulary(path)
+    vocabulary = read_vocabulary(path)
+    if (data_dir / NAMES_FILE).is_file():
+        try:
+            vocabulary.compare_names(read_vocabulary(data_dir / NAMES_FILE))
+        except UserError as error:
+            raise UserError(
+                f"{error}; if {path} is not of this data, replace it: `python -m yt8m.prepare_vocabulary --overwrite "
+                f"--data-dir {data_dir}`"
+            ) from None
+    return vocabulary
 
 
 def read_vocabulary(path: Path) -> Vocabulary:

@@ -108,6 +108,12 @@ def open_features(sources: Sources, video_ids: Sequence[str]) -> list[Feature]:
     elif sources.audio_scale is not None:
         raise UserError("--audio-range: there is no audio; name it with --audio or --audio-width")
     unscaled = [part for part in parts if part[1].is_float and part[3] is None]
+    for key, part, own, _, _ in unscaled:
+        if part.low[own].min() == part.high[own].max():
+            raise UserError(
+                f"{part.folder}: all values of the {key} features are {part.low[own].min():g}, which says nothing; look "
+                "at what has made them"
+            )
     if unscaled:
         found = ", ".join(f"the {key} features {part.dtype} {part.extent(own)}" for key, part, own, _, _ in unscaled)
         options = " ".join(f"{option} {part.usual_range(own)}" for _, part, own, _, option in unscaled)

@@ -10,6 +10,7 @@ import logging
 import pickle
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -106,6 +107,8 @@ def open_folder(path: Path, named: Vocabulary | None = None) -> ModelFolder:
     config = parse_config({**models, **outputs}, source, *(f"{name}.model" for name in names))
     segment = sections.get("segment_w_context") or sections.get("pure_segment") or {}
     offset = _mapping(segment.get("training") or {}, f"{source}: training").get("offset", DEFAULT_OFFSET)
+    if config.vocabulary is not None and named is not None:
+        LOGGER.info("%s: says which its classes are; --vocabulary does not count for it", path)
     if not isinstance(offset, int) or offset < 0:
         raise UserError(f"{source}: training.offset: expected a number of frames, found {offset!r}")
     base = config.video or required(config.context_base)
@@ -156,16 +159,21 @@ def _vocabulary_of_old_folder(folder: ModelFolder, expected: Vocabulary | None) 
         if known is not None and known.digest == trained_with:
             return known
     if trained_with is None and n_classes == len(challenge):
-        LOGGER.info(
-            "%s: does not say what its outputs are; 1,000 classes are taken for the challenge's, in the order of its "
-            "%s",
-            folder.path,
-            VOCABULARY_NAME,
-        )
+        _say_that_it_is_the_challenges(folder.path)
         return challenge
     raise UserError(
         f"{folder.path}: does not say what its {n_classes} outputs are; name the vocabulary that it was trained with: "
         "--vocabulary CSV"
+    )
+
+
+@cache
+def _say_that_it_is_the_challenges(path: Path) -> None:
+    """Say once of a folder what its outputs are taken for."""
+    LOGGER.info(
+        "%s: does not say what its outputs are; 1,000 classes are taken for the challenge's, in the order of its %s",
+        path,
+        VOCABULARY_NAME,
     )
 
 
@@ -214,9 +222,11 @@ def _ordered_state(folder: ModelFolder, vocabulary: Vocabulary | None) -> tuple[
             f"{folder.path / WEIGHTS_NAME}: made for {n_classes} classes, but {CONFIG_NAME} lists {len(own)}; the two "
             "files are not of the same model"
         )
-    if vocabulary is None or vocabulary.digest == own.digest:
+    if vocabulary is None:
         return state, n_classes
     rows = vocabulary.rows_in(own)
+    if (rows == np.arange(n_classes)).all():
+        return state, n_classes
     LOGGER.info(
         "%s: has the classes of %s in another order; its outputs are mapped by label id", folder.path, vocabulary.source
     )

@@ -24,7 +24,7 @@ import numpy as np
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
 from yt8m.data.test_meta import TestMeta
-from yt8m.data.vocabulary import Vocabulary
+from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
 from yt8m.models.model_files import folder_digest, folder_stamps
 
 LOGGER = logging.getLogger(__name__)
@@ -104,7 +104,20 @@ class PredictionFile:
         """The values, checked against the metadata, the vocabulary and the model. Raises `UserError`."""
         values = self._map(meta, len(vocabulary))
         origin = _read_json(self.origin_path)
-        if origin is not None:  # not made elsewhere
+        if origin is None:  # made elsewhere
+            challenge = challenge_vocabulary()
+            if len(vocabulary) == len(challenge) and (challenge.classes(vocabulary.labels) >= 0).all():
+                if vocabulary.digest != challenge.digest:
+                    raise UserError(
+                        f"{self.path}: does not say what its columns are; those of 2019 are the challenge's classes in "
+                        f"the challenge's order, and {vocabulary.source} has another; put the challenge's table there"
+                    )
+            LOGGER.info(
+                "%s: does not say what its columns are; they are taken for the classes of %s, in that order",
+                self.path,
+                vocabulary.source,
+            )
+        else:
             if origin.get("test_meta") != meta.digest:
                 raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
             if origin.get("vocabulary") != vocabulary.digest:

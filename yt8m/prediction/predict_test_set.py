@@ -24,6 +24,8 @@ from yt8m.common.memory import keep_freed_memory
 from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.features import require_same
+from yt8m.data.reader import ShardReader
 from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder
@@ -62,9 +64,9 @@ def run_predictions(args: argparse.Namespace) -> None:
         meta = load_test_meta(cache)
         with rank_zero_first():
             index = load_test_index(args.data_dir, meta, args.damage)
-        outdated = _outdated(args, meta, vocabulary, computation)
+        dataset = WholeVideoDataset(index, meta.records, args.damage)
+        outdated = _outdated(args, meta, vocabulary, computation, dataset.reader)
         if outdated:
-            dataset = WholeVideoDataset(index, meta.records, args.damage)
             members = load_members([folder for folder, _ in outdated], args.offset, vocabulary, dataset.reader, device)
             predictor = Predictor(members, computation)
             _fill(
@@ -77,7 +79,7 @@ def run_predictions(args: argparse.Namespace) -> None:
 
 
 def _outdated(
-    args: argparse.Namespace, meta: TestMeta, vocabulary: Vocabulary, computation: Computation
+    args: argparse.Namespace, meta: TestMeta, vocabulary: Vocabulary, computation: Computation, reader: ShardReader
 ) -> list[tuple[ModelFolder, PartialPredictions]]:
     """The models whose predictions are not there or not up to date, with the files to be made."""
     cache = args.data_dir / "cache"
@@ -85,10 +87,14 @@ def _outdated(
     for folder in chosen_folders(
         args.model_dir or cache / "segment", args.model_names, named_vocabulary(args.vocabulary)
     ):
+        require_same(reader.features, reader.index.folder, folder.features, folder.path)
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
         origin = origin_of_model(folder.path) | {
             "test_meta": meta.digest,
             "vocabulary": vocabulary.digest,
+            "outputs": folder.vocabulary(
+                vocabulary
+            ).digest,  # of a folder that does not say, as the user has named them
             "offset": folder.offset if args.offset is None else args.offset,
             "shifts": list(computation.shifts),
             "amp": str(computation.amp),

@@ -82,15 +82,22 @@ def video_scores(
     Raises `UserError`.
     """
     path, n_classes = folder.path, len(vocabulary)
+    dataset = WholeVideoDataset(index, meta.records, damage)
+    require_same(dataset.reader.features, index.folder, folder.features, path)
     model = load_video_model(folder, vocabulary).to(device).eval()
     kept = cache_dir / VIDEO_PREDICTIONS_NAME / f"{path.resolve().name}.npz"
-    origin = json.dumps({"model": folder_digest(path), "test_meta": meta.digest, "vocabulary": vocabulary.digest})
+    origin = json.dumps(
+        {
+            "model": folder_digest(path),
+            "test_meta": meta.digest,
+            "vocabulary": vocabulary.digest,
+            "outputs": folder.vocabulary(vocabulary).digest,
+        }
+    )
     scores = _read(kept, origin)
     if scores is not None:
         LOGGER.info("%s: up to date", kept)
         return scores
-    dataset = WholeVideoDataset(index, meta.records, damage)
-    require_same(dataset.reader.features, index.folder, folder.features, path)
     fold(model)
     scores = np.full((len(meta.records), n_classes), np.nan, np.float32)
     n_read = 0
