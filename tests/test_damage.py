@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, serialize, write_payloads, write_videos
-from tests.small_models import DBOF, TRAINING, agnostic_folder, write_config
+from tests.small_models import DBOF, TRAINING, agnostic_folder, video_folder, write_config
 from yt8m.common.errors import RecordError, UserError
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader
@@ -294,6 +294,8 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
     }
     again = "'v000', 'v001', 'v002', 'v003', 'v004' and 1 more"
     for line in (
+        f"{tmp_path}/one: videos without frames: 'v000'",
+        f"{tmp_path}/two: videos without frames: 'v000'",
         f"{tmp_path}/one: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
         f"{tmp_path}/two: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
         f"{tmp_path}/two: videos whose id is in a folder before this one: {again}",
@@ -322,6 +324,72 @@ def test_check_data_of_videos_without_labels_says_nothing_of_ratings_without(com
     path = write_videos(tmp_path / "a" / "a.tfrecord", [make_video(0, 9, (), ((5, 3, 1.0),))])
     outcome = command("check_data", path.parent, "--data-dir", tmp_path)
     assert outcome.status == 0 and "oddities: none" in outcome.out
+
+
+def test_check_data_names_videos_without_lists(command: Command, tmp_path: Path) -> None:
+    bare = [Video(b"bare%d" % number, None, None, (3,), ((0, 3, 1.0),)) for number in range(7)]
+    path = write_videos(tmp_path / "a" / "a.tfrecord", [*bare, VIDEOS[0]])
+    outcome = command("check_data", path.parent, "--data-dir", tmp_path)
+    assert outcome.status == 0 and "no damage" in outcome.out
+    assert cells(outcome.out)["videos without frames"] == ["7"]
+    said = "videos without frames: 'bare0', 'bare1', 'bare2', 'bare3', 'bare4' and 2 more"
+    assert f"{path.parent}: {said}" in outcome.out.splitlines()
+
+
+def test_check_data_names_files_that_only_look_like_shards(command: Command, tmp_path: Path) -> None:
+    folder = write_videos(tmp_path / "a" / "train0000.tfrecord", VIDEOS).parent
+    assert "not looked at" not in command("check_data", folder, "--data-dir", tmp_path).out
+    names = ["train0001.tfrecord.gz", "train0002.tfrecord.partial", "train0005.TFRECORD"]
+    for name in (*names, ".train0003.tfrecord", "._train0000.tfrecord", "features.json", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    (folder / "train0004.tfrecord").mkdir()
+    outcome = command("check_data", folder, "--data-dir", tmp_path)
+    assert outcome.status == 0 and cells(outcome.out)["shards"] == ["1"]
+    listed = ", ".join(sorted([*names, "train0004.tfrecord"]))
+    assert f"{folder}: not looked at: {listed}" in outcome.out.splitlines()
+
+
+def test_videos_without_audio_among_others_are_named(
+    command: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "segment" / "test"
+    silent = [Video(b"silent%d" % number, make_video(number, 60).rgb, None) for number in range(2)]
+    write_videos(folder / "test0000.tfrecord", silent)
+    call = ("prepare_test_meta", "--data-dir", tmp_path)
+    assert command(*call).status == 0 and "no audio" not in caplog.text  # a data set without audio
+    write_videos(folder / "test0001.tfrecord", VIDEOS[:3])
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        assert command(*call).status == 0
+        (warning,) = [line for line in caplog.text.splitlines() if "no audio" in line]
+        assert f"{folder}: 2 of 5 videos have frames and no audio, though others have both" in warning
+        assert warning.endswith("'silent0', 'silent1'")
+
+
+def test_ratings_outside_the_vocabulary_are_warned_of(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    table = data_dir / "segment_vocabulary.csv"
+    *kept, last = table.read_text(encoding="utf-8").splitlines()
+    config = write_config(tmp_path / "s.yaml", pure_segment={"training": TRAINING})
+    counts = []
+    for lines in ([*kept, last], kept):
+        table.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        base = video_folder(tmp_path / f"base{len(lines)}", DBOF, data_dir)
+        arguments = (config, base, "--fold", "none", "--name", f"n{len(lines)}", "--data-dir", data_dir)
+        outcome = command("train_pure_segment", *arguments, "--device", "cpu")
+        assert outcome.status == 0, outcome
+        counts.append([line for line in outcome.err.splitlines() if "ratings are of labels outside" in line])
+    assert not counts[0] and len(counts[1]) == 1
+    index = load_index(data_dir / "segment" / "train", data_dir / "cache")
+    label = int(last.split(",")[0])
+    n_outside = int((index.rating_label == label).sum())
+    assert (
+        n_outside
+        and (
+            f"{index.folder}: {n_outside} of {len(index.rating_label)} ratings are of labels outside {table}, such as "
+            f"{label}, and do not count; is it the table of this data?"
+        )
+        in counts[1][0]
+    )
 
 
 def test_check_data_reads_unusual_layouts(command: Command, tmp_path: Path) -> None:

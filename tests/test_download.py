@@ -556,6 +556,39 @@ def test_a_plan_that_the_organizers_script_has_used_up(command: Command, server:
     assert found(tmp_path / "shards") == {NAMES[2]: CONTENTS[2], NAMES[3]: CONTENTS[3]}
 
 
+@pytest.mark.parametrize("files", [{}, {"validateaa.tfrecord": b"1"}], ids=["used up", "not yet"])
+def test_a_plan_of_the_organizers_script_for_features_of_videos(
+    files: dict[str, bytes], command: Command, server: Server, tmp_path: Path
+) -> None:
+    plan = tmp_path / "2_video_validate_download_plan.json"
+    plan.write_bytes(plan_of(files))
+    for options in ((), ("--to", tmp_path / "shards"), ("--list",)):
+        outcome = command("download", "--plan", plan, "--data-dir", tmp_path / "data", *options)
+        assert_refused(outcome, f"--plan {plan}", "features of whole videos", "name 2/frame/validate")
+    assert not server.asked and [path.name for path in tmp_path.iterdir()] == [plan.name]
+
+
+def test_a_plan_of_the_organizers_script_goes_to_its_partition(
+    command: Command, server: Server, tmp_path: Path
+) -> None:
+    plan = tmp_path / "2_frame_validate_download_plan.json"
+    plan.write_bytes(plan_of(dict(zip(SERVER_NAMES[2:4], CONTENTS[2:]))))
+    where = ("--data-dir", tmp_path / "data")
+    outcome = command("download", "--plan", plan, *where)
+    assert outcome.status == 0, outcome
+    folder = tmp_path / "data" / "video" / "valid"
+    assert found(folder) == {NAMES[2]: CONTENTS[2], NAMES[3]: CONTENTS[3]}
+    assert not any(address.endswith(".json") for _, address, _ in server.asked)
+    plan.write_bytes(plan_of({}))
+    outcome = command("download", "--plan", plan, *where)
+    assert outcome.status == 0 and "with the partition for --plan, --list says what is there" in outcome.out
+    outcome = command("download", "--plan", "2/frame/validate", "--shards", "0-3", *where, "--list")  # as it says
+    assert outcome.status == 0 and "4 shards; 2 are there" in outcome.out
+    other = plan.rename(tmp_path / "2_frame_test_download_plan.json")  # a partition that no command needs
+    other.write_bytes(plan_of({"testaa.tfrecord": b"1"}))
+    assert_refused(command("download", "--plan", other, *where), f"--plan {other}", "--to")
+
+
 def test_a_plan_on_disk_and_shards_elsewhere(command: Command, server: Server, tmp_path: Path) -> None:
     contents = {f"part{row}.tfrecord": bytes([row]) for row in range(6)}
     server.files |= {f"mirror.example/x/{name}": content for name, content in contents.items()}

@@ -3,6 +3,7 @@
 import csv
 import re
 import tempfile
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,24 @@ def test_names_get_ids_once_and_for_all(world: World, command: Command) -> None:
     assert path.read_bytes() == before["vocabulary.csv"]
     index = world.index("video/train")
     assert sorted(index.labels.tolist()) == sorted(map(ordered.index, ("yak", "Zebra")))
+
+
+def test_letters_with_accents_are_the_same_in_one_piece_and_in_two(world: World, command: Command) -> None:
+    whole, apart = (unicodedata.normalize(form, "Café") for form in ("NFC", "NFD"))
+    assert whole != apart
+    spellings = [whole, apart, f" {apart} "]
+    save_csv(world.labels_path, LABELS, [(video, spellings[row % 3]) for row, video in enumerate(world.arrays)])
+    save_csv(world.ratings_path, RATINGS, [(video, 30, apart, 1) for video in world.arrays])
+    assert command(*world.arguments("segment/train")).status == 0
+    path = world.data_dir / "vocabulary.csv"
+    assert path.read_text(encoding="utf-8").splitlines()[1:] == [f"0,,{whole}"]
+    assert set(world.index().labels.tolist()) == set(world.index().rating_label.tolist()) == {0}
+    for known, asked in ((whole, apart), (apart, whole), (apart, apart)):
+        path.write_text(f"Index,Name\n5,dog\n9,{known}\n", encoding="utf-8")
+        save_csv(world.labels_path, LABELS, [("video-1", asked)])
+        outcome = command(*world.arguments("video/train", "--overwrite"))
+        assert outcome.status == 0, outcome
+        assert world.index("video/train").labels.tolist() == [9]
 
 
 def test_names_without_their_vocabulary_are_refused_beside_shards(world: World, command: Command) -> None:

@@ -1,8 +1,11 @@
 """A model folder says what its outputs and its inputs are, and every command that uses it goes by that."""
 
 import json
+import logging
 import shutil
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import torch
 import yaml
 
 from tests.conftest import Outcome
-from tests.shards import Video, write_videos
+from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, video_folder, write_config
 from tests.test_commands import assert_refused
 from yt8m.common.errors import UserError
@@ -85,6 +88,19 @@ def succeed(outcome: Outcome) -> Outcome:
     """The outcome of a command that has done what it should."""
     assert outcome.status == 0, outcome.err
     return outcome
+
+
+@pytest.fixture(name="heard")
+def fixture_heard(command: Command, caplog: pytest.LogCaptureFixture) -> Command:
+    """Run a command; what it logs is put before what is on standard error."""
+    caplog.set_level(logging.INFO)
+
+    def call(*arguments: object) -> Outcome:
+        caplog.clear()
+        outcome = command(*arguments)
+        return outcome._replace(err=caplog.text + outcome.err)
+
+    return call
 
 
 def submitted(command: Command, data_dir: Path) -> tuple[dict[int, list[str]], list[str]]:
@@ -180,6 +196,220 @@ def test_a_run_with_other_classes_is_not_taken_for_the_challenges(challenge_dir:
     assert np.load(challenge_dir / "cache" / "predictions" / "old_0.npy")[2, 12] > 5000
 
 
+@pytest.fixture(name="reversed_table")
+def fixture_reversed_table(tmp_path: Path) -> Path:
+    """The challenge's classes, the last one first."""
+    table = pd.read_csv(CHALLENGE_FILE)[::-1]
+    table.to_csv(tmp_path / "reversed.csv", index=False)
+    return tmp_path / "reversed.csv"
+
+
+def test_predictions_are_made_anew_for_other_classes_of_the_model(
+    challenge_dir: Path, reversed_table: Path, command: Command
+) -> None:
+    succeed(command("prepare_test_meta", "--data-dir", challenge_dir))
+    call = ("inference_memmap", "--data-dir", challenge_dir, "--device", "cpu")
+    found = []
+    for options in ((), ("--vocabulary", reversed_table), ()):
+        assert "old_0.npy: up to date" not in succeed(command(*call, *options)).err
+        found.append(np.load(challenge_dir / "cache" / "predictions" / "old_0.npy"))
+        assert "old_0.npy: up to date" in succeed(command(*call, *options)).err
+    assert (found[0] > 5000).sum() == len(ROWS)
+    assert (found[1] == found[0][:, ::-1]).all() and (found[2] == found[0]).all()
+
+
+def old_video_folder(path: Path) -> Path:
+    """The folder, as of 2019, of a video model for 1,000 classes, which it does not name."""
+    video_folder(path, DBOF, 1000)
+    (path / "config.yaml").write_text(yaml.safe_dump({"video": {"model": DBOF}}), encoding="utf-8")
+    return path
+
+
+def predict_elsewhere(command: Command, data_dir: Path) -> None:
+    """Predictions of which nothing says how they were made."""
+    succeed(command("prepare_test_meta", "--data-dir", data_dir))
+    n_rows = int(np.load(data_dir / "cache" / "test_meta.npz")["row_ends"][-1])
+    (data_dir / "cache" / "predictions").mkdir()
+    np.save(data_dir / "cache" / "predictions" / "theirs.npy", np.ones((n_rows, 1000), np.int16))
+
+
+def test_videos_are_scored_anew_for_other_classes_of_the_model(
+    challenge_dir: Path, reversed_table: Path, command: Command, heard: Command
+) -> None:
+    predict_elsewhere(command, challenge_dir)
+    folder = old_video_folder(challenge_dir / "cache" / "video" / "base")
+    call = ("create_submission_from_memmaps", "--data-dir", challenge_dir, "--output", challenge_dir / "sub.csv")
+    call = (*call, "--video-model", folder, "--video-cap", 3)
+    found = []
+    for options in ((), ("--vocabulary", reversed_table), ()):
+        assert "base.npz: up to date" not in succeed(heard(*call, *options)).err
+        found.append(np.load(challenge_dir / "cache" / "video_predictions" / "base.npz")["scores"])
+        assert "base.npz: up to date" in succeed(heard(*call, *options)).err
+    assert (found[0].std(axis=1) > 0).sum() == len(ROWS) - 1  # of row 0 the frames are nothing but zeros
+    np.testing.assert_allclose(found[1], found[0][:, ::-1], rtol=1e-5)
+    np.testing.assert_array_equal(found[2], found[0])
+    declare(challenge_dir / "segment" / "test", -1, 1)
+    assert_refused(command(*call), "rgb stand for values from -1 to 1", "base for -1.9921875 to 2.0078125")
+
+
+def test_predictions_that_do_not_say_their_classes_are_in_the_challenges_order(
+    challenge_dir: Path, command: Command, heard: Command
+) -> None:
+    predict_elsewhere(command, challenge_dir)
+    call = ("create_submission_from_memmaps", "--data-dir", challenge_dir, "--output", challenge_dir / "sub.csv")
+    table = challenge_dir / "segment_vocabulary.csv"
+    said = f"theirs.npy: does not say what its columns are; they are taken for the classes of {table}, in that order"
+    assert said in succeed(heard(*call)).err
+    pd.read_csv(table).sort_values("Index").to_csv(table, index=False)
+    (challenge_dir / "sub.csv").unlink()
+    assert_refused(
+        command(*call), "theirs.npy: does not say", f"{table} has another", "put the challenge's table there"
+    )
+    assert not (challenge_dir / "sub.csv").exists()
+
+
+# --- names ----------------------------------------------------------------------------------------------
+
+ANIMALS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen")
+TOOLS = ("axe", "bit", "cup", "die", "eye", "fan", "gun", "hob")
+LABELS = range(10, 18)
+NARROW = {**DBOF, "video_dim": RGB, "audio_dim": AUDIO}
+
+
+def write_names(path: Path, names: Sequence[str]) -> None:
+    """A table in which the first of `LABELS` have these names."""
+    rows = [f"{label},{name}\n" for label, name in zip(LABELS, names)]
+    path.write_text("".join(["Index,Name\n", *rows]), encoding="utf-8")
+
+
+def named_classes(names: Sequence[str]) -> Vocabulary:
+    """The same as a vocabulary."""
+    return Vocabulary(np.array(LABELS[: len(names)]), tuple(names))
+
+
+@pytest.fixture(name="zoo")
+def fixture_zoo(tmp_path: Path, command: Command) -> Path:
+    """A data folder of `ANIMALS` with two test videos and a model, ready for predictions."""
+    data_dir = tmp_path / "zoo"
+    videos = [make_video(0, 41), replace(make_video(1, 41), video_id=b"-dash"), make_video(2, 41)]
+    write_videos(data_dir / "segment" / "test" / "test0000.tfrecord", videos)
+    write_names(data_dir / "segment_vocabulary.csv", ANIMALS)
+    agnostic_folder(data_dir / "cache" / "segment" / "zoo_0", NARROW, named_classes(ANIMALS))
+    succeed(command("prepare_test_meta", "--data-dir", data_dir))
+    return data_dir
+
+
+def zoo_calls(zoo: Path, names: Sequence[str]) -> list[tuple[object, ...]]:
+    """Two commands that compare the model with these names: those of the data, and those of another model."""
+    write_names(zoo / "segment_vocabulary.csv", names)
+    agnostic_folder(zoo / "models" / "a_0", NARROW, named_classes(names))
+    shutil.copytree(zoo / "cache" / "segment" / "zoo_0", zoo / "models" / "zoo_0", dirs_exist_ok=True)
+    where = ("--data-dir", zoo, "--device", "cpu")
+    shard = zoo / "segment" / "test" / "test0000.tfrecord"
+    return [("inference_memmap", *where), ("localize", shard, *where, "--model-dir", zoo / "models")]
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (TOOLS, "10 is 'ant' there and 'axe' here, 11 is 'bee' there and 'bit' here, "),
+        (TOOLS, "14 is 'eel' there and 'eye' here and 3 more; they are other classes"),
+        ((*TOOLS[:5], *ANIMALS[5:]), "14 is 'eel' there and 'eye' here; they are other classes"),
+        (("", "label 11", *TOOLS[2:4], "", "FOX", "", ""), "12 is 'cat' there and 'cup' here, 13 is 'dog' "),
+    ],
+    ids=["all", "and more", "most", "most of those named"],
+)
+def test_the_same_label_ids_under_other_names_are_other_classes(
+    names: Sequence[str], said: str, zoo: Path, command: Command
+) -> None:
+    calls = zoo_calls(zoo, names)
+    for call, source in zip(calls, (zoo / "segment_vocabulary.csv", zoo / "models" / "a_0")):
+        assert_refused(command(*call), f"zoo_0: has other names than {source} for the same label ids: ", said)
+    assert not (zoo / "cache" / "predictions").exists()
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        ((*ANIMALS[:7], "rooster"), "17 is 'hen' there and 'rooster' here"),
+        ((*TOOLS[:4], *ANIMALS[4:]), "13 is 'dog' there and 'die' here"),
+        ((" ant", "BEE", "Cat ", "", "label 14", "fox", "gnu", "hen"), None),
+        (("", "label 11", "", "", "", "", "", ""), None),
+    ],
+    ids=["one", "half", "blanks and capitals", "no names"],
+)
+def test_a_few_other_names_are_warned_of(names: Sequence[str], said: str | None, zoo: Path, heard: Command) -> None:
+    for call in zoo_calls(zoo, names):
+        warnings = [line for line in succeed(heard(*call)).err.splitlines() if "other names" in line]
+        assert [line.endswith(str(said)) for line in warnings] == [True] * (said is not None), warnings
+
+
+def test_a_base_model_of_other_classes_is_not_fine_tuned(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    vocabulary = load_vocabulary(data_dir)
+    base = video_folder(tmp_path / "base", DBOF, replace(vocabulary, names=TOOLS[:5]))
+    config = write_config(tmp_path / "s.yaml", pure_segment={"training": TRAINING})
+    outcome = command("train_pure_segment", config, base, "--fold", 0, "--name", "a", "--data-dir", data_dir)
+    example = f"{vocabulary.labels[0]} is 'axe' there and {vocabulary.names[0]!r} here"
+    assert_refused(outcome, f"{base}: has other names than {data_dir}/segment_vocabulary.csv", example)
+    assert not (data_dir / "cache" / "segment").exists()
+
+
+def test_the_two_tables_of_a_data_folder_have_to_agree(
+    command: Command, heard: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    table, names = data_dir / "segment_vocabulary.csv", load_vocabulary(data_dir).names
+    known = pd.read_csv(table)
+    known.assign(Name=TOOLS[:5]).to_csv(table, index=False)
+    config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": TRAINING})
+    where = ("--data-dir", data_dir)
+    said = f"{data_dir}/vocabulary.csv: has other names than {table} for the same label ids: "
+    mend = f"prepare_vocabulary --overwrite --data-dir {data_dir}`"
+    for call in (
+        ("check_data", *where),
+        ("train_video", config, "--name", "x", *where),
+        ("inference_memmap", *where),
+        ("create_submission_from_memmaps", *where, "--output", tmp_path / "sub.csv"),
+        ("prepare_vocabulary", *where),
+    ):
+        outcome = command(*call)
+        assert_refused(outcome, said, f"is {names[0]!r} there and 'axe' here")
+        assert outcome.err.endswith(f"{mend}\n")
+    succeed(command("prepare_vocabulary", *where, "--overwrite"))
+    assert load_vocabulary(data_dir).names == names
+    assert "other names" not in succeed(heard("check_data", *where)).err
+    known.assign(Name=["axe", *names[1:]]).to_csv(table, index=False)
+    assert f"is {names[0]!r} there and 'axe' here" in succeed(heard("check_data", *where)).err
+
+
+def test_classes_are_found_however_their_accents_are_written(zoo: Path, command: Command) -> None:
+    names = [unicodedata.normalize(form, "Café Ångström") for form in ("NFC", "NFD")]
+    assert names[0] != names[1]
+    shard = zoo / "segment" / "test" / "test0000.tfrecord"
+    for number, own in enumerate(names):
+        agnostic_folder(zoo / f"models{number}" / "m_0", NARROW, named_classes([own, "dog"]))
+        where = ("--data-dir", zoo, "--model-dir", zoo / f"models{number}", "--device", "cpu")
+        for asked in (*names, names[1].upper(), f" {names[1]}"):
+            call = ("localize", shard, *where, "--classes", asked, "--threshold", 0, "--format", "json")
+            answers = json.loads(succeed(command(*call)).out)
+            assert {span["class"] for answer in answers for span in answer["spans"]} == {names[0]}
+
+
+def test_videos_of_several_options_add_up(zoo: Path, command: Command) -> None:
+    where = ("--data-dir", zoo, "--device", "cpu")
+    shard = zoo / "segment" / "test" / "test0000.tfrecord"
+    asked = ("--videos", "v002", "--videos=-dash", "--videos", "v000")
+    outcome = succeed(command("localize", shard, *where, *asked, "--format", "json"))
+    assert [answer["video_id"] for answer in json.loads(outcome.out)] == ["v002", "-dash", "v000"]
+    outcome = command("localize", shard, *where, *asked, "--classes", "ant", "--classes", "bee", "--format", "json")
+    assert [answer["video_id"] for answer in json.loads(succeed(outcome).out)] == ["v002", "-dash", "v000"]
+    succeed(command("inference_memmap", *where))
+    for options, count in ((asked, "3 timelines"), (asked[:3], "2 timelines"), (asked[2:3], "1 timeline;")):
+        assert count in succeed(command("report", *where, *options, "--output", zoo / "page.html")).out
+    page = (zoo / "page.html").read_text(encoding="utf-8")
+    assert "-dash" in page and "v000" not in page
+    assert_refused(command("report", *where, *asked, "--videos", "v002"), "--videos: v002 is named more than once")
+
+
 # --- what training exports ------------------------------------------------------------------------------
 
 
@@ -270,6 +500,12 @@ def test_bytes_that_stand_for_other_values_are_refused(
         )
     declare(test, *PUBLISHED_RANGE)
     succeed(command("inference_memmap", "--data-dir", challenge_dir))
+    predicted = challenge_dir / "cache" / "predictions" / "old_0.npy"
+    for bounds in ((-1, 1), (-1.98, PUBLISHED_RANGE[1]), (PUBLISHED_RANGE[0], 2.009)):
+        declare(test, *bounds)
+        assert_refused(command("inference_memmap", "--data-dir", challenge_dir), f"from {bounds[0]} to {bounds[1]}")
+    declare(test, -1.992188, 2.007812)  # the published range in seven digits
+    assert f"{predicted}: up to date" in succeed(command("inference_memmap", "--data-dir", challenge_dir)).err
 
     config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": TRAINING})
     train = ("train_video", config, "--name", "base", "--data-dir", data_dir, "--device", "cpu")
@@ -309,6 +545,9 @@ def test_a_wrong_features_file_is_refused(text: str, said: str, command: Command
         ({"vocabulary": [[3, "a"], [3, "b"]]}, "no label id twice"),
         ({"vocabulary": [[3, "a"], [4]]}, "vocabulary.1"),
         ({"vocabulary": "all"}, "vocabulary"),
+        ({"vocabulary": [[3, "a"], [2**31, "b"]]}, "vocabulary.1.0: "),
+        ({"vocabulary": [[3, "a"], [2**31 - 1, "b"]]}, "made for 3 classes, but config.yaml lists 2"),
+        ({"vocabulary": [[3, "a"], [10**30, "b"]]}, "vocabulary.1.0: "),
         ({"vocabulary": [[3, "a"], [4, "b"]]}, "made for 3 classes, but config.yaml lists 2"),
         ({"features": {"rgb": {"width": 5, "range": [0, 1]}}}, "features: widths (5, 0), but the model is made for"),
         ({"features": {"rgb": {"width": 1024}}}, "features.rgb.range: missing key"),

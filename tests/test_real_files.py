@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Outcome
 from tests.shards import (
+    bytes_feature,
     context_entries,
     context_field,
     field,
@@ -200,6 +201,36 @@ def test_audioset_is_told_apart(tmp_path: Path, command: Command) -> None:
     assert_refused(command("localize", AUDIOSET, "--data-dir", tmp_path), "--cB2ZVjpnA", *expected)
 
 
+def test_what_is_true_of_all_shards_of_a_folder_is_said_once(tmp_path: Path, command: Command) -> None:
+    for folder, source, count in (("train", AUDIOSET, 3), ("valid", VIDEO_LEVEL[0], 1), ("other", VIDEO_LEVEL[0], 2)):
+        (tmp_path / "video" / folder).mkdir(parents=True)
+        for number in range(count):
+            shutil.copy(source, tmp_path / "video" / folder / f"part{number}.tfrecord")
+    folders = [tmp_path / "video" / folder for folder in ("train", "valid", "other")]
+    outcome = command("check_data", *folders, "--data-dir", tmp_path)
+    assert outcome.status == 1 and "download again" not in outcome.out
+    _, said = outcome.out.split("of another kind, 6 shards:\n")
+    train, more, valid, other, one_more = said.splitlines()
+    for line, folder, kind in zip((train, valid, other), folders, ("AudioSet", "video-level", "video-level")):
+        assert line.startswith(f"{folder / 'part0.tfrecord'}: ") and kind in line
+    assert (more, one_more) == (f"{folders[0]}: and 2 more", f"{folders[2]}: and 1 more")
+
+
+def test_frames_in_the_context_are_told_apart(tmp_path: Path, command: Command) -> None:
+    video = make_video(0, 9, (3,))
+    frames = [b"".join(frame.tobytes() for frame in part) for part in (video.rgb, video.audio)]
+    context = {**context_entries(video), "rgb": bytes_feature(frames[0]), "audio": bytes_feature(frames[1])}
+    path = write_payloads(tmp_path / "video" / "train" / "train0000.tfrecord", [context_field(context)])
+    outcome = command("check_data", "--data-dir", tmp_path)
+    keys = "audio, id, labels, rgb, segment_labels, segment_scores, segment_start_times"
+    expected = ("features of another kind", "the feature lists (none)", f"context keys {keys}", "make_records --help")
+    (line,) = [line for line in outcome.out.splitlines() if "another kind: " in line]
+    assert outcome.status == 1 and all(part in line for part in (str(path), *expected)), line
+    assert "download again" not in outcome.out and "no damage" not in outcome.out
+    agnostic_folder(tmp_path / "cache" / "segment" / "m_0", DBOF, 7)
+    assert_refused(command("localize", path, "--data-dir", tmp_path), "v000", *expected)
+
+
 def lfs_pointer() -> bytes:
     """What Git leaves where Git LFS has not been installed."""
     return b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 280000000\n"
@@ -242,6 +273,7 @@ def test_the_advice_for_a_compressed_shard_mends_it(tmp_path: Path, command: Com
     path.write_bytes(gzip.compress(whole))
     said = command("check_data", "--data-dir", tmp_path).out
     (advice,) = {line.partition("unpack it: ")[2] for line in said.splitlines() if "unpack it: " in line}
+    assert "damage, 1 records" in said and "download again" not in said
     subprocess.run(advice, shell=True, check=True)
     assert path.read_bytes() == whole and command("check_data", "--data-dir", tmp_path).status == 0
 

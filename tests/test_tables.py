@@ -61,6 +61,10 @@ def test_what_csv_writers_write_comes_back(table: dict[str, Any]) -> None:
         (b'"vid"\t" label "\tnote\nv1\tdog\t"1\n2"\n\n \nv2\tcat\t\n', [(2, ("v1", "dog")), (6, ("v2", "cat"))]),
         (b'\n"vid";"label"\n"v1";"d""g"\n;\n', [(3, ("v1", 'd"g'))]),
         (b"vid,label\rv1,dog\r", [(2, ("v1", "dog"))]),
+        (b"sep=;\r\nvid;label\r\nv1;a,b\r\n", [(3, ("v1", "a,b"))]),
+        (b"\xef\xbb\xbfsep=,\nvid,label\nv1,dog\n", [(3, ("v1", "dog"))]),
+        (b"sep=\t\nvid\tlabel\nv1\tdog\n", [(3, ("v1", "dog"))]),
+        (b"vid;label\nsep=;x\n", [(2, ("sep=", "x"))]),
     ],
 )
 def test_tables_of_many_programs(tmp_path: Path, content: bytes, rows: list[tuple[int, tuple[str, str]]]) -> None:
@@ -82,6 +86,10 @@ def test_tables_of_many_programs(tmp_path: Path, content: bytes, rows: list[tupl
         (b"\nvid;name\nv1;a\n", "expected a header with the columns vid,label, found 'vid;name'"),
         (b"vid,label,vid\nv1,a,v1\n", "found 'vid,label,vid'"),
         (b"vid,label\n\n,\n", "no row below the header vid,label"),
+        (b"sep=;\nvid,label\n", "no row below the header vid,label"),
+        (b"sep=;\nvid;label\nv1\n", "line 3: expected 2 fields, as the header has, found 1"),
+        (b"sep=;\nvid;name\nv1;a\n", "expected a header with the columns vid,label, found 'vid;name'"),
+        (b"sep=;", "expected a header with the columns vid,label, found 'sep=;'"),
         (b"vid,label\n\nv1,a,b\n", "line 3: expected 2 fields, as the header has, found 3"),
         (b"vid;label\nv1,a\n", "line 2: expected 2 fields, as the header has, found 1"),
         (b'vid,label\nv1,a\nv2,"b\nv3,c\n', "line 3: cannot be read as CSV (unexpected end of data); mend the quot"),
@@ -103,7 +111,13 @@ def test_what_is_no_such_table_is_named(tmp_path: Path, content: bytes | None, s
 
 def test_lists_of_ids_need_no_header(tmp_path: Path) -> None:
     path = tmp_path / "videos.txt"
-    for text in ('v1\n\n"v,2"\n v3 \n', "\ufeffvid\nv1\nv,2\nv3\n", "note;vid\n;v1\nx;v,2\n;v3\n"):
+    for text in (
+        'v1\n\n"v,2"\n v3 \n',
+        "\ufeffvid\nv1\nv,2\nv3\n",
+        "note;vid\n;v1\nx;v,2\n;v3\n",
+        "sep=;\nvid\nv1\nv,2\nv3\n",
+        "sep=;\nv1\nv,2\nv3\n",
+    ):
         path.write_text(text, encoding="utf-8")
         assert read_video_ids(path) == ["v1", "v,2", "v3"]
     for text, said in (("note,vid\na,v1\nb,\n", "line 3: vid is empty"), ("v1\nv2\nv1", "line 3: .*was on line 1")):

@@ -44,9 +44,10 @@ def main(args: argparse.Namespace) -> None:
     table = derive_vocabulary(index, names)
     path = args.data_dir / FILE_NAME
     if path.exists() and not args.overwrite:
+        known = load_vocabulary(args.data_dir)  # one that no command takes cannot be used as it is
         derived = Vocabulary(table["Index"].to_numpy(np.int64), tuple(table["Name"]), str(index.folder))
         try:
-            rows = derived.rows_in(load_vocabulary(args.data_dir))
+            rows = derived.rows_in(known)
         except UserError as error:
             raise UserError(f"{error}; use it as it is, or replace it with --overwrite") from None
         order = "" if (np.diff(rows) == 1).all() else ", in an order of its own, which models trained with it have"

@@ -25,7 +25,7 @@ from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import Index, index_file
 from yt8m.data.segments import EVERYTHING
-from yt8m.data.vocabulary import Vocabulary, named_vocabulary
+from yt8m.data.vocabulary import Vocabulary, named_vocabulary, plain_name
 from yt8m.localization.span_formats import WRITERS, counted
 from yt8m.localization.spans import Localization, Query, find_spans
 from yt8m.prediction.inference import Computation, Predictor, mean_probabilities, video_groups
@@ -79,7 +79,7 @@ def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
     by_label = {str(label): [number] for number, label in enumerate(vocabulary.labels.tolist())}
     found: list[int] = []
     for name in names:
-        numbers = by_name.get(name.strip().casefold()) or by_label.get(name.strip())
+        numbers = by_name.get(plain_name(name).casefold()) or by_label.get(name.strip())
         if numbers is None:
             raise UserError(
                 f"--classes {name}: no class of {vocabulary.source} has this name or label id; "
