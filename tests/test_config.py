@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from yt8m.common.config import Config, load_config, override_steps, parse_config
 from yt8m.common.errors import UserError
+from yt8m.models.artifacts import exported_config
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SHIPPED = sorted(path.relative_to(SCRIPTS).as_posix() for path in SCRIPTS.rglob("*.yaml"))
@@ -51,6 +52,21 @@ WHOLE = {
     "segment_base": {"model": DBOF},
 }
 ABSENT = object()
+UNLIKE_2019 = {"center_inputs": True, "prior_bias": True}
+_SHARED_2019 = {"start_lr_factor": 0.01, "clip_grad_norm": 10.0, "ema_decay": None}
+_SEGMENTS_2019 = {
+    **_SHARED_2019,
+    "warmup_ratio": 0.25,
+    "end_lr_factor": 0.001,
+    "offset": 3,
+    "negative_weight": 0.5,
+    "mined_weight": 0.5,
+}
+DEFAULTS_2019: dict[str, dict[str, Any]] = {  # what the 2019 release had in its code
+    "video": {**_SHARED_2019, "warmup_ratio": 0.2, "end_lr_factor": 0.01},
+    "pure_segment": _SEGMENTS_2019,
+    "segment_w_context": {**_SEGMENTS_2019, "segment_encoder_lr_factor": 0.5, "context_encoder_lr_factor": 0.25},
+}
 
 
 def _changed(changes: dict[str, Any]) -> dict[str, Any]:
@@ -120,10 +136,55 @@ def test_every_shipped_configuration_is_valid(name: str) -> None:
     ],
 )
 def test_shipped_training_is_as_published(name: str, section: str, published: tuple[float, ...]) -> None:
-    training = getattr(load_config(SCRIPTS / f"{name}.yaml"), section).training.model_dump(exclude_none=True)
+    training = getattr(load_config(SCRIPTS / f"{name}.yaml"), section).training.model_dump()
     keys = ("batch_size", "steps", "lr", "eps", "weight_decay", "ckpt_interval")
-    offset_and_weight = {} if section == "video" else {"offset": 3, "negative_weight": 0.5}
-    assert training == dict(zip(keys, published, strict=True)) | offset_and_weight
+    assert training == dict(zip(keys, published, strict=True)) | DEFAULTS_2019[section] | UNLIKE_2019
+
+
+@pytest.mark.parametrize("section", DEFAULTS_2019)
+def test_what_a_training_does_not_say_is_as_in_2019(section: str, tmp_path: Path) -> None:
+    config = _load(tmp_path, WHOLE)  # as exported before there were these keys
+    numbers = {key: float(value) if isinstance(value, str) else value for key, value in TRAINING.items()}
+    assert getattr(config, section).training.model_dump() == numbers | DEFAULTS_2019[section] | UNLIKE_2019
+
+
+@pytest.mark.parametrize("section", DEFAULTS_2019)
+def test_an_exported_configuration_says_everything_and_is_read_as_it_was(section: str, tmp_path: Path) -> None:
+    given = {"warmup_ratio": 0, "start_lr_factor": 0, "end_lr_factor": 1, "clip_grad_norm": None}
+    config = _load(tmp_path, _changed({f"{section}.training.{key}": value for key, value in given.items()}))
+    exported = exported_config(**{section: getattr(config, section)})
+    training = exported[section]["training"]
+    assert training.keys() == {*TRAINING, *DEFAULTS_2019[section], *UNLIKE_2019}
+    assert {key: training[key] for key in given} == given
+    assert getattr(_load(tmp_path, exported, f"{section}.training"), section) == getattr(config, section)
+
+
+def test_a_section_that_is_not_there_is_not_exported() -> None:
+    config = parse_config({"video": {"model": DBOF}}, "test")
+    assert config.video
+    assert exported_config(video=config.video).keys() == {"video"}
+    assert exported_config(video=config.video)["video"].keys() == {"model"}
+
+
+@pytest.mark.parametrize("value, expected", [(0, None), (0.0, None), (None, None), ("1e-3", 0.001), (2, 2.0)])
+def test_no_clipping_is_null_or_0(value: object, expected: float | None, tmp_path: Path) -> None:
+    config = _load(tmp_path, _changed({"video.training.clip_grad_norm": value}))
+    assert config.video and config.video.training
+    assert config.video.training.clip_grad_norm == expected
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "video.training.mined_weight",
+        "video.training.segment_encoder_lr_factor",
+        "pure_segment.training.segment_encoder_lr_factor",
+        "pure_segment.training.context_encoder_lr_factor",
+        "pure_segment.training.warmup",
+    ],
+)
+def test_a_key_of_another_training_is_unknown(path: str, tmp_path: Path) -> None:
+    assert _only_problem(tmp_path, {path: 0.5}) == f"{path}: unknown key"
 
 
 def test_shipped_models_are_as_published() -> None:
@@ -267,6 +328,19 @@ def test_what_is_no_number_is_refused(path: str, value: object, tmp_path: Path) 
         ("video.training.steps", 0),
         ("video.training.steps", 1.5),
         ("video.training.steps", "100"),
+        ("video.training.warmup_ratio", 1),
+        ("video.training.warmup_ratio", -0.1),
+        ("video.training.warmup_ratio", None),
+        ("video.training.start_lr_factor", 1.01),
+        ("video.training.start_lr_factor", -0.01),
+        ("video.training.end_lr_factor", 3e1),
+        ("pure_segment.training.end_lr_factor", -1),
+        ("video.training.clip_grad_norm", -10),
+        ("video.training.clip_grad_norm", "inf"),
+        ("video.training.clip_grad_norm", False),
+        ("pure_segment.training.mined_weight", -0.5),
+        ("segment_w_context.training.segment_encoder_lr_factor", -0.5),
+        ("segment_w_context.training.context_encoder_lr_factor", "nan"),
         ("video.model.p_drop", 1),
         ("video.model.p_drop", -0.1),
         ("video.model.frame_se_reduction", -1),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
@@ -55,6 +56,27 @@ def arguments(kind: str, made: Path, data_dir: Path, *options: object) -> list[o
 def files(folder: Path) -> dict[Path, bytes]:
     """What a folder holds."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(name="curve_of_training")
+def fixture_curve_of_training(
+    command: Command, made: Path, tiny_data: Path, tmp_path: Path
+) -> Callable[..., pd.DataFrame]:
+    """Ten steps of a kind, with other values in the training section."""
+
+    def curve(kind: str, **training: object) -> pd.DataFrame:
+        section, content = {
+            "video": ("video", {"model": DBOF}),
+            "agnostic": ("pure_segment", {}),
+            "aware": ("segment_w_context", {"model": CONTEXT}),
+        }[kind]
+        config = write_config(tmp_path / "x.yaml", **{section: {**content, "training": {**TRAINING, **training}}})
+        line = arguments(kind, made, tiny_data, "--steps", 10, "--output", tmp_path / "x.png")
+        outcome = command(line[0], config, *line[2:])
+        assert outcome.status == 0, outcome.err
+        return pd.read_csv(tmp_path / "x.csv")
+
+    return curve
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -114,6 +136,35 @@ def test_groups_keep_the_ratios_of_their_rates(
     for row, lr in zip(rates, table["lr"]):
         assert row["eps"] == 1e-7
         assert row["lr"] == pytest.approx([lr, lr, lr / 2, lr / 2])  # head, segment encoder; with and without decay
+
+
+def test_it_trains_by_the_configuration(
+    curve_of_training: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, limits = [], []
+    step, clip = torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_
+
+    def recorded(self: torch.optim.AdamW, *rest: object) -> object:
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *rest)
+
+    def clipped(parameters: object, max_norm: float) -> Tensor:
+        limits.append(max_norm)
+        return clip(parameters, max_norm)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    table = curve_of_training("aware", segment_encoder_lr_factor=0.125)
+    for row, lr in zip(rates, table["lr"], strict=True):
+        assert row == pytest.approx([lr, lr, lr / 8, lr / 8])
+    assert limits == [10] * 10
+    curve_of_training("video", clip_grad_norm=0.5)
+    assert limits[10:] == [0.5] * 10
+    curve_of_training("video", clip_grad_norm=None)
+    assert len(limits) == 20
+    losses = [curve_of_training("agnostic", mined_weight=weight)["loss"][0] for weight in (0, 0.5, 1)]
+    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-4)
+    assert losses[1] - losses[0] > 0.05
 
 
 def test_half_precision(command: Command, made: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`--fold none`: trained on all rated shards, without validation; the last weights are exported."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 import torch
 from helperbot import Bot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m.data.index import Index, load_index
+from yt8m.models.centering import uncenter
 from yt8m.training.tasks import SegmentTask
 
 Command = Callable[..., Outcome]
@@ -117,6 +119,13 @@ def test_what_a_refit_leaves_and_tells(command: Command, data_dir: Path, tmp_pat
     assert pd.read_csv(folder / "history.csv")["step"].tolist() == [6]
 
 
+def as_exported(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a model in training, for inputs as they are."""
+    model = copy.deepcopy(model)
+    uncenter(model)
+    return model.state_dict()
+
+
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
 def test_the_last_weights_are_exported_or_their_average(
     ema_decay: float | None, command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -126,12 +135,7 @@ def test_the_last_weights_are_exported_or_their_average(
 
     def recorded(bot: Bot, batch) -> None:
         train_step(bot, batch)
-        steps.append(
-            tuple(
-                {name: value.clone() for name, value in model.state_dict().items()}
-                for model in (bot.model, bot.evaluated_model)
-            )
-        )
+        steps.append(tuple(as_exported(model) for model in (bot.model, bot.evaluated_model)))
 
     monkeypatch.setattr(Bot, "_train_step", recorded)
     training = {} if ema_decay is None else {"ema_decay": ema_decay}

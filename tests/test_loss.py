@@ -21,7 +21,9 @@ def _cross_entropy(logit: float, target: float) -> float:
     return -math.log(probability if target else 1 - probability)
 
 
-def _slow_segment_loss(logits: Tensor, classes: Tensor, scores: Tensor, negatives: Tensor, weight: float) -> float:
+def _slow_segment_loss(
+    logits: Tensor, classes: Tensor, scores: Tensor, negatives: Tensor, weight: float, mined_weight: float
+) -> float:
     rated = mined = 0.0
     n_mined = 0
     for row, label, score, mask in zip(logits.tolist(), classes.tolist(), scores.tolist(), negatives.tolist()):
@@ -30,7 +32,7 @@ def _slow_segment_loss(logits: Tensor, classes: Tensor, scores: Tensor, negative
             if is_negative:
                 mined += _cross_entropy(logit, 0)
                 n_mined += 1
-    return rated / len(logits) + (0.5 * mined / n_mined if n_mined else 0)
+    return rated / len(logits) + (mined_weight * mined / n_mined if n_mined else 0)
 
 
 def _case(n_segments: int, n_classes: int, share: float, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,6 +55,7 @@ def test_segment_loss_matches_2019() -> None:
         torch.from_numpy(scores),
         torch.from_numpy(negatives == 1),
         0.5,
+        0.5,
     )
     assert loss.item() == pytest.approx(LOSS_2019, rel=1e-6)
 
@@ -63,21 +66,22 @@ def test_segment_loss_matches_2019() -> None:
     st.integers(1, 8),
     st.sampled_from([0, 0.3, 0.9, 1]),
     st.sampled_from([0, 0.5, 1, 2.5]),
+    st.sampled_from([0, 0.5, 1, 2.5]),
     st.integers(0, 2**32 - 1),
 )
 def test_segment_loss_equals_its_definition(
-    n_segments: int, n_classes: int, share: float, weight: float, seed: int
+    n_segments: int, n_classes: int, share: float, weight: float, mined_weight: float, seed: int
 ) -> None:
-    case = _case(n_segments, n_classes, share, seed)
-    assert segment_loss(*case, weight).item() == pytest.approx(_slow_segment_loss(*case, weight), rel=1e-9)
+    case = *_case(n_segments, n_classes, share, seed), weight, mined_weight
+    assert segment_loss(*case).item() == pytest.approx(_slow_segment_loss(*case), rel=1e-9)
 
 
 def test_without_mined_negatives_the_ratings_alone_count() -> None:
     logits, classes, scores, _ = _case(5, 4, 0, 1)
     logits.requires_grad_()
     none = torch.zeros(5, 4, dtype=torch.bool)
-    loss = segment_loss(logits, classes, scores, none, 0.5)
-    assert loss.item() == pytest.approx(_slow_segment_loss(logits, classes, scores, none, 0.5), rel=1e-9)
+    loss = segment_loss(logits, classes, scores, none, 0.5, 0.5)
+    assert loss.item() == pytest.approx(_slow_segment_loss(logits, classes, scores, none, 0.5, 0.5), rel=1e-9)
     loss.backward()
     rated = torch.zeros(5, 4, dtype=torch.bool)
     rated[torch.arange(5), classes] = True
@@ -91,9 +95,9 @@ def test_the_losses_of_parts_add_up_to_that_of_the_batch(sizes: list[int], share
     case = _case(sum(sizes), 5, share, seed)
     mined_per_rating = case[-1].double().sum() / sum(sizes)
     parts = zip(*(values.split(sizes) for values in case))
-    losses = [segment_loss(*part, 0.5, mined_per_rating).item() for part in parts]
+    losses = [segment_loss(*part, 0.5, 0.75, mined_per_rating).item() for part in parts]
     mean = sum(loss * size for loss, size in zip(losses, sizes)) / sum(sizes)
-    assert mean == pytest.approx(segment_loss(*case, 0.5).item(), rel=1e-9)
+    assert mean == pytest.approx(segment_loss(*case, 0.5, 0.75).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -104,14 +108,15 @@ def test_half_precision_logits_are_summed_in_float32(dtype: torch.dtype) -> None
     loss = video_loss(logits, nothing)
     assert loss.dtype == torch.float32 and loss.item() == 64
     classes, scores = torch.arange(300), torch.zeros(300, dtype=torch.int64)
-    loss = segment_loss(logits, classes, scores, ~nothing, 0.5)
+    loss = segment_loss(logits, classes, scores, ~nothing, 0.5, 0.5)
     assert loss.dtype == torch.float32 and loss.item() == 0.5 * 64 + 0.5 * 64
 
 
 def test_a_positive_weighs_three_times_a_negative() -> None:
     none = torch.zeros(1, 1, dtype=torch.bool)
     losses = [
-        segment_loss(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([score]), none, 0.5).item() for score in (1, 0)
+        segment_loss(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([score]), none, 0.5, 0.5).item()
+        for score in (1, 0)
     ]
     assert losses == pytest.approx([1.5 * math.log(2), 0.5 * math.log(2)])
 
@@ -125,6 +130,7 @@ def test_extreme_logits_give_finite_losses_and_gradients(extreme: float, score: 
         torch.tensor([0, 2]),
         torch.tensor([score, score]),
         torch.tensor([[False, True, True], [True, True, False]]),
+        0.5,
         0.5,
     )
     loss.backward()

@@ -15,9 +15,10 @@ from torch.nn import functional
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
 from yt8m.common.config import ContextModelConfig, VideoModelConfig
 from yt8m.models.artifacts import copy_encoder
+from yt8m.models.centering import CenteredLinear, begin_centered, center, uncenter
 from yt8m.models.encoders import DbofEncoder, NextvladEncoder
 from yt8m.models.gating import GatedPooling, NormedLinear, SEGating
-from yt8m.models.mixture import mix_experts
+from yt8m.models.mixture import begin_with_shares, mix_experts, mixture_layers
 from yt8m.models.nextvlad import NextvladLayer, fold
 from yt8m.models.packing import Packing
 from yt8m.models.segment_models import ContextAwareModel
@@ -277,17 +278,101 @@ def test_mixture_is_of_logits_with_a_dummy_expert(per_class: bool) -> None:
             assert logits[row, label].item() == pytest.approx(value.item(), rel=1e-5)
 
 
-def test_published_initialization() -> None:
-    model = build_video_model(parse(DBOF, hidden_dim=512), N_CLASSES)
-    linear, norm = model.encoder[0], model.intermediate_fc[0]
-    assert linear.weight.std().item() == pytest.approx((2 / 1152) ** 0.5, rel=0.02)
-    assert linear.bias.abs().max() == 0 and norm.bias.abs().max() == 0
-    assert norm.weight.min() >= 0 and norm.weight.max() <= 1 and norm.weight.std() > 0.2
-    nextvlad = build_video_model(parse(NEXTVLAD), N_CLASSES)
-    assert nextvlad.expert_fc[0].weight.std() > 0
-    for untouched in (nextvlad.video_encoder.final_bn, nextvlad.se_gating.bn1):
-        assert (untouched.weight == 1).all()
-    assert (nextvlad.video_encoder.soft_assignment_mapper[1].bn.weight == 1).all()
+def expected_start(name: str, model: nn.Module) -> str:
+    """How 2019's release began a parameter, see the design: by the rule and not by the code."""
+    layer_name, _, parameter = name.rpartition(".")
+    layer = model.get_submodule(layer_name)
+    if isinstance(layer, NextvladLayer):
+        return "uniform"  # the centroids
+    if isinstance(layer, nn.Conv1d):
+        return "torch"
+    if isinstance(layer, nn.BatchNorm1d):
+        of_vlad = "soft_assignment_mapper" in name or "final_bn" in name
+        return "zero" if parameter == "bias" else "one" if of_vlad else "uniform"
+    if "soft_assignment_mapper" in name:
+        return "assignment"
+    return "zero" if parameter == "bias" else "kaiming"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        parse(DBOF, hidden_dim=512, fcn_dim=256),
+        parse(NEXTVLAD, n_clusters=16, fcn_dim=256),
+        parse(NEXTVLAD, n_clusters=16, fcn_dim=256, se_reduction=0, add_batchnorm=False),
+    ],
+    ids=["dbof", "nextvlad", "plain nextvlad"],
+)
+def test_all_parameters_begin_as_in_2019(config: VideoModelConfig) -> None:
+    torch.manual_seed(0)
+    model = build_video_model(config, 200)
+    kinds = {name: expected_start(name, model) for name, _ in model.named_parameters()}
+    assert {"kaiming", "zero", "uniform"} <= set(kinds.values())
+    for name, values in model.named_parameters():
+        n_inputs = values[0].numel()
+        deviation, largest = values.std().item(), values.abs().max().item()
+        close = {"rel": 5 / values.numel() ** 0.5}  # five standard errors, at least
+        if kinds[name] == "kaiming":
+            assert deviation == pytest.approx((2 / n_inputs) ** 0.5, **close), name
+            assert largest > 2.5 * deviation or values.numel() < 200, name  # normal
+        elif kinds[name] == "torch":  # U(-1, 1) / sqrt(fan in), of weights and biases alike
+            bound = 1 / model.get_submodule(name.rpartition(".")[0]).in_channels ** 0.5
+            assert deviation == pytest.approx(bound / 3**0.5, **close) and largest <= bound, name
+        elif kinds[name] == "uniform":
+            assert values.min() >= 0 and largest <= 1, name
+            assert values.mean().item() == pytest.approx(0.5, rel=5 * (1 / 3 / values.numel()) ** 0.5), name
+        elif kinds[name] in ("zero", "one"):
+            assert (values == float(kinds[name] == "one")).all(), name
+
+
+@pytest.mark.parametrize("model", [DBOF, NEXTVLAD], ids=["dbof", "nextvlad"])
+def test_centered_inputs_are_another_form_of_the_same_model(model: dict) -> None:
+    torch.manual_seed(0)
+    classifier = disturb(build_video_model(parse(model), N_CLASSES)).double().eval()
+    frames = random_frames(2, 12, 1152).double()
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    with torch.no_grad():
+        expected = classifier(frames)
+        center(classifier)
+        center(classifier)  # once is enough
+        changed = [key for key, value in classifier.state_dict().items() if not torch.equal(value, before[key])]
+        torch.testing.assert_close(classifier(frames), expected)
+        uncenter(classifier)
+        uncenter(classifier)
+        torch.testing.assert_close(classifier(frames), expected)
+    assert {key.rpartition(".")[0] for key in changed} == (
+        {"encoder.0"} if model is DBOF else {f"{part}_encoder.expansion_mapper" for part in ("video", "audio")}
+    )
+    for key, value in classifier.state_dict().items():
+        torch.testing.assert_close(value, before[key])
+
+
+@pytest.mark.parametrize("model", [DBOF, NEXTVLAD], ids=["dbof", "nextvlad"])
+def test_centered_inputs_tell_frames_apart(model: dict) -> None:
+    """On bytes as they are, most of what a new unit gives is the same for all frames."""
+    torch.manual_seed(0)
+    classifier = build_video_model(parse(model, **({"hidden_dim": 64} if model is DBOF else {})), N_CLASSES)
+    layer = next(layer for layer in classifier.modules() if isinstance(layer, CenteredLinear))
+    rows = random_frames(200, 1152)[:, : layer.in_features].float()
+    if model is NEXTVLAD:
+        rows = functional.normalize(rows, dim=1)
+    shares = []
+    for begin in (lambda _: None, begin_centered):
+        begin(classifier)
+        units = layer(rows)
+        shares.append((units.var(dim=0) / units.square().mean(dim=0)).median().item())
+    assert shares[0] < 0.5 and shares[1] > 0.9
+
+
+def test_a_new_head_begins_with_the_shares_of_the_classes() -> None:
+    torch.manual_seed(0)
+    shares = np.array([0.5, 0.01, 0.2])
+    experts, gates = mixture_layers(8, 3, 4, False, 0.5)
+    begin_with_shares(experts, shares)
+    gates[2].weight.data.zero_()
+    nothing = torch.zeros(2, 8)
+    logits = mix_experts(experts.eval()(nothing), gates.eval()(nothing), 4)
+    torch.testing.assert_close(logits.sigmoid(), torch.tensor(shares).float().expand(2, 3))
 
 
 def context_aware(finetune: bool) -> ContextAwareModel:

@@ -9,16 +9,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import helperbot
 import pandas as pd
 import pytest
 import torch
 
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+from yt8m import __version__
+from yt8m.data.index import load_index
+from yt8m.training import runs
+from yt8m.training.runs import code_identity
 
 Command = Callable[..., Outcome]
 Interrupt = Callable[[str, int, list[str]], subprocess.CompletedProcess]
 SETTINGS = {**TRAINING, "steps": 7, "ckpt_interval": 3, "ema_decay": 0.9}
+OLD = {"offset", "negative_weight"}  # keys, beside those of SETTINGS, before a run recorded the code
 KILLED = -9
 
 
@@ -246,6 +252,167 @@ def test_a_finished_run_is_left_as_it_is_and_restart_begins_anew(made: Path, dat
     outcome = command(*command_line, "--seed", "6", "--restart")
     assert outcome.status == 0 and weights.stat().st_mtime_ns > stamp
     assert json.loads((weights.parent / "run.json").read_text(encoding="utf-8"))["seed"] == 6
+
+
+# --- other code ------------------------------------------------------------------------------------------
+
+OTHER = {"version": "0.9.7", "digest": "0123456789" * 6 + "0123"}
+
+
+def change_run_json(folder: Path, **changes: object) -> None:
+    """Change values of a `run.json`, or leave them out (None)."""
+    path = folder / "run.json"
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {key: value for key, value in content.items() if value is not None or key not in changes}
+    path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def keys_of_old(training: dict[str, object]) -> dict[str, object]:
+    """Those of a training's keys that there were before a run recorded the code."""
+    return {key: value for key, value in training.items() if key in SETTINGS or key in OLD}
+
+
+def codes(folder: Path) -> list[dict[str, str]]:
+    """What `run.json` says has trained a run."""
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))["code"]
+
+
+def test_a_run_records_the_code(made: Path, data_dir: Path, interrupt: Interrupt, command: Command) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    assert interrupt("step", 5, command_line).returncode == KILLED
+    folder = folder_of("dbof", data_dir)
+    assert codes(folder) == [code_identity()]
+    assert code_identity()["version"] == __version__
+    assert command(*command_line).status == 0
+    assert codes(folder) == [code_identity()]
+
+
+@pytest.mark.parametrize(
+    "before, named",
+    [
+        ([OTHER], "yt8m 0.9.7 (code 01234567)"),
+        ([{**OTHER, "version": __version__}], f"yt8m {__version__} (code 01234567)"),
+        (None, "a version of yt8m that did not leave its name"),  # before there was this key
+        ("1.0", "a version of yt8m that did not leave its name"),
+        ([None], "a version of yt8m that did not leave its name"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_code_unless_it_may(
+    before: object, named: str, made: Path, data_dir: Path, interrupt: Interrupt, command: Command
+) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    assert interrupt("step", 5, command_line).returncode == KILLED
+    folder = folder_of("dbof", data_dir)
+    change_run_json(folder, code=before)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    outcome = command(*command_line)
+    line = outcome.err.strip().splitlines()[-1]
+    now = f"yt8m {__version__} (code {code_identity()['digest'][:8]})"
+    assert outcome.status == 2 and f"{folder}: has been trained by {named}, this is {now}" in line
+    assert "--allow-other-code" in line and "--restart" in line
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    outcome = command(*command_line, "--allow-other-code")
+    assert outcome.status == 0 and named in outcome.err and "going on after step" in outcome.err
+    assert codes(folder) == [*(before if isinstance(before, list) else []), code_identity()]
+
+
+def test_what_went_on_with_other_code_goes_on_with_that(
+    made: Path, data_dir: Path, interrupt: Interrupt, command: Command, uninterrupted: Callable[[str], Path]
+) -> None:
+    command_line = arguments("agnostic", made, data_dir)
+    folder = folder_of("agnostic", data_dir)
+    assert interrupt("step", 3, command_line).returncode == KILLED
+    change_run_json(folder, code=[OTHER])
+    assert interrupt("step", 2, [*command_line, "--allow-other-code"]).returncode == KILLED
+    assert codes(folder) == [OTHER, code_identity()]
+    assert "going on after step" in command(*command_line).err
+    assert codes(folder) == [OTHER, code_identity()]
+    assert_same_run(folder, uninterrupted("agnostic"))
+    change_run_json(folder, code=[OTHER])
+    assert command(*command_line, "--restart").status == 0
+    assert codes(folder) == [code_identity()]
+
+
+def test_a_run_of_an_earlier_release_goes_on_as_that_release_would(
+    made: Path, data_dir: Path, tmp_path: Path, interrupt: Interrupt, command: Command
+) -> None:
+    as_before = {"center_inputs": False, "prior_bias": False}
+    section = {"model": DBOF, "training": {**SETTINGS, **as_before}}
+    command_line = ["train_video", str(write_config(tmp_path / "before.yaml", video=section))]
+    command_line += arguments("dbof", made, data_dir)[2:]
+    assert interrupt("step", 5, command_line).returncode == KILLED
+    folder = folder_of("dbof", data_dir)
+    config = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
+    config["video"]["training"] = keys_of_old(config["video"]["training"])
+    change_run_json(folder, code=None, config=config)
+    outcome = command(*arguments("dbof", made, data_dir), "--allow-other-code")
+    assert outcome.status == 2
+    for key in as_before:
+        assert f"config.video.training.{key} was False, is True" in outcome.err
+    assert command(*command_line).status == 2
+    outcome = command(*command_line, "--allow-other-code")
+    assert outcome.status == 0 and "going on after step 4" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["dbof", "aware"])
+def test_a_finished_run_is_left_as_it_is_whatever_the_code_and_the_keys_it_knew(
+    kind: str, made: Path, data_dir: Path, uninterrupted: Callable[[str], Path], command: Command
+) -> None:
+    folder = shutil.copytree(uninterrupted(kind), folder_of(kind, data_dir))
+    config = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
+    section = config["video" if kind == "dbof" else "segment_w_context"]
+    section["training"] = keys_of_old(section["training"])
+    change_run_json(folder, code=None, config=config)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    outcome = command(*arguments(kind, made, data_dir))
+    assert outcome.status == 0 and "is finished already" in outcome.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    # What is not said is the default, and not whatever is asked for.
+    section["training"]["clip_grad_norm"] = 3
+    change_run_json(folder, config=config)
+    outcome = command(*arguments(kind, made, data_dir))
+    assert outcome.status == 2 and "training.clip_grad_norm was 3.0, is 10.0;" in outcome.err
+    section["training"]["learning_rate"] = 3
+    change_run_json(folder, config=config)
+    outcome = command(*arguments(kind, made, data_dir))
+    assert outcome.status == 2 and "training.learning_rate was 3, is None" in outcome.err
+
+
+def test_what_was_trained_by_other_code_is_evaluated_and_reported(
+    data_dir: Path, uninterrupted: Callable[[str], Path], command: Command
+) -> None:
+    folder = shutil.copytree(uninterrupted("agnostic"), folder_of("agnostic", data_dir))
+    index = load_index(data_dir / "segment" / "train", data_dir / "cache")
+    change_run_json(folder, code=[OTHER], **{"segment/train": index.digest})
+    outcome = command("evaluate", "--data-dir", data_dir, "--fold", 2, "--resamples", 0)
+    assert outcome.status == 0 and "x_2" in outcome.out, outcome.err
+    outcome = command("report", "--data-dir", data_dir)
+    assert outcome.status == 0 and "leaves this model out" not in outcome.err, outcome.err
+
+
+@pytest.mark.parametrize("part", ["common", "data", "models", "training", "helperbot"])
+def test_the_identity_of_the_code_is_that_of_what_decides_the_weights(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = code_identity()
+    for module, file in ((runs, "yt8m/training/runs.py"), (helperbot, "helperbot/__init__.py")):
+        assert module.__file__ is not None
+        original = Path(module.__file__)
+        package = next(path for path in original.parents if path.name == file.split("/", maxsplit=1)[0])
+        shutil.copytree(package, tmp_path / package.name)
+        monkeypatch.setattr(module, "__file__", str(tmp_path / file))
+    assert code_identity() == before
+    for name in ("ranking/fusion.py", "cli.py", "data/segment_vocabulary.csv"):
+        (tmp_path / "yt8m" / name).write_text("changed\n", encoding="utf-8")
+    assert code_identity() == before
+    folder = tmp_path / (part if part == "helperbot" else f"yt8m/{part}")
+    first = min(path for path in folder.glob("*.py") if path.name != "__init__.py")
+    renamed = first.rename(first.with_name("renamed.py"))
+    assert code_identity()["digest"] != before["digest"] and code_identity()["version"] == before["version"]
+    renamed.rename(first)
+    assert code_identity() == before
+    first.write_bytes(first.read_bytes() + b"\n")
+    assert code_identity()["digest"] != before["digest"]
 
 
 def test_a_model_from_elsewhere_is_not_overwritten(made: Path, data_dir: Path, command: Command) -> None:

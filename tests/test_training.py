@@ -53,7 +53,7 @@ def test_a_batch_in_parts_has_the_same_loss_and_gradient(kind: str, tmp_path: Pa
         dataset, task = VideoDataset(index, VOCABULARY, 7, 1), VideoTask()
     else:
         dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, kind == "context", 7, 1)
-        task = SegmentTask(0.5)
+        task = SegmentTask(0.5, 0.5)
     batch = dataset.__getitems__([(0, example) for example in range(len(dataset))])
     outcomes = []
     for parts in (1, 2, 3, len(dataset), 100):

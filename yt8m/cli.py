@@ -157,6 +157,11 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
         "--log-every", type=positive, default=100, metavar="N", help="log a line every N steps (default: 100)"
     )
     parser.add_argument("--restart", action="store_true", help="begin anew, whatever there is under this name")
+    parser.add_argument(
+        "--allow-other-code",
+        action="store_true",
+        help="go on with a run that another version of this software began, which may end in other weights",
+    )
     add_amp(parser)
     parser.add_argument(
         "--accumulate",

@@ -51,7 +51,15 @@ Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[StrictInt, Field(ge=1)]
 Reduction = Annotated[StrictInt, Field(ge=0)]
-Probability = Annotated[Number, Field(ge=0, lt=1)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Factor = Annotated[Number, Field(ge=0, le=1)]
+
+
+def _none_for_zero(value: float | None) -> float | None:
+    return value or None
+
+
+Limit = Annotated[NonNegative | None, AfterValidator(_none_for_zero)]  # 0 and None: no limit
 
 
 def _max_len(value: object) -> object:
@@ -83,7 +91,7 @@ class _VideoModel(_Section):
     """
 
     fcn_dim: Count
-    p_drop: Probability
+    p_drop: Fraction
     max_len: MaxLen
     n_mixtures: Count
     per_class: StrictBool = False
@@ -131,7 +139,7 @@ class ContextModelConfig(_Section):
     """The part of a context-aware model above its two encoders."""
 
     fcn_dim: Count
-    p_drop: Probability
+    p_drop: Fraction
     se_reduction: Reduction
     max_len: MaxLen
     finetune_context: StrictBool
@@ -141,7 +149,11 @@ class ContextModelConfig(_Section):
 class VideoTraining(_Section):
     """Pre-training: batch size in videos; `steps` and `ckpt_interval` in optimizer steps.
 
-    With `ema_decay` the exponential moving average of the weights is evaluated and exported.
+    The learning rate rises linearly from `lr * start_lr_factor` to `lr` over `warmup_ratio` of the steps, then falls
+    linearly to `lr * end_lr_factor`. The gradients' global norm is clipped to `clip_grad_norm`. With `ema_decay` the
+    exponential moving average of the weights is evaluated and exported. Unlike in 2019, the first layer on frames
+    trains with centered inputs (`center_inputs`), and a new head begins with the classes' shares of the training
+    examples (`prior_bias`).
     """
 
     batch_size: Count
@@ -150,14 +162,34 @@ class VideoTraining(_Section):
     eps: Positive
     weight_decay: NonNegative
     ckpt_interval: Count
+    warmup_ratio: Fraction = 0.2
+    start_lr_factor: Factor = 0.01
+    end_lr_factor: Factor = 0.01
+    clip_grad_norm: Limit = 10.0
+    center_inputs: StrictBool = True
+    prior_bias: StrictBool = True
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
 
 class SegmentTraining(VideoTraining):
-    """Fine-tuning on rated segments: batch size in ratings; `offset` in frames on either side."""
+    """Fine-tuning on rated segments: batch size in ratings; `offset` in frames on either side.
 
+    A rating weighs its score (0 or 1) plus `negative_weight`; the mean loss of the mined negatives, classes that
+    surely are not in a video, weighs `mined_weight`.
+    """
+
+    warmup_ratio: Fraction = 0.25
+    end_lr_factor: Factor = 0.001
     offset: Annotated[StrictInt, Field(ge=0)] = DEFAULT_OFFSET
     negative_weight: NonNegative = 0.5
+    mined_weight: NonNegative = 0.5
+
+
+class ContextTraining(SegmentTraining):
+    """Context-aware fine-tuning: the encoders' learning rates are `lr` times their factors, where they train."""
+
+    segment_encoder_lr_factor: NonNegative = 0.5
+    context_encoder_lr_factor: NonNegative = 0.25
 
 
 class VideoSection(_Section):
@@ -177,7 +209,7 @@ class ContextSection(_Section):
     """`segment_w_context:`"""
 
     model: ContextModelConfig
-    training: SegmentTraining | None = None
+    training: ContextTraining | None = None
 
 
 class BaseSection(_Section):

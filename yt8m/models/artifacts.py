@@ -26,6 +26,7 @@ from yt8m.common.files import replacing
 from yt8m.data.features import feature_contract
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
 from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
+from yt8m.models.centering import uncenter
 from yt8m.models.mixture import reorder_classes
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
@@ -256,8 +257,14 @@ def _count_classes(folder: ModelFolder, state: dict[str, Tensor]) -> int:
 
 
 def exported_config(**sections: BaseModel) -> dict[str, Any]:
-    """Sections of a configuration as plain values, the way an exported model's `config.yaml` holds them."""
-    return {name: section.model_dump(mode="json", exclude_none=True) for name, section in sections.items()}
+    """Sections of a configuration as plain values, the way an exported model's `config.yaml` holds them.
+
+    What a section lacks is left out; further down all keys are there, since None is not always what a key defaults to.
+    """
+    return {
+        name: {key: value for key, value in section.model_dump(mode="json").items() if value is not None}
+        for name, section in sections.items()
+    }
 
 
 def save_model(
@@ -269,8 +276,11 @@ def save_model(
 ) -> None:
     """Write a finished model's folder: `config`, see `exported_config`, and what goes in and what comes out.
 
+    A model that has trained with centered inputs gets the parameters for inputs as they are.
+
     The weights come last, so that a folder with `model.pth` is complete.
     """
+    uncenter(model)
     prefix = "" if isinstance(model, ContextAgnosticModel | ContextAwareModel) else _VIDEO_PREFIX
     state = {prefix + key: value.detach().cpu() for key, value in model.state_dict().items()}
     text = yaml.safe_dump(config | exported_config(features=features), sort_keys=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from yt8m.common.config import DbofConfig, NextvladConfig, VideoModelConfig
+from yt8m.models.centering import RAW_FRAMES, CenteredLinear
 from yt8m.models.gating import SEGating
 from yt8m.models.initialization import initialize
 from yt8m.models.nextvlad import NextvladLayer
@@ -30,7 +31,7 @@ class DbofEncoder(nn.Module):
         self.out_features = config.fcn_dim
         hidden = config.hidden_dim
         # The third place was a transposition in 2019; checkpoints number the gating as the fourth.
-        encoder = [nn.Linear(config.frame_dim, hidden), nn.ReLU(inplace=True), nn.Identity()]
+        encoder = [CenteredLinear(config.frame_dim, hidden, *RAW_FRAMES), nn.ReLU(inplace=True), nn.Identity()]
         if config.frame_se_reduction:
             encoder.append(SEGating(hidden, config.frame_se_reduction, per_frame=True))
         self.encoder = nn.Sequential(*encoder)
@@ -90,6 +91,7 @@ class NextvladEncoder(nn.Module):
         self.se_gating: nn.Module = nn.Identity()
         if gated and config.se_reduction:
             self.se_gating = SEGating(config.fcn_dim, config.se_reduction)
+            initialize(self.se_gating)
 
     @property
     def _layers(self) -> list[NextvladLayer]:

@@ -24,6 +24,20 @@ def mixture_layers(
     return experts, gates
 
 
+@torch.no_grad()
+def begin_with_shares(experts: nn.Sequential, shares: np.ndarray) -> None:
+    """Have the logits of a new head begin about where those shares (C,) of the examples, in (0, 1), would have them.
+
+    Else the first hundreds of steps go into making all classes improbable, and some examples' gates into saying
+    nothing, with the dummy expert, for good. With equal gates M of M + 1 of a logit count.
+    """
+    linear = experts[2]
+    assert isinstance(linear, nn.Linear)
+    n_mixtures = linear.out_features // len(shares)
+    logits = torch.from_numpy(np.log(shares / (1 - shares))) * (n_mixtures + 1) / n_mixtures
+    linear.bias.copy_(logits.repeat_interleave(n_mixtures))
+
+
 def mix_experts(experts: Tensor, gates: Tensor, n_mixtures: int) -> Tensor:
     """Expert outputs (B, C·M) and gate logits (B, M+1) or (B, C·(M+1)) → logits (B, C).
 

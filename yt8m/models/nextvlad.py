@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from yt8m.models.centering import CenteredLinear
+from yt8m.models.initialization import initialize
 from yt8m.models.packing import AnyPacking, EndToEnd
 
 
@@ -41,7 +43,8 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         expanded = 2 * dim
         self.out_features = n_clusters * expanded // groups
         self.centroids = nn.Parameter(torch.rand(n_clusters, expanded // groups))
-        self.expansion_mapper = nn.Linear(dim, expanded)
+        # Of a normalized frame: the entries of one whose bytes are all the same, and about a third of them.
+        self.expansion_mapper = CenteredLinear(dim, expanded, dim**-0.5, dim**-0.5 / 2)
         assignment = nn.Linear(expanded, n_clusters * groups, bias=not add_batchnorm)
         if not self.centroids.is_meta:
             self._initialize(assignment)
@@ -49,6 +52,8 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         if add_batchnorm:
             self.soft_assignment_mapper = nn.Sequential(assignment, AssignmentNorm(n_clusters))
         self.attention_mapper = nn.Linear(expanded, groups)
+        for mapper in (self.expansion_mapper, self.attention_mapper):
+            initialize(mapper)
         self._folded: tuple[Tensor, Tensor] | None = None
         self.final_bn = nn.BatchNorm1d(self.out_features)
 
@@ -63,8 +68,9 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
     def fold(self) -> None:
         """Make one map of those between a normalized frame and its weights, until the next `train()`.
 
-        To be called in eval mode, when parameters and device are settled.
+        To be called in eval mode, when parameters and device are settled, and on inputs as they are.
         """
+        assert not self.expansion_mapper.centered
         assignment: nn.Module = self.soft_assignment_mapper
         norm: nn.BatchNorm1d | None = None
         if isinstance(assignment, nn.Sequential):

@@ -29,6 +29,8 @@ from yt8m.data.index import Index, load_index
 from yt8m.data.sampling import SequentialBatches, TrainingBatches
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder, copy_encoder, exported_config, load_video_model, open_folder
+from yt8m.models.centering import begin_centered, center
+from yt8m.models.mixture import begin_with_shares
 from yt8m.models.model_files import folder_digest
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
@@ -118,6 +120,10 @@ def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[V
     require_same(valid_set.reader.features, indexes[1].folder, train_set.reader.features, indexes[0].folder)
     _warn_of_shared_videos(*indexes)
     model = build_video_model(architecture, len(vocabulary))
+    if settings.center_inputs:
+        begin_centered(model)
+    if settings.prior_bias:
+        begin_with_shares(model.expert_fc, train_set.class_shares())
     return Experiment(
         model,
         parameter_groups(model, settings.lr, settings.weight_decay),
@@ -157,11 +163,13 @@ def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experimen
     base = open_folder(args.base_model, named_vocabulary(args.vocabulary))
     video_model = load_video_model(base, vocabulary)
     train_set, valid_set = _rated_sets(args, sources, vocabulary, (base,), settings.offset, None)
+    if settings.center_inputs:
+        center(video_model)
     model = ContextAgnosticModel(video_model)
     return Experiment(
         model,
         parameter_groups(model, settings.lr, settings.weight_decay),
-        SegmentTask(settings.negative_weight),
+        SegmentTask(settings.negative_weight, settings.mined_weight),
         settings,
         *sources.loaders(train_set, valid_set, settings.batch_size),
         exported_config(video=BaseSection(model=video_model.config), pure_segment=section),
@@ -189,20 +197,26 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[S
     model = ContextAwareModel(architecture, context_base.config, segment_base.config, len(vocabulary))
     copy_encoder(model.context_model, context_base)
     copy_encoder(model.segment_model, segment_base)
+    if settings.center_inputs:
+        center(model.segment_model)
+        if architecture.finetune_context:
+            center(model.context_model)
+    if settings.prior_bias:
+        begin_with_shares(model.expert_fc, train_set.class_shares())
     head = nn.ModuleList([model.intermediate_fc, model.expert_fc, model.gating_fc])
     groups = [
         group
         for module, lr in (
             (head, settings.lr),
-            (model.segment_model, settings.lr / 2),
-            (model.context_model, settings.lr / 4),
+            (model.segment_model, settings.lr * settings.segment_encoder_lr_factor),
+            (model.context_model, settings.lr * settings.context_encoder_lr_factor),
         )
         for group in parameter_groups(module, lr, settings.weight_decay)
     ]  # a frozen encoder has none
     return Experiment(
         model,
         groups,
-        SegmentTask(settings.negative_weight),
+        SegmentTask(settings.negative_weight, settings.mined_weight),
         settings,
         *sources.loaders(train_set, valid_set, settings.batch_size),
         exported_config(

@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MINED_WEIGHT = 0.5
-
 
 def video_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean binary cross-entropy of logits (B, C) against labels (B, C), bool or 0/1."""
@@ -24,9 +22,10 @@ def segment_loss(
     scores: Tensor,
     negatives: Tensor,
     negative_weight: float,
+    mined_weight: float,
     mined_per_rating: Tensor | None = None,
 ) -> Tensor:
-    """Loss of ratings: their cross-entropy, and half the mean cross-entropy of mined negatives.
+    """Loss of ratings: their cross-entropy, and `mined_weight` times the mean cross-entropy of mined negatives.
 
     Logits (S, C); rated class (S,), score (S,) 0 or 1; `negatives` (S, C) bool marks the classes that
     surely are not in the segment's video. A rating weighs score + `negative_weight`: with 0.5 a positive
@@ -41,4 +40,4 @@ def segment_loss(
     n_mined = mask.sum() if mined_per_rating is None else mined_per_rating * len(logits)
     # BCE against 0; without any mined class the sum is 0.
     mined = (functional.softplus(logits) * mask).sum() / n_mined.clamp(min=torch.finfo(torch.float32).tiny)
-    return (losses * (scores + negative_weight)).mean() + MINED_WEIGHT * mined
+    return (losses * (scores + negative_weight)).mean() + mined_weight * mined

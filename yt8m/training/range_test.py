@@ -27,7 +27,7 @@ from yt8m.training.experiments import (
     aware_experiment,
     video_experiment,
 )
-from yt8m.training.trainer import CLIP_GRAD_NORM, describe_device
+from yt8m.training.trainer import describe_device
 
 LOGGER = logging.getLogger(__name__)
 BETA = 0.9  # of the moving average of the loss
@@ -122,7 +122,8 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
     optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
     ratios = [group["lr"] / settings.lr for group in optimizer.param_groups]
     task = experiment.task
-    stepper = Stepper(experiment.model.train(), optimizer, task.forward, task.criterion, device, CLIP_GRAD_NORM, amp)
+    model = experiment.model.train()
+    stepper = Stepper(model, optimizer, task.forward, task.criterion, device, settings.clip_grad_norm, amp)
     guard = FiniteGuard(immediate=True)
     losses: list[float] = []
     smoothed: list[float] = []

@@ -1,28 +1,53 @@
 """What a run was made from, kept beside its model, so that it only goes on as the same run."""
 
+import hashlib
 import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any
 
+import helperbot
 from helperbot.distributed import barrier, rank
+from pydantic import BaseModel
 
+from yt8m import __version__
+from yt8m.common.config import parse_config
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
+from yt8m.models.artifacts import exported_config
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
 
 LOGGER = logging.getLogger(__name__)
+_CODE = "code"  # the key of run.json
+_DECIDING = "common", "data", "models", "training"  # parts of this package, beside helperbot
+_FORMERLY = {"center_inputs": False, "prior_bias": False}  # what a run did that does not have these keys
 
 
-def begin_run(folder: Path, origin: dict[str, Any], restart: bool, leftovers: tuple[str, ...]) -> bool:
+def code_identity() -> dict[str, str]:
+    """The `version` of this package, and a `digest` (SHA-256) of the modules that decide which weights come out."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for folder in (Path(helperbot.__file__).parent, *(package / part for part in _DECIDING)):
+        for path in sorted(folder.rglob("*.py")):
+            name = path.relative_to(folder.parent).as_posix()
+            digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return {"version": __version__, "digest": digest.hexdigest()}
+
+
+def begin_run(
+    folder: Path, origin: dict[str, Any], restart: bool, allow_other_code: bool, leftovers: tuple[str, ...]
+) -> bool:
     """Settle whether a run begins, goes on, or has ended; returns whether there is anything to do.
 
-    `origin`: everything that decides what comes out, plain values; kept in the folder's `run.json`. With
-    `restart` what an earlier run left is removed: the model and the names in `leftovers`. Raises `UserError`
-    where the folder belongs to a run of another origin, naming what differs.
+    `origin`: everything that decides what comes out but the code, plain values; kept in the folder's `run.json` with
+    the `code_identity` of each code that the run was trained by, one after the other. With `restart` what an earlier
+    run left is removed: the model and the names in `leftovers`. Raises `UserError` where the folder belongs to a run of
+    another origin, naming what differs, and, unless `allow_other_code`, where other code began what is not finished.
     """
     origin = json.loads(json.dumps(origin))  # as it will be read
+    code = code_identity()
+    codes: list[Any] = [code]
     finished = (folder / WEIGHTS_NAME).exists()
     begun = finished or any((folder / name).exists() for name in leftovers)
     if begun and not restart:
@@ -32,7 +57,8 @@ def begin_run(folder: Path, origin: dict[str, Any], restart: bool, leftovers: tu
                 f"{folder}: holds a model or a run that does not say how it was made; choose another "
                 "--name, or begin anew with --restart"
             )
-        differing = differences(found, origin)
+        earlier = found.pop(_CODE, None)
+        differing = differences(_completed(found, finished), origin)
         if differing:
             raise UserError(
                 f"{folder}: belongs to another run: {'; '.join(differing)}; choose another --name, or "
@@ -41,15 +67,59 @@ def begin_run(folder: Path, origin: dict[str, Any], restart: bool, leftovers: tu
         if finished:
             LOGGER.info("%s: is finished already; --restart would begin anew", folder)
             return False
+        codes = _codes_of(folder, earlier if isinstance(earlier, list) else [], code, allow_other_code)
     barrier()  # all ranks have looked before anything changes
     if rank() == 0:
         if restart:
             for name in (WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME, *leftovers):
                 _remove(folder / name)
         with replacing(folder / ORIGIN_NAME) as temporary:
-            temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps({**origin, _CODE: codes}, indent=1) + "\n", encoding="utf-8")
     barrier()
     return True
+
+
+def _codes_of(folder: Path, earlier: list[Any], now: dict[str, str], allowed: bool) -> list[Any]:
+    """What has trained a run that now goes on, this code last. Raises `UserError` for other code, unless `allowed`."""
+    before = earlier[-1] if earlier else None
+    if before == now:
+        return earlier
+    text = f"{folder}: has been trained by {_describe_code(before)}, this is {_describe_code(now)}"
+    if not allowed:
+        raise UserError(
+            f"{text}, which may end in other weights; go on all the same with --allow-other-code, or begin anew "
+            "with --restart"
+        )
+    LOGGER.warning("%s: its weights need not be those of an uninterrupted run", text)
+    return [*earlier, now]
+
+
+def _describe_code(code: Any) -> str:
+    if not isinstance(code, dict):
+        return "a version of yt8m that did not leave its name"
+    return f"yt8m {code.get('version')} (code {str(code.get('digest'))[:8]})"
+
+
+def _completed(origin: dict[str, Any], finished: bool) -> dict[str, Any]:
+    """What an earlier release wrote, with the keys that the configuration has got since.
+
+    They say what that release did. Only where it did something else than this one does by default, that does not count
+    for a finished run, which is to be left as it is.
+    """
+    sections = origin.get("config", {})
+    if not finished and isinstance(sections, dict):
+        sections = {
+            name: section | {"training": _FORMERLY | section["training"]} if "training" in section else section
+            for name, section in sections.items()
+        }
+    try:
+        config = parse_config(sections, ORIGIN_NAME)
+    except UserError:
+        return origin  # what differs will be named
+    return {
+        **origin,
+        "config": exported_config(**{name: section for name, section in config if isinstance(section, BaseModel)}),
+    }
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -16,21 +16,12 @@ from yt8m.training.metrics import SegmentMetrics, VideoMetrics
 Batch = TypeVar("Batch")
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up over the first `warmup` of the steps, then linear decay to `end` times the rate."""
-
-    warmup: float
-    end: float
-
-
 class Task(ABC, Generic[Batch]):
     """What a model learns from batches of one kind.
 
     The best checkpoint is the one with the least or greatest (`mode`) result of the name `monitor`.
     """
 
-    schedule: ClassVar[Schedule]
     monitor: ClassVar[str]
     mode: ClassVar[Mode]
     metric_type: ClassVar[type[VideoMetrics] | type[SegmentMetrics]]
@@ -48,7 +39,6 @@ class Task(ABC, Generic[Batch]):
 class VideoTask(Task[VideoBatch]):
     """Pre-training: labels of videos; the best checkpoint has the lowest validation loss."""
 
-    schedule = Schedule(warmup=0.2, end=0.01)
     monitor, mode = "loss", "min"
     metric_type = VideoMetrics
 
@@ -63,11 +53,14 @@ class VideoTask(Task[VideoBatch]):
 
 @dataclass(frozen=True)
 class SegmentTask(Task[SegmentBatch]):
-    """Fine-tuning: ratings of segments; the best checkpoint has the highest ROC AUC."""
+    """Fine-tuning: ratings of segments; the best checkpoint has the highest ROC AUC.
+
+    `negative_weight`, `mined_weight`: see `segment_loss`.
+    """
 
     negative_weight: float
+    mined_weight: float
 
-    schedule = Schedule(warmup=0.25, end=0.001)
     monitor, mode = "auc", "max"
     metric_type = SegmentMetrics
 
@@ -83,5 +76,11 @@ class SegmentTask(Task[SegmentBatch]):
         if torch.is_grad_enabled():  # in training all ranks take this step together
             mined_per_rating = sum_over_ranks(mined_per_rating) / world_size()
         return segment_loss(
-            logits, batch.classes, batch.scores, batch.negatives, self.negative_weight, mined_per_rating
+            logits,
+            batch.classes,
+            batch.scores,
+            batch.negatives,
+            self.negative_weight,
+            self.mined_weight,
+            mined_per_rating,
         )

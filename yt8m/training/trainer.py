@@ -35,8 +35,6 @@ from yt8m.training.notifications import reporting
 from yt8m.training.runs import begin_run
 
 LOGGER = logging.getLogger(__name__)
-CLIP_GRAD_NORM = 10.0
-WARMUP_START = 0.01
 LOG, CHECKPOINTS, STATE = "train.log", "checkpoints", "state.pt"
 HISTORY, CURVES, TENSORBOARD = "history.csv", "curves.png", "tensorboard"
 IDS_SHOWN = 20
@@ -102,7 +100,8 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
             "features": experiment.features.model_dump(mode="json"),
             "config": experiment.config,
         }
-        if not begin_run(folder, origin, args.restart, (CHECKPOINTS, HISTORY, CURVES, TENSORBOARD)):
+        leftovers = CHECKPOINTS, HISTORY, CURVES, TENSORBOARD
+        if not begin_run(folder, origin, args.restart, args.allow_other_code, leftovers):
             return
         if rank() > 0:
             torch.manual_seed(args.seed + rank())  # dropout of its own; the weights come from rank 0
@@ -181,9 +180,9 @@ def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best:
     factor = partial(
         warmup_linear_decay,
         steps=settings.steps,
-        warmup=task.schedule.warmup,
-        start_factor=WARMUP_START,
-        end_factor=task.schedule.end,
+        warmup=settings.warmup_ratio,
+        start_factor=settings.start_lr_factor,
+        end_factor=settings.end_lr_factor,
     )
     callbacks = [
         LearningRateSchedule(factor),
@@ -208,7 +207,7 @@ def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best:
         metrics=[task.metric_type()],
         callbacks=callbacks,
         device=options.device,
-        clip_grad_norm=CLIP_GRAD_NORM,
+        clip_grad_norm=settings.clip_grad_norm,
         logger=LOGGER,
         progress=options.console_level <= logging.INFO,
         state_file=folder / CHECKPOINTS / STATE,
