@@ -1,5 +1,8 @@
 """How a run trains: in parts, in half precision, averaging weights; what it tells, and how it stops."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +171,37 @@ def _train_set(data_dir: Path) -> tuple:
     from yt8m.data.vocabulary import load_vocabulary
 
     return load_index(data_dir / "video" / "train", data_dir / "cache"), load_vocabulary(data_dir), -1, None
+
+
+def test_a_notebooks_picture_backend_loses_nothing(data_dir: Path, tmp_path: Path) -> None:
+    """In a notebook's shell MPLBACKEND names a module that only its kernel has."""
+    config = write_config(tmp_path / "video.yaml", video={"model": DBOF, "training": TRAINING})
+    arguments = ("train_video", config, "--name", "x", "--data-dir", data_dir, "--device", "cpu")
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", f"yt8m.{arguments[0]}", *map(str, arguments[1:])],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    folder = data_dir / "cache" / "video" / "x"
+    assert (folder / "model.pth").exists() and (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(
+    command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no\nfonts")
+
+    monkeypatch.setattr("yt8m.training.trainer.plot_curves", fail)
+    config = write_config(tmp_path / "video.yaml", video={"model": DBOF, "training": TRAINING})
+    outcome = command("train_video", config, "--name", "x", "--data-dir", data_dir, "--device", "cpu")
+    folder = data_dir / "cache" / "video" / "x"
+    assert outcome.status == 0 and f"{folder / 'curves.png'}: not drawn: no fonts" in outcome.err
+    assert (folder / "model.pth").exists() and not (folder / "checkpoints").exists()
 
 
 def test_amp_that_does_not_exist_is_refused(command: Command, data_dir: Path, tmp_path: Path) -> None:

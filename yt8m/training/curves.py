@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from yt8m.common.files import replacing
+from yt8m.common.pictures import new_figure
 
 PANEL_WIDTH, PANEL_HEIGHT = 5.5, 3.2  # inches
 LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.15, 0.5, 0.35  # of them beside the axes, for ticks and titles
@@ -12,11 +13,6 @@ LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.15, 0.5, 0.35  # of them beside the axes, for
 
 def plot_curves(history: Path, picture: Path) -> None:
     """Draw loss, learning rate and each metric of a `history.csv` over the steps, as PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     table = pd.read_csv(history)
     metrics = [
         name
@@ -31,7 +27,8 @@ def plot_curves(history: Path, picture: Path) -> None:
     n_columns = min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
     width, height = PANEL_WIDTH * n_columns, PANEL_HEIGHT * n_rows
-    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=(width, height))
+    figure = new_figure(width, height)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
     # By hand, since the panels are alike: matplotlib's own layout takes longer than the drawing.
     figure.subplots_adjust(
         left=LEFT / width,
@@ -63,4 +60,3 @@ def plot_curves(history: Path, picture: Path) -> None:
         axis.set_visible(False)
     with replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)

@@ -18,6 +18,7 @@ from yt8m.common.config import load_config
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.common.files import replacing
+from yt8m.common.pictures import new_figure
 from yt8m.common.progress import Progress
 from yt8m.training.experiments import (
     Builder,
@@ -180,12 +181,9 @@ def write_table(curve: Curve, path: Path) -> None:
 
 def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> None:
     """Draw a curve as PNG, with lines at the `best` learning rate, if any, and at the configuration's."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure = new_figure(7, 4.5)
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
     axis.plot(curve.lr, curve.loss, color="tab:blue", alpha=0.3, linewidth=1, label="loss")
     axis.plot(curve.lr, curve.smoothed, color="tab:blue", linewidth=2, label="smoothed")
     if best is not None:
@@ -201,7 +199,6 @@ def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> 
     axis.legend()
     with replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-    plt.close(figure)
 
 
 def _short(rate: float, decimals: int = 1) -> str:

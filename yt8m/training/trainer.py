@@ -150,8 +150,11 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
         sys.exit(128 + bot.signal)
     outcome = f"exported the weights of {_choose_weights(folder, experiment, bot, best)}"
     if rank() == 0:
-        plot_curves(folder / HISTORY, folder / CURVES)
         save_model(folder, experiment.config, experiment.model, experiment.vocabulary, experiment.features)
+        try:
+            plot_curves(folder / HISTORY, folder / CURVES)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # a picture is no reason to fail
+            LOGGER.warning("%s: not drawn: %s", folder / CURVES, " ".join(str(error).split()))
         shutil.rmtree(folder / CHECKPOINTS)
     LOGGER.info("%s: %s", folder, outcome)
     return outcome
