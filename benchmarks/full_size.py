@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
 from benchmarks.harness import drop_from_page_cache
 from yt8m.data.test_meta import TestMeta, save_test_meta
+from yt8m.data.vocabulary import load_vocabulary
 from yt8m.prediction.memmaps import SCALE
 from yt8m.ranking.fusion import Fusion
 from yt8m.ranking.top_k import top_rows
@@ -64,10 +65,11 @@ def make_files(data_dir: Path) -> list[Path]:
     )
     meta = make_meta()
     save_test_meta(meta, data_dir / "cache")
+    origin = json.dumps({"test_meta": meta.digest, "vocabulary": load_vocabulary(data_dir).digest})
     table = score_table()
     paths = [folder / f"model_{number}.npy" for number in range(N_MODELS)]
     for number, path in enumerate(paths):
-        path.with_suffix(".json").write_text(json.dumps({"test_meta": meta.digest}), encoding="utf-8")
+        path.with_suffix(".json").write_text(origin, encoding="utf-8")
         if path.is_file():
             continue
         partial = path.with_suffix(".making")
@@ -86,10 +88,10 @@ def make_files(data_dir: Path) -> list[Path]:
 def check_equal(paths: list[Path]) -> None:
     """Compare the scores of the ranked rows with those of a full sort, on the first rows."""
     maps = [np.load(path, mmap_mode="r")[:CHECKED_ROWS] for path in paths]
-    mean = np.rint(np.mean(maps, axis=0, dtype=np.float64))
+    total = np.sum(maps, axis=0, dtype=np.int32)
     for label, rows in enumerate(ranked() for ranked in top_rows(Fusion(maps), CHECKED_TOP_K, 0)):
         assert len(set(rows.tolist())) == CHECKED_TOP_K
-        assert (mean[rows, label] == np.sort(mean[:, label])[::-1][:CHECKED_TOP_K]).all()
+        assert (total[rows, label] == np.sort(total[:, label])[::-1][:CHECKED_TOP_K]).all()
     print(f"the best {CHECKED_TOP_K} of the first {CHECKED_ROWS} rows are those of a full sort, in all classes")
 
 

@@ -77,6 +77,6 @@ def plain_submission(maps: list[np.ndarray], names: list[str], labels: list[int]
         for column, label in enumerate(labels):
             entries = []
             for row, name in enumerate(names):
-                entries.append((round(sum(int(values[row, column]) for values in maps) / len(maps)), name))
+                entries.append((sum(int(values[row, column]) for values in maps) / len(maps), name))
             entries.sort(key=lambda entry: -entry[0])
             file.write(f"{label}," + " ".join(name for _, name in entries[:top_k]) + "\n")

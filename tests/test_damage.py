@@ -357,12 +357,13 @@ def test_videos_without_audio_among_others_are_named(
     write_videos(folder / "test0000.tfrecord", silent)
     call = ("prepare_test_meta", "--data-dir", tmp_path)
     assert command(*call).status == 0 and "no audio" not in caplog.text  # a data set without audio
-    write_videos(folder / "test0001.tfrecord", VIDEOS[:3])
+    bare = Video(b"bare", None, None)  # has no frames either
+    write_videos(folder / "test0001.tfrecord", [*VIDEOS[:3], bare])
     for _ in range(2):  # the second time from the cache
         caplog.clear()
         assert command(*call).status == 0
         (warning,) = [line for line in caplog.text.splitlines() if "no audio" in line]
-        assert f"{folder}: 2 of 5 videos have frames and no audio, though others have both" in warning
+        assert f"{folder}: 2 of 6 videos have frames and no audio, though others have both" in warning
         assert warning.endswith("'silent0', 'silent1'")
 
 

@@ -545,6 +545,10 @@ def test_a_plan_that_the_organizers_script_has_used_up(command: Command, server:
     (line,) = outcome.out.splitlines()
     assert outcome.status == 0 and line.startswith(f"{plan}: nothing is left to fetch in it; ") and not server.asked
     assert "--list says what is there" in line
+    for name in ("2_frame_test_download_plan.json", "plan.json"):  # nothing goes anywhere, so that --to is not needed
+        (tmp_path / name).write_bytes(plan_of({}))
+        outcome = command("download", "--plan", tmp_path / name, "--data-dir", tmp_path)
+        assert outcome.status == 0 and f"{name}: nothing is left to fetch in it; " in outcome.out
     plan.write_bytes(plan_of(dict(zip(SERVER_NAMES[2:4], CONTENTS[2:]))))
     arguments = ("download", "--plan", plan, "--data-dir", tmp_path, "--to", tmp_path / "shards")
     outcome = command(*arguments, "--shards", "0-1")
@@ -703,7 +707,15 @@ def test_names_that_a_plan_gets_through_stay_in_the_folder(files: dict[str, str]
     [
         ((), ("nothing to download",)),
         (("--plan", "4/frame/train"), ("4/frame/train", "2/frame/train", "URL")),
-        (("--plan", "2/video/train"), ("2/video/train", "features of whole videos", "name 2/frame/train")),
+        *(
+            (("--plan", plan, *options), (f"--plan {plan}: ", "features of whole videos", "name 3/frame/test"))
+            for plan in (
+                "3/video/test",
+                "http://data.yt8m.org/3/download_plans/video_test.json",
+                "https://data.yt8m.org/3/download_plans/video_test.json",
+            )
+            for options in ((), ("--to", "x"), ("--list",))
+        ),
         (("--plan", "2/frame/train", "3/frame/test", "--to", "x"), ("--to", "single")),
         (("--plan", "ftp://host/plan.json", "--to", "x"), ("ftp://host", "http://")),
         (("--plan", "http://:80/plan.json", "--to", "x"), ("http://:80", "host")),

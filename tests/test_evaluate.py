@@ -186,7 +186,7 @@ def test_predictions_score_as_their_submission_does(predicted_dir: Path, command
     assert command("evaluate", *how, *truth).status == 0
     document = json.loads((predicted_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     subjects = {subject["name"]: subject for subject in document["subjects"]}
-    assert list(subjects) == ["random order", "both_1", "dbof_0", "ensemble"]
+    assert list(subjects) == ["random order", "both_1", "dbof_0", "ensemble", "best weights"]
     assert command("evaluate", *how, *truth, "--submission", predicted_dir / "sub.csv").status == 0
     document = json.loads((predicted_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     assert [subject["name"] for subject in document["subjects"]] == ["random order", "sub.csv"]
@@ -293,8 +293,8 @@ def test_models_are_measured_on_what_they_have_not_seen(
         assert reason in line and "left out" in line and "--include-trained" in line
     document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     names = [subject["name"] for subject in document["subjects"]]
-    assert names == ["random order", "video labels only", "both_2", "dbof_2", "ensemble"]
-    assert {subject["note"] for subject in document["subjects"][2:]} == {
+    assert names == ["random order", "video labels only", "both_2", "dbof_2", "ensemble", "best weights"]
+    assert {subject["note"] for subject in document["subjects"][2:-1]} == {
         "not trained on these shards, though its checkpoint was chosen on them"
     }
     table = pd.read_csv(rated_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False)
@@ -428,7 +428,7 @@ def test_videos_that_come_twice_do_not_count(
     assert "are of videos whose id several records have" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["score", "ensemble", "random order"])
+@pytest.mark.parametrize("name", ["score", "ensemble", "random order", "best weights"])
 def test_a_name_that_means_something_else_is_refused(rated_dir: Path, command: Command, name: str) -> None:
     models = rated_dir / "cache" / "segment"
     (models / "dbof_2").rename(models / name)
@@ -437,7 +437,6 @@ def test_a_name_that_means_something_else_is_refused(rated_dir: Path, command: C
 
 
 def test_k_counts_on_rated_shards_too(rated_dir: Path, command: Command) -> None:
-    scores = {}
     for top_k in (1, 3, 100_000):
         assert (
             command(
@@ -456,9 +455,15 @@ def test_k_counts_on_rated_shards_too(rated_dir: Path, command: Command) -> None
             == 0
         )
         document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
-        scores[top_k] = document["subjects"][2]
-    assert scores[1]["listed"] == N_CLASSES
-    assert scores[1]["map"] < scores[3]["map"] < scores[100_000]["map"]
+        subject = document["subjects"][2]
+        table = pd.read_csv(rated_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False)
+        lists = {
+            label: [f"{row.vid}:{row.start}" for row in own.sort_values("both_2", ascending=False).itertuples()]
+            for label, own in table.groupby("label")
+        }
+        rated = {(row.vid, row.start, row.label): row.score for row in table.itertuples()}
+        assert subject["map"] == pytest.approx(slow_map(rated, lists, top_k)[1], rel=0, abs=1e-12)
+        assert subject["listed"] == sum(min(top_k, len(segments)) for segments in lists.values())
 
 
 def test_the_baselines_are_lists_of_all_candidates(predicted_dir: Path, command: Command) -> None:

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 
 from yt8m.create_submission_from_memmaps import FUSIONS
 from yt8m.ranking import fusion as fusing
-from yt8m.ranking.fusion import Fusion
+from yt8m.ranking.fusion import Fusion, whole_weights
 
 N_CLASSES = 3
 
@@ -23,7 +23,21 @@ def _maps(n_maps: int, n_rows: int, levels: int, seed: int) -> list[np.ndarray]:
 
 
 def _fuse(maps: list[np.ndarray], classes: slice = slice(0, N_CLASSES), **options: object) -> np.ndarray:
-    return Fusion(maps, **options).fuse(0, [values[:, classes] for values in maps], classes)
+    fusion = Fusion(maps, **options)
+    return fusion.fuse(0, [values[:, classes] for values in fusion.maps], classes)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """Of each value how many different ones are lower, same shape."""
+    return np.unique(values, return_inverse=True)[1].reshape(values.shape)
+
+
+def _exact_sum(maps: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    """The weighted sum as fractions, with weights as they are written."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    rows = zip(*(values.ravel().tolist() for values in maps))
+    sums = [sum(weight * value for weight, value in zip(exact, row)) for row in rows]
+    return np.array(sums, object).reshape(maps[0].shape)
 
 
 def _literal(kind: str, maps: list[np.ndarray], weights: list[float]) -> np.ndarray:
@@ -46,14 +60,73 @@ SIZES = {
 
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(**SIZES)
-def test_the_mean_is_rounded_half_to_even(n_maps: int, n_rows: int, levels: int, seed: int) -> None:
+def test_the_mean_ranks_by_the_sum_and_not_by_anything_rounded(
+    n_maps: int, n_rows: int, levels: int, seed: int
+) -> None:
     maps = _maps(n_maps, n_rows, levels, seed)
-    total = np.sum(maps, axis=0, dtype=np.int64)
-    exact = [[round(Fraction(value, n_maps)) for value in row] for row in total.tolist()]
+    exact = np.sum(maps, axis=0, dtype=np.int64).tolist()
     fused = _fuse(maps)
     assert fused.dtype == np.float32 and fused.tolist() == exact
     for weight in (2.0, 0.3, 1e308):
         assert _fuse(maps, weights=[weight] * n_maps).tolist() == exact
+
+
+WRITTEN = st.sampled_from([0, 1, 2, 3, 0.1, 0.2, 0.25, 0.3, 1.5, 1e-3, 7.0])  # 0.1 + 0.2 is not 0.3 in floats
+
+
+@settings(deadline=None, derandomize=True, max_examples=120)
+@given(**SIZES, weights=st.lists(WRITTEN, min_size=8, max_size=8).filter(lambda weights: weights[0] > 0))
+def test_weighted_means_are_equal_exactly_where_they_are(
+    n_maps: int, n_rows: int, levels: int, seed: int, weights: list[float]
+) -> None:
+    maps, weights = _maps(n_maps, n_rows, levels, seed), weights[:n_maps]
+    fused = _fuse(maps, weights=weights)
+    whole = whole_weights(weights)
+    if 9999 * sum(whole) < 2**24:
+        assert np.array_equal(_levels(fused), _levels(_exact_sum(maps, weights)))
+    order = np.random.default_rng(seed).permutation(n_maps).tolist()
+    other = _fuse([maps[number] for number in order], weights=[weights[number] for number in order])
+    assert fused.dtype == np.float32 and np.array_equal(fused, other)
+
+
+FLOATS = st.floats(0, 1e300, allow_subnormal=False) | st.floats(0.1, 2)
+
+
+@settings(deadline=None, derandomize=True, max_examples=120)
+@given(**SIZES, weights=st.lists(FLOATS, min_size=8, max_size=8).filter(lambda weights: weights[0] > 0))
+def test_any_weights_keep_the_order_and_what_is_equal(
+    n_maps: int, n_rows: int, levels: int, seed: int, weights: list[float]
+) -> None:
+    maps, weights = _maps(n_maps, n_rows, levels, seed), weights[:n_maps]
+    fused = _fuse(maps, weights=weights)
+    whole = whole_weights(weights)
+    exact = _exact_sum(maps, whole)
+    order = np.argsort(exact, axis=None, kind="stable")
+    assert (np.diff(fused.ravel()[order]) >= 0).all()
+    assert len(set(zip(exact.ravel(), fused.ravel()))) == len(set(exact.ravel()))
+    np.testing.assert_allclose(fused, exact.astype(float), rtol=2**-23)
+    assert sum(whole) <= 2**39 + n_maps and [weight > 0 for weight in whole] == [weight > 0 for weight in weights]
+    shares = np.array(weights) / max(weights)
+    np.testing.assert_allclose(np.array(whole) / sum(whole), shares / shares.sum(), rtol=0, atol=1e-10)
+
+
+def test_weights_are_the_least_integers_of_their_ratio() -> None:
+    assert whole_weights([0.1, 0.25, 0]) == [2, 5, 0]
+    assert whole_weights([4, 2, 6]) == [2, 1, 3]
+    assert whole_weights([np.float64(0.5), np.int64(2)]) == [1, 4]
+    assert whole_weights([1, 1e-300]) == [2**39 - 1, 1]
+
+
+@pytest.mark.parametrize("n_maps", [1677, 1678, 5000])
+def test_sums_of_very_many_models_are_as_exact_as_float32(n_maps: int) -> None:
+    values = np.array([[9999, 9998, 0]], np.int16)
+    fused = Fusion([values] * n_maps).fuse(0, [values] * n_maps, slice(0, 3))
+    assert fused.tolist() == (values.astype(np.int64) * n_maps).astype(np.float32).tolist()
+    last = [values] * (n_maps - 1) + [np.array([[9998, 9999, 1]], np.int16)]
+    sums = Fusion(last).fuse(0, last, slice(0, 3))
+    assert sums[0, 0] <= fused[0, 0] and sums[0, 2] == 1
+    if n_maps == 1677:
+        assert (fused - sums).tolist() == [[1, -1, -1]]
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -61,7 +134,8 @@ def test_the_mean_is_rounded_half_to_even(n_maps: int, n_rows: int, levels: int,
 def test_weights_count_as_so_many_copies(n_maps: int, n_rows: int, levels: int, seed: int, weights: list[int]) -> None:
     maps, counts = _maps(n_maps, n_rows, levels, seed), [1 + weights[0], *weights[1:n_maps]]
     copies = [values for values, count in zip(maps, counts) for _ in range(count)]
-    for kind in FUSIONS:
+    assert np.array_equal(_levels(_fuse(maps, weights=counts)), _levels(_fuse(copies)))
+    for kind in FUSIONS[1:]:
         np.testing.assert_allclose(_fuse(maps, kind=kind, weights=counts), _fuse(copies, kind=kind), rtol=1e-5)
 
 
@@ -118,6 +192,16 @@ def test_ranks_are_among_the_rows_of_all_blocks(kind: str, n_bytes: int, monkeyp
     for values in watched:
         assert sum(values.read) == 30
         assert max(values.read) == min(30, max(1, n_bytes // 24))
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_models_without_a_weight_are_not_read(kind: str) -> None:
+    maps = _maps(3, 30, 40, 9)
+    watched = [Watched(values) for values in maps]
+    fusion = Fusion(watched, kind, [2, 0, 1])
+    assert fusion.maps == [watched[0], watched[2]] and not watched[1].read
+    fused = fusion.fuse(0, [maps[0], maps[2]], slice(0, N_CLASSES))
+    assert np.array_equal(fused, _fuse([maps[0], maps[2]], kind=kind, weights=[2, 1]))
 
 
 @pytest.mark.parametrize("kind", FUSIONS)

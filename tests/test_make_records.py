@@ -361,6 +361,30 @@ def test_a_range_for_values_that_are_nearly_the_same(world: World, command: Comm
     assert_refused(command(*world.arguments("segment/train")), "--range 1000.1 1000.2")
 
 
+def test_audio_of_a_single_value_says_nothing(world: World, command: Command) -> None:
+    values = np.linspace(0, 1, 40 * 6).reshape(40, 6)
+    values[:, 4:] = -3
+    save_arrays(world.features, dict.fromkeys(world.arrays, values))
+    call = world.arguments("segment/train", "--audio-width", 2)
+    assert_refused(command(*call), f"{world.features}: all values of the audio features are -3, which says nothing")
+    assert_refused(command(*call, "--audio-range", -3, 0), "the rgb features float64 from 0 to 0.99")
+    assert not (world.data_dir / "segment" / "train").exists()
+
+
+@pytest.mark.parametrize("delimiter", [";", ","])
+def test_what_excel_puts_before_the_header_is_passed_over(world: World, command: Command, delimiter: str) -> None:
+    for path in (world.labels_path, world.ratings_path):
+        text = path.read_text(encoding="utf-8").replace(",", delimiter).replace("\n", "\r\n")
+        path.write_bytes(f"\ufeffsep={delimiter}\r\n{text}".encode())
+    assert command(*world.arguments("segment/train")).status == 0
+    index = world.index()
+    assert set(index.labels.tolist()) == {3, 4} and len(index.rating_label) == len(world.ratings)
+    with world.labels_path.open("ab") as file:
+        file.write(b"nobody\r\n")
+    outcome = command(*world.arguments("segment/train", "--overwrite"))
+    assert_refused(outcome, f"{world.labels_path}: line {len(world.labels) + 3}: expected 2 fields")
+
+
 def test_audio_has_a_range_of_its_own(world: World, command: Command) -> None:
     values = np.concatenate([np.full((40, 4), 0.5), np.full((40, 2), 30.0)], axis=1)
     save_arrays(world.features, dict.fromkeys(world.arrays, values))

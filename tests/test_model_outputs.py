@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -16,7 +17,16 @@ import yaml
 
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
-from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, video_folder, write_config
+from tests.small_models import (
+    CONTEXT,
+    DBOF,
+    NEXTVLAD,
+    TRAINING,
+    agnostic_folder,
+    aware_folder,
+    video_folder,
+    write_config,
+)
 from tests.test_commands import assert_refused
 from yt8m.common.errors import UserError
 from yt8m.data.features import PUBLISHED_RANGE
@@ -250,6 +260,8 @@ def test_videos_are_scored_anew_for_other_classes_of_the_model(
     np.testing.assert_array_equal(found[2], found[0])
     declare(challenge_dir / "segment" / "test", -1, 1)
     assert_refused(command(*call), "rgb stand for values from -1 to 1", "base for -1.9921875 to 2.0078125")
+    declare(challenge_dir / "segment" / "test", *ROUNDED_RANGE)
+    assert "base.npz: up to date" in succeed(heard(*call)).err
 
 
 def test_predictions_that_do_not_say_their_classes_are_in_the_challenges_order(
@@ -262,10 +274,12 @@ def test_predictions_that_do_not_say_their_classes_are_in_the_challenges_order(
     assert said in succeed(heard(*call)).err
     pd.read_csv(table).sort_values("Index").to_csv(table, index=False)
     (challenge_dir / "sub.csv").unlink()
-    assert_refused(
-        command(*call), "theirs.npy: does not say", f"{table} has another", "put the challenge's table there"
-    )
-    assert not (challenge_dir / "sub.csv").exists()
+    report = ("report", "--data-dir", challenge_dir, "--output", challenge_dir / "page.html")
+    for again in (call, report):
+        assert_refused(
+            command(*again), "theirs.npy: does not say", f"{table} has another", "put the challenge's table there"
+        )
+    assert not any((challenge_dir / name).exists() for name in ("sub.csv", "page.html"))
 
 
 # --- names ----------------------------------------------------------------------------------------------
@@ -344,6 +358,34 @@ def test_a_few_other_names_are_warned_of(names: Sequence[str], said: str | None,
         assert [line.endswith(str(said)) for line in warnings] == [True] * (said is not None), warnings
 
 
+@pytest.mark.parametrize(
+    "names, refused",
+    [
+        (("",) * 8, False),
+        (("", "bee", "CAT", "label 13", "", "", "", ""), False),
+        (("", "bit", "cup", "", "", "", "", ""), True),
+    ],
+    ids=["no names", "some", "others"],
+)
+def test_names_that_the_model_lacks_do_not_count(
+    names: Sequence[str], refused: bool, zoo: Path, heard: Command
+) -> None:
+    agnostic_folder(zoo / "cache" / "segment" / "zoo_0", NARROW, named_classes(names))
+    outcome = heard("inference_memmap", "--data-dir", zoo, "--device", "cpu")
+    assert outcome.status == (2 if refused else 0), outcome
+    said = "zoo_0: has other names than .*: 11 is 'bit' there and 'bee' here, 12 is 'cup' there and 'cat' here;"
+    assert bool(re.search(said, outcome.err)) == refused and ("other names" in outcome.err) == refused
+
+
+def test_a_vocabulary_does_not_count_for_a_model_that_says_its_classes(zoo: Path, heard: Command) -> None:
+    write_names(zoo / "tools.csv", TOOLS)
+    call = ("inference_memmap", "--data-dir", zoo, "--device", "cpu")
+    said = "zoo_0: says which its classes are; --vocabulary does not count for it"
+    assert said not in succeed(heard(*call)).err
+    again = succeed(heard(*call, "--vocabulary", zoo / "tools.csv")).err
+    assert said in again and "zoo_0.npy: up to date" in again
+
+
 def test_a_base_model_of_other_classes_is_not_fine_tuned(command: Command, data_dir: Path, tmp_path: Path) -> None:
     vocabulary = load_vocabulary(data_dir)
     base = video_folder(tmp_path / "base", DBOF, replace(vocabulary, names=TOOLS[:5]))
@@ -361,14 +403,23 @@ def test_the_two_tables_of_a_data_folder_have_to_agree(
     known = pd.read_csv(table)
     known.assign(Name=TOOLS[:5]).to_csv(table, index=False)
     config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": TRAINING})
-    where = ("--data-dir", data_dir)
+    pure = write_config(tmp_path / "s.yaml", pure_segment={"training": TRAINING})
+    aware = write_config(tmp_path / "c.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
+    where, base = ("--data-dir", data_dir), tmp_path / "base"
     said = f"{data_dir}/vocabulary.csv: has other names than {table} for the same label ids: "
     mend = f"prepare_vocabulary --overwrite --data-dir {data_dir}`"
+    succeed(command("prepare_test_meta", *where))
     for call in (
         ("check_data", *where),
         ("train_video", config, "--name", "x", *where),
+        ("train_pure_segment", pure, base, "--fold", 0, "--name", "x", *where),
+        ("train_segment_w_context", aware, base, base, "--fold", 0, "--name", "x", *where),
+        ("find_lr", config, *where),
         ("inference_memmap", *where),
         ("create_submission_from_memmaps", *where, "--output", tmp_path / "sub.csv"),
+        ("check_submission", tmp_path / "sub.csv", *where),
+        ("evaluate", *where, "--fold", 0),
+        ("report", *where),
         ("prepare_vocabulary", *where),
     ):
         outcome = command(*call)
@@ -379,6 +430,20 @@ def test_the_two_tables_of_a_data_folder_have_to_agree(
     assert "other names" not in succeed(heard("check_data", *where)).err
     known.assign(Name=["axe", *names[1:]]).to_csv(table, index=False)
     assert f"is {names[0]!r} there and 'axe' here" in succeed(heard("check_data", *where)).err
+
+
+def test_further_labels_of_a_data_folder_are_no_other_names(zoo: Path, heard: Command) -> None:
+    """The table of all labels may have more than are rated, and need not have all of those."""
+    for rows in (["3,axe", "10,ant", "11,BEE", "900,hob"], ["900,hob"], [f"{label}," for label in LABELS]):
+        (zoo / "vocabulary.csv").write_text("\n".join(["Index,Name", *rows, ""]), encoding="utf-8")
+        assert "other names" not in succeed(heard("check_data", "--data-dir", zoo)).err
+
+
+def test_a_table_of_names_that_cannot_be_read_has_its_own_remedy(zoo: Path, command: Command) -> None:
+    (zoo / "vocabulary.csv").write_bytes("Index,Name\n10,ant\n".encode("utf-16"))
+    outcome = command("check_data", "--data-dir", zoo)
+    assert_refused(outcome, f'{zoo}/vocabulary.csv: is UTF-16; save it as "CSV UTF-8"')
+    assert "prepare_vocabulary" not in outcome.err
 
 
 def test_classes_are_found_however_their_accents_are_written(zoo: Path, command: Command) -> None:
@@ -400,8 +465,11 @@ def test_videos_of_several_options_add_up(zoo: Path, command: Command) -> None:
     asked = ("--videos", "v002", "--videos=-dash", "--videos", "v000")
     outcome = succeed(command("localize", shard, *where, *asked, "--format", "json"))
     assert [answer["video_id"] for answer in json.loads(outcome.out)] == ["v002", "-dash", "v000"]
-    outcome = command("localize", shard, *where, *asked, "--classes", "ant", "--classes", "bee", "--format", "json")
-    assert [answer["video_id"] for answer in json.loads(succeed(outcome).out)] == ["v002", "-dash", "v000"]
+    classes = ("--classes", "ant", "--classes", "bee", "12", "--threshold", 0)
+    answers = json.loads(succeed(command("localize", shard, *where, *asked, *classes, "--format", "json")).out)
+    assert [answer["video_id"] for answer in answers] == ["v002", "-dash", "v000"]
+    for answer in answers:
+        assert {span["class"] for span in answer["spans"]} == {"ant", "bee", "cat"}
     succeed(command("inference_memmap", *where))
     for options, count in ((asked, "3 timelines"), (asked[:3], "2 timelines"), (asked[2:3], "1 timeline;")):
         assert count in succeed(command("report", *where, *options, "--output", zoo / "page.html")).out
@@ -479,9 +547,12 @@ def test_a_base_model_in_another_order_is_fine_tuned_in_the_order_of_the_data(
 # --- what goes in ---------------------------------------------------------------------------------------
 
 
-def declare(folder: Path, *bounds: float, width: int = 1024) -> None:
-    """Say what the bytes of a folder's features stand for."""
-    meaning = {"rgb": {"width": width, "range": bounds}, "audio": {"width": 128, "range": bounds}}
+ROUNDED_RANGE = (-1.992188, 2.007812)  # the published range in seven digits
+
+
+def declare(folder: Path, *bounds: float, audio: tuple[float, float] | None = None) -> None:
+    """Say what the bytes of a folder's features stand for; those of `audio` for the same, unless it is given."""
+    meaning = {"rgb": {"width": 1024, "range": bounds}, "audio": {"width": 128, "range": audio or bounds}}
     (folder / "features.json").write_text(json.dumps(meaning), encoding="utf-8")
 
 
@@ -501,10 +572,14 @@ def test_bytes_that_stand_for_other_values_are_refused(
     declare(test, *PUBLISHED_RANGE)
     succeed(command("inference_memmap", "--data-dir", challenge_dir))
     predicted = challenge_dir / "cache" / "predictions" / "old_0.npy"
-    for bounds in ((-1, 1), (-1.98, PUBLISHED_RANGE[1]), (PUBLISHED_RANGE[0], 2.009)):
+    for bounds in ((-1, 1), (-1.98, PUBLISHED_RANGE[1]), (PUBLISHED_RANGE[0], 2.009), (-1.9919, PUBLISHED_RANGE[1])):
         declare(test, *bounds)
         assert_refused(command("inference_memmap", "--data-dir", challenge_dir), f"from {bounds[0]} to {bounds[1]}")
-    declare(test, -1.992188, 2.007812)  # the published range in seven digits
+    declare(test, *PUBLISHED_RANGE, audio=(0, 6))
+    assert_refused(
+        command("inference_memmap", "--data-dir", challenge_dir), "bytes of audio stand for values from 0 to 6"
+    )
+    declare(test, *ROUNDED_RANGE)
     assert f"{predicted}: up to date" in succeed(command("inference_memmap", "--data-dir", challenge_dir)).err
 
     config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": TRAINING})
@@ -560,6 +635,17 @@ def test_a_wrong_description_of_a_model_is_refused(section: dict, said: str, tmp
     with pytest.raises(UserError) as caught:
         load_video_model(folder)
     assert said in str(caught.value) and str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_label_id_of_a_model_that_is_too_large_is_said_in_a_line(zoo: Path, command: Command) -> None:
+    path = zoo / "cache" / "segment" / "zoo_0" / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shard = zoo / "segment" / "test" / "test0000.tfrecord"
+    for label in (2**31, 2**63, 10**30):
+        config["vocabulary"][1][0] = label
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        for call in (("inference_memmap", "--data-dir", zoo), ("localize", shard, "--data-dir", zoo)):
+            assert_refused(command(*call), f"{path}: ", "vocabulary.1.0: expected less than 2147483648")
 
 
 def test_an_exported_file_has_the_models_own_classes(challenge_dir: Path, command: Command) -> None:

@@ -21,10 +21,17 @@ def _maps(n_maps: int, n_rows: int, n_classes: int, levels: int, seed: int) -> l
     return [values[rng.integers(0, levels, (n_rows, n_classes))] for _ in range(n_maps)]
 
 
-def _mean(maps: list[np.ndarray]) -> np.ndarray:
-    """The mean of the maps, exactly, rounded to the nearest integer and halves to the even one."""
-    total = np.sum(maps, axis=0, dtype=np.int64)
-    return np.array([[round(Fraction(value, len(maps))) for value in row] for row in total.tolist()])
+def _mean(maps: list[np.ndarray], weights: list[float]) -> list[list[Fraction]]:
+    """The weighted mean of the maps, exactly, of each row and class."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    return [
+        [sum(weight * int(value) for weight, value in zip(exact, values)) / sum(exact) for values in zip(*rows)]
+        for rows in zip(*(values.tolist() for values in maps))
+    ]
+
+
+def _sum(maps: list[np.ndarray]) -> np.ndarray:
+    return np.sum(maps, axis=0, dtype=np.float32)
 
 
 def _rank(
@@ -34,6 +41,20 @@ def _rank(
         patch.setattr(ranking, "BLOCK_ROWS", block_rows)
         patch.setattr(ranking, "WORKERS", workers)
         return [rows().tolist() for rows in top_rows(Fusion(maps, **options), top_k, seed)]
+
+
+def _mixed(number: int) -> int:
+    """The last steps of MurmurHash3 (32 bits), in Python's integers."""
+    number ^= number >> 16
+    number = number * 0x85EBCA6B % 2**32
+    number ^= number >> 13
+    number = number * 0xC2B2AE35 % 2**32
+    return number ^ number >> 16
+
+
+def _drawn(seed: int, label: int, row: int) -> int:
+    """What orders rows of equal score."""
+    return _mixed(row ^ int(np.random.default_rng((seed, label)).integers(2**32)))
 
 
 CASES = {
@@ -49,8 +70,12 @@ CASES = {
 }
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
-@given(**CASES)
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(
+    **CASES,
+    weights=st.none()
+    | st.lists(st.sampled_from([0, 1, 2, 0.1, 0.2, 0.3]), min_size=4, max_size=4).filter(lambda values: values[0] > 0),
+)
 def test_top_rows_are_those_of_a_full_sort(
     n_maps: int,
     n_rows: int,
@@ -61,15 +86,21 @@ def test_top_rows_are_those_of_a_full_sort(
     seed: int,
     block_rows: int,
     other_block_rows: int,
+    weights: list[float] | None,
 ) -> None:
     maps = _maps(n_maps, n_rows, n_classes, levels, data_seed)
-    mean = _mean(maps)
-    ranked = _rank(maps, top_k, seed, block_rows)
+    used = None if weights is None else weights[:n_maps]
+    mean = _mean(maps, used or [1] * n_maps)
+    ranked = _rank(maps, top_k, seed, block_rows, weights=used)
     assert len(ranked) == n_classes
     for label, rows in enumerate(ranked):
-        assert len(rows) == len(set(rows)) == min(top_k, n_rows)
-        assert mean[rows, label].tolist() == sorted(mean[:, label].tolist(), reverse=True)[:top_k]
-    assert _rank(maps, top_k, seed, other_block_rows, workers=1) == ranked  # ties and all
+        own = [means[label] for means in mean]
+        # Best first; equal means, and no others, in an order of rows that follows from the seed alone.
+        expected = sorted(range(n_rows), key=lambda row, own=own, label=label: (-own[row], _drawn(seed, label, row)))
+        assert rows == expected[:top_k]
+    assert _rank(maps, top_k, seed, other_block_rows, workers=1, weights=used) == ranked
+    reverse = None if used is None else used[::-1]
+    assert _rank(maps[::-1], top_k, seed, block_rows, weights=reverse) == ranked
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -91,7 +122,7 @@ def test_what_is_no_candidate_is_not_listed(
     row_videos = np.sort(rng.integers(0, other_block_rows, n_rows))
     factors = rng.random((other_block_rows, n_classes), np.float32)
     factors[rng.random(factors.shape) < excluded] = np.nan
-    fused = _mean(maps).astype(np.float32) * factors[row_videos]
+    fused = _sum(maps) * factors[row_videos]
     for label, rows in enumerate(_rank(maps, top_k, seed, block_rows, factors=factors, row_videos=row_videos)):
         own = fused[:, label]
         assert len(rows) == len(set(rows)) == min(top_k, np.isfinite(own).sum())
@@ -105,15 +136,6 @@ def test_shuffling_is_undone(rows: list[int], salt: int) -> None:
     shuffled = shuffle(values, salt)
     assert unshuffle(shuffled, salt).tolist() == values.tolist() == rows
     assert len(set(shuffled.tolist())) == len(set(rows))
-
-
-def _mixed(number: int) -> int:
-    """The last steps of MurmurHash3 (32 bits), in Python's integers."""
-    number ^= number >> 16
-    number = number * 0x85EBCA6B % 2**32
-    number ^= number >> 13
-    number = number * 0xC2B2AE35 % 2**32
-    return number ^ number >> 16
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -134,8 +156,7 @@ def test_the_order_of_equal_scores_follows_from_seed_class_and_row(seed: int, la
     """A submission can be made again, whatever wrote it, on any machine."""
     best = BestRows(range(label, label + 1), 50, min(top_k, 50), seed)
     best.add(0, np.full((1, 50), 3, np.float32))
-    salt = int(np.random.default_rng((seed, label)).integers(2**32))
-    assert best.ranked(label).tolist() == sorted(range(50), key=lambda row: _mixed(row ^ salt))[:top_k]
+    assert best.ranked(label).tolist() == sorted(range(50), key=lambda row: _drawn(seed, label, row))[:top_k]
 
 
 @pytest.mark.parametrize("unit", [1, 1 / 64, 1e-30])
@@ -187,7 +208,7 @@ def test_the_rows_fused_at_a_time_do_not_matter(tile_rows: int, monkeypatch: pyt
     monkeypatch.setattr(ranking, "TILE_ROWS", tile_rows)
     maps = _maps(2, 40, 3, 10_000, 6)
     factors, row_videos = np.random.default_rng(6).random((40, 3), np.float32), np.arange(40)
-    fused = _mean(maps) * factors
+    fused = _sum(maps) * factors
     for label, rows in enumerate(_rank(maps, 9, 0, 25, factors=factors, row_videos=row_videos)):
         assert rows == np.argsort(-fused[:, label])[:9].tolist()
 

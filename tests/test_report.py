@@ -134,7 +134,7 @@ def test_opens_from_disk_without_complaints_and_without_network(opened: OpenPage
 def test_scores(opened: OpenPage, folder: Path) -> None:
     document = json.loads((folder / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     rows = opened.page.locator("#score-table tbody tr")
-    assert rows.count() == len(document["subjects"]) == 5
+    assert rows.count() == len(document["subjects"]) == 6
     for row, subject in zip(rows.all(), document["subjects"]):
         cells = row.locator("td").all_text_contents()
         assert cells[0] == subject["name"] and cells[1] == f"{subject['map']:.4f}"

@@ -137,13 +137,13 @@ N_ROWS = 12
 
 @pytest.fixture(name="maps")
 def _maps() -> dict[str, np.ndarray]:
-    """Predictions of two models; all scores of a class are distinct, and all means of the two as well."""
+    """Predictions of two models, whose means are all distinct, though some by 1/2 only; and of another one."""
     rng = np.random.default_rng(8)
-    doubled = np.stack([rng.permutation(4999)[:N_ROWS] for _ in LABELS], axis=1)
-    shift = rng.integers(-40, 40, doubled.shape).clip(-doubled, doubled)
+    total = np.stack([4000 + rng.permutation(N_ROWS) for _ in LABELS], axis=1)
+    first = np.stack([2000 + 8 * rng.permutation(N_ROWS) for _ in LABELS], axis=1)
     return {
-        "dbof-3_0": (doubled + shift).astype(np.int16),
-        "nextvlad-2_1": (doubled - shift).astype(np.int16),
+        "dbof-3_0": first.astype(np.int16),
+        "nextvlad-2_1": (total - first).astype(np.int16),
         "other": np.stack([rng.permutation(9999)[:N_ROWS] for _ in LABELS], axis=1).astype(np.int16),
     }
 
@@ -250,6 +250,11 @@ def test_weights_and_fusions_rank_as_defined(maps: dict[str, np.ndarray], data_d
     assert heavy.read_bytes() == _slow_csv([maps["dbof-3_0"]], 100_000).encode()
     means = _create(data_dir, *names).read_bytes()
     assert _create(data_dir, *names, "--weights", 1, 1).read_bytes() == means
+    lists = dict(read_submission(_create(data_dir, *names, "--weights", 0.1, 0.3)))
+    for column, segments in enumerate(lists.values()):
+        own = dict(zip(_names(), maps["other"][:, column] + 3 * maps["dbof-3_0"][:, column].astype(int)))
+        found = [own[name] for name in segments]
+        assert found == sorted(found, reverse=True) and len(set(segments)) == N_ROWS
     for fusion, worth in (
         ("geometric", lambda values: np.log(np.maximum(values, 0.5))),
         ("rank", lambda values: -rankdata(-values, axis=0)),
@@ -270,10 +275,11 @@ def test_weights_and_fusions_rank_as_defined(maps: dict[str, np.ndarray], data_d
         ("--weights", "1"),
         ("--model-names", "dbof-3_0", "--weights", "1", "2"),
         ("--model-names", "dbof-3_0", "nextvlad-2_1", "--weights", "0", "0"),
+        ("--model-names", "dbof-3_0", "nextvlad-2_1", "--weights", "auto", "1"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(options: tuple, data_dir: Path) -> None:
-    with pytest.raises(UserError, match="--weights: expected one for each of the --model-names, not all 0"):
+    with pytest.raises(UserError, match="--weights: expected auto, or one for each of the --model-names, not all 0"):
         _create(data_dir, *options)
 
 

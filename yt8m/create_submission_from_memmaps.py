@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 FUSIONS = ("mean", "geometric", "rank", "reciprocal-rank")
+AUTO = "auto"
+
+
+def _weight(text: str) -> float | str:
+    return text if text == AUTO else nonnegative(text)
+
+
+_weight.__name__ = f"number of at least 0, or {AUTO}"  # argparse names the type in its message
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         (
             "python -m yt8m.create_submission_from_memmaps --output sub.csv",
             "python -m yt8m.create_submission_from_memmaps --model-names dbof-3_0 nextvlad-2_1 --weights 1 2",
+            "python -m yt8m.create_submission_from_memmaps --weights auto",
             "python -m yt8m.create_submission_from_memmaps --video-model data/cache/video/dbof-3 --video-top-k 20",
         ),
         "seed",
@@ -42,10 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_names(parser, "which models' predictions in cache/predictions to average")
     parser.add_argument(
         "--weights",
-        type=nonnegative,
+        type=_weight,
         nargs="+",
         metavar="W",
-        help="weight of each model, in the order of --model-names (default: all the same)",
+        help=f"weight of each model, in the order of --model-names; or {AUTO}: those that the newest evaluation of "
+        "exactly these models has found, of evaluation*.json and cross-validation*.json in the cache folder (default: "
+        "all the same)",
     )
     parser.add_argument(
         "--fusion",
@@ -110,11 +121,17 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.ranking.fusion import Fusion
     from yt8m.ranking.submission import write_submission
     from yt8m.ranking.top_k import top_rows
+    from yt8m.scoring.weights import weights_text
+    from yt8m.scoring.written_weights import newest_weights
 
-    if args.weights is not None and (len(args.weights) != len(args.model_names or ()) or not any(args.weights)):
+    weights = args.weights
+    if weights == [AUTO]:
+        if args.fusion != "mean":
+            raise UserError(f"--weights {AUTO}: has weights for the mean, not for --fusion {args.fusion}")
+    elif weights is not None and (AUTO in weights or len(weights) != len(args.model_names or ()) or not any(weights)):
         raise UserError(
-            f"--weights: expected one for each of the --model-names, not all 0, found "
-            f"{len(args.weights)} for {len(args.model_names or ())}"
+            f"--weights: expected {AUTO}, or one for each of the --model-names, not all 0, found "
+            f"{len(weights)} for {len(args.model_names or ())}"
         )
     if args.output.is_dir() or not os.access(_nearest_folder(args.output), os.W_OK):
         raise UserError(f"--output {args.output}: is a folder, or in one that cannot be written to")
@@ -123,8 +140,13 @@ def main(args: argparse.Namespace) -> None:
     meta = load_test_meta(cache)
     files = prediction_files(cache, args.model_names)
     maps = [file.read(meta, vocabulary) for file in files]
+    names = [file.path.stem for file in files]
+    if weights == [AUTO]:
+        found = newest_weights(args.data_dir, files)
+        weights = found.weights
+        print(f"--weights {AUTO}: {weights_text(names, weights)}, {found.origin}")
     factors = _factors(args, meta, vocabulary)
-    fusion = Fusion(maps, args.fusion, args.weights, factors, None if factors is None else meta.row_videos())
+    fusion = Fusion(maps, args.fusion, weights, factors, None if factors is None else meta.row_videos())
     with Progress("ranking", meta.n_rows, "row", LOGGER) as progress:
         ranked = top_rows(fusion, args.top_k, args.seed, progress.update)
     with Progress("writing", len(vocabulary), "class", LOGGER) as progress:
@@ -132,7 +154,7 @@ def main(args: argparse.Namespace) -> None:
     print(
         f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, meta.n_rows)} of {meta.n_rows} "
         f"segments each{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
-        f"{', '.join(file.path.stem for file in files)}"
+        f"{', '.join(names) if weights is None else weights_text(names, weights)}"
     )
 
 

@@ -1,4 +1,7 @@
-"""Honest scores: MAP@K as the challenge defines it, with intervals, of submissions, predictions and models."""
+"""Honest scores: MAP@K as the challenge defines it, with intervals, of submissions, predictions and models.
+
+Of several models it finds the weights, too, with which their mean is best on ratings that none was trained on.
+"""
 
 import argparse
 from pathlib import Path
@@ -28,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
             "python -m yt8m.evaluate --truth truth.csv --model-names dbof-3_0 nextvlad-2_1",
             "python -m yt8m.evaluate --fold 0 --model-names dbof-3_0 nextvlad-2_0",
             "python -m yt8m.evaluate --out-of-fold dbof-cv --output data/cache/cross-validation-dbof-cv",
+            "python -m yt8m.evaluate --out-of-fold dbof-cv nextvlad-cv",
         ),
         "seed",
     )
@@ -107,7 +111,7 @@ def main(args: argparse.Namespace) -> None:
             f"{trial.source}: none of {len(trial.ratings)} ratings is positive, so that there is nothing to measure"
         )
     setting = Setting(trial.source, args.top_k, args.resamples, args.seed)
-    evaluation = evaluate(trial.ratings, trial.subjects, vocabulary, setting, trial.folds)
+    evaluation = evaluate(trial.ratings, trial.subjects, vocabulary, setting, trial.folds, trial.weights)
     print("\n".join(summary_lines(evaluation)))
     paths = write_evaluation(evaluation, args.output or args.data_dir / "cache" / "evaluation")
     print(f"\nwrote {', '.join(map(str, paths))}")

@@ -118,8 +118,9 @@ def load_vocabulary(data_dir: Path) -> Vocabulary:
         )
     vocabulary = read_vocabulary(path)
     if (data_dir / NAMES_FILE).is_file():
+        names = read_vocabulary(data_dir / NAMES_FILE)
         try:
-            vocabulary.compare_names(read_vocabulary(data_dir / NAMES_FILE))
+            vocabulary.compare_names(names)
         except UserError as error:
             raise UserError(
                 f"{error}; if {path} is not of this data, replace it: `python -m yt8m.prepare_vocabulary --overwrite "

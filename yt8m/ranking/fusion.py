@@ -3,7 +3,9 @@
 Scores are integers 0..9999. Dimensions: R rows of a block, C classes, M models.
 """
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal, Protocol
 
 import numpy as np
@@ -13,6 +15,8 @@ from yt8m.prediction.memmaps import SCALE
 
 RANK_OFFSET = 60  # of reciprocal-rank fusion, as Cormack et al. 2009 chose it
 COUNTED_BYTES = 16 << 20  # of the scores counted at a time, as int64
+EXACT = 2**24  # float32 holds all integers up to it
+FINEST = 2**39  # the most that weights may add up to: sums of so many scores are exact in float64
 Kind = Literal["mean", "geometric", "rank", "reciprocal-rank"]
 
 
@@ -25,15 +29,34 @@ class Scores(Protocol):
         """Consecutive rows."""
 
 
+def whole_weights(weights: Sequence[float]) -> list[int]:
+    """The least integers (M,) in the ratio of weights of at least 0, not all 0: 0.1 and 0.25 are 2 and 5.
+
+    Where these would add up to more than 2^39, integers whose shares in the sum are right to 1e-10, and of which none
+    is 0 that was not.
+    """
+    exact = [Fraction(str(weight)) for weight in weights]  # as it is written: 0.1 is a tenth
+    common = math.lcm(*(weight.denominator for weight in exact))
+    whole = [int(weight * common) for weight in exact]
+    divisor, total = math.gcd(*whole), sum(whole)
+    if total // divisor <= FINEST:
+        return [weight // divisor for weight in whole]
+    return [max(1, weight * FINEST // total) if weight else 0 for weight in whole]
+
+
 class Fusion:
     """The fused scores of M models, float32, at least 0, the higher the better.
 
-    `kind` "mean": the arithmetic mean, rounded to an integer as it is published; "geometric": that of the
+    `kind` "mean": the sum of the scores, which ranks as their arithmetic mean does, and exactly: equal means are equal,
+    whatever the order of the models, and others differ (up to 1,677 models or weights that add up to as much; beyond,
+    where means are closer than 2^-24 of their size, they may be equal). "geometric": the geometric mean of the
     probabilities, where 0 counts as half of the smallest other one; "rank": the mean over the models of the share of a
     class's rows that a row is not behind of; "reciprocal-rank": the mean of 1 / (60 + rank). Ranks are those of a row
-    among all of a class in one model, the middle one where scores are equal. `weights` (M,) of the models, at least 0.
-    `factors` (videos, C) float32 multiply the scores of the rows of a video, `row_videos` (rows,); NaN means that they
-    are no candidates.
+    among all of a class in one model, the middle one where scores are equal.
+
+    `weights` (M,) of the models, at least 0, not all 0; `maps` are then those of the models with a weight that is not
+    0. `factors` (videos, C) float32 multiply the scores of the rows of a video, `row_videos` (rows,); NaN means that
+    they are no candidates.
     """
 
     def __init__(
@@ -44,25 +67,24 @@ class Fusion:
         factors: np.ndarray | None = None,
         row_videos: np.ndarray | None = None,
     ) -> None:
-        self.maps = maps
+        whole = whole_weights([1] * len(maps) if weights is None else weights)
+        self.maps = [values for values, weight in zip(maps, whole) if weight]
         self.shape = maps[0].shape
         self._kind = kind
-        # Equal weights are none, and those of a mean do not count as if they were exact to the last bit.
-        self._weights = None if weights is None or len(set(weights)) == 1 else np.array(weights) / max(weights)
+        self._weights = [weight for weight in whole if weight]
         self._factors, self._row_videos = factors, row_videos
-        weighed = np.ones(len(maps)) if self._weights is None else self._weights
-        shares = (weighed / weighed.sum()).tolist()
+        shares = [weight / sum(whole) for weight in self._weights]
         self._tables: list[np.ndarray] = []
         if kind == "geometric":
             logarithms = np.log(np.maximum(np.arange(SCALE + 1), 0.5) / SCALE)
             self._tables = [(share * logarithms).astype(np.float32) for share in shares]
         elif kind != "mean":
-            self._tables = [share * self._by_rank(values) for share, values in zip(shares, maps)]
+            self._tables = [share * self._by_rank(values) for share, values in zip(shares, self.maps)]
 
     def fuse(self, start: int, blocks: Sequence[np.ndarray], classes: slice) -> np.ndarray:
-        """Fused scores (R, C') of rows `start` onwards for some classes, from those of each model (R, C')."""
+        """Fused scores (R, C') of rows `start` onwards for some classes, from those of each of `maps` (R, C')."""
         if self._kind == "mean":
-            scores = self._mean(blocks)
+            scores = self._sum(blocks)
         else:
             scores = self._looked_up(blocks, classes)
         if self._factors is not None:
@@ -70,21 +92,19 @@ class Fusion:
             scores *= self._factors[self._row_videos[start : start + len(scores)], classes]
         return scores
 
-    def _mean(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
-        if self._weights is not None:
-            weighted = blocks[0] * self._weights[0]
-            for weight, block in zip(self._weights[1:], blocks[1:]):
-                weighted += weight * block
-            weighted /= self._weights.sum()
-            return np.rint(weighted.round(6)).astype(np.float32)
-        total = np.zeros(blocks[0].shape, np.float32)
-        for first in range(0, len(blocks), 3):  # three fit an int16, whose sums are faster
-            part = blocks[first]
-            for block in blocks[first + 1 : first + 3]:
-                part = part + block
-            total += part
-        total /= len(blocks)  # exact enough to be rounded rightly for less than 1,000 models
-        return np.rint(total, out=total)
+    def _sum(self, blocks: Sequence[np.ndarray]) -> np.ndarray:
+        exact_in = np.float32 if sum(self._weights) * SCALE <= EXACT else np.float64
+        total = np.zeros(blocks[0].shape, exact_in)
+        if max(self._weights) > 1:
+            for weight, block in zip(self._weights, blocks):
+                total += exact_in(weight) * block
+        else:
+            for first in range(0, len(blocks), 3):  # three fit an int16, whose sums are faster
+                part = blocks[first]
+                for block in blocks[first + 1 : first + 3]:
+                    part = part + block
+                total += part
+        return total.astype(np.float32, copy=False)
 
     def _looked_up(self, blocks: Sequence[np.ndarray], classes: slice) -> np.ndarray:
         total = np.zeros(blocks[0].shape, np.float32)

@@ -125,9 +125,9 @@ class TestTimelines:
         row_doubt, row_peak = np.empty(n_rows, np.float32), np.empty(n_rows, np.float32)
         for start in range(0, n_rows, BLOCK_ROWS):
             blocks = [values[start : start + BLOCK_ROWS] for values in self._maps]
-            scores = fusion.fuse(start, blocks, slice(0, n_classes)).astype(np.int16)
-            row_doubt[start : start + BLOCK_ROWS] = entropies[scores].sum(axis=1)
-            row_peak[start : start + BLOCK_ROWS] = scores.max(axis=1) / SCALE
+            mean = fusion.fuse(start, blocks, slice(0, n_classes)) / len(blocks)
+            row_doubt[start : start + BLOCK_ROWS] = entropies[np.rint(mean).astype(np.int16)].sum(axis=1)
+            row_peak[start : start + BLOCK_ROWS] = mean.max(axis=1) / SCALE
         counts = self._meta.row_ends - self._meta.row_starts
         return (
             np.add.reduceat(row_doubt, self._meta.row_starts) / counts,

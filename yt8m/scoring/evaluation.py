@@ -39,7 +39,7 @@ FORMAT_VERSION = 1
 _LEVEL = 95  # percent of the resamples that an interval holds
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
-Kind = Literal["baseline", "model", "ensemble", "submission"]
+Kind = Literal["baseline", "model", "ensemble", "weighted", "submission"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,8 @@ class Evaluation:
 
     `ratings`: a row each, with the probability that each subject gives it; `folds`: for out-of-fold predictions a dict
     for each subject and measure, with the values of all folds, their mean and standard deviation, else empty.
+    `comparisons`: a dict for each two subjects that are compared, with the difference of their MAPs and its interval;
+    `weights`: the best ones of several models, if they have been looked for.
     """
 
     head: dict[str, Any]
@@ -82,6 +84,8 @@ class Evaluation:
     classes: pd.DataFrame
     ratings: pd.DataFrame
     folds: list[dict[str, Any]] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, Any] | None = None
 
 
 def evaluate(
@@ -90,25 +94,25 @@ def evaluate(
     vocabulary: Vocabulary,
     setting: Setting,
     folds: np.ndarray | None = None,
+    weights: dict[str, Any] | None = None,
 ) -> Evaluation:
     """Measure all subjects, and with `folds` (R,) each fold by itself, too; at least one rating is positive."""
     _check_names([subject.name for subject in subjects])
     rankings = [Ranking(ratings, subject.places) for subject in subjects]
     with Progress("resampling videos", setting.n_resamples, "resample", LOGGER) as progress:
         maps = resampled_maps(rankings, len(ratings.video_ids), setting.n_resamples, setting.seed, progress.update)
-    tail = (100 - _LEVEL) / 2
     summaries, tables = [], []
     for subject, ranking, resampled in zip(subjects, rankings, maps):
         areas = areas_of_classes(ratings, subject.places)
-        low, high = np.nanpercentile(resampled, [tail, 100 - tail]) if setting.n_resamples else (np.nan, np.nan)
+        low, high = _interval(resampled)
         summaries.append(
             {
                 "name": subject.name,
                 "kind": subject.kind,
                 "note": subject.note,
                 "map": ranking.mean_average_precision(),
-                "map_low": float(low),
-                "map_high": float(high),
+                "map_low": low,
+                "map_high": high,
                 "class_auc": _mean(areas),
                 "listed": int((subject.places != NOT_LISTED).sum()),
                 "duplicates": subject.duplicates,
@@ -131,8 +135,48 @@ def evaluate(
     }
     by_fold = [] if folds is None else _fold_by_fold(ratings, folds, subjects, setting)
     return Evaluation(
-        head, summaries, pd.concat(tables, ignore_index=True), _rating_table(ratings, subjects, folds), by_fold
+        head,
+        summaries,
+        pd.concat(tables, ignore_index=True),
+        _rating_table(ratings, subjects, folds),
+        by_fold,
+        _comparisons(summaries, maps),
+        weights,
     )
+
+
+def _interval(resampled: np.ndarray) -> tuple[float, float]:
+    """What holds `_LEVEL` percent of the resamples (N,); NaN where there are none."""
+    tail = (100 - _LEVEL) / 2
+    low, high = np.nanpercentile(resampled, [tail, 100 - tail]) if resampled.size else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _comparisons(summaries: Sequence[dict[str, Any]], maps: np.ndarray) -> list[dict[str, Any]]:
+    """The ensemble against its best member, and the best weights against the ensemble, where there are such.
+
+    `maps` (subjects, N): MAP of each subject in the same resamples.
+    """
+    members = [number for number, subject in enumerate(summaries) if subject["kind"] == "model"]
+    places = {subject["kind"]: number for number, subject in enumerate(summaries)}
+    pairs = []
+    if "ensemble" in places:
+        pairs.append((places["ensemble"], max(members, key=lambda number: summaries[number]["map"])))
+    if "weighted" in places:
+        pairs.append((places["weighted"], places["ensemble"]))
+    rows = []
+    for number, other in pairs:
+        low, high = _interval(maps[number] - maps[other])
+        rows.append(
+            {
+                "subject": summaries[number]["name"],
+                "other": summaries[other]["name"],
+                "difference": summaries[number]["map"] - summaries[other]["map"],
+                "difference_low": low,
+                "difference_high": high,
+            }
+        )
+    return rows
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -249,7 +293,14 @@ def write_evaluation(evaluation: Evaluation, prefix: Path) -> list[Path]:
         }
         for label, rows in evaluation.classes.groupby("label")
     ]
-    document = {**evaluation.head, "subjects": evaluation.subjects, "classes": classes, "folds": evaluation.folds}
+    document = {
+        **evaluation.head,
+        "subjects": evaluation.subjects,
+        "comparisons": evaluation.comparisons,
+        "weights": evaluation.weights,
+        "classes": classes,
+        "folds": evaluation.folds,
+    }
     for path, table in zip(paths, (evaluation.classes, evaluation.ratings)):
         with replacing(path) as temporary:
             table.to_csv(temporary, index=False)
@@ -299,8 +350,29 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
             ]
         )
     lines += _aligned(rows)
+    remarks = _remarks(evaluation)
+    lines += ["", *remarks] if remarks else []
     if evaluation.folds:
         lines += ["", "fold by fold", "", *_aligned(_fold_rows(evaluation.folds))]
+    return lines
+
+
+def _remarks(evaluation: Evaluation) -> list[str]:
+    """A line if the ensemble is worse than its best member, and one on the best weights."""
+    lines = []
+    kinds = {subject["name"]: subject["kind"] for subject in evaluation.subjects}
+    for row in evaluation.comparisons:
+        difference = f"{row['difference']:+.4f} MAP"
+        if not math.isnan(row["difference_low"]):
+            low, high = row["difference_low"], row["difference_high"]
+            difference += f" ({evaluation.head['level']} % interval {low:+.4f} to {high:+.4f})"
+        if kinds[row["subject"]] == "weighted":
+            lines.append(
+                f"{row['subject']}: found on all of these ratings; their row is what weights found on half of the "
+                f"videos score on the other half, {difference} compared with {row['other']}"
+            )
+        elif row["difference"] < 0:
+            lines.append(f"{row['subject']}: below its best member, {row['other']}, {difference}")
     return lines
 
 
