@@ -19,9 +19,10 @@ from tests.test_scoring import KEYS, Key, keys_of, ratings_from, slow_map
 from yt8m.data.index import load_index
 from yt8m.data.test_meta import TestMeta, load_test_meta, save_test_meta
 from yt8m.data.vocabulary import load_vocabulary
+from yt8m.ranking.fusion import weights_text
 from yt8m.scoring import weights as searching
 from yt8m.scoring.scores import Ranking, places_by_score, resampled_maps
-from yt8m.scoring.weights import best_weights, weights_text
+from yt8m.scoring.weights import best_weights
 
 Command = Callable[..., Outcome]
 

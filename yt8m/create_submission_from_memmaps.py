@@ -118,11 +118,9 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.data.test_meta import load_test_meta
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.prediction.memmaps import prediction_files
-    from yt8m.ranking.fusion import Fusion
+    from yt8m.ranking.fusion import Fusion, weights_text
     from yt8m.ranking.submission import write_submission
     from yt8m.ranking.top_k import top_rows
-    from yt8m.scoring.weights import weights_text
-    from yt8m.scoring.written_weights import newest_weights
 
     weights = args.weights
     if weights == [AUTO]:
@@ -142,6 +140,8 @@ def main(args: argparse.Namespace) -> None:
     maps = [file.read(meta, vocabulary) for file in files]
     names = [file.path.stem for file in files]
     if weights == [AUTO]:
+        from yt8m.scoring.written_weights import newest_weights
+
         found = newest_weights(args.data_dir, files)
         weights = found.weights
         print(f"--weights {AUTO}: {weights_text(names, weights)}, {found.origin}")

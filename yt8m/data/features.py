@@ -69,8 +69,8 @@ def require_same(found: FeatureContract, where: object, expected: FeatureContrac
         if ours is not None and _differ(ours.range, theirs.range):
             raise UserError(
                 f"{where}: bytes of {name} stand for values from {_shown(ours.range)}, those of {whose} for "
-                f"{_shown(theirs.range)}; make the shards anew with that range, or put the right {CONTRACT_NAME} beside "
-                "them"
+                f"{_shown(theirs.range)}; make the shards anew with that range, or put the right {CONTRACT_NAME} "
+                "beside them"
             )
 
 

@@ -111,8 +111,8 @@ def open_features(sources: Sources, video_ids: Sequence[str]) -> list[Feature]:
     for key, part, own, _, _ in unscaled:
         if part.low[own].min() == part.high[own].max():
             raise UserError(
-                f"{part.folder}: all values of the {key} features are {part.low[own].min():g}, which says nothing; look "
-                "at what has made them"
+                f"{part.folder}: all values of the {key} features are {part.low[own].min():g}, which says nothing; "
+                "look at what has made them"
             )
     if unscaled:
         found = ", ".join(f"the {key} features {part.dtype} {part.extent(own)}" for key, part, own, _, _ in unscaled)

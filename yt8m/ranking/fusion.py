@@ -44,6 +44,12 @@ def whole_weights(weights: Sequence[float]) -> list[int]:
     return [max(1, weight * FINEST // total) if weight else 0 for weight in whole]
 
 
+def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
+    """What people read, the heaviest first: "2 nextvlad_1, 1 dbof_0"; models without a weight are left out."""
+    chosen = sorted((pair for pair in zip(weights, names) if pair[0]), key=lambda pair: -pair[0])
+    return ", ".join(f"{weight:g} {name}" for weight, name in chosen)
+
+
 class Fusion:
     """The fused scores of M models, float32, at least 0, the higher the better.
 

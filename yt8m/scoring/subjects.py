@@ -20,14 +20,14 @@ from yt8m.models.artifacts import ModelFolder, open_folder
 from yt8m.models.model_files import folder_digest
 from yt8m.prediction.members import chosen_folders
 from yt8m.prediction.memmaps import prediction_files
-from yt8m.ranking.fusion import Fusion
+from yt8m.ranking.fusion import Fusion, weights_text
 from yt8m.scoring.evaluation import Kind, Subject
 from yt8m.scoring.held_out import HeldOutRatings, training_of
 from yt8m.scoring.placing import TestRatings, subject_of_submission
 from yt8m.scoring.ratings import Ratings, ratings_of_table
 from yt8m.scoring.scores import places_by_score
 from yt8m.scoring.truth import read_truth, read_video_labels
-from yt8m.scoring.weights import best_weights, weights_text
+from yt8m.scoring.weights import best_weights
 from yt8m.scoring.written_weights import model_digest
 
 LOGGER = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ Dimensions: R ratings, M models.
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,9 +78,3 @@ def _search(
                 best, best_map = weights.copy(), maps[chosen]
             progress(1)
     return [weight // math.gcd(*best) for weight in best]
-
-
-def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
-    """What people read, the heaviest first: "2 nextvlad_1, 1 dbof_0"; models without a weight are left out."""
-    chosen = sorted((pair for pair in zip(weights, names) if pair[0]), key=lambda pair: -pair[0])
-    return ", ".join(f"{weight:g} {name}" for weight, name in chosen)
