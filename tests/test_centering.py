@@ -77,9 +77,3 @@ def test_shares_are_those_of_the_training_videos(data_dir: Path) -> None:
     dataset = VideoDataset(index, vocabulary, -1, None)
     labels = dataset.__getitems__([(0, example) for example in range(len(dataset))]).labels.numpy()
     assert dataset.class_shares() == pytest.approx((labels.sum(axis=0) + 0.5) / (len(labels) + 1))
-    index = load_index(data_dir / "segment" / "train", data_dir / "cache")
-    shards = split_fold(index, 0)[0]
-    rated = RatedSegmentDataset(index, vocabulary, shards, 3, False, -1, None)
-    negatives = rated.__getitems__([(0, example) for example in range(len(rated))]).negatives.numpy()
-    of_videos = pd.DataFrame(~negatives).groupby(rated.records).first().to_numpy()
-    assert rated.class_shares() == pytest.approx((of_videos.sum(axis=0) + 0.5) / (len(of_videos) + 1))

@@ -131,8 +131,8 @@ def test_the_exported_configuration_has_all_and_trains_the_same(kind: str, train
     exported = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     training = exported[SECTIONS[kind][1]]["training"]
     assert training["clip_grad_norm"] is None and training["ema_decay"] is None
-    shared = {"warmup_ratio", "start_lr_factor", "end_lr_factor", "center_inputs", "prior_bias"}
-    weights = set() if kind == "video" else {"offset", "negative_weight", "mined_weight"}
+    shared = {"warmup_ratio", "start_lr_factor", "end_lr_factor", "center_inputs"}
+    weights = {"prior_bias"} if SECTIONS[kind][1] == "video" else {"offset", "negative_weight", "mined_weight"}
     encoders = {"segment_encoder_lr_factor", "context_encoder_lr_factor"} if kind == "aware" else set()
     assert training.keys() == {*TRAINING, "clip_grad_norm", "ema_decay", *shared, *weights, *encoders}
     stamp = (folder / "model.pth").stat().st_mtime_ns

@@ -146,14 +146,13 @@ class ContextModelConfig(_Section):
     n_mixture: Count
 
 
-class VideoTraining(_Section):
-    """Pre-training: batch size in videos; `steps` and `ckpt_interval` in optimizer steps.
+class Training(_Section):
+    """What all trainings have: `steps` and `ckpt_interval` in optimizer steps, and how they go.
 
     The learning rate rises linearly from `lr * start_lr_factor` to `lr` over `warmup_ratio` of the steps, then falls
     linearly to `lr * end_lr_factor`. The gradients' global norm is clipped to `clip_grad_norm`. With `ema_decay` the
     exponential moving average of the weights is evaluated and exported. Unlike in 2019, the first layer on frames
-    trains with centered inputs (`center_inputs`), and a new head begins with the classes' shares of the training
-    examples (`prior_bias`).
+    trains with centered inputs (`center_inputs`).
     """
 
     batch_size: Count
@@ -167,11 +166,19 @@ class VideoTraining(_Section):
     end_lr_factor: Factor = 0.01
     clip_grad_norm: Limit = 10.0
     center_inputs: StrictBool = True
-    prior_bias: StrictBool = True
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
 
-class SegmentTraining(VideoTraining):
+class VideoTraining(Training):
+    """Pre-training: batch size in videos.
+
+    Unlike in 2019, the head begins with the classes' shares of the training videos (`prior_bias`).
+    """
+
+    prior_bias: StrictBool = True
+
+
+class SegmentTraining(Training):
     """Fine-tuning on rated segments: batch size in ratings; `offset` in frames on either side.
 
     A rating weighs its score (0 or 1) plus `negative_weight`; the mean loss of the mined negatives, classes that

@@ -175,11 +175,10 @@ class VideoDataset(ShardDataset[VideoBatch]):
         )
 
     def class_shares(self) -> np.ndarray:
-        """The share of the videos that are labelled with each class, (C,), smoothed so as to be neither 0 nor 1."""
-        return _shares(
-            [self.index.of_record(record, self.classes, self.index.label_ends) for record in self.records],
-            self.n_classes,
-        )
+        """The share of the videos that are labelled with each class, (C,), half a video more on either side."""
+        labelled = [self.index.of_record(record, self.classes, self.index.label_ends) for record in self.records]
+        found = np.concatenate([np.unique(own[own >= 0]) for own in labelled])
+        return (np.bincount(found, minlength=self.n_classes) + 0.5) / (len(self) + 1)
 
     def __getitems__(self, keys: Sequence[Key]) -> VideoBatch:
         epochs, examples = _columns(keys)
@@ -246,12 +245,6 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         self._known = _known_classes(index, vocabulary)
         self.n_classes = len(vocabulary)
 
-    def class_shares(self) -> np.ndarray:
-        """The share of the rated videos that are labelled with or rated for each class, (C,), neither 0 nor 1."""
-        return _shares(
-            [self.index.of_record(record, *self._known) for record in np.unique(self.records)], self.n_classes
-        )
-
     def __getitems__(self, keys: Sequence[Key]) -> SegmentBatch:
         epochs, examples = _columns(keys)
         records = self.records[examples]
@@ -294,12 +287,6 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             segment[end - first :] = 0
             requests.append(Frames(record, slice(begin, end), segment[begin - first : end - first]))
         return segments, self.reader.read(requests)
-
-
-def _shares(classes: list[np.ndarray], n_classes: int) -> np.ndarray:
-    """The share of examples that have each class, (C,), with half an example more on either side."""
-    found = np.concatenate([np.unique(own[own >= 0]) for own in classes])
-    return (np.bincount(found, minlength=n_classes) + 0.5) / (len(classes) + 1)
 
 
 def _known_classes(index: Index, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

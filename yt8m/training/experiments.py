@@ -17,7 +17,7 @@ from helperbot import parameter_groups
 from helperbot.distributed import rank, rank_zero_first, world_size
 from torch import nn
 
-from yt8m.common.config import BaseSection, FeatureContract, VideoTraining, load_config, override_steps, required
+from yt8m.common.config import BaseSection, FeatureContract, Training, load_config, override_steps, required
 from yt8m.common.errors import UserError
 from yt8m.common.problems import SHOWN
 from yt8m.data.damage import Damage
@@ -53,7 +53,7 @@ class Experiment(Generic[Batch]):
     model: VideoModel | SegmentModel
     groups: list[dict[str, Any]]
     task: Task[Batch]
-    settings: VideoTraining
+    settings: Training
     training: TrainingLoader[Batch]
     validation: BatchLoader[Batch] | None
     config: dict[str, Any]
@@ -201,8 +201,6 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[S
         center(model.segment_model)
         if architecture.finetune_context:
             center(model.context_model)
-    if settings.prior_bias:
-        begin_with_shares(model.expert_fc, train_set.class_shares())
     head = nn.ModuleList([model.intermediate_fc, model.expert_fc, model.gating_fc])
     groups = [
         group

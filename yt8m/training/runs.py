@@ -21,7 +21,8 @@ from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read
 LOGGER = logging.getLogger(__name__)
 _CODE = "code"  # the key of run.json
 _DECIDING = "common", "data", "models", "training"  # parts of this package, beside helperbot
-_FORMERLY = {"center_inputs": False, "prior_bias": False}  # what a run did that does not have these keys
+# What a run did that does not have these keys, in all sections and in that of pre-training.
+_FORMERLY, _FORMERLY_VIDEO = {"center_inputs": False}, {"center_inputs": False, "prior_bias": False}
 
 
 def code_identity() -> dict[str, str]:
@@ -109,7 +110,9 @@ def _completed(origin: dict[str, Any], finished: bool) -> dict[str, Any]:
     sections = origin.get("config", {})
     if not finished and isinstance(sections, dict):
         sections = {
-            name: section | {"training": _FORMERLY | section["training"]} if "training" in section else section
+            name: section | {"training": (_FORMERLY_VIDEO if name == "video" else _FORMERLY) | section["training"]}
+            if "training" in section
+            else section
             for name, section in sections.items()
         }
     try:
