@@ -1,0 +1,227 @@
+"""How accurate trained models are, over several seeds of data and of training, here and as the 2019 release trained.
+
+    python benchmarks/accuracy.py
+    python benchmarks/accuracy.py --full --data-seeds 1 2 3
+
+For each variant and each two seeds, both base models are trained on planted data (`benchmarks/planted.py`), each is
+fine-tuned on rated segments, and the ensemble of what comes out is scored on the test set. With --full there are two
+context-aware models, too. Variants are settings of the commands; "2019" is trained by `benchmarks/plain_training.py`
+and then, like all, predicts with this package's commands: with all frames of a video, and without padding.
+
+The tables have mean and standard deviation over the runs; the mean difference to "2019" over the pairs of runs of the
+same two seeds, with its 95 % interval (Student's t of these pairs); and the largest ratios of validation loss to
+training loss. Nothing is timed.
+
+On two cores, with a process of one thread on each, a run takes 10 minutes, 15 with --full, that is 8 and 12 hours for
+the default seeds; data takes 0.9 GB a seed, a run 40 MB, 60 with --full. What is finished stays in --data-dir, and the
+same command goes on. Code that changes meanwhile changes the results: to work on it, run this in a copy of the
+repository.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+# pylint: disable=wrong-import-position
+from benchmarks.accuracy_runs import LOG, Place, Result, Run, Variant, read_json, write_json
+from benchmarks.planted import add_sizes
+
+AS_IN_2019 = "2019"
+VARIANTS = (
+    Variant(AS_IN_2019, {}, as_in_2019=True),
+    Variant("here", {}),
+    Variant("here without centered inputs", {"training.center_inputs": False}),
+    Variant("here without prior bias", {"video.training.prior_bias": False}),
+    Variant("here, ema 0.99", {"training.ema_decay": 0.99}),
+)
+DATA_SEEDS, TRAINING_SEEDS = [1, 2, 3, 4, 5], [1, 2, 3]
+LEVEL = 0.95
+
+Results = dict[str, dict[tuple[int, int], Result]]  # by variant and by (data seed, training seed)
+
+
+def in_turn(jobs: Mapping[str, Callable[[], None]], processes: int) -> list[str]:
+    """Do all jobs, so many at a time; says what becomes of each, and returns the names of those that failed."""
+    failed = []
+    pool = ThreadPoolExecutor(processes)  # each waits for processes
+    futures = {pool.submit(job): name for name, job in jobs.items()}
+    try:
+        for number, future in enumerate(as_completed(futures), 1):
+            name, outcome = futures[future], "finished"
+            try:
+                future.result()
+            except subprocess.CalledProcessError as error:
+                failed.append(name)
+                outcome = f"failed, its {LOG} says why: {' '.join(error.cmd)}"
+            print(f"{number} of {len(jobs)}: {name}: {outcome}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def measures(full: bool) -> dict[str, Callable[[Result], float]]:
+    """What is shown of each run, AUC in percent."""
+    shown: dict[str, Callable[[Result], float]] = {
+        "DBoF AUC": lambda result: result["auc"]["dbof_0"],
+        "NeXtVLAD AUC": lambda result: result["auc"]["nextvlad_1"],
+        "MAP of these two": lambda result: result["map"]["2"],
+    }
+    if full:
+        shown |= {
+            "DBoF context, NeXtVLAD segments AUC": lambda result: result["auc"]["dbof-nextvlad_3"],
+            "DBoF twice AUC": lambda result: result["auc"]["dbof-dbof_4"],
+            "MAP of all four": lambda result: result["map"]["4"],
+        }
+    return shown
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """How far the interval of the mean of at least two values reaches to either side, by Student's t."""
+    quantile = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+    return float(quantile * statistics.stdev(values) / len(values) ** 0.5)
+
+
+def accuracy_lines(results: Results, full: bool) -> Iterator[str]:
+    """The table of means, spreads and differences."""
+    yield f"| | variant | mean | s.d. | runs | less {AS_IN_2019} | {LEVEL:.0%} interval | pairs |"
+    yield "|---|---|---|---|---|---|---|---|"
+    reference = results.get(AS_IN_2019, {})
+    for title, measure in measures(full).items():
+        digits = 4 if "MAP" in title else 2
+        for variant, runs in results.items():
+            values = [measure(result) for result in runs.values()]
+            pairs = [
+                measure(result) - measure(reference[seeds]) for seeds, result in runs.items() if seeds in reference
+            ]
+            cells = [f"{statistics.mean(values):.{digits}f}", "", str(len(values)), "", "", ""]
+            if len(values) > 1:
+                cells[1] = f"{statistics.stdev(values):.{digits}f}"
+            if pairs and variant != AS_IN_2019:
+                mean = statistics.mean(pairs)
+                cells[3], cells[5] = f"{mean:+.{digits}f}", str(len(pairs))
+                if len(pairs) > 1:
+                    half = half_interval(pairs)
+                    cells[4] = f"{mean - half:+.{digits}f} to {mean + half:+.{digits}f}"
+            yield f"| {title} | {variant} | {' | '.join(cells)} |"
+
+
+def ratio_lines(results: Results) -> Iterator[str]:
+    """The table of the largest ratios of validation loss to training loss over all trainings of each variant."""
+    yield "| largest validation loss / training loss | base models | their checkpoints | those of fine-tunings |"
+    yield "|---|---|---|---|"
+    for variant, runs in results.items():
+        worst = (
+            max(max(result["ratio"][kind].values()) for result in runs.values())
+            for kind in ("exported", "base", "fine-tuning")
+        )
+        yield f"| {variant} | {' | '.join(f'{ratio:.2f}' for ratio in worst)} |"
+
+
+def print_tables(results: Results, full: bool) -> None:
+    """Print what there is."""
+    if not results:
+        return
+    print("", *accuracy_lines(results, full), "", *ratio_lines(results), sep="\n")
+    print(
+        "\nBase models: as exported, both losses in evaluation mode and on equally many videos. Checkpoints: the "
+        "validation loss by the mean training loss of the steps since the checkpoint before."
+    )
+    codes = {code for runs in results.values() for result in runs.values() for code in result["codes"]}
+    if len(codes) > 1:
+        print(f"\nThese are results of {len(codes)} versions of the code: some differences may be due to that.")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=ROOT / "data" / "accuracy",
+        metavar="DIR",
+        help="where data, models and results are kept (default: data/accuracy in the repository)",
+    )
+    names = [variant.name for variant in VARIANTS]
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"which of {', '.join(map(repr, names))} (default: all)",
+    )
+    for name, seeds in (("data", DATA_SEEDS), ("training", TRAINING_SEEDS)):
+        shown = " ".join(map(str, seeds))
+        parser.add_argument(
+            f"--{name}-seeds", type=int, nargs="+", default=seeds, metavar="S", help=f"(default: {shown})"
+        )
+    parser.add_argument("--full", action="store_true", help="train context-aware models, too")
+    parser.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="so many at a time, with a thread each (default: 2)"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="say which runs are finished, and print the tables of these"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="of each training, to try this (default: the configurations')"
+    )
+    add_sizes(parser)
+    return parser.parse_args()
+
+
+def settle(args: argparse.Namespace) -> Place:
+    """The folder of data and results, if what is there has the same sizes and steps."""
+    path = args.data_dir.absolute() / "settings.json"
+    now: dict[str, Any] = {"sizes": [list(size) for size in args.sizes], "steps": args.steps}
+    before = read_json(path)
+    if before not in (None, now):
+        sys.exit(f"{path}: was {before}, is {now}; choose another --data-dir")
+    if not args.list:
+        write_json(path, now)
+    return Place(path.parent, args.sizes, args.steps)
+
+
+def main() -> None:
+    """Do what is missing and print the tables."""
+    args = parse_arguments()
+    place = settle(args)
+    runs = [
+        Run(place, variant, data_seed, training_seed, args.full)
+        for training_seed in args.training_seeds
+        for data_seed in args.data_seeds
+        for variant in VARIANTS
+        if variant.name in args.variants
+    ]
+    missing = [run for run in runs if run.result is None]
+    failed: list[str] = []
+    if args.list:
+        print(*(f"{run}: {'missing' if run in missing else 'finished'}" for run in runs), sep="\n")
+    else:
+        seeds = dict.fromkeys(run.data_seed for run in missing)
+        failed = in_turn({f"data {seed}": partial(place.prepare, seed) for seed in seeds}, args.processes)
+        failed = failed or in_turn({str(run): run.make for run in missing}, args.processes)
+    results: Results = {}
+    for run in sorted(runs, key=lambda run: VARIANTS.index(run.variant)):
+        result = run.result
+        if result is not None:
+            results.setdefault(run.variant.name, {})[run.data_seed, run.training_seed] = result
+    print_tables(results, args.full)
+    if failed:
+        sys.exit(f"failed: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

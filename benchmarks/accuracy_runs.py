@@ -1,0 +1,271 @@
+"""What `accuracy.py` is made of: the data of a seed, and runs through the commands from shards to a score.
+
+Everything is done in subprocesses with a thread each, and what is done stays.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.plain_training import HISTORY
+from benchmarks.planted import TRUTH
+from yt8m.common.files import replacing
+from yt8m.data.index import load_index
+from yt8m.data.partitions import FOLDERS
+from yt8m.data.test_meta import META_NAME
+from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
+from yt8m.training.runs import code_identity
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+CONFIGS = BENCHMARKS / "planted_configs"
+RESULT, ORIGIN, LOG = "result.json", "origin.json", "log.txt"
+DECIDING = "plain_training", "planted", "loss_ratio"  # modules of the benchmarks that decide what comes out
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A segment model: how it is called, what trains it, from which base models, and on which fold."""
+
+    name: str
+    command: str
+    config: str
+    bases: tuple[str, ...]
+    fold: int
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return f"{self.name}_{self.fold}"
+
+
+BASES = {"dbof": "video_dbof", "nextvlad": "video_nextvlad"}  # name and configuration
+AGNOSTIC = (
+    FineTuning("dbof", "train_pure_segment", "pure_segment", ("dbof",), 0),
+    FineTuning("nextvlad", "train_pure_segment", "pure_segment", ("nextvlad",), 1),
+)
+AWARE = (
+    FineTuning("dbof-nextvlad", "train_segment_w_context", "segment_w_context", ("dbof", "nextvlad"), 3),
+    FineTuning("dbof-dbof", "train_segment_w_context", "segment_w_context", ("dbof", "dbof"), 4),
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How to train: `changes` of the configurations, and whether the trainers are those of 2019.
+
+    A change is a value for a key of every section, such as `training.lr`, or of one, such as `video.training.lr`.
+    """
+
+    name: str
+    changes: dict[str, Any]
+    as_in_2019: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where everything lies, and what all runs there have in common: sizes of the data, and steps of each training
+    (None: those of the configurations)."""
+
+    folder: Path
+    sizes: list[tuple[int, int]]
+    steps: int | None
+
+    def shards(self, seed: int) -> Path:
+        """The data folder of a seed."""
+        return self.folder / f"data-{seed}"
+
+    def prepare(self, seed: int) -> None:
+        """Make the data of a seed, its indexes and its test metadata, unless they are there."""
+        folder = self.shards(seed)
+        if (folder / "cache" / META_NAME).exists():  # written last
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = [f"{n_shards}x{n_videos}" for n_shards, n_videos in self.sizes]
+        execute([BENCHMARKS / "planted.py", folder, "--seed", seed, "--sizes", *sizes], folder / LOG)
+        for part in FOLDERS:
+            load_index(folder / part, folder / "cache")
+        execute(["-m", "yt8m.prepare_test_meta", "--data-dir", folder], folder / LOG)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything trained once, and scored. With `full` there are context-aware models, too."""
+
+    place: Place
+    variant: Variant
+    data_seed: int
+    training_seed: int
+    full: bool
+
+    def __str__(self) -> str:
+        return f"{self.variant.name}, data {self.data_seed}, training {self.training_seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Its own data folder, with links to the shards."""
+        slug = re.sub(r"[^a-z0-9.]+", "-", self.variant.name.lower())
+        return self.place.folder / "runs" / f"{slug}-{self.data_seed}-{self.training_seed}"
+
+    @property
+    def fine_tunings(self) -> tuple[FineTuning, ...]:
+        """What is fine-tuned, the context-agnostic ones first."""
+        return (*AGNOSTIC, *AWARE) if self.full else AGNOSTIC
+
+    @property
+    def result(self) -> Result | None:
+        """What came out, if it is finished."""
+        result = read_json(self.folder / RESULT)
+        wanted = {tuning.folder for tuning in self.fine_tunings}
+        if result is None or result["changes"] != self.variant.changes or not wanted <= result["auc"].keys():
+            return None
+        return result
+
+    def make(self) -> None:
+        """Train, predict and score. What is there already stays, unless it comes from another variant of this name or,
+        unfinished, from other code."""
+        origin = {"changes": self.variant.changes, "code": code_digest()}
+        before, finished = read_json(self.folder / ORIGIN), read_json(self.folder / RESULT)
+        if before is not None and (before["changes"] != origin["changes"] or finished is None and before != origin):
+            shutil.rmtree(self.folder)
+            finished = None
+        self._link_data()
+        write_json(self.folder / ORIGIN, origin)
+        self._train()
+        bases = {name: self.folder / "cache" / "video" / name for name in BASES}
+        tuned = {tuning.folder: self.folder / "cache" / "segment" / tuning.folder for tuning in self.fine_tunings}
+        result = {
+            "changes": self.variant.changes,
+            "codes": sorted({*(finished["codes"] if finished else ()), origin["code"], code_digest()}),
+            "auc": {name: max(column(folder, "auc")) for name, folder in tuned.items()},
+            "map": self._maps(),
+            "ratio": {
+                "exported": {name: self._exported_ratio(folder) for name, folder in bases.items()},
+                "base": {name: history_ratio(folder) for name, folder in bases.items()},
+                "fine-tuning": {name: history_ratio(folder) for name, folder in tuned.items()},
+            },
+        }
+        write_json(self.folder / RESULT, result)
+
+    def _link_data(self) -> None:
+        shards = self.place.shards(self.data_seed).absolute()
+        (self.folder / "cache").mkdir(parents=True, exist_ok=True)
+        for name in ("video", "segment", VOCABULARY_NAME, TRUTH, "cache/index", f"cache/{META_NAME}"):
+            if not (self.folder / name).exists():
+                (self.folder / name).symlink_to(shards / name)
+
+    def _train(self) -> None:
+        options = "--seed", self.training_seed, "--device", "cpu"
+        for name, config in BASES.items():
+            self._command("train_video", self._configuration(config), "--name", name, *options)
+        for tuning in self.fine_tunings:
+            bases = [self.folder / "cache" / "video" / base for base in tuning.bases]
+            where = "--fold", tuning.fold, "--name", tuning.name
+            self._command(tuning.command, self._configuration(tuning.config), *bases, *where, *options)
+
+    def _configuration(self, name: str) -> Path:
+        """The configuration with the changes of the variant."""
+        sections = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text(encoding="utf-8"))
+        changes = dict(self.variant.changes)
+        if self.place.steps is not None:
+            changes["training.steps"] = self.place.steps
+            changes["training.ckpt_interval"] = max(1, self.place.steps // 2)
+        for title, section in sections.items():
+            for path, value in changes.items():
+                *of_section, part, key = path.split(".")
+                if of_section in ([], [title]):
+                    section[part][key] = value
+        copy = self.folder / f"{name}.yaml"
+        copy.write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
+        return copy
+
+    def _maps(self) -> dict[str, float]:
+        """MAP of the mean of the context-agnostic models, and of that of all, by the number of models."""
+        names = [tuning.folder for tuning in self.fine_tunings]
+        self._command("inference_memmap", "--model-names", *names, "--device", "cpu")
+        maps = {}
+        submission, evaluation = self.folder / "sub.csv", self.folder / "evaluation"
+        for n_models in sorted({len(AGNOSTIC), len(names)}):
+            self._command("create_submission_from_memmaps", "--model-names", *names[:n_models], "--output", submission)
+            score = "--truth", self.folder / TRUTH, "--submission", submission
+            self._command("evaluate", *score, "--resamples", 0, "--output", evaluation)
+            found = read_json(evaluation.with_suffix(".json"))
+            assert found is not None
+            maps[str(n_models)] = next(row["map"] for row in found["subjects"] if row["kind"] == "submission")
+        shutil.rmtree(self.folder / "cache" / "predictions")
+        for path in (submission, *self.folder.glob("evaluation*")):
+            path.unlink()
+        return maps
+
+    def _exported_ratio(self, folder: Path) -> float:
+        """See `loss_ratio.py`."""
+        options = ["--as-in-2019"] if self.variant.as_in_2019 else []
+        return float(execute([BENCHMARKS / "loss_ratio.py", folder, *options], self.folder / LOG))
+
+    def _command(self, command: str, *arguments: object) -> None:
+        """Run a command of the package, or 2019's trainer in its place."""
+        if self.variant.as_in_2019 and command.startswith("train_"):
+            start: list[object] = [BENCHMARKS / "plain_training.py", command]
+        else:
+            start = ["-m", f"yt8m.{command}"]
+        execute([*start, *arguments, "--data-dir", self.folder], self.folder / LOG)
+
+
+def execute(arguments: Sequence[object], log: Path) -> str:
+    """Run Python with one thread and return what it prints; that and its messages are added to the log.
+
+    Raises `CalledProcessError`.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    command = [sys.executable, *map(str, arguments)]
+    with log.open("a", encoding="utf-8") as file:
+        print(" ".join(command), file=file, flush=True)
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=file, text=True
+        )
+        print(done.stdout, file=file)
+    done.check_returncode()
+    return done.stdout
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What is in a file, if it is there."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a file at once or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def code_digest() -> str:
+    """A digest of the code and the configurations that decide what comes out."""
+    digest = sha256(code_identity()["digest"].encode())
+    for path in (*(BENCHMARKS / f"{name}.py" for name in DECIDING), *sorted(CONFIGS.glob("*.yaml"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def column(folder: Path, name: str) -> list[float]:
+    """A column of the evaluations in a model's history."""
+    with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row["valid_loss"]]
+
+
+def history_ratio(folder: Path) -> float:
+    """The largest ratio of validation loss to the mean training loss before it, over the evaluations of a training."""
+    return max(valid / train for valid, train in zip(column(folder, "valid_loss"), column(folder, "train_loss")))

@@ -1,0 +1,338 @@
+"""The trainers of the 2019 release, written from their description, with the package's layers: what `accuracy.py`
+compares with.
+
+    python benchmarks/plain_training.py train_video CONFIG --name NAME --seed 1 --data-dir DIR
+
+takes the command lines of the package's trainers and leaves the same model folders, which its commands predict with.
+Where the two releases differ, this one's configuration keys do not count. As in 2019
+
+- A batch is padded to its longest video, and head and tail are cut off the padded batch. If it is longer than
+  `max_len` then, `max_len` - 10 positions are drawn, once for all videos, with replacement; a video has those before
+  its own end. Evaluation does the same, with other positions each time.
+- Padding is among the frames that batch norms see, and the mean over frames divides by the length of the batch; only
+  maxima and NeXtVLAD's attention leave it out.
+- Inputs are bytes as they are, biases of the head begin at 0, and batch norms have a momentum of 0.1.
+- All parameters decay, also biases and those of batch norms.
+- Ratings of the same video stand together in a batch.
+- The exported weights are those of the best evaluation: validation loss of videos, ROC AUC of ratings.
+
+Epochs follow each other without a gap, which the description leaves open. A run that is interrupted begins anew.
+"""
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from helperbot import warmup_linear_decay
+from torch import Tensor, nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+# pylint: disable=wrong-import-position
+from benchmarks.plain_models import frame_mask
+from yt8m import train_pure_segment, train_segment_w_context, train_video
+from yt8m.common.config import BaseSection, SegmentTraining, VideoTraining, load_config, override_steps, required
+from yt8m.common.files import replacing
+from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
+from yt8m.data.folds import split_fold
+from yt8m.data.index import load_index
+from yt8m.data.reader import Frames
+from yt8m.data.sampling import Key
+from yt8m.data.segments import context_frames
+from yt8m.data.vocabulary import Vocabulary, load_vocabulary
+from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model, save_model
+from yt8m.models.encoders import Encoder
+from yt8m.models.model_files import WEIGHTS_NAME
+from yt8m.models.packing import Packing
+from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
+from yt8m.models.video_models import VideoModel, build_video_model
+from yt8m.training.loss import segment_loss, video_loss
+from yt8m.training.metrics import SegmentMetrics
+
+AS_IN_2019 = {"center_inputs": False, "ema_decay": None}
+NORM_MOMENTUM = 0.1
+NEGATIVE_WEIGHT = MINED_WEIGHT = 0.5
+FEWER_FRAMES = 10
+HISTORY = "history.csv"
+
+Batch = TypeVar("Batch", VideoBatch, SegmentBatch)
+Model = VideoModel | SegmentModel
+Forward = Callable[[Any, Any], Tensor]
+
+
+class PaddedBatch(Packing):
+    """A batch whose padding is among its rows, and counts in means."""
+
+    def __init__(self, frames: Tensor, lengths: Tensor) -> None:
+        """Frames (B, L, D) and lengths (B,), of which any may be 0."""
+        super().__init__(frames, None)
+        self.mask = frame_mask(frames, lengths)  # (B, L)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(B·L, ·) → (B, L, ·) with zeros in the padding."""
+        padded = super().unpack(rows)
+        return padded * self.mask.view(*self.mask.shape, *[1] * (padded.ndim - 2))
+
+
+def encode_padded(encoder: Encoder, frames: Tensor, lengths: Tensor) -> Tensor:
+    """Frames (B, L, D) and lengths (B,) → (B, F)."""
+    packing = PaddedBatch(frames, lengths)
+    return encoder.pool(encoder.encode_frames(packing.pack(frames)), packing)
+
+
+def forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
+    """Logits of a batch, (B, C) of videos or (S, C) of segments; these have no padding, the videos around them have."""
+    if isinstance(batch, VideoBatch):
+        return model.classify(encode_padded(model, batch.frames, batch.lengths))
+    if batch.videos is None or batch.lengths is None:
+        return model(batch.segments)
+    contexts = encode_padded(model.context_model, batch.videos, batch.lengths)
+    return model.classify(model.segment_model(batch.segments), contexts[batch.video_index])
+
+
+def criterion(logits: Tensor, batch: VideoBatch | SegmentBatch) -> Tensor:
+    """The loss of the logits of a batch, ()."""
+    if isinstance(batch, VideoBatch):
+        return video_loss(logits, batch.labels)
+    return segment_loss(logits, batch.classes, batch.scores, batch.negatives, NEGATIVE_WEIGHT, MINED_WEIGHT)
+
+
+class PaddedVideos(ShardDataset[Batch]):  # pylint: disable=abstract-method  # what comes behind it has the batches
+    """Reads videos with frames of one choice for the whole batch."""
+
+    def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+        """See `ShardDataset`; the choice depends on seed, first epoch, first record and longest video."""
+        n_frames = self.n_frames[records]
+        start, stop = context_frames(int(n_frames.max()))
+        positions = np.arange(start, stop)
+        if 0 <= self.max_len < len(positions):
+            rng = np.random.default_rng((self.seed, epochs[0], records[0]))
+            positions = np.sort(rng.integers(start, stop, self.max_len - FEWER_FRAMES))
+        lengths = np.searchsorted(positions, n_frames)  # how many lie before the end
+        frames = np.zeros((len(records), len(positions), self.reader.frame_dim), np.uint8)
+        met = self.reader.read(
+            [
+                Frames(record, positions[:length], frames[row, :length])
+                for row, (record, length) in enumerate(zip(records.tolist(), lengths.tolist()))
+            ]
+        )
+        return torch.from_numpy(frames), torch.from_numpy(lengths), met
+
+
+class PaddedVideoDataset(PaddedVideos[VideoBatch], VideoDataset):
+    """Videos with labels as 2019's trainer saw them."""
+
+
+class PaddedRatedDataset(PaddedVideos[SegmentBatch], RatedSegmentDataset):
+    """Rated segments as 2019's trainers saw them."""
+
+
+def training_keys(dataset: ShardDataset[Any], seed: int) -> Iterator[Key]:
+    """An endless stream of examples: in each epoch the videos in another order, the examples of each together."""
+    videos = np.split(np.arange(len(dataset)), np.flatnonzero(np.diff(dataset.records)) + 1)
+    for epoch in count():
+        for video in np.random.default_rng((seed, epoch)).permutation(len(videos)):
+            for example in videos[video].tolist():
+                yield epoch, example
+
+
+def batches_of(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
+    """Keys so many at a time; of an endless stream all batches are full."""
+    stream = iter(keys)
+    return iter(lambda: list(islice(stream, size)), [])
+
+
+@torch.no_grad()
+def evaluate(model: Model, dataset: ShardDataset[Any], keys: list[Key], size: int, ways: Forward) -> dict[str, float]:
+    """The mean loss of these examples (`valid_loss`) and, of ratings, ROC AUC in percent (`auc`), in evaluation mode.
+
+    `ways` gives the logits of model and batch, `size` is that of the batches.
+    """
+    model.eval()
+    total, metrics = 0.0, SegmentMetrics()
+    rated = isinstance(dataset, RatedSegmentDataset)
+    for chosen in batches_of(keys, size):
+        batch = dataset.__getitems__(chosen)
+        logits = ways(model, batch)
+        total += len(chosen) * criterion(logits, batch).item()
+        if rated:
+            metrics.update(logits, batch)
+    return {"valid_loss": total / len(keys)} | ({"auc": metrics.compute()["auc"]} if rated else {})
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run is made of. `groups` are parameters with their learning rates; `config` is what is exported."""
+
+    folder: Path
+    model: Model
+    groups: list[dict[str, Any]]
+    settings: VideoTraining
+    datasets: Sequence[ShardDataset[Any]]  # to train and to validate on
+    vocabulary: Vocabulary
+    config: dict[str, Any]
+
+    def run(self, seed: int) -> None:
+        """Train, and export the best weights and the history."""
+        for layer in self.model.modules():
+            if isinstance(layer, nn.BatchNorm1d):
+                layer.momentum = NORM_MOMENTUM
+        settings, (train_set, valid_set) = self.settings, self.datasets
+        monitor, sign = ("auc", -1) if isinstance(valid_set, RatedSegmentDataset) else ("valid_loss", 1)
+        parameters = [parameter for group in self.groups for parameter in group["params"]]
+        optimizer = torch.optim.AdamW(self.groups, eps=settings.eps, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
+        batches = batches_of(training_keys(train_set, seed), settings.batch_size)
+        history: list[dict[str, float]] = []
+        losses: list[float] = []
+        best, weights = math.inf, {}
+        for step in range(1, settings.steps + 1):
+            self.model.train()
+            batch = train_set.__getitems__(next(batches))
+            loss = criterion(forward(self.model, batch), batch)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm or math.inf, error_if_nonfinite=True)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            if step % settings.ckpt_interval and step < settings.steps:
+                continue
+            keys = [(step, example) for example in range(len(valid_set))]
+            results = evaluate(self.model, valid_set, keys, settings.batch_size, forward)
+            history.append({"step": step, "train_loss": float(np.mean(losses)), **results})
+            print(f"{self.folder.name}: {history[-1]}", flush=True)
+            losses.clear()
+            if sign * results[monitor] < best:
+                best = sign * results[monitor]
+                weights = {key: value.clone() for key, value in self.model.state_dict().items()}
+        self.model.load_state_dict(weights)
+        write_history(self.folder / HISTORY, history)
+        save_model(self.folder, self.config, self.model, self.vocabulary, train_set.reader.features)
+
+    def _factor(self, step: int) -> float:
+        settings = self.settings
+        factors = settings.start_lr_factor, settings.end_lr_factor
+        return warmup_linear_decay(step, settings.steps, settings.warmup_ratio, *factors)
+
+
+def write_history(path: Path, rows: list[dict[str, float]]) -> None:
+    """A row for each evaluation, its columns called as in the package's `history.csv`."""
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def video_training(args: argparse.Namespace, folder: Path) -> Training:
+    """Pre-training."""
+    section = override_steps(required(load_config(args.config, "video.model", "video.training").video), args.steps)
+    settings = required(section.training).model_copy(update={**AS_IN_2019, "prior_bias": False})
+    vocabulary = load_vocabulary(args.data_dir)
+    datasets = [
+        PaddedVideoDataset(
+            load_index(args.data_dir / part, args.data_dir / "cache"), vocabulary, section.model.max_len, args.seed
+        )
+        for part in ("video/train", "video/valid")
+    ]
+    model = build_video_model(section.model, len(vocabulary))
+    groups = [{"params": trained(model), "lr": settings.lr}]
+    config = exported_config(video=section.model_copy(update={"training": settings}))
+    return Training(folder, model, groups, settings, datasets, vocabulary, config)
+
+
+def agnostic_training(args: argparse.Namespace, folder: Path) -> Training:
+    """Context-agnostic fine-tuning."""
+    section = override_steps(required(load_config(args.config, "pure_segment.training").pure_segment), args.steps)
+    settings = required(section.training).model_copy(update=AS_IN_2019)
+    vocabulary = load_vocabulary(args.data_dir)
+    base = load_video_model(args.base_model, vocabulary)
+    model = ContextAgnosticModel(base)
+    groups = [{"params": trained(model), "lr": settings.lr}]
+    config = exported_config(
+        video=BaseSection(model=base.config), pure_segment=section.model_copy(update={"training": settings})
+    )
+    datasets = rated_sets(args, vocabulary, settings, None)
+    return Training(folder, model, groups, settings, datasets, vocabulary, config)
+
+
+def aware_training(args: argparse.Namespace, folder: Path) -> Training:
+    """Context-aware fine-tuning, with a frozen context encoder."""
+    config = load_config(args.config, "segment_w_context.model", "segment_w_context.training")
+    section = override_steps(required(config.segment_w_context), args.steps)
+    settings = required(section.training).model_copy(update=AS_IN_2019)
+    assert not section.model.finetune_context  # else its batch norms would have to see a video once a segment
+    vocabulary = load_vocabulary(args.data_dir)
+    context_base, segment_base = (
+        load_video_model(path, vocabulary) for path in (args.context_model, args.segment_model)
+    )
+    model = ContextAwareModel(section.model, context_base.config, segment_base.config, len(vocabulary))
+    copy_encoder(model.context_model, context_base)
+    copy_encoder(model.segment_model, segment_base)
+    head = nn.ModuleList([model.intermediate_fc, model.expert_fc, model.gating_fc])
+    groups = [
+        {"params": trained(head), "lr": settings.lr},
+        {"params": trained(model.segment_model), "lr": settings.lr * settings.segment_encoder_lr_factor},
+    ]
+    exported = exported_config(
+        context_base=BaseSection(model=context_base.config),
+        segment_base=BaseSection(model=segment_base.config),
+        segment_w_context=section.model_copy(update={"training": settings}),
+    )
+    datasets = rated_sets(args, vocabulary, settings, section.model.max_len)
+    return Training(folder, model, groups, settings, datasets, vocabulary, exported)
+
+
+def rated_sets(
+    args: argparse.Namespace, vocabulary: Vocabulary, settings: SegmentTraining, context_max_len: int | None
+) -> list[PaddedRatedDataset]:
+    """Training and validation part of a fold. `context_max_len`: as the package's trainers have it."""
+    index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache")
+    context = context_max_len is not None
+    return [
+        PaddedRatedDataset(index, vocabulary, shards, settings.offset, context, context_max_len or -1, args.seed)
+        for shards in split_fold(index, args.fold)
+    ]
+
+
+COMMANDS = {
+    "train_video": (train_video, video_training),
+    "train_pure_segment": (train_pure_segment, agnostic_training),
+    "train_segment_w_context": (train_segment_w_context, aware_training),
+}
+
+
+def main() -> None:
+    """Train and export, unless that is done."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments, with a --seed")
+    outer = parser.parse_args()
+    command, build = COMMANDS[outer.command]
+    args = command.build_parser().parse_args(outer.arguments)
+    if args.seed is None:
+        parser.error("a --seed is needed")
+    video = outer.command == "train_video"
+    folder = args.data_dir / "cache" / ("video" if video else "segment")
+    folder /= args.name if video else f"{args.name}_{args.fold}"
+    if not (folder / WEIGHTS_NAME).exists():
+        torch.manual_seed(args.seed)
+        build(args, folder).run(args.seed)
+
+
+if __name__ == "__main__":
+    main()
