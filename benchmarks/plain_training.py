@@ -58,13 +58,14 @@ from yt8m.models.video_models import VideoModel, build_video_model
 from yt8m.training.loss import segment_loss, video_loss
 from yt8m.training.metrics import SegmentMetrics
 
-AS_IN_2019 = {"center_inputs": False, "ema_decay": None}
 NORM_MOMENTUM = 0.1
+AS_IN_2019 = {"center_inputs": False, "prior_bias": False, "norm_momentum": NORM_MOMENTUM, "ema_decay": None}
 NEGATIVE_WEIGHT = MINED_WEIGHT = 0.5
 FEWER_FRAMES = 10
 HISTORY = "history.csv"
 
 Batch = TypeVar("Batch", VideoBatch, SegmentBatch)
+Settings = TypeVar("Settings", bound=VideoTraining)
 Model = VideoModel | SegmentModel
 Forward = Callable[[Any, Any], Tensor]
 
@@ -238,10 +239,16 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
+def as_in_2019(settings: Settings) -> Settings:
+    """The settings, saying what is done here, as far as a configuration can say it."""
+    known = {key: value for key, value in AS_IN_2019.items() if key in type(settings).model_fields}
+    return settings.model_copy(update=known)
+
+
 def video_training(args: argparse.Namespace, folder: Path) -> Training:
     """Pre-training."""
     section = override_steps(required(load_config(args.config, "video.model", "video.training").video), args.steps)
-    settings = required(section.training).model_copy(update={**AS_IN_2019, "prior_bias": False})
+    settings = as_in_2019(required(section.training))
     vocabulary = load_vocabulary(args.data_dir)
     datasets = [
         PaddedVideoDataset(
@@ -258,7 +265,7 @@ def video_training(args: argparse.Namespace, folder: Path) -> Training:
 def agnostic_training(args: argparse.Namespace, folder: Path) -> Training:
     """Context-agnostic fine-tuning."""
     section = override_steps(required(load_config(args.config, "pure_segment.training").pure_segment), args.steps)
-    settings = required(section.training).model_copy(update=AS_IN_2019)
+    settings = as_in_2019(required(section.training))
     vocabulary = load_vocabulary(args.data_dir)
     base = load_video_model(args.base_model, vocabulary)
     model = ContextAgnosticModel(base)
@@ -274,7 +281,7 @@ def aware_training(args: argparse.Namespace, folder: Path) -> Training:
     """Context-aware fine-tuning, with a frozen context encoder."""
     config = load_config(args.config, "segment_w_context.model", "segment_w_context.training")
     section = override_steps(required(config.segment_w_context), args.steps)
-    settings = required(section.training).model_copy(update=AS_IN_2019)
+    settings = as_in_2019(required(section.training))
     assert not section.model.finetune_context  # else its batch norms would have to see a video once a segment
     vocabulary = load_vocabulary(args.data_dir)
     context_base, segment_base = (

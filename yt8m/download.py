@@ -166,7 +166,8 @@ def main(args: argparse.Namespace) -> None:
     for batch in batches:
         if not batch.shards:
             print(
-                f"{batch.title}: nothing is left to fetch in it; with the partition for --plan, --list says what is there"
+                f"{batch.title}: nothing is left to fetch in it; with the partition for --plan, --list says what is "
+                "there"
             )
     batches = [batch for batch in batches if batch.shards]
     if args.list:
@@ -187,7 +188,7 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
     content: bytes | None = None
     partition = _PARTITION.fullmatch(plan) or _PLAN_URL.fullmatch(plan)
     if partition:
-        location = "http://{}/{}/download_plans/{}_{}.json".format(SITE, *partition.groups())
+        location = f"http://{SITE}/{partition[1]}/download_plans/{partition[2]}_{partition[3]}.json"
     elif "://" in plan:
         base = urljoin(_checked_url(plan, "--plan"), ".")
     elif Path(plan).is_file():
@@ -197,14 +198,7 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
         names = ", ".join(known.published for known in PARTITIONS)
         raise UserError(f"--plan {plan}: expected {names}, the URL of a plan file or the path of one")
     if partition:
-        release, level, split = partition.groups()
-        if level == "video":
-            what = "has features of whole videos, but those of their frames are needed"
-            raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
-        published = f"{release}/{level}/{split}"
-        folder = folder or next(
-            (args.data_dir / known.folder for known in PARTITIONS if known.published == published), None
-        )
+        folder = folder or _folder_of(partition, plan, args.data_dir)
     if content is not None and not parse_plan(content, plan):
         return Batch(plan, args.data_dir, [], args.data_dir)
     if folder is None:
@@ -233,6 +227,16 @@ def _content(path: str) -> bytes:
     if len(content) > SMALL_BYTES:
         raise UserError(f"{path}: more than {SMALL_BYTES:,} bytes; this cannot be a plan file")
     return content
+
+
+def _folder_of(partition: "re.Match[str]", plan: str, data_dir: Path) -> Path | None:
+    """Where the shards of a partition go to, None if no command needs it. Raises `UserError` for the video level."""
+    release, level, split = partition.groups()
+    if level == "video":
+        what = "has features of whole videos, but those of their frames are needed"
+        raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
+    published = f"{release}/{level}/{split}"
+    return next((data_dir / known.folder for known in PARTITIONS if known.published == published), None)
 
 
 def _checked_url(url: str, option: str) -> str:

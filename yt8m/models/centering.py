@@ -25,7 +25,7 @@ class CenteredLinear(nn.Linear):
         self.mean, self.scale = mean, scale
         self.centered = False
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Tensor) -> Tensor:  # pylint: disable=arguments-renamed
         """(N, D) → (N, J)."""
         if self.centered:
             rows = (rows - self.mean) / self.scale

@@ -183,7 +183,7 @@ def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> 
     """Draw a curve as PNG, with lines at the `best` learning rate, if any, and at the configuration's."""
     figure = new_figure(7, 4.5)
     figure.set_layout_engine("constrained")
-    axis = figure.subplots()
+    axis = figure.add_subplot()
     axis.plot(curve.lr, curve.loss, color="tab:blue", alpha=0.3, linewidth=1, label="loss")
     axis.plot(curve.lr, curve.smoothed, color="tab:blue", linewidth=2, label="smoothed")
     if best is not None:
