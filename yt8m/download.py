@@ -198,7 +198,8 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
         names = ", ".join(known.published for known in PARTITIONS)
         raise UserError(f"--plan {plan}: expected {names}, the URL of a plan file or the path of one")
     if partition:
-        folder = folder or _folder_of(partition, plan, args.data_dir)
+        known = _folder_of(partition, plan, args.data_dir)
+        folder = folder or known
     if content is not None and not parse_plan(content, plan):
         return Batch(plan, args.data_dir, [], args.data_dir)
     if folder is None:
