@@ -1,8 +1,8 @@
 """The first layer on frames, whose inputs are all positive, in a form that trains well.
 
 Features are bytes, 0 to 255, and lie about the middle. A layer on them as they are has nearly the same input for every
-frame: in the first steps all of its weights go the same way, and most of its units die. Training therefore takes the
-same layer in another parametrization, that of centered inputs, which begins with units that tell frames apart.
+frame, so that its weights all go the same way at first, and units may end where no frame moves them any more. Training
+therefore takes the same layer in another parametrization, that of centered inputs, whose units tell frames apart.
 Exported are always the parameters for inputs as they are, so that model folders stay what they were in 2019.
 """
 
