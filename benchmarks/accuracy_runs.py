@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.plain_training import HISTORY
 from benchmarks.planted import TRUTH
+from benchmarks.watched_training import SEEN
 from yt8m.common.files import replacing
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS
@@ -31,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 CONFIGS = BENCHMARKS / "planted_configs"
 RESULT, ORIGIN, LOG = "result.json", "origin.json", "log.txt"
-DECIDING = "plain_training", "planted", "loss_ratio"  # modules of the benchmarks that decide what comes out
+DECIDING = "plain_training", "planted", "watched_training"  # modules of the benchmarks that decide what comes out
 
 Result = dict[str, Any]
 
@@ -65,14 +66,20 @@ AWARE = (
 
 @dataclass(frozen=True)
 class Variant:
-    """How to train: `changes` of the configurations, and whether the trainers are those of 2019.
+    """How to train: `changes` of the configurations, and which aspects are as in 2019, see `plain_training`.
 
     A change is a value for a key of every section, such as `training.lr`, or of one, such as `video.training.lr`.
+    Without aspects the package's trainers train.
     """
 
     name: str
-    changes: dict[str, Any]
-    as_in_2019: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+    as_in_2019: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the name."""
+        return {"changes": self.changes, "as_in_2019": list(self.as_in_2019)}
 
 
 @dataclass(frozen=True)
@@ -130,16 +137,16 @@ class Run:
         """What came out, if it is finished."""
         result = read_json(self.folder / RESULT)
         wanted = {tuning.folder for tuning in self.fine_tunings}
-        if result is None or result["changes"] != self.variant.changes or not wanted <= result["auc"].keys():
+        if result is None or result["settings"] != self.variant.settings or not wanted <= result["auc"].keys():
             return None
         return result
 
     def make(self) -> None:
         """Train, predict and score. What is there already stays, unless it comes from another variant of this name or,
         unfinished, from other code."""
-        origin = {"changes": self.variant.changes, "code": code_digest()}
+        origin = {"settings": self.variant.settings, "code": code_digest()}
         before, finished = read_json(self.folder / ORIGIN), read_json(self.folder / RESULT)
-        if before is not None and (before["changes"] != origin["changes"] or finished is None and before != origin):
+        if before is not None and (before["settings"] != origin["settings"] or finished is None and before != origin):
             shutil.rmtree(self.folder)
             finished = None
         self._link_data()
@@ -148,14 +155,13 @@ class Run:
         bases = {name: self.folder / "cache" / "video" / name for name in BASES}
         tuned = {tuning.folder: self.folder / "cache" / "segment" / tuning.folder for tuning in self.fine_tunings}
         result = {
-            "changes": self.variant.changes,
+            "settings": self.variant.settings,
             "codes": sorted({*(finished["codes"] if finished else ()), origin["code"], code_digest()}),
             "auc": {name: max(column(folder, "auc")) for name, folder in tuned.items()},
             "map": self._maps(),
             "ratio": {
-                "exported": {name: self._exported_ratio(folder) for name, folder in bases.items()},
-                "base": {name: history_ratio(folder) for name, folder in bases.items()},
-                "fine-tuning": {name: history_ratio(folder) for name, folder in tuned.items()},
+                "base": {name: loss_ratio(folder) for name, folder in bases.items()},
+                "fine-tuning": {name: loss_ratio(folder) for name, folder in tuned.items()},
             },
         }
         write_json(self.folder / RESULT, result)
@@ -210,17 +216,13 @@ class Run:
             path.unlink()
         return maps
 
-    def _exported_ratio(self, folder: Path) -> float:
-        """See `loss_ratio.py`."""
-        options = ["--as-in-2019"] if self.variant.as_in_2019 else []
-        return float(execute([BENCHMARKS / "loss_ratio.py", folder, *options], self.folder / LOG))
-
     def _command(self, command: str, *arguments: object) -> None:
-        """Run a command of the package, or 2019's trainer in its place."""
-        if self.variant.as_in_2019 and command.startswith("train_"):
-            start: list[object] = [BENCHMARKS / "plain_training.py", command]
-        else:
-            start = ["-m", f"yt8m.{command}"]
+        """Run a command of the package, or a trainer that does more in its place."""
+        start: list[object] = ["-m", f"yt8m.{command}"]
+        if command.startswith("train_") and self.variant.as_in_2019:
+            start = [BENCHMARKS / "plain_training.py", "--aspects", ",".join(self.variant.as_in_2019), command]
+        elif command.startswith("train_"):
+            start = [BENCHMARKS / "watched_training.py", command]
         execute([*start, *arguments, "--data-dir", self.folder], self.folder / LOG)
 
 
@@ -266,6 +268,9 @@ def column(folder: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row["valid_loss"]]
 
 
-def history_ratio(folder: Path) -> float:
-    """The largest ratio of validation loss to the mean training loss before it, over the evaluations of a training."""
-    return max(valid / train for valid, train in zip(column(folder, "valid_loss"), column(folder, "train_loss")))
+def loss_ratio(folder: Path) -> float | None:
+    """The largest ratio of validation loss to the loss on what is trained on, over the evaluations of a training; None
+    where that is not measured."""
+    with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(SEEN)]
+    return max((float(row["valid_loss"]) / float(row[SEEN]) for row in rows), default=None)

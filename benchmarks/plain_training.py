@@ -4,19 +4,21 @@ compares with.
     python benchmarks/plain_training.py train_video CONFIG --name NAME --seed 1 --data-dir DIR
 
 takes the command lines of the package's trainers and leaves the same model folders, which its commands predict with.
-Where the two releases differ, this one's configuration keys do not count. As in 2019
+Configuration keys that say otherwise do not count. What is as in 2019, each of which `--aspects` names:
 
-- A batch is padded to its longest video, and head and tail are cut off the padded batch. If it is longer than
-  `max_len` then, `max_len` - 10 positions are drawn, once for all videos, with replacement; a video has those before
-  its own end. Evaluation does the same, with other positions each time.
-- Padding is among the frames that batch norms see, and the mean over frames divides by the length of the batch; only
-  maxima and NeXtVLAD's attention leave it out.
-- Inputs are bytes as they are, biases of the head begin at 0, and batch norms have a momentum of 0.1.
-- All parameters decay, also biases and those of batch norms.
-- Ratings of the same video stand together in a batch.
-- The exported weights are those of the best evaluation: validation loss of videos, ROC AUC of ratings.
+- frames: if a batch, its head and tail cut off, is longer than `max_len`, `max_len` - 10 positions are drawn, once for
+  all videos, with replacement; a video has those before its own end. Evaluation does the same, with other positions
+  each time.
+- padding: a batch is padded to its longest video. Padding is among the frames that batch norms see, and the mean over
+  frames divides by the length of the batch; only maxima and NeXtVLAD's attention leave it out.
+- inputs: bytes as they are.
+- head: the biases of a new one begin at 0.
+- decay: of all parameters, also of biases and those of batch norms.
+- order: ratings of the same video stand together in a batch.
 
-Epochs follow each other without a gap, which the description leaves open. A run that is interrupted begins anew.
+What is left out of `--aspects` is as the package's trainers do it by default. Exported are the weights of the best
+evaluation: validation loss of videos, ROC AUC of ratings. Epochs follow each other without a gap, which the description
+leaves open. A run that is interrupted begins anew.
 """
 
 import argparse
@@ -31,7 +33,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from helperbot import warmup_linear_decay
+from helperbot import parameter_groups, warmup_linear_decay
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
@@ -39,18 +41,29 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from benchmarks.plain_models import frame_mask
+from benchmarks.watched_training import SEEN, model_folder, seen_examples
 from yt8m import train_pure_segment, train_segment_w_context, train_video
-from yt8m.common.config import BaseSection, SegmentTraining, VideoTraining, load_config, override_steps, required
+from yt8m.common.config import (
+    BaseSection,
+    SegmentTraining,
+    Training,
+    VideoTraining,
+    load_config,
+    override_steps,
+    required,
+)
 from yt8m.common.files import replacing
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
 from yt8m.data.folds import split_fold
 from yt8m.data.index import load_index
 from yt8m.data.reader import Frames
-from yt8m.data.sampling import Key
+from yt8m.data.sampling import Key, TrainingBatches
 from yt8m.data.segments import context_frames
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
 from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model, save_model
+from yt8m.models.centering import begin_centered, center
 from yt8m.models.encoders import Encoder
+from yt8m.models.mixture import begin_with_shares
 from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.models.packing import Packing
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
@@ -58,14 +71,13 @@ from yt8m.models.video_models import VideoModel, build_video_model
 from yt8m.training.loss import segment_loss, video_loss
 from yt8m.training.metrics import SegmentMetrics
 
-NORM_MOMENTUM = 0.1
-AS_IN_2019 = {"center_inputs": False, "prior_bias": False, "norm_momentum": NORM_MOMENTUM, "ema_decay": None}
+ASPECTS = frozenset({"frames", "padding", "inputs", "head", "decay", "order"})
 NEGATIVE_WEIGHT = MINED_WEIGHT = 0.5
 FEWER_FRAMES = 10
 HISTORY = "history.csv"
 
 Batch = TypeVar("Batch", VideoBatch, SegmentBatch)
-Settings = TypeVar("Settings", bound=VideoTraining)
+Settings = TypeVar("Settings", bound=Training)
 Model = VideoModel | SegmentModel
 Forward = Callable[[Any, Any], Tensor]
 
@@ -90,7 +102,7 @@ def encode_padded(encoder: Encoder, frames: Tensor, lengths: Tensor) -> Tensor:
     return encoder.pool(encoder.encode_frames(packing.pack(frames)), packing)
 
 
-def forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
+def padded_forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
     """Logits of a batch, (B, C) of videos or (S, C) of segments; these have no padding, the videos around them have."""
     if isinstance(batch, VideoBatch):
         return model.classify(encode_padded(model, batch.frames, batch.lengths))
@@ -98,6 +110,15 @@ def forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
         return model(batch.segments)
     contexts = encode_padded(model.context_model, batch.videos, batch.lengths)
     return model.classify(model.segment_model(batch.segments), contexts[batch.video_index])
+
+
+def packed_forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
+    """The same without padding."""
+    if isinstance(batch, VideoBatch):
+        return model(batch.frames, batch.lengths)
+    if batch.videos is None:
+        return model(batch.segments)
+    return model(batch.segments, batch.videos, batch.lengths, batch.video_index)
 
 
 def criterion(logits: Tensor, batch: VideoBatch | SegmentBatch) -> Tensor:
@@ -137,8 +158,12 @@ class PaddedRatedDataset(PaddedVideos[SegmentBatch], RatedSegmentDataset):
     """Rated segments as 2019's trainers saw them."""
 
 
-def training_keys(dataset: ShardDataset[Any], seed: int) -> Iterator[Key]:
-    """An endless stream of examples: in each epoch the videos in another order, the examples of each together."""
+def training_keys(dataset: ShardDataset[Any], seed: int, together: bool) -> Iterator[Key]:
+    """An endless stream of examples: in each epoch the videos in another order, the examples of each together, or, if
+    not, all examples in another order."""
+    if not together:
+        for batch in TrainingBatches(dataset.shards, len(dataset), seed):
+            yield from batch
     videos = np.split(np.arange(len(dataset)), np.flatnonzero(np.diff(dataset.records)) + 1)
     for epoch in count():
         for video in np.random.default_rng((seed, epoch)).permutation(len(videos)):
@@ -171,28 +196,28 @@ def evaluate(model: Model, dataset: ShardDataset[Any], keys: list[Key], size: in
 
 
 @dataclass(frozen=True)
-class Training:
-    """What a run is made of. `groups` are parameters with their learning rates; `config` is what is exported."""
+class Trainer:
+    """What a run is made of. `groups` are parameters with their learning rates; `datasets` are to train on, to validate
+    on, and to validate on of what is trained on; `config` is what is exported; `aspects` are as in 2019."""
 
     folder: Path
     model: Model
     groups: list[dict[str, Any]]
-    settings: VideoTraining
-    datasets: Sequence[ShardDataset[Any]]  # to train and to validate on
+    settings: Training
+    datasets: Sequence[ShardDataset[Any]]
     vocabulary: Vocabulary
     config: dict[str, Any]
+    aspects: frozenset[str]
 
     def run(self, seed: int) -> None:
         """Train, and export the best weights and the history."""
-        for layer in self.model.modules():
-            if isinstance(layer, nn.BatchNorm1d):
-                layer.momentum = NORM_MOMENTUM
-        settings, (train_set, valid_set) = self.settings, self.datasets
+        settings, (train_set, valid_set, seen_set) = self.settings, self.datasets
+        forward = padded_forward if "padding" in self.aspects else packed_forward
         monitor, sign = ("auc", -1) if isinstance(valid_set, RatedSegmentDataset) else ("valid_loss", 1)
         parameters = [parameter for group in self.groups for parameter in group["params"]]
         optimizer = torch.optim.AdamW(self.groups, eps=settings.eps, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
-        batches = batches_of(training_keys(train_set, seed), settings.batch_size)
+        batches = batches_of(training_keys(train_set, seed, "order" in self.aspects), settings.batch_size)
         history: list[dict[str, float]] = []
         losses: list[float] = []
         best, weights = math.inf, {}
@@ -210,8 +235,10 @@ class Training:
                 continue
             keys = [(step, example) for example in range(len(valid_set))]
             results = evaluate(self.model, valid_set, keys, settings.batch_size, forward)
-            history.append({"step": step, "train_loss": float(np.mean(losses)), **results})
-            print(f"{self.folder.name}: {history[-1]}", flush=True)
+            seen = evaluate(self.model, seen_set, seen_examples(seen_set, len(valid_set)), settings.batch_size, forward)
+            row = {"step": step, "train_loss": float(np.mean(losses)), **results, SEEN: seen["valid_loss"]}
+            history.append(row)
+            print(f"{self.folder.name}: {row}", flush=True)
             losses.clear()
             if sign * results[monitor] < best:
                 best = sign * results[monitor]
@@ -234,54 +261,67 @@ def write_history(path: Path, rows: list[dict[str, float]]) -> None:
         writer.writerows(rows)
 
 
-def trained(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are not frozen."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+def groups_of(module: nn.Module, lr: float, settings: Training, aspects: frozenset[str]) -> list[dict[str, Any]]:
+    """The parameters that are not frozen, as groups for the optimizer."""
+    if "decay" not in aspects:
+        return parameter_groups(module, lr, settings.weight_decay)
+    return [{"params": [parameter for parameter in module.parameters() if parameter.requires_grad], "lr": lr}]
 
 
-def as_in_2019(settings: Settings) -> Settings:
+def as_in_2019(settings: Settings, aspects: frozenset[str]) -> Settings:
     """The settings, saying what is done here, as far as a configuration can say it."""
-    known = {key: value for key, value in AS_IN_2019.items() if key in type(settings).model_fields}
+    known = {"center_inputs": "inputs" not in aspects, "ema_decay": None}
+    if isinstance(settings, VideoTraining):
+        known["prior_bias"] = "head" not in aspects
     return settings.model_copy(update=known)
 
 
-def video_training(args: argparse.Namespace, folder: Path) -> Training:
+def video_training(args: argparse.Namespace, folder: Path, aspects: frozenset[str]) -> Trainer:
     """Pre-training."""
     section = override_steps(required(load_config(args.config, "video.model", "video.training").video), args.steps)
-    settings = as_in_2019(required(section.training))
+    settings = as_in_2019(required(section.training), aspects)
     vocabulary = load_vocabulary(args.data_dir)
+    train, valid = (
+        load_index(args.data_dir / part, args.data_dir / "cache") for part in ("video/train", "video/valid")
+    )
+    drawn = "frames" in aspects
+    kind, evaluation_seed = (PaddedVideoDataset, args.seed) if drawn else (VideoDataset, None)
     datasets = [
-        PaddedVideoDataset(
-            load_index(args.data_dir / part, args.data_dir / "cache"), vocabulary, section.model.max_len, args.seed
-        )
-        for part in ("video/train", "video/valid")
+        kind(index, vocabulary, section.model.max_len, seed)
+        for index, seed in ((train, args.seed), (valid, evaluation_seed), (train, evaluation_seed))
     ]
     model = build_video_model(section.model, len(vocabulary))
-    groups = [{"params": trained(model), "lr": settings.lr}]
+    if settings.center_inputs:
+        begin_centered(model)
+    if settings.prior_bias:
+        begin_with_shares(model.expert_fc, datasets[0].class_shares())
+    groups = groups_of(model, settings.lr, settings, aspects)
     config = exported_config(video=section.model_copy(update={"training": settings}))
-    return Training(folder, model, groups, settings, datasets, vocabulary, config)
+    return Trainer(folder, model, groups, settings, datasets, vocabulary, config, aspects)
 
 
-def agnostic_training(args: argparse.Namespace, folder: Path) -> Training:
+def agnostic_training(args: argparse.Namespace, folder: Path, aspects: frozenset[str]) -> Trainer:
     """Context-agnostic fine-tuning."""
     section = override_steps(required(load_config(args.config, "pure_segment.training").pure_segment), args.steps)
-    settings = as_in_2019(required(section.training))
+    settings = as_in_2019(required(section.training), aspects)
     vocabulary = load_vocabulary(args.data_dir)
     base = load_video_model(args.base_model, vocabulary)
+    if settings.center_inputs:
+        center(base)
     model = ContextAgnosticModel(base)
-    groups = [{"params": trained(model), "lr": settings.lr}]
+    groups = groups_of(model, settings.lr, settings, aspects)
     config = exported_config(
         video=BaseSection(model=base.config), pure_segment=section.model_copy(update={"training": settings})
     )
-    datasets = rated_sets(args, vocabulary, settings, None)
-    return Training(folder, model, groups, settings, datasets, vocabulary, config)
+    datasets = rated_sets(args, vocabulary, settings, None, aspects)
+    return Trainer(folder, model, groups, settings, datasets, vocabulary, config, aspects)
 
 
-def aware_training(args: argparse.Namespace, folder: Path) -> Training:
+def aware_training(args: argparse.Namespace, folder: Path, aspects: frozenset[str]) -> Trainer:
     """Context-aware fine-tuning, with a frozen context encoder."""
     config = load_config(args.config, "segment_w_context.model", "segment_w_context.training")
     section = override_steps(required(config.segment_w_context), args.steps)
-    settings = as_in_2019(required(section.training))
+    settings = as_in_2019(required(section.training), aspects)
     assert not section.model.finetune_context  # else its batch norms would have to see a video once a segment
     vocabulary = load_vocabulary(args.data_dir)
     context_base, segment_base = (
@@ -290,29 +330,41 @@ def aware_training(args: argparse.Namespace, folder: Path) -> Training:
     model = ContextAwareModel(section.model, context_base.config, segment_base.config, len(vocabulary))
     copy_encoder(model.context_model, context_base)
     copy_encoder(model.segment_model, segment_base)
+    if settings.center_inputs:
+        center(model.segment_model)
     head = nn.ModuleList([model.intermediate_fc, model.expert_fc, model.gating_fc])
     groups = [
-        {"params": trained(head), "lr": settings.lr},
-        {"params": trained(model.segment_model), "lr": settings.lr * settings.segment_encoder_lr_factor},
+        *groups_of(head, settings.lr, settings, aspects),
+        *groups_of(model.segment_model, settings.lr * settings.segment_encoder_lr_factor, settings, aspects),
     ]
     exported = exported_config(
         context_base=BaseSection(model=context_base.config),
         segment_base=BaseSection(model=segment_base.config),
         segment_w_context=section.model_copy(update={"training": settings}),
     )
-    datasets = rated_sets(args, vocabulary, settings, section.model.max_len)
-    return Training(folder, model, groups, settings, datasets, vocabulary, exported)
+    datasets = rated_sets(args, vocabulary, settings, section.model.max_len, aspects)
+    return Trainer(folder, model, groups, settings, datasets, vocabulary, exported, aspects)
 
 
 def rated_sets(
-    args: argparse.Namespace, vocabulary: Vocabulary, settings: SegmentTraining, context_max_len: int | None
-) -> list[PaddedRatedDataset]:
-    """Training and validation part of a fold. `context_max_len`: as the package's trainers have it."""
+    args: argparse.Namespace,
+    vocabulary: Vocabulary,
+    settings: SegmentTraining,
+    context_max_len: int | None,
+    aspects: frozenset[str],
+) -> list[RatedSegmentDataset]:
+    """The training part of a fold, its validation part, and the training part read as that is.
+
+    `context_max_len`: as the package's trainers have it.
+    """
     index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache")
     context = context_max_len is not None
+    drawn = "frames" in aspects
+    kind, evaluation_seed = (PaddedRatedDataset, args.seed) if drawn else (RatedSegmentDataset, None)
+    train, valid = split_fold(index, args.fold)
     return [
-        PaddedRatedDataset(index, vocabulary, shards, settings.offset, context, context_max_len or -1, args.seed)
-        for shards in split_fold(index, args.fold)
+        kind(index, vocabulary, shards, settings.offset, context, context_max_len or -1, seed)
+        for shards, seed in ((train, args.seed), (valid, evaluation_seed), (train, evaluation_seed))
     ]
 
 
@@ -323,9 +375,24 @@ COMMANDS = {
 }
 
 
+def parse_aspects(text: str) -> frozenset[str]:
+    """Names with commas between them."""
+    aspects = frozenset(filter(None, text.split(",")))
+    if not aspects <= ASPECTS:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(sorted(ASPECTS))}")
+    return aspects
+
+
 def main() -> None:
     """Train and export, unless that is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--aspects",
+        type=parse_aspects,
+        default=ASPECTS,
+        metavar="A,B",
+        help=f"what is to be as in 2019 (default: {','.join(sorted(ASPECTS))})",
+    )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments, with a --seed")
     outer = parser.parse_args()
@@ -333,12 +400,10 @@ def main() -> None:
     args = command.build_parser().parse_args(outer.arguments)
     if args.seed is None:
         parser.error("a --seed is needed")
-    video = outer.command == "train_video"
-    folder = args.data_dir / "cache" / ("video" if video else "segment")
-    folder /= args.name if video else f"{args.name}_{args.fold}"
+    folder = model_folder(args)
     if not (folder / WEIGHTS_NAME).exists():
         torch.manual_seed(args.seed)
-        build(args, folder).run(args.seed)
+        build(args, folder, outer.aspects).run(args.seed)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ three spans of 5 to 29 seconds; half of a prototype is its neighbour's. A scene 
 of its first class, so that context helps. Each video has two flashes of 2 seconds of classes that nobody labels, some
 have labels outside the vocabulary, and noise is stronger than anything else. Rated are up to 5 segments of a video,
 each for one of the video's classes; of the test set all are, in `truth.csv`. By default about 900 MB, in a minute.
+
+With --look-alikes the classes come in pairs that have one prototype, of which a video has one at most: only signs tell
+them apart, other prototypes in single frames anywhere in the video. Ratings are then of the look-alikes, too. A segment
+cannot say which of the two it shows; who has seen the video can.
 """
 
 import argparse
@@ -39,6 +43,7 @@ SECONDS = 120, 300
 OWN, NEIGHBOURS = 0.75, 0.65  # shares of a prototype
 SCENE, NOISE, DRIFT, MIDDLE = 25.0, 40.0, 0.5, 127.5
 N_RATED = 5
+SIGNS, SIGN_SHARE = 1.5, 0.03  # strength, by that of classes; share of the frames
 
 
 @dataclass(frozen=True)
@@ -70,15 +75,20 @@ class Video:
 class World:
     """Prototypes, scenes and what belongs together, drawn from a seed; makes videos of them.
 
-    Every video is a function of the seed, the signal and its number.
+    Every video is a function of the seed, the signal, its number and whether there are look-alikes.
     """
 
-    def __init__(self, seed: int, signal: float = SIGNAL) -> None:
+    def __init__(self, seed: int, signal: float = SIGNAL, look_alikes: bool = False) -> None:
         rng = np.random.default_rng((seed, 0))
         self.vocabulary = challenge_vocabulary().labels
         self.labels = rng.choice(self.vocabulary, N_ACTIVE, replace=False)
         own = rng.standard_normal((N_ACTIVE, FRAME_DIM))
         self._prototypes = signal * (OWN * own + NEIGHBOURS * np.roll(own, 1, axis=0))
+        self._twins: np.ndarray | None = None  # (50,) the look-alike of each class
+        if look_alikes:
+            self._twins = np.arange(N_ACTIVE) ^ 1
+            self._prototypes = np.repeat(self._prototypes[::2], 2, axis=0)
+            self._signs = SIGNS * signal * np.random.default_rng((seed, 3)).standard_normal((N_ACTIVE, FRAME_DIM))
         self._scenes = SCENE * rng.standard_normal((N_SCENES, FRAME_DIM))
         self._homes = rng.integers(N_SCENES, size=N_ACTIVE)
         self._seed = seed
@@ -87,7 +97,12 @@ class World:
         """Video `number`."""
         rng = np.random.default_rng((self._seed, 1, number))
         length = int(rng.integers(SECONDS[0], SECONDS[1] + 1))
-        classes = rng.choice(N_ACTIVE, rng.integers(1, 4), replace=False)
+        n_classes = rng.integers(1, 4)
+        if self._twins is None:
+            classes = rng.choice(N_ACTIVE, n_classes, replace=False)
+        else:
+            pairs = rng.choice(N_ACTIVE // 2, n_classes, replace=False)
+            classes = 2 * pairs + rng.integers(2, size=n_classes)
         scene = self._homes[classes[0]] if rng.random() < 0.7 else rng.integers(N_SCENES)
         frames = NOISE * rng.standard_normal((length, FRAME_DIM))
         frames += MIDDLE + rng.uniform(0.6, 1.2) * self._scenes[scene]
@@ -101,21 +116,28 @@ class World:
         for row in rng.integers(N_ACTIVE, size=2):
             start = int(rng.integers(length - 3))
             frames[start : start + 2] += self._prototypes[row]
+        if self._twins is not None:
+            for row in classes:
+                frames[rng.random(length) < SIGN_SHARE] += self._signs[row]
         others = np.setdiff1d(rng.integers(N_LABELS, size=2), self.vocabulary)
         labels = [*self.labels[classes].tolist(), *others.tolist()]
         return Video(f"{number:04x}", frames.round().clip(0, 255).astype(np.uint8), classes, present, labels)
 
+    def rated_classes(self, video: Video) -> np.ndarray:
+        """Its classes and their look-alikes."""
+        return video.classes if self._twins is None else np.union1d(video.classes, self._twins[video.classes])
+
     def ratings(self, video: Video, number: int) -> list[Rating]:
-        """Ratings of some segments of video `number`, each for one of its classes."""
+        """Ratings of some segments of video `number`, each for one of its classes or of their look-alikes."""
         rng = np.random.default_rng((self._seed, 2, number))
         starts = rng.permutation(video.segments())[:N_RATED].tolist()
-        rows = rng.choice(video.classes, len(starts)).tolist()
+        rows = rng.choice(self.rated_classes(video), len(starts)).tolist()
         return [Rating(start, int(self.labels[row]), video.score(start, row)) for start, row in zip(starts, rows)]
 
     def truth(self, video: Video) -> Iterator[tuple[str, int, int, int]]:
-        """Rows of `truth.csv`: every candidate segment of a test video, rated for each of the video's classes."""
+        """Rows of `truth.csv`: every candidate segment of a test video, rated for all that it may be taken for."""
         for start in video.segments().tolist():
-            for row in video.classes.tolist():
+            for row in self.rated_classes(video).tolist():
                 yield video.video_id, start, int(self.labels[row]), video.score(start, row)
 
 
@@ -125,12 +147,14 @@ def parse_size(text: str) -> tuple[int, int]:
     return shards, videos
 
 
-def make_planted_data(folder: Path, seed: int, sizes: list[tuple[int, int]], signal: float = SIGNAL) -> None:
+def make_planted_data(
+    folder: Path, seed: int, sizes: list[tuple[int, int]], signal: float = SIGNAL, look_alikes: bool = False
+) -> None:
     """Write the shards of all partitions, in the order of `PARTITIONS`, the vocabulary and the truth.
 
     `sizes`: how many shards of how many videos each.
     """
-    world = World(seed, signal)
+    world = World(seed, signal, look_alikes)
     truth: list[tuple[str, int, int, int]] = []
 
     def records(numbers: range, labelled: bool, rated: bool) -> Iterator[VideoRecord]:
@@ -175,9 +199,10 @@ def main() -> None:
     parser.add_argument(
         "--signal", type=float, default=SIGNAL, metavar="X", help=f"strength of the classes (default: {SIGNAL:g})"
     )
+    parser.add_argument("--look-alikes", action="store_true", help="pairs of classes that only signs tell apart")
     add_sizes(parser)
     args = parser.parse_args()
-    make_planted_data(args.folder, args.seed, args.sizes, args.signal)
+    make_planted_data(args.folder, args.seed, args.sizes, args.signal, args.look_alikes)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,130 @@
+"""The package's trainers, which also tell at each evaluation how well they know what they train on.
+
+    python benchmarks/watched_training.py train_video CONFIG --name NAME --seed 1 --data-dir DIR
+
+takes the command lines of the trainers and leaves the same model folders. `history.csv` has one column more,
+`seen_loss`: the loss of as many examples to train on as there are to validate on, with the weights that are validated,
+in evaluation mode. `valid_loss / seen_loss` is 1 for a model that generalizes, more for one that overfits, and many for
+one that blows up on single videos.
+"""
+
+import argparse
+import copy
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from helperbot.devices import move_to
+from torch import nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+# pylint: disable=wrong-import-position
+from yt8m import train_pure_segment, train_segment_w_context, train_video
+from yt8m.cli import run
+from yt8m.common.devices import resolve_device, resolve_half
+from yt8m.data.datasets import ShardDataset
+from yt8m.data.sampling import Key
+from yt8m.training.experiments import (
+    Builder,
+    Experiment,
+    Sources,
+    agnostic_experiment,
+    aware_experiment,
+    video_experiment,
+)
+from yt8m.training.metrics import SegmentMetrics, VideoMetrics
+from yt8m.training.tasks import Task
+from yt8m.training.trainer import run_training
+
+SEEN = "seen_loss"
+COMMANDS = {
+    "train_video": (train_video, video_experiment),
+    "train_pure_segment": (train_pure_segment, agnostic_experiment),
+    "train_segment_w_context": (train_segment_w_context, aware_experiment),
+}
+
+
+def seen_examples(train_set: ShardDataset[Any], n_examples: int) -> list[Key]:
+    """So many examples to train on, drawn once, in order."""
+    drawn = np.random.default_rng(0).permutation(len(train_set))[:n_examples]
+    return [(0, example) for example in np.sort(drawn).tolist()]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What to measure: a model in evaluation mode on examples to train on, `size` at a time."""
+
+    model: nn.Module
+    task: Task[Any]
+    dataset: ShardDataset[Any]
+    keys: list[Key]
+    size: int
+    device: torch.device
+    amp: torch.dtype | None
+
+    def loss(self) -> float:
+        """The mean over the examples."""
+        total = 0.0
+        for first in range(0, len(self.keys), self.size):
+            chosen = self.keys[first : first + self.size]
+            batch = move_to(self.dataset.__getitems__(chosen), self.device)
+            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                total += len(chosen) * self.task.criterion(self.task.forward(self.model, batch), batch).item()
+        return total / len(self.keys)
+
+
+def watched(build: Builder) -> Builder:
+    """A builder of the same experiments with one metric more."""
+
+    def build_watched(args: argparse.Namespace, sources: Sources) -> Experiment[Any]:
+        experiment = build(args, sources)
+        if experiment.validation is None or experiment.settings.ema_decay is not None:
+            return experiment  # nothing to compare with, or other weights than the model's are validated
+        dataset = copy.copy(experiment.training.dataset)
+        dataset.seed = None  # read for evaluation
+        keys = seen_examples(dataset, len(experiment.validation.dataset))
+        device = resolve_device(args.device)
+        amp = resolve_half(args.amp, device)
+        seen = _Seen(experiment.model, experiment.task, dataset, keys, experiment.settings.batch_size, device, amp)
+        original: type[VideoMetrics | SegmentMetrics] = experiment.task.metric_type
+
+        class Watched(original):  # type: ignore[valid-type, misc]
+            """The task's metrics and the loss on what is trained on."""
+
+            def compute(self) -> dict[str, float]:
+                """See `Metric`; called in evaluation mode."""
+                return {**super().compute(), SEEN: seen.loss()}
+
+        class WatchedTask(type(experiment.task)):  # type: ignore[misc]
+            """The task with these."""
+
+            metric_type = Watched
+
+        return replace(experiment, task=WatchedTask(**vars(experiment.task)))
+
+    return build_watched
+
+
+def model_folder(args: argparse.Namespace) -> Path:
+    """The model folder of a trainer's command line."""
+    cache = args.data_dir / "cache"
+    return cache / "segment" / f"{args.name}_{args.fold}" if "fold" in args else cache / "video" / args.name
+
+
+def main() -> None:
+    """Train."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+    outer = parser.parse_args()
+    command, build = COMMANDS[outer.command]
+    run(lambda args: run_training(args, model_folder(args), watched(build)), command.build_parser(), outer.arguments)
+
+
+if __name__ == "__main__":
+    main()
