@@ -72,9 +72,11 @@ def load_anew(data: Path) -> Index:
 
 
 def assert_same(index: Index, other: Index) -> None:
-    """Two indexes are equal in all their arrays, types included."""
+    """Two indexes are equal in all their arrays, types included, but for when the shards changed."""
     for item in dataclasses.fields(Index):
         mine, others = getattr(index, item.name), getattr(other, item.name)
+        if item.name == "stamps":
+            mine, others = mine[:, :-1], others[:, :-1]
         assert np.array_equal(mine, others), item.name
         assert getattr(mine, "dtype", None) == getattr(others, "dtype", None), item.name
 
@@ -310,6 +312,26 @@ def test_a_damaged_shard_is_named_and_the_good_cache_stays(data, scanned):
     os.utime(shard(data, 2), ns=(stamp, stamp))
     scanned.clear()
     assert_same(load(data), first)
+    assert scanned == ["train02.tfrecord"]
+
+
+@pytest.mark.parametrize("in_place", [True, False], ids=["written over", "replaced"])
+def test_a_shard_of_the_same_size_and_modification_time_is_read_again(data, scanned, in_place):
+    """Archives give what they unpack the times that it had; here the ratings are others."""
+    load(data)
+    stat = shard(data, 2).stat()
+    first, second = shard_videos(2)
+    assert first.ratings
+    flipped = tuple((start, label, 1 - score) for start, label, score in first.ratings)
+    videos = [dataclasses.replace(first, ratings=flipped), second]
+    if in_place:
+        shard(data, 2).write_bytes(write_videos(data / "other.tfrecord", videos).read_bytes())
+    else:
+        write_videos(shard(data, 2).with_name("other"), videos).replace(shard(data, 2))
+    os.utime(shard(data, 2), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (shard(data, 2).stat().st_size, shard(data, 2).stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    scanned.clear()
+    assert_holds(load(data), [videos if number == 2 else shard_videos(number) for number in range(4)])
     assert scanned == ["train02.tfrecord"]
 
 

@@ -29,7 +29,7 @@ def index_of(videos: list[tuple[str, int, int]]) -> Index:
     return Index(
         folder=Path("data/segment/test"),
         shards=np.array(["test0000.tfrecord"]),
-        stamps=np.zeros((1, 2), np.int64),
+        stamps=np.zeros((1, 4), np.int64),
         shard=zeros,
         offset=1000 * np.arange(len(videos)),
         length=zeros,

@@ -1,7 +1,7 @@
 """What lies where in a folder of shards: one pass over headers and contexts, remembered in a cache.
 
 The index of a folder holds for every record its shard, offset, id, labels, ratings and the place of its
-frames. It is kept in `cache/index/` beside the name, size and modification time of each shard, so that
+frames. It is kept in `cache/index/` beside the name and the stamp (`records.stamp_of`) of each shard, so that
 a changed or added shard is read again and nothing else is.
 """
 
@@ -38,7 +38,7 @@ from yt8m.data.shard_names import SUFFIX, official_name
 from yt8m.data.video_ids import shown_id
 
 LOGGER = logging.getLogger(__name__)
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _SHARDS_WORTH_A_PROCESS = 16
 UNUSUAL = -1
 
@@ -47,7 +47,7 @@ UNUSUAL = -1
 class Index:
     """Records of a folder of shards, in the order of sorted shard names and then of offsets.
 
-    `stamps` (shards, 2): size in bytes and modification time in ns that each shard had when it was read.
+    `stamps` (shards, 4): what `stamp_of` said of each shard when it was read, the size in bytes first.
     R records: `shard` (R,) row in `shards`; `offset`, `length` (R,) of the record and its payload in
     bytes; `video_id` (R,) bytes; `n_frames` (R,) seconds that have all features; per feature the place
     of the frames in the payload (R,), -1 where TensorFlow has to decode, how many there are, and their

@@ -76,20 +76,24 @@ class Record:
     audio: FrameBlock | None
 
 
-def stamp_of(stat: os.stat_result) -> tuple[int, int]:
-    """What tells a changed shard: size in bytes and modification time in ns."""
-    return stat.st_size, stat.st_mtime_ns
+def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells a changed shard: size in bytes, modification time in ns, inode, and time of change in ns.
+
+    Archives and copies set the modification time back, but nothing sets the last of these.
+    """
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
 
 
 def map_shard(path: Path, stamp: Sequence[int] | None = None) -> mmap.mmap:
     """A shard as a read-only memory map from which the system reads just the pages that are asked for.
 
-    Raises `RecordError` for a file that is empty, cannot be read, or is not of the size and time of `stamp`.
+    Raises `RecordError` for a file that is empty, cannot be read, or is not that of `stamp`. Of this the time of change
+    does not count: another hard link to the file would end a run.
     """
     try:
         with path.open("rb") as file:
             stat = os.fstat(file.fileno())
-            if stamp is not None and stamp_of(stat) != tuple(stamp):
+            if stamp is not None and stamp_of(stat)[:-1] != tuple(stamp[:-1]):
                 raise RecordError(path, "has changed since it was indexed; run the command again")
             if not stat.st_size:
                 raise RecordError(path, f"empty file; {DOWNLOAD}")

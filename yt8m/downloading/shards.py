@@ -40,6 +40,7 @@ _DEFINITE = set(range(300, 500)) - {408, 429}  # answers that will be the same n
 _PIECE_BYTES = 1 << 17
 _PROGRESS_BYTES = 1 << 20  # an attempt that brings so much more than any before it makes the attempts count anew
 _SECONDS_BETWEEN_SAVES = 5.0
+_MEMORY_VERSION = 2
 _PAGE = "an HTML or XML page came in its place; is there a login page or a proxy in between?"
 
 Task = TypeVar("Task")
@@ -368,7 +369,7 @@ class Batch:
 
     def _md5_of(self, name: str) -> str | None:
         """The MD5 of a file that is there, if it is known."""
-        *stamp, md5 = self._known.get(name, (0, 0, ""))
+        *stamp, md5 = self._known.get(name, ("",))
         return str(md5) if md5 and stamp == [*stamp_of((self.folder / name).stat())] else None
 
     def _remember(self, name: str, md5: str) -> None:
@@ -383,13 +384,13 @@ class Batch:
 
     @cached_property
     def _known(self) -> dict[str, list[int | str]]:
-        """Size, time of modification and MD5 of files, by name."""
+        """Stamp, see `stamp_of`, and MD5 of files, by name."""
         if not self._memory.exists():
             return {}
         try:
             stored = json.loads(self._memory.read_bytes())
-            files = stored["files"] if stored["version"] == 1 else {}
-            return {str(name): [int(size), int(time), str(md5)] for name, (size, time, md5) in files.items()}
+            files = stored["files"] if stored["version"] == _MEMORY_VERSION else {}
+            return {str(name): [*map(int, stamp), str(md5)] for name, (*stamp, md5) in files.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             LOGGER.warning("%s cannot be read (%s); the files are verified anew", self._memory, error)
             return {}
@@ -397,4 +398,4 @@ class Batch:
     def _save(self) -> None:
         self._last_save = time.monotonic()
         with replacing(self._memory) as temporary:
-            temporary.write_text(json.dumps({"version": 1, "files": self._known}), encoding="utf-8")
+            temporary.write_text(json.dumps({"version": _MEMORY_VERSION, "files": self._known}), encoding="utf-8")
