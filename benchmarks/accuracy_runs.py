@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from helperbot.files import replacing
 
 from benchmarks.plain_training import HISTORY
 from benchmarks.planted import TRUTH
 from benchmarks.watched_training import SEEN
-from yt8m.common.files import replacing
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS
 from yt8m.data.test_meta import META_NAME
@@ -84,12 +84,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Place:
-    """Where everything lies, and what all runs there have in common: sizes of the data, and steps of each training
-    (None: those of the configurations)."""
+    """Where everything lies, and what all runs there have in common: sizes of the data, steps of each training
+    (None: those of the configurations), and whether there are look-alikes, see `planted`."""
 
     folder: Path
     sizes: list[tuple[int, int]]
     steps: int | None
+    look_alikes: bool = False
 
     def shards(self, seed: int) -> Path:
         """The data folder of a seed."""
@@ -102,7 +103,8 @@ class Place:
             return
         folder.mkdir(parents=True, exist_ok=True)
         sizes = [f"{n_shards}x{n_videos}" for n_shards, n_videos in self.sizes]
-        execute([BENCHMARKS / "planted.py", folder, "--seed", seed, "--sizes", *sizes], folder / LOG)
+        kind = ["--look-alikes"] if self.look_alikes else []
+        execute([BENCHMARKS / "planted.py", folder, "--seed", seed, *kind, "--sizes", *sizes], folder / LOG)
         for part in FOLDERS:
             load_index(folder / part, folder / "cache")
         execute(["-m", "yt8m.prepare_test_meta", "--data-dir", folder], folder / LOG)

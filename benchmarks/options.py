@@ -1,12 +1,15 @@
-"""What each option of training, prediction and submission is worth, in MAP, on generated data.
+"""What each option of prediction and submission is worth, in MAP, on generated data of three kinds.
 
-    python benchmarks/options.py
+    python benchmarks/options.py --kind demo
+    python benchmarks/options.py --kind planted
+    python benchmarks/options.py --kind look-alikes
 
-Makes data sets of 300 test videos from two seeds, trains the demo's two base and four segment models on each through
-the commands, once as they are and once with moving averages of the weights, and scores submissions of many kinds. The
-differences to the plain mean of the four models are averaged over the data sets; their intervals hold 95 % of 1,000
-resamples of the videos, drawn alike for both. Most of its time is training; needs 3 GB in --data-dir.
-Begun again, it goes on. Nothing is timed.
+demo: the demo's data, with 300 test videos, and its four models. planted: the data of `accuracy.py` and its four models
+of the variant "here". look-alikes: the same with classes that only other frames of a video tell apart, see
+`planted.py`. Each from two seeds. Models are trained through the commands; then submissions of many kinds are scored.
+Beside each MAP stands the interval of its difference to the plain mean of the four models that holds 95 % of 1,000
+resamples of the videos, drawn alike for both; at the end both data sets together. Most of the time is training; needs
+2 GB a data set in --data-dir. Begun again, it goes on. Nothing is timed.
 """
 
 import argparse
@@ -15,11 +18,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from yt8m.data.damage import RAISE
 from yt8m.data.partitions import NAMES_FILE
@@ -28,18 +31,25 @@ from yt8m.data.vocabulary import load_vocabulary
 from yt8m.models.artifacts import open_folder
 from yt8m.prediction.memmaps import StoredScores, prediction_files
 from yt8m.prediction.video_scores import CandidateRules, video_scores
-from yt8m.ranking.fusion import Fusion, Kind
+from yt8m.ranking.fusion import Fusion
+from yt8m.ranking.fusion import Kind as FusionKind
 from yt8m.scoring.placing import TestRatings
 from yt8m.scoring.ratings import ratings_of_table
 from yt8m.scoring.scores import Ranking, resampled_maps
 from yt8m.scoring.truth import read_truth
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+# pylint: disable=wrong-import-position
+from benchmarks.accuracy_runs import AGNOSTIC, AWARE, Place, Run, Variant
+from benchmarks.planted import DEFAULT_SIZES
+
 CONFIGS = ROOT / "scripts" / "demo"
-DATA_SEEDS = (101, 103)
-EMA_DECAY = 0.99
 TOP_K, SEED, RESAMPLES = 100_000, 0, 1000
 SHIFTS = {"1": (-1, 0, 1), "2": (-2, -1, 0, 1, 2)}
+BASES = "dbof", "nextvlad"
+PLANTED_MODELS = tuple(tuning.folder for tuning in (*AGNOSTIC, *AWARE))
 # Folder of the model, seed, command and configuration, base models, fold: as in scripts/demo.bash.
 VIDEO_RUNS = (("dbof", 11, "video_gated_dbof"), ("nextvlad", 12, "video_nextvlad"))
 SEGMENT_RUNS = (
@@ -48,7 +58,17 @@ SEGMENT_RUNS = (
     ("dbof-nextvlad", 31, ("dbof", "nextvlad"), 2),
     ("dbof-dbof", 32, ("dbof", "dbof"), 3),
 )
-MODELS = tuple(f"{name}_{fold}" for name, _, _, fold in SEGMENT_RUNS)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of data: where it is kept by default, from which seeds, the four models, and what makes the data and the
+    models of a seed and returns the data folder."""
+
+    folder: Path
+    seeds: tuple[int, int]
+    models: tuple[str, ...]
+    prepare: Callable[[Path, int], Path]
 
 
 def command(module: str, *arguments: object) -> None:
@@ -56,42 +76,42 @@ def command(module: str, *arguments: object) -> None:
     subprocess.run([sys.executable, "-m", f"yt8m.{module}", *map(str, arguments)], check=True, cwd=ROOT)
 
 
-def prepare(data_dir: Path, seed: int) -> None:
-    """Make the data set, train all models and predict with them; what is there already stays."""
+def prepare_demo(folder: Path, seed: int) -> Path:
+    """Make the demo's data set and train its models; what is there already stays."""
+    data_dir = folder / f"seed-{seed}"
     where = "--data-dir", data_dir
     if not (data_dir / "truth.csv").is_file():  # written last
         command("make_demo_data", *where, "--seed", seed, "--test-videos", 300)
     command("prepare_vocabulary", *where)
     command("prepare_test_meta", *where)
-    for suffix in ("", "-ema"):
-        train(data_dir, suffix)
-    command("inference_memmap", *where, "--model-names", *MODELS, *with_suffix("-ema"))
+    train(data_dir)
+    return data_dir
+
+
+def prepare_planted(folder: Path, seed: int, look_alikes: bool = False) -> Path:
+    """Make a planted data set and train the models of `accuracy.py`; what is there already stays."""
+    place = Place(folder, DEFAULT_SIZES, None, look_alikes)
+    run = Run(place, Variant("here"), seed, 1, full=True)
+    if run.result is None:
+        place.prepare(seed)
+        run.make()
+    return run.folder
+
+
+def predict(data_dir: Path, models: tuple[str, ...]) -> None:
+    """Predict with all models, with and without shifts; what is there already stays."""
+    command("inference_memmap", "--data-dir", data_dir, "--model-names", *models)
     for name, shifts in SHIFTS.items():
-        for suffix in ("", "-ema"):
-            command(
-                "inference_memmap",
-                "--data-dir",
-                beside(data_dir, f"shifts-{name}"),
-                "--model-names",
-                *with_suffix(suffix),
-                "--shifts",
-                *shifts,
-            )
+        other = beside(data_dir, f"shifts-{name}")
+        command("inference_memmap", "--data-dir", other, "--model-names", *models, "--shifts", *shifts)
 
 
-def with_suffix(suffix: str) -> list[str]:
-    """The names of the segment models that were trained with or without moving averages."""
-    return [f"{name}{suffix}_{fold}" for name, _, _, fold in SEGMENT_RUNS]
-
-
-def train(data_dir: Path, suffix: str) -> None:
-    """Train the models whose names have this suffix; finished ones are left as they are."""
+def train(data_dir: Path) -> None:
+    """Train the models; finished ones are left as they are."""
     where = "--data-dir", data_dir
     bases = data_dir / "cache" / "video"
     for name, seed, config in VIDEO_RUNS:
-        command(
-            "train_video", configuration(data_dir, config, suffix), "--name", f"{name}{suffix}", "--seed", seed, *where
-        )
+        command("train_video", CONFIGS / f"{config}.yaml", "--name", name, "--seed", seed, *where)
     for name, seed, own_bases, fold in SEGMENT_RUNS:
         module, config = (
             ("train_pure_segment", "pure_segment")
@@ -100,29 +120,16 @@ def train(data_dir: Path, suffix: str) -> None:
         )
         command(
             module,
-            configuration(data_dir, config, suffix),
-            *(bases / f"{base}{suffix}" for base in own_bases),
+            CONFIGS / f"{config}.yaml",
+            *(bases / base for base in own_bases),
             "--fold",
             fold,
             "--name",
-            f"{name}{suffix}",
+            name,
             "--seed",
             seed,
             *where,
         )
-
-
-def configuration(data_dir: Path, name: str, suffix: str) -> Path:
-    """The demo's configuration, or a copy of it with a moving average of the weights."""
-    source = CONFIGS / f"{name}.yaml"
-    if not suffix:
-        return source
-    sections = yaml.safe_load(source.read_text(encoding="utf-8"))
-    for section in sections.values():
-        section["training"]["ema_decay"] = EMA_DECAY
-    copy = data_dir / f"{name}{suffix}.yaml"
-    copy.write_text(yaml.safe_dump(sections, sort_keys=False), encoding="utf-8")
-    return copy
 
 
 def beside(data_dir: Path, name: str) -> Path:
@@ -147,7 +154,7 @@ class World:
     def ranking(
         self,
         variant: str,
-        kind: Kind = "mean",
+        kind: FusionKind = "mean",
         weights: tuple[float, ...] | None = None,
         models: slice = slice(None),
         rules: CandidateRules | None = None,
@@ -161,28 +168,22 @@ class World:
         return Ranking(self.test.ratings, self.test.places(fusion, TOP_K, SEED))
 
 
-def load(data_dir: Path) -> World:
-    """The data set of a folder."""
+def load(data_dir: Path, models: tuple[str, ...]) -> World:
+    """The data set of a folder, with the predictions of these models."""
     cache = data_dir / "cache"
     vocabulary, meta = load_vocabulary(data_dir), load_test_meta(cache)
-    maps = {}
-    for variant, folder, suffix in [
-        ("plain", cache, ""),
-        ("ema", cache, "-ema"),
-        *(
-            (f"{kind}shifts-{name}", data_dir / f"shifts-{name}" / "cache", suffix)
-            for name in SHIFTS
-            for kind, suffix in (("", ""), ("ema-", "-ema"))
-        ),
-    ]:
-        maps[variant] = [file.read(meta, vocabulary) for file in prediction_files(folder, with_suffix(suffix))]
+    folders = {"plain": cache} | {f"shifts-{name}": data_dir / f"shifts-{name}" / "cache" for name in SHIFTS}
+    maps = {
+        variant: [file.read(meta, vocabulary) for file in prediction_files(folder, list(models))]
+        for variant, folder in folders.items()
+    }
     ratings = ratings_of_table(read_truth(data_dir / "truth.csv", data_dir / NAMES_FILE))
     index = load_test_index(data_dir, meta, RAISE)
     scores = {
         base: video_scores(
             open_folder(cache / "video" / base), index, meta, vocabulary, cache, 0, torch.device("cpu"), RAISE
         )
-        for base, _, _ in VIDEO_RUNS
+        for base in BASES
     }
     return World(TestRatings(ratings, meta, vocabulary), meta, maps, scores)
 
@@ -190,23 +191,23 @@ def load(data_dir: Path) -> World:
 Variants = Iterator[tuple[str, Callable[[World], Ranking]]]
 
 
-def variants() -> Variants:
+def variants(models: tuple[str, ...]) -> Variants:
     """What is compared, the plain mean first."""
     yield "mean of the four models (plain)", lambda world: world.ranking("plain")
-    for number, name in enumerate(MODELS):
+    for number, name in enumerate(models):
         yield f"{name} alone", lambda world, n=number: world.ranking("plain", models=slice(n, n + 1))
     for kind in ("geometric", "rank", "reciprocal-rank"):
         yield f"--fusion {kind}", lambda world, kind=kind: world.ranking("plain", kind)
-    yield "--weights 1 2 1 1 (nextvlad_1 twice)", lambda world: world.ranking("plain", weights=(1, 2, 1, 1))
+    yield f"--weights 1 2 1 1 ({models[1]} twice)", lambda world: world.ranking("plain", weights=(1, 2, 1, 1))
     for name, shifts in SHIFTS.items():
         yield f"--shifts {' '.join(map(str, shifts))}", lambda world, name=name: world.ranking(f"shifts-{name}")
-    yield f"ema_decay {EMA_DECAY} in all training", lambda world: world.ranking("ema")
-    for base, _, _ in VIDEO_RUNS:
+    for base in BASES:
         for text, rules in (
             ("--video-top-k 3", CandidateRules(top_k=3)),
             ("--video-top-k 6", CandidateRules(top_k=6)),
             ("--video-threshold 0.1", CandidateRules(threshold=0.1)),
             ("--video-cap 60", CandidateRules(cap=60)),
+            ("--video-weight 0.1", CandidateRules(weight=0.1)),
             ("--video-weight 0.25", CandidateRules(weight=0.25)),
             ("--video-weight 0.5", CandidateRules(weight=0.5)),
             ("--video-weight 1", CandidateRules(weight=1.0)),
@@ -216,39 +217,67 @@ def variants() -> Variants:
                 lambda world, rules=rules, base=base: world.ranking("plain", rules=rules, video_model=base),
             )
     yield "--shifts -2 -1 0 1 2 --weights 1 2 1 1", lambda world: world.ranking("shifts-2", weights=(1, 2, 1, 1))
-    yield f"the same with ema_decay {EMA_DECAY}", lambda world: world.ranking("ema-shifts-2", weights=(1, 2, 1, 1))
+    yield (
+        "--shifts -2 -1 0 1 2 --video-model nextvlad --video-weight 0.25",
+        lambda world: world.ranking("shifts-2", rules=CandidateRules(weight=0.25)),
+    )
+
+
+KINDS = {
+    "demo": Kind(
+        ROOT / "data" / "options",
+        (101, 103),
+        tuple(f"{name}_{fold}" for name, _, _, fold in SEGMENT_RUNS),
+        prepare_demo,
+    ),
+    "planted": Kind(ROOT / "data" / "accuracy", (1, 2), PLANTED_MODELS, prepare_planted),
+    "look-alikes": Kind(
+        ROOT / "data" / "look-alikes", (11, 12), PLANTED_MODELS, partial(prepare_planted, look_alikes=True)
+    ),
+}
+
+
+def interval(differences: np.ndarray) -> list[str]:
+    """The intervals of differences (variants, resamples), as text."""
+    low, high = np.percentile(differences, [2.5, 97.5], axis=1)
+    return [f"{first:+.4f} to {last:+.4f}" for first, last in zip(low, high)]
 
 
 def main() -> None:
     """Print a table of the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=KINDS, default="demo", help="of data (default: %(default)s)")
     parser.add_argument(
         "--data-dir",
         type=Path,
-        default=ROOT / "data" / "options",
         metavar="DIR",
-        help="where the data sets are made and kept (default: data/options in the repository)",
+        help="where the data sets are made and kept (default: in the repository data/options for the demo's, "
+        "data/accuracy for planted ones, data/look-alikes)",
     )
-    folder = parser.parse_args().data_dir.absolute()
+    args = parser.parse_args()
+    kind = KINDS[args.kind]
+    folder = (args.data_dir or kind.folder).absolute()
     os.environ.pop("SEED", None)
-    for seed in DATA_SEEDS:
-        prepare(folder / f"seed-{seed}", seed)
-    names = [name for name, _ in variants()]
-    maps, resampled = np.empty((len(names), len(DATA_SEEDS))), []
-    for column, seed in enumerate(DATA_SEEDS):
-        world = load(folder / f"seed-{seed}")
-        rankings = [rank(world) for _, rank in variants()]
-        maps[:, column] = [ranking.mean_average_precision() for ranking in rankings]
+    data_dirs = [kind.prepare(folder, seed) for seed in kind.seeds]
+    for data_dir in data_dirs:
+        predict(data_dir, kind.models)
+    compared = list(variants(kind.models))
+    columns: list[list[str]] = [[name for name, _ in compared]]
+    maps, resampled = [], []
+    for seed, data_dir in zip(kind.seeds, data_dirs):
+        world = load(data_dir, kind.models)
+        rankings = [rank(world) for _, rank in compared]
+        maps.append([ranking.mean_average_precision() for ranking in rankings])
         resampled.append(resampled_maps(rankings, len(world.test.ratings.video_ids), RESAMPLES, seed))
-    differences = np.mean(resampled, axis=0)
-    low, high = np.percentile(differences - differences[0], [2.5, 97.5], axis=1)
-    print(f"\n| option | {' | '.join(f'data {seed}' for seed in DATA_SEEDS)} | worth | 95 % interval |")
-    print("|---|" + "---|" * (len(DATA_SEEDS) + 2))
-    for name, values, first, last in zip(names, maps, low, high):
-        worth, interval = "", ""
-        if name != names[0]:
-            worth, interval = f"{(values - maps[0]).mean():+.4f}", f"{first:+.4f} to {last:+.4f}"
-        print(f"| {name} | {' | '.join(f'{value:.4f}' for value in values)} | {worth} | {interval} |")
+        columns += [[f"{value:.4f}" for value in maps[-1]], interval(resampled[-1] - resampled[-1][0])]
+    worth, differences = np.mean(maps, axis=0), np.mean(resampled, axis=0)
+    columns += [[f"{value:+.4f}" for value in worth - worth[0]], interval(differences - differences[0])]
+    heads = [cell for seed in kind.seeds for cell in (f"data {seed}", "difference")]
+    print(f"\n| option | {' | '.join(heads)} | both | difference |")
+    print("|---|" + "---|" * (len(columns) - 1))
+    for number, row in enumerate(zip(*columns)):
+        cells = row if number else (row[0], *(cell if place % 2 == 0 else "" for place, cell in enumerate(row[1:])))
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
+from helperbot.files import replacing
+
 from benchmarks.plain_models import frame_mask
 from benchmarks.watched_training import SEEN, model_folder, seen_examples
 from yt8m import train_pure_segment, train_segment_w_context, train_video
@@ -52,7 +54,6 @@ from yt8m.common.config import (
     override_steps,
     required,
 )
-from yt8m.common.files import replacing
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
 from yt8m.data.folds import split_fold
 from yt8m.data.index import load_index
@@ -209,33 +210,49 @@ class Trainer:
     config: dict[str, Any]
     aspects: frozenset[str]
 
-    def run(self, seed: int) -> None:
-        """Train, and export the best weights and the history."""
-        settings, (train_set, valid_set, seen_set) = self.settings, self.datasets
-        forward = padded_forward if "padding" in self.aspects else packed_forward
-        monitor, sign = ("auc", -1) if isinstance(valid_set, RatedSegmentDataset) else ("valid_loss", 1)
+    @property
+    def forward(self) -> Forward:
+        """Logits of model and batch."""
+        return padded_forward if "padding" in self.aspects else packed_forward
+
+    def steps(self, seed: int) -> Iterator[tuple[int, float]]:
+        """Take all steps; after each its number, from 1, and its loss."""
+        settings, train_set = self.settings, self.datasets[0]
         parameters = [parameter for group in self.groups for parameter in group["params"]]
         optimizer = torch.optim.AdamW(self.groups, eps=settings.eps, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         batches = batches_of(training_keys(train_set, seed, "order" in self.aspects), settings.batch_size)
-        history: list[dict[str, float]] = []
-        losses: list[float] = []
-        best, weights = math.inf, {}
         for step in range(1, settings.steps + 1):
             self.model.train()
             batch = train_set.__getitems__(next(batches))
-            loss = criterion(forward(self.model, batch), batch)
+            loss = criterion(self.forward(self.model, batch), batch)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm or math.inf, error_if_nonfinite=True)
             optimizer.step()
             schedule.step()
-            losses.append(loss.item())
+            yield step, loss.item()
+
+    def evaluate(self, model: Model, step: int = 0) -> dict[str, float]:
+        """What a model of this kind is worth on what is validated on, see `evaluate`."""
+        valid_set = self.datasets[1]
+        keys = [(step, example) for example in range(len(valid_set))]
+        return evaluate(model, valid_set, keys, self.settings.batch_size, self.forward)
+
+    def run(self, seed: int) -> None:
+        """Train, and export the best weights and the history."""
+        settings, (train_set, valid_set, seen_set) = self.settings, self.datasets
+        monitor, sign = ("auc", -1) if isinstance(valid_set, RatedSegmentDataset) else ("valid_loss", 1)
+        seen_keys = seen_examples(seen_set, len(valid_set))
+        history: list[dict[str, float]] = []
+        losses: list[float] = []
+        best, weights = math.inf, {}
+        for step, loss in self.steps(seed):
+            losses.append(loss)
             if step % settings.ckpt_interval and step < settings.steps:
                 continue
-            keys = [(step, example) for example in range(len(valid_set))]
-            results = evaluate(self.model, valid_set, keys, settings.batch_size, forward)
-            seen = evaluate(self.model, seen_set, seen_examples(seen_set, len(valid_set)), settings.batch_size, forward)
+            results = self.evaluate(self.model, step)
+            seen = evaluate(self.model, seen_set, seen_keys, settings.batch_size, self.forward)
             row = {"step": step, "train_loss": float(np.mean(losses)), **results, SEEN: seen["valid_loss"]}
             history.append(row)
             print(f"{self.folder.name}: {row}", flush=True)
@@ -270,7 +287,7 @@ def groups_of(module: nn.Module, lr: float, settings: Training, aspects: frozens
 
 def as_in_2019(settings: Settings, aspects: frozenset[str]) -> Settings:
     """The settings, saying what is done here, as far as a configuration can say it."""
-    known = {"center_inputs": "inputs" not in aspects, "ema_decay": None}
+    known = {"center_inputs": "inputs" not in aspects}
     if isinstance(settings, VideoTraining):
         known["prior_bias"] = "head" not in aspects
     return settings.model_copy(update=known)

@@ -27,7 +27,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
-from yt8m.common.files import replacing
+from helperbot.files import replacing
+
 from yt8m.data.annotations import RATING_COLUMNS
 from yt8m.data.partitions import PARTITIONS
 from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
@@ -179,13 +180,16 @@ def make_planted_data(
     print(f"{folder}: {first} videos, {len(truth)} test ratings, {sum(row[-1] for row in truth)} of them positive")
 
 
+DEFAULT_SIZES = [parse_size(size) for size in SIZES]
+
+
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """`--sizes`."""
     parser.add_argument(
         "--sizes",
         type=parse_size,
         nargs=len(PARTITIONS),
-        default=[parse_size(size) for size in SIZES],
+        default=DEFAULT_SIZES,
         metavar="SHARDSxVIDEOS",
         help=f"of {', '.join(partition.folder for partition in PARTITIONS)} (default: {' '.join(SIZES)})",
     )

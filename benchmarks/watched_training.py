@@ -83,8 +83,8 @@ def watched(build: Builder) -> Builder:
 
     def build_watched(args: argparse.Namespace, sources: Sources) -> Experiment[Any]:
         experiment = build(args, sources)
-        if experiment.validation is None or experiment.settings.ema_decay is not None:
-            return experiment  # nothing to compare with, or other weights than the model's are validated
+        if experiment.validation is None:
+            return experiment  # nothing to compare with
         dataset = copy.copy(experiment.training.dataset)
         dataset.seed = None  # read for evaluation
         keys = seen_examples(dataset, len(experiment.validation.dataset))

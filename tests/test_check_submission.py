@@ -47,6 +47,24 @@ def test_a_good_submission(command: Command, data_dir: Path) -> None:
     assert command("check_submission", compressed, "--data-dir", data_dir).status == 0
 
 
+def test_quoted_fields_and_a_byte_order_mark_are_as_good(command: Command, data_dir: Path) -> None:
+    """As spreadsheets and pandas write them."""
+    quoted = [",".join(f'"{field}"' for field in line.split(",")) for line in GOOD]
+    for lines in (quoted, ["\ufeff" + GOOD[0], *GOOD[1:]], ["\ufeff" + quoted[0], GOOD[1], quoted[2]]):
+        outcome = _check(command, data_dir, lines, "--top-k", 3)
+        assert outcome.status == 0 and "2 classes of 2, 6 segments listed" in outcome.out, outcome.out
+
+
+def test_the_largest_label_ids(command: Command, data_dir: Path) -> None:
+    labels = [2**31 - 1, 1_000_000_000]
+    rows = "".join(f"{label},name {label}\n" for label in labels)
+    (data_dir / "segment_vocabulary.csv").write_text(f"Index,Name\n{rows}", encoding="utf-8")
+    lines = [GOOD[0], *(f"{label},aB3d:35 0012:30" for label in labels)]
+    assert _check(command, data_dir, lines).status == 0
+    outcome = _check(command, data_dir, [*lines, f"{10**10},aB3d:35"])
+    assert outcome.status == 1 and "1 lines without a class id and a comma" in outcome.out
+
+
 @pytest.mark.parametrize(
     "lines, problem",
     [

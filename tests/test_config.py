@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from yt8m.common.config import Config, load_config, override_steps, parse_config
+from yt8m.common.config import Config, load_config, override_steps, parse_config, read_yaml
 from yt8m.common.errors import UserError
 from yt8m.models.artifacts import exported_config
 
@@ -56,7 +56,7 @@ UNLIKE_2019 = {
     section: {"center_inputs": True} | ({"prior_bias": True} if section == "video" else {})
     for section in ("video", "pure_segment", "segment_w_context")
 }
-_SHARED_2019 = {"start_lr_factor": 0.01, "clip_grad_norm": 10.0, "ema_decay": None}
+_SHARED_2019 = {"start_lr_factor": 0.01, "clip_grad_norm": 10.0}
 _SEGMENTS_2019 = {
     **_SHARED_2019,
     "warmup_ratio": 0.25,
@@ -456,6 +456,23 @@ def test_a_key_that_comes_twice_is_named(text: str, key: str, line: int, tmp_pat
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=f"{path}: not valid YAML: key '{key}' comes twice .*line {line},"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    "text, number", [("016", "14"), ("1:00", "60"), ("0x10", "16"), ("0b11", "3"), ("-010", "-8"), ("1:30.5", "90.5")]
+)
+def test_a_number_that_is_not_what_people_read_is_refused(text: str, number: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"pure_segment:\n  training: {{batch_size: 8,\n    steps: {text}}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=f"{path}: not valid YAML: {text} would be {number}: .*line 3,"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("text", ["0", "-0", "10", "+7", "1_000", "0.5", "2.e-4", "1.5e+3", ".5"])
+def test_a_decimal_number_is_taken_as_it_is_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "numbers.yaml"
+    path.write_text(f"number: {text}\n", encoding="utf-8")
+    assert float(read_yaml(path)["number"]) == float(text)
 
 
 def test_anchors_and_merge_keys_are_taken(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -68,6 +68,8 @@ def evaluated(folder: Path, *options: object) -> dict:
 def test_map_equals_its_definition(
     folder: Path, rated: dict[Key, int], lists: dict[int, list[str]], top_k: int
 ) -> None:
+    listed = {entry.rpartition(":")[0] for entries in lists.values() for entry in entries}
+    assume(not listed or listed & {video_id for video_id, _, _ in rated})  # else it is of another test set
     write_case(folder, rated, lists)
     document = evaluated(
         folder, "--truth", folder / "truth.csv", "--submission", folder / "sub.csv", "--top-k", top_k, "--resamples", 0
@@ -147,6 +149,10 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
         (["--truth", "T", "--submission", "S", "--include-trained"], "--include-trained: needs --fold"),
         (["--out-of-fold", "a", "--model-names", "b"], "--model-names: --out-of-fold names the models already"),
         (["--truth", "negative.csv", "--submission", "S"], "negative.csv: none of 1 ratings is positive"),
+        (
+            ["--truth", "other.csv", "--submission", "S"],
+            "sub.csv: none of its 1 entries is of one of the 1 rated videos, such as b;",
+        ),
         (["--fold", "8"], "argument --fold: invalid choice"),
         ([], "one of the arguments --truth --fold --out-of-fold is required"),
         (["--fold", "0"], "segment/train: no such folder"),
@@ -157,6 +163,7 @@ def test_mistakes(
 ) -> None:
     write_case(folder, {("a", 30, 3): 1}, {3: ["a:30"]})
     (folder / "negative.csv").write_text("vid,start,label,score\na,30,3,0\n", encoding="utf-8")
+    (folder / "other.csv").write_text("vid,start,label,score\nb,30,3,1\n", encoding="utf-8")
     monkeypatch.chdir(folder)
     names = {"T": "truth.csv", "S": "sub.csv"}
     outcome = command("evaluate", "--data-dir", folder, *(names.get(option, option) for option in options))
@@ -176,6 +183,21 @@ def fixture_predicted_dir(data_dir: Path, command: Command) -> Path:
     for module in ("prepare_test_meta", "inference_memmap"):
         assert command(module, "--data-dir", data_dir).status == 0
     return data_dir
+
+
+@pytest.mark.parametrize("change", ["videos", "starts", "labels"])
+def test_a_truth_that_is_not_of_this_test_set_is_refused(predicted_dir: Path, command: Command, change: str) -> None:
+    truth = pd.read_csv(predicted_dir / "truth.csv", dtype={"vid": str}, keep_default_na=False)
+    if change == "videos":
+        truth["vid"] += "x"
+    elif change == "starts":
+        truth["start"] += 100_000
+    else:
+        truth["label"] += 1_000_000
+    truth.to_csv(predicted_dir / "other.csv", index=False)
+    outcome = command("evaluate", "--data-dir", predicted_dir, "--truth", predicted_dir / "other.csv")
+    assert outcome.status == 2 and f"none of the {len(truth)} ratings is of a candidate segment" in outcome.err
+    assert not (predicted_dir / "cache" / "evaluation.json").exists()
 
 
 @pytest.mark.parametrize("top_k", [4, 100_000])

@@ -126,25 +126,21 @@ def as_exported(model: nn.Module) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_the_last_weights_are_exported_or_their_average(
-    ema_decay: float | None, command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_last_weights_are_exported(
+    command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    steps: list[dict[str, Tensor]] = []
     train_step = Bot._train_step  # pylint: disable=protected-access
 
     def recorded(bot: Bot, batch) -> None:
         train_step(bot, batch)
-        steps.append(tuple(as_exported(model) for model in (bot.model, bot.evaluated_model)))
+        steps.append(as_exported(bot.model))
 
     monkeypatch.setattr(Bot, "_train_step", recorded)
-    training = {} if ema_decay is None else {"ema_decay": ema_decay}
-    outcome = command(*arguments("agnostic", tmp_path, data_dir, "--steps", 4, **training))
+    outcome = command(*arguments("agnostic", tmp_path, data_dir, "--steps", 4))
     assert outcome.status == 0, outcome.err
     exported = weights_of(data_dir / "cache" / "segment" / "x_none")
-    last, average = steps[-1]
-    assert len(steps) == 4 and same(exported, average)
-    assert same(exported, last) == (ema_decay is None)
+    assert len(steps) == 4 and [same(exported, weights) for weights in steps] == [False, False, False, True]
 
 
 def test_one_shard_is_enough_also_for_the_range_test(command: Command, data_dir: Path, tmp_path: Path) -> None:

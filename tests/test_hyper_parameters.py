@@ -130,11 +130,11 @@ def test_the_exported_configuration_has_all_and_trains_the_same(kind: str, train
     folder = trainer(kind, steps=3, ckpt_interval=3, clip_grad_norm=None)
     exported = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     training = exported[SECTIONS[kind][1]]["training"]
-    assert training["clip_grad_norm"] is None and training["ema_decay"] is None
+    assert training["clip_grad_norm"] is None
     shared = {"warmup_ratio", "start_lr_factor", "end_lr_factor", "center_inputs"}
     weights = {"prior_bias"} if SECTIONS[kind][1] == "video" else {"offset", "negative_weight", "mined_weight"}
     encoders = {"segment_encoder_lr_factor", "context_encoder_lr_factor"} if kind == "aware" else set()
-    assert training.keys() == {*TRAINING, "clip_grad_norm", "ema_decay", *shared, *weights, *encoders}
+    assert training.keys() == {*TRAINING, "clip_grad_norm", *shared, *weights, *encoders}
     stamp = (folder / "model.pth").stat().st_mtime_ns
     trainer(kind, shutil.copy(folder / "config.yaml", tmp_path / "again.yaml"))  # it is the same run
     assert (folder / "model.pth").stat().st_mtime_ns == stamp

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helperbot.files import replacing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
-from yt8m.common.files import replacing
 from yt8m.data.segments import context_frames
 from yt8m.data.test_meta import load_test_meta
 from yt8m.data.vocabulary import Vocabulary

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import multiprocessing
 import os
 import resource
@@ -393,6 +394,27 @@ def test_prediction_files_are_all_or_those_named(tmp_path: Path) -> None:
         directory / "v1.5_2.npy",
         directory / "dbof-3_0.npy",
     ]
+
+
+def test_folds_and_deleted_models_are_taken_only_if_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory, models = tmp_path / "predictions", tmp_path / "segment"
+    names = ["cv_0", "cv_7", "gone_1", "here_2", "copied_3"]
+    for name in names:
+        folder = Path("/another/machine") if name == "copied_3" else models
+        _write(PredictionFile(directory / f"{name}.npy"), 1, {**ORIGIN, "folder": str(folder / name)})
+        (models / name).mkdir(parents=True)
+    (models / "gone_1").rmdir()
+    (tmp_path / "cross-validation-cv.json").write_text("{}", encoding="utf-8")
+    caplog.set_level(logging.INFO)
+    assert [file.path.stem for file in prediction_files(tmp_path, None)] == ["copied_3", "here_2"]
+    assert "takes copied_3, here_2" in caplog.text
+    assert "leaves out cv_0: a fold of a cross-validation; cv_7: a fold" in caplog.text
+    assert f"gone_1: its model is no longer at {models / 'gone_1'}" in caplog.text
+    assert [file.path.stem for file in prediction_files(tmp_path, names)] == names
+    for name in ("here_2", "copied_3"):
+        (directory / f"{name}.npy").unlink()
+    with pytest.raises(UserError, match="nothing to take without --model-names .cv_0: a fold"):
+        prediction_files(tmp_path, None)
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)

@@ -23,7 +23,7 @@ from yt8m.training.runs import code_identity
 
 Command = Callable[..., Outcome]
 Interrupt = Callable[[str, int, list[str]], subprocess.CompletedProcess]
-SETTINGS = {**TRAINING, "steps": 7, "ckpt_interval": 3, "ema_decay": 0.9}
+SETTINGS = {**TRAINING, "steps": 7, "ckpt_interval": 3}
 OLD = {"offset", "negative_weight"}  # keys, beside those of SETTINGS, before a run recorded the code
 KILLED = -9
 
@@ -441,7 +441,7 @@ def test_a_damaged_state_is_named_and_nothing_is_lost(
 def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path, interrupt: Interrupt) -> None:
     assert interrupt("step", 5, arguments("aware", made, data_dir)).returncode == KILLED
     state = torch.load(folder_of("aware", data_dir) / "checkpoints" / "state.pt", weights_only=True)
-    assert state["version"] == 1 and state["step"] == 4
+    assert state["version"] == 2 and state["step"] == 4
 
     def check(value: object) -> None:
         if isinstance(value, dict):

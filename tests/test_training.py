@@ -1,6 +1,7 @@
-"""How a run trains: in parts, in half precision, averaging weights; what it tells, and how it stops."""
+"""How a run trains: in parts, in half precision; what it tells, and how it stops."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, index_videos, make_video
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+from yt8m.common.files import locked
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.training.tasks import SegmentTask, VideoTask
@@ -99,19 +101,6 @@ def test_half_precision_learns_about_the_same(model: dict, command: Command, dat
         assert {value.dtype for value in weights.values()} <= {torch.float32, torch.int64}
     assert losses["bf16"] == pytest.approx(losses["off"], rel=0.03) and losses["bf16"] != losses["off"]
     assert losses["fp16"] == pytest.approx(losses["off"], rel=0.03) and losses["fp16"] != losses["off"]
-
-
-def test_averaged_weights_are_evaluated_and_exported(command: Command, data_dir: Path, tmp_path: Path) -> None:
-    last, average = (
-        train(command, data_dir, tmp_path, name, DBOF, steps=3, **options)
-        for name, options in (("last", {}), ("average", {"ema_decay": 0.9}))
-    )
-    trained, averaged = (torch.load(folder / "model.pth", weights_only=True) for folder in (last, average))
-    assert list(trained) == list(averaged)
-    assert not torch.equal(trained["model.expert_fc.2.weight"], averaged["model.expert_fc.2.weight"])
-    tables = [pd.read_csv(folder / "history.csv") for folder in (last, average)]
-    assert tables[0]["train_loss"].tolist() == tables[1]["train_loss"].tolist()  # the same steps were taken
-    assert tables[0]["valid_loss"].tolist() != tables[1]["valid_loss"].tolist()
 
 
 def test_a_run_tells_how_it_goes(command: Command, data_dir: Path, tmp_path: Path) -> None:
@@ -241,3 +230,59 @@ def test_start_and_end_are_told_to_telegram_when_it_is_set_up(
         data_dir,
     )
     assert len(sent) == 2  # a mistake in the command line is no run
+
+
+def test_two_trainings_of_one_name_at_once_are_refused(command: Command, data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "cache" / "video" / "twice"
+    folder.mkdir(parents=True)
+    config = write_config(tmp_path / "twice.yaml", video={"model": DBOF, "training": TRAINING})
+    start = "train_video", config, "--name", "twice", "--data-dir", data_dir
+    with locked(folder / ".lock", "occupied"):
+        outcome = command(*start)
+        assert outcome.status == 2 and f"{folder}: another process is training it" in outcome.err
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+    assert command(*start).status == 0
+    assert "is finished already" in command(*start).err
+
+
+def test_the_disk_has_the_model_before_the_checkpoints_are_gone(
+    command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a power cut at any moment would have it: of the model or of the state to go on from, one is on the disk."""
+    done: list[tuple[str, Path]] = []
+    fsync, replace, rmtree = os.fsync, os.replace, shutil.rmtree
+
+    def tell_sync(handle: int) -> None:
+        fsync(handle)
+        done.append(("sync", Path(os.readlink(f"/proc/self/fd/{handle}"))))
+
+    def tell_replace(source: os.PathLike, target: os.PathLike) -> None:
+        assert ("sync", Path(source)) in done, f"{target}: its content may not be on the disk"
+        replace(source, target)
+        done.append(("replace", Path(target)))
+
+    def tell_rmtree(path: Path, **options: bool) -> None:
+        rmtree(path, **options)
+        done.append(("remove", path))
+
+    monkeypatch.setattr(os, "fsync", tell_sync)
+    monkeypatch.setattr(os, "replace", tell_replace)
+    monkeypatch.setattr(shutil, "rmtree", tell_rmtree)
+    folder = train(command, data_dir, tmp_path, "synced", DBOF)
+    end = done.index(("remove", folder / "checkpoints"))
+    for name in ("config.yaml", "model.pth"):
+        replaced = done.index(("replace", folder / name))
+        assert ("sync", folder) in done[replaced:end]
+
+
+def test_a_full_disk_ends_in_one_line_that_names_the_state(data_dir: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "full.yaml", video={"model": DBOF, "training": TRAINING})
+    folder = data_dir / "cache" / "video" / "full"
+    arguments = ["train_video", config, "--name", "full", "--data-dir", data_dir, "--save-every", 2, "--quiet"]
+    line = " ".join(map(str, [sys.executable, "-m", "yt8m", *arguments]))
+    done = subprocess.run(["bash", "-c", f"ulimit -f 20; exec {line}"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(f"{folder / 'checkpoints' / 'state.pt'}: File too large")
+    assert "Traceback" not in done.stderr
+    assert subprocess.run(line.split(), capture_output=True, check=False).returncode == 0  # nothing is lost
+    assert (folder / "model.pth").exists()

@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from helperbot.files import replacing
+
 from yt8m.cli import Distinct, count, make_parser, number_type, positive, run
 from yt8m.common.errors import UserError
-from yt8m.common.files import locked, replacing
+from yt8m.common.files import locked
 from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
 from yt8m.data.shard_names import N_SHARDS, server_name, shard_number
 

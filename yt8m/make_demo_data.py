@@ -33,9 +33,9 @@ def main(args: argparse.Namespace) -> None:
     import logging
 
     import numpy as np
+    from helperbot.files import replacing
 
     from yt8m.common.errors import UserError
-    from yt8m.common.files import replacing
     from yt8m.common.progress import Progress
     from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS
     from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS

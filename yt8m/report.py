@@ -73,8 +73,9 @@ def main(args: argparse.Namespace) -> None:
     """Write the page. Raises `UserError`."""
     from datetime import UTC, datetime
 
+    from helperbot.files import replacing
+
     from yt8m import __version__
-    from yt8m.common.files import replacing
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.reporting.report_data import describe_models, read_evaluations
     from yt8m.reporting.report_page import render_page

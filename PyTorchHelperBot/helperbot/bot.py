@@ -63,9 +63,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             that of the whole batch, but for batch norms.
         split_batch: gets (batch, parts) and returns that many batches, or fewer of a small one;
             needed where `accumulate` is more than 1.
-        ema_decay: the decay of an exponential moving average of the weights, in (0, 1); after step
-            n + 1 at most (1 + n) / (10 + n). It is the average that is evaluated then, and
-            `evaluated_model`, with the buffers of the last step. None for no average.
         compiled: whether to train through `torch.compile`.
         identify: gets a batch before it is moved and returns what a `NonFiniteLossError` is to
             say of it (`batch`), such as the ids of its examples.
@@ -85,7 +82,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         log: one dict for each log line: "step", "loss" (the average that the line shows), "lr",
             "examples_per_second".
         stop_reason: why `stop` was called since the last start of `train`, or None.
-        signal: the number of the signal (SIGTERM, SIGINT) that ended `train`, or None.
+        signal: the number of the signal (SIGTERM, SIGINT, SIGHUP) that ended `train`, or None.
         resumed: whether `resume` has found a state that `train` has not gone on from yet.
         saved_step: of the state in `state_file`, or None.
 
@@ -115,7 +112,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         amp: torch.dtype | None = None,
         accumulate: int = 1,
         split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
-        ema_decay: float | None = None,
         compiled: bool = False,
         identify: Callable[[Any], Any] | None = None,
     ) -> None:
@@ -133,7 +129,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             amp,
             accumulate,
             split_batch,
-            ema_decay,
             compiled,
             batch_size_of,
         )
@@ -190,11 +185,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         """Norm of the gradients of the last step before clipping, see the class."""
         return self._stepper.last_grad_norm
 
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """What is evaluated: the model, or the moving average of its weights."""
-        return self._stepper.evaluated_model
-
     def stop(self, reason: str) -> None:
         """End the training after the present step; its evaluation and hooks still take place."""
         self.stop_reason = reason
@@ -247,6 +237,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             self.resumed = False
             while self.step < self.total_steps and self.stop_reason is None and not self.signal:
                 self._train_step(next(batches))
+                progress_bar.disable = progress_bar.disable or bool(flag.number)  # its terminal may be gone
                 progress_bar.update(1)
                 self._after_step(flag, progress_bar, self._due(ckpt_interval))
         if self.signal:
@@ -417,10 +408,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         """See `evaluate`. Raises `_Interrupted` at a signal."""
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         examples = torch.zeros((), dtype=torch.int64, device=self.device)
-        model = self.evaluated_model
         for metric in self.metrics:
             metric.reset()
-        with _evaluation_mode(model), torch.inference_mode():
+        with _evaluation_mode(self.model), torch.inference_mode():
             for batch in batches:
                 if flag is not None and flag.number and not is_distributed():
                     raise _Interrupted
@@ -429,7 +419,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 if size < 1:
                     raise ValueError(f"a validation batch has {size} examples")
                 with self._stepper.autocast():
-                    outputs = self.forward(model, batch)
+                    outputs = self.forward(self.model, batch)
                     loss = self._stepper.loss(outputs, batch)
                 # Summed on the device: reading each batch's loss would wait for it every time.
                 loss_sum += loss.double() * size

@@ -235,7 +235,7 @@ class BestCheckpoints(Callback):
         if new in dropped:
             return
         if rank() == 0:
-            save_file(bot.evaluated_model.state_dict(), new.path)
+            save_file(bot.model.state_dict(), new.path)
         self._kept = kept
         self._dropped += [checkpoint.path for checkpoint in dropped]
         if bot.state_file is None:

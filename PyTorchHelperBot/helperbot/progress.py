@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from helperbot.callbacks import Callback
 from helperbot.distributed import rank
+from helperbot.files import replacing
 
 if TYPE_CHECKING:
     from helperbot.bot import Bot
@@ -57,16 +58,10 @@ class HistoryFile(Callback):
             rows.setdefault(entry["step"], {}).update(entry | results)
         columns = list(dict.fromkeys(["step", "loss", "lr", "examples_per_second", "train_loss"]))
         columns += [name for row in rows.values() for name in row if name not in columns]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(dict.fromkeys(columns)), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(row for _, row in sorted(rows.items()))
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(columns)), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(row for _, row in sorted(rows.items()))
 
 
 class TensorBoardLog(Callback):

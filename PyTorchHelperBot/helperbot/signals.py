@@ -6,16 +6,18 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None  # what `signal.signal` takes and returns
 
 
 class SignalFlag:
-    """Notes SIGTERM (a preemption notice, say) and SIGINT instead of dying of them, within a block.
+    """Notes SIGTERM (a preemption notice, say), SIGINT and SIGHUP (a terminal that was closed) instead
+    of dying of them, within a block.
 
-    A second signal does what it always does. Only the main thread can note signals; elsewhere, and
-    when not `active`, nothing is changed.
+    A signal that the process ignores (SIGHUP under nohup) stays ignored, and a second one does what it
+    always does. Only the main thread can note signals; elsewhere, and when not `active`, nothing is
+    changed.
 
     Attributes:
         number: of the signal that came, or None.
@@ -30,7 +32,8 @@ class SignalFlag:
 
     def __enter__(self) -> "SignalFlag":
         if self.active:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heeded}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,5 @@
 """The state of a run in a file, so that a killed run can go on: tensors and plain values only."""
 
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ import numpy as np
 import torch
 
 from helperbot.distributed import gather_rows, rank
+from helperbot.files import replacing
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class StateError(RuntimeError):
@@ -18,17 +18,29 @@ class StateError(RuntimeError):
 
 
 def save_file(state: Any, path: Path) -> None:
-    """Write `state` with `torch.save` to `path`, which is replaced in one go or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
+    """Write `state` with `torch.save` to `path`, which is replaced in one go or not at all.
+
+    Raises:
+        OSError: the file cannot be written, for example since the disk is full; it names the path.
+    """
+    with replacing(path) as temporary:
+        write_state(state, temporary)
+
+
+def write_state(state: Any, path: Path) -> None:
+    """Write `state` with `torch.save`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("wb") as file:
+        try:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())  # else a crash could leave the new name on an empty file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        except RuntimeError as error:
+            # Of a write that has failed torch's own end of the file says "unexpected pos".
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_file(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward in parts, precisions and processes; weights averaged."""
+"""One optimizer step: forward and backward in parts, precisions and processes."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -8,15 +8,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from helperbot.devices import batch_size
 from helperbot.distributed import is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
 from helperbot.guards import FiniteGuard, NonFiniteLossError
 
 _LEAST_LOSS_SCALE = 1e-3
-
-_Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
 
 class Stepper:
@@ -39,7 +36,6 @@ class Stepper:
         amp: torch.dtype | None = None,
         accumulate: int = 1,
         split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
-        ema_decay: float | None = None,
         compiled: bool = False,
         batch_size_of: Callable[[Any], int] | None = None,
     ) -> None:
@@ -49,8 +45,6 @@ class Stepper:
             raise ValueError(f"accumulate must be at least 1, got {accumulate}")
         if accumulate > 1 and split_batch is None:
             raise ValueError("accumulate needs split_batch")
-        if ema_decay is not None and not 0 < ema_decay < 1:
-            raise ValueError(f"ema_decay must be in (0, 1), got {ema_decay}")
         self.device = device
         self.model = model.to(device)
         if is_distributed():
@@ -59,10 +53,6 @@ class Stepper:
         self._trained: nn.Module = self.model if self._parallel is None else self._parallel
         if compiled:  # a module, too, which torch's annotation does not say
             self._trained = cast(nn.Module, torch.compile(self._trained))
-        self._average: AveragedModel | None = None
-        if ema_decay is not None:
-            # Buffers are copied: an average of running variances would hold on to the 1 they begin at.
-            self._average = AveragedModel(self.model, multi_avg_fn=_averaging(ema_decay))
         self.optimizer = optimizer
         self.forward = forward
         self.criterion = criterion
@@ -75,11 +65,6 @@ class Stepper:
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
         self.last_loss: torch.Tensor | None = None
         self.last_grad_norm: torch.Tensor | None = None
-
-    @property
-    def evaluated_model(self) -> nn.Module:
-        """What is evaluated: the model, or the moving average of its weights."""
-        return self.model if self._average is None else self._average.module
 
     def autocast(self) -> torch.autocast:
         """The context for forward passes and losses; it has torch's losses compute in float32."""
@@ -105,8 +90,6 @@ class Stepper:
             self.last_grad_norm = norm.detach()
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        if self._average is not None:
-            self._average.update_parameters(self.model)
         return size
 
     def check_loss_scale(self, step: int) -> None:
@@ -155,34 +138,15 @@ class Stepper:
         """Return everything that further steps depend on: tensors and plain values."""
         return {
             "model": self.model.state_dict(),
-            "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` of a like Stepper returned."""
-        if (state["average"] is None) != (self._average is None):
-            raise ValueError("one of state and Bot has a moving average of the weights")
         self.model.load_state_dict(state["model"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
-
-
-def _averaging(decay: float) -> Callable[[_Tensors, _Tensors, torch.Tensor | int], None]:
-    """How `AveragedModel` takes the weights after step n + 1 into an average of n."""
-
-    @torch.no_grad()
-    def average(averaged: _Tensors, weights: _Tensors, number: torch.Tensor | int) -> None:
-        assert isinstance(number, torch.Tensor)  # the buffer in which AveragedModel counts
-        # A full decay from the first step on would keep weights of no worth in short runs.
-        share = 1 - torch.clamp((1 + number) / (10 + number), max=decay)
-        for target, value in zip(averaged, weights):
-            target.lerp_(value, share.to(target.dtype))
-
-    return average
 
 
 def _parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:

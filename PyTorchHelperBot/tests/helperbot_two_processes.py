@@ -105,10 +105,7 @@ def halves(batch, parts):
     return list(zip(*(tensor.chunk(parts) for tensor in batch)))
 
 
-VARIANTS = {
-    "batch norm": (nn.BatchNorm1d, {}),
-    "accumulate": (nn.LayerNorm, {"accumulate": 2, "split_batch": halves, "ema_decay": 0.8}),
-}
+VARIANTS = {"batch norm": (nn.BatchNorm1d, {}), "accumulate": (nn.LayerNorm, {"accumulate": 2, "split_batch": halves})}
 
 
 def train_variant(name, number, count, folder):
@@ -122,7 +119,7 @@ def train_variant(name, number, count, folder):
         "norm": bot.last_grad_norm.item(),
         "history": bot.history,
         "model": dict(bot.model.state_dict()),
-        "evaluated": dict(bot.evaluated_model.state_dict()),
+        "evaluated": dict(bot.model.state_dict()),
         "stepped": [bot.step, len(bot.log)],
     }
 

@@ -15,7 +15,7 @@ NAN = math.nan
 
 def stub_bot(model: nn.Module, step: int) -> SimpleNamespace:
     """What of a Bot the callback that saves models looks at."""
-    return SimpleNamespace(evaluated_model=model, step=step, state_file=None)
+    return SimpleNamespace(model=model, step=step, state_file=None)
 
 
 def feed(callback, scores):

@@ -27,7 +27,7 @@ from helperbot import (
     warmup_linear_decay,
 )
 from helperbot.signals import SIGNALS
-from helperbot.state import load_file, random_state, save_file, set_random_state
+from helperbot.state import STATE_VERSION, load_file, random_state, save_file, set_random_state
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -143,7 +143,6 @@ def make_bot(folder, die=None, seed=0, hidden=6, **arguments):
         "logger": QUIET,
         "state_file": folder / "state.pt",
         "save_every": 3,
-        "ema_decay": 0.8,
     }
     return Bot(
         model,
@@ -165,7 +164,7 @@ def outcome(bot, folder):
         entry.pop("examples_per_second")  # a matter of time
     best = folder / "best"
     files = {path.name: torch.load(path, weights_only=True) for path in sorted(best.glob("*"))}
-    return {"state": state, "files": files, "evaluated": bot.evaluated_model.state_dict()}
+    return {"state": state, "files": files}
 
 
 def same(one, other):
@@ -390,7 +389,7 @@ def test_pickled_code_is_never_executed(tmp_path):
         lambda: file.write_bytes(pickle.dumps(Evil(marker))),
         lambda: file.write_bytes(pickle.dumps(Evil(marker), protocol=2)),
         lambda: torch.save(Evil(marker), file),
-        lambda: torch.save({"version": 1, "step": Evil(marker)}, file),
+        lambda: torch.save({"version": STATE_VERSION, "step": Evil(marker)}, file),
     ):
         write()
         with pytest.raises(StateError, match="state.pt: cannot be read"):
@@ -426,11 +425,11 @@ def test_any_bytes_are_refused_as_a_state(tmp_path_factory, content, opcodes):
             load_file(file)
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1.0"])
+@pytest.mark.parametrize("version", [None, 0, 1, 3, "2.0"])
 def test_other_versions_are_refused(tmp_path, version):
     state = [] if version is None else {"version": version}
     torch.save(state, tmp_path / "state.pt")
-    with pytest.raises(StateError, match=f"state.pt: a state of version {version}, expected 1"):
+    with pytest.raises(StateError, match=f"state.pt: a state of version {version}, expected 2"):
         make_bot(tmp_path).resume()
 
 
@@ -439,7 +438,6 @@ def test_other_versions_are_refused(tmp_path, version):
     [
         ({"callbacks": [MovingAverage()]}, r"callbacks were \['Lea.*Die'\], are \['MovingAverage'"),
         ({"hidden": 7}, "size mismatch|Error.* in loading state_dict"),
-        ({"ema_decay": None}, "moving average of the weights"),
         ({"amp": torch.float16}, "[Ss]caler"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)])}, "group"),
         ({"train_batches": Stream(regression(4))}, "TypeError"),
@@ -449,12 +447,6 @@ def test_states_of_other_runs_are_refused(tmp_path, arguments, reason):
     make_bot(tmp_path).train(4, 4)
     with pytest.raises(StateError, match=rf"state.pt: does not fit this run \(.*({reason})"):
         make_bot(tmp_path, **arguments).resume()
-
-
-def test_states_of_runs_without_an_average_are_refused_by_those_with_one(tmp_path):
-    make_bot(tmp_path, ema_decay=None).train(4, 4)
-    with pytest.raises(StateError, match="moving average of the weights"):
-        make_bot(tmp_path).resume()
 
 
 def test_states_without_an_entry_are_refused(tmp_path):
@@ -670,7 +662,7 @@ def test_the_random_generators_come_back(tmp_path):
     np.random.seed(3)
     np.random.standard_normal()  # leaves a second one in store, which is a part of the state
     random.gauss(0, 1)
-    save_file({"version": 1, "random": random_state(device)}, tmp_path / "random.pt")
+    save_file({"version": STATE_VERSION, "random": random_state(device)}, tmp_path / "random.pt")
 
     def draw():
         return (

@@ -1,4 +1,4 @@
-"""Accumulated gradients, half precision, averaged weights, compilation, and what diverges."""
+"""Accumulated gradients, half precision, compilation, and what diverges."""
 
 import copy
 import logging
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from helperbot import BestCheckpoints, Bot, Callback, NonFiniteLossError, resolve_amp
+from helperbot import Bot, Callback, NonFiniteLossError, resolve_amp
 from helperbot.guards import FiniteGuard, RecentBatches
 from torch import nn
 
@@ -226,43 +226,6 @@ def test_the_loss_scale_is_a_part_of_the_state(tmp_path):
     assert other.state_dict()["scaler"] == scaler
 
 
-def test_the_average_of_the_weights_is_that_by_hand(tmp_path):
-    decay = 0.3  # less than what the fourth step and later ones would take
-    losses = Losses()
-    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
-    best = BestCheckpoints(tmp_path, "loss", "min")
-    bot = make_bot(model, callbacks=[losses, best], ema_decay=decay, valid_batches=regression(2))
-    first = bot.evaluated_model
-    assert first is not bot.model
-    assert_close(first.state_dict(), model.state_dict(), rtol=0, atol=0)  # so far
-    bot.train(6, 6)
-    expected = model.state_dict()  # running means and the like as they are
-    for name, _ in model.named_parameters():
-        expected[name] = losses.weights[0][name].clone()
-        for number, weights in enumerate(losses.weights[1:], 1):
-            share = min(decay, (1 + number) / (10 + number))
-            expected[name] = share * expected[name] + (1 - share) * weights[name]
-    average = bot.evaluated_model.state_dict()
-    assert bot.evaluated_model is first
-    assert_close(average, expected)
-    assert not torch.allclose(average["0.weight"], model[0].weight)
-    # It is what was saved, and what was evaluated.
-    saved = torch.load(best.best.path, weights_only=True)
-    assert_close(saved, bot.evaluated_model.state_dict(), rtol=0, atol=0)
-    by_hand = copy.deepcopy(model)
-    by_hand.load_state_dict(saved)
-    by_hand.eval()
-    with torch.inference_mode():
-        loss = sum(mse(by_hand(batch["x"]), batch) for batch in regression(2)) / 2
-    assert bot.history[-1]["results"]["loss"] == pytest.approx(loss.item(), rel=1e-5)
-    assert bot.evaluate()["loss"] == pytest.approx(loss.item(), rel=1e-5)
-
-
-def test_without_an_average_the_model_is_evaluated():
-    bot = make_bot()
-    assert bot.evaluated_model is bot.model
-
-
 @pytest.mark.parametrize("deferred", [False, True])
 def test_the_error_names_the_batch_of_the_bad_step(deferred):
     batches = regression(5)
@@ -335,9 +298,6 @@ def test_a_compiled_model_gives_the_same_losses():
         ({"clip_grad_norm": math.nan}, "clip_grad_norm must be above 0 or None, got nan"),
         ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
         ({"accumulate": 2}, "accumulate needs split_batch"),
-        ({"ema_decay": 0.0}, r"ema_decay must be in \(0, 1\), got 0.0"),
-        ({"ema_decay": 1.0}, r"ema_decay must be in \(0, 1\), got 1.0"),
-        ({"ema_decay": math.nan}, r"ema_decay must be in \(0, 1\), got nan"),
         ({"log_interval": 0}, "log_interval must be at least 1, got 0"),
         ({"save_every": 0}, "save_every must be at least 1, got 0"),
     ],

@@ -12,6 +12,8 @@ A configuration file holds one or more of these sections:
 Unknown, missing and mistyped keys are all reported together, in one `UserError`.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -150,9 +152,8 @@ class Training(_Section):
     """What all trainings have: `steps` and `ckpt_interval` in optimizer steps, and how they go.
 
     The learning rate rises linearly from `lr * start_lr_factor` to `lr` over `warmup_ratio` of the steps, then falls
-    linearly to `lr * end_lr_factor`. The gradients' global norm is clipped to `clip_grad_norm`. With `ema_decay` the
-    exponential moving average of the weights is evaluated and exported. Unlike in 2019, the first layer on frames
-    trains with centered inputs (`center_inputs`).
+    linearly to `lr * end_lr_factor`. The gradients' global norm is clipped to `clip_grad_norm`. Unlike in 2019,
+    the first layer on frames trains with centered inputs (`center_inputs`).
     """
 
     batch_size: Count
@@ -166,7 +167,6 @@ class Training(_Section):
     end_lr_factor: Factor = 0.01
     clip_grad_norm: Limit = 10.0
     center_inputs: StrictBool = True
-    ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
 
 
 class VideoTraining(Training):
@@ -259,8 +259,22 @@ class Config(_Section):
     vocabulary: tuple[tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], str], ...] | None = None
 
 
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?")
+
+
 class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors
-    """Refuses a key that comes twice: YAML forbids it, PyYAML would silently take the last."""
+    """Refuses what would silently be taken for something else than people read: a key that comes twice, of which PyYAML
+    takes the last, and numbers with other bases than 10, such as 016, which is 14, and 1:00, which is 60."""
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> int | float:
+        """The number that a node is."""
+        text = self.construct_scalar(node)
+        kind = node.tag.rpartition(":")[2]
+        number = getattr(super(), f"construct_yaml_{kind}")(node)
+        if not _DECIMAL.fullmatch(text) and math.isfinite(number):
+            problem = f"{text} would be {number}: write that, without leading zeros, or put text in quotation marks"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node."""
@@ -270,6 +284,10 @@ class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
             keys.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_decimal)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

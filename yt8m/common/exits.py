@@ -19,7 +19,8 @@ STATUSES = {
     "1": "check_data, check_submission or download found something wrong or missing; with a traceback: a bug",
     "2": "a mistake in the command line, a file, the data, or what the machine lacks; one line says what to do",
     "130": "ended by Ctrl-C (SIGINT)",
-    "143": "ended by SIGTERM, as preemptible machines send it; training has saved its state in both cases",
+    "143": "ended by SIGTERM, as preemptible machines send it",
+    "129": "ended by SIGHUP, as a closed terminal sends it; training has saved its state in all three cases",
     "141": "whoever read the output has gone (SIGPIPE), as `head` does after ten lines",
 }
 

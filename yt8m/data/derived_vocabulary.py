@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.data.index import Index
 from yt8m.data.partitions import NAME_COLUMNS
 from yt8m.data.tables import read_table

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
+from helperbot.files import replacing
 from pydantic import ValidationError
 
 from yt8m.common.config import FeatureContract, FeatureMeaning
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 
 CONTRACT_NAME = "features.json"
 PUBLISHED_RANGE = (4 / 512 - 2, 2 + 4 / 512)  # what the bytes 0 and 255 of the published data set stand for

@@ -17,9 +17,9 @@ from typing import Any
 
 import joblib
 import numpy as np
+from helperbot.files import replacing
 
 from yt8m.common.errors import ForeignRecordError, RecordError, UserError
-from yt8m.common.files import replacing
 from yt8m.common.problems import Problems, listed
 from yt8m.common.progress import Progress
 from yt8m.data.damage import RAISE, Damage

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helperbot.files import replacing
+
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.common.problems import Problems
 from yt8m.data.partitions import NAME_COLUMNS
 from yt8m.data.vocabulary import LARGEST_LABEL, plain_name, read_vocabulary

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.common.problems import listed
 from yt8m.data.damage import Damage
 from yt8m.data.index import Index, load_index

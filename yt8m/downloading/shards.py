@@ -19,12 +19,12 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
+from helperbot.files import replacing
 from urllib3.exceptions import InvalidHeader, MaxRetryError
 from urllib3.util.retry import Retry
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.common.progress import Progress
 from yt8m.data.records import stamp_of
 from yt8m.data.shard_names import official_name

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from helperbot.files import replacing
 from torch import Tensor
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.data.segments import context_frames
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.export.portable import Interface, interface_of, make_portable

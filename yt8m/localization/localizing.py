@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from helperbot.files import replacing
 
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.common.memory import keep_freed_memory
 from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader

@@ -4,6 +4,8 @@ import shutil
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+from helperbot.files import sync
+
 from yt8m.common.files import locked
 
 
@@ -49,8 +51,10 @@ class NewFolder:
         """Put what has been written in the place of `folder`.
 
         Whatever comes between, Ctrl-C, too, shards are there; a process that is killed between the renames leaves the
-        old ones to `finish_interrupted`.
+        old ones to `finish_interrupted`. The new ones are on the disk before the old ones are gone.
         """
+        for path in (*self.path.iterdir(), self.path):
+            sync(path)
         if not self._folder.exists():
             self.path.rename(self._folder)
             self.published = True
@@ -63,6 +67,7 @@ class NewFolder:
             old.rename(self._folder)
             raise
         self.published = True
+        sync(self._folder.parent)
         _keep_the_rest(old, self._folder)
 
 

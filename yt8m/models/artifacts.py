@@ -17,12 +17,13 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import yaml
+from helperbot.files import replacing, sync
+from helperbot.state import write_state
 from pydantic import BaseModel
 from torch import Tensor, nn
 
 from yt8m.common.config import DEFAULT_OFFSET, Config, FeatureContract, parse_config, read_yaml, required
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.data.features import feature_contract
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
 from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
@@ -289,7 +290,8 @@ def save_model(
         {"vocabulary": classes}, default_flow_style=None, allow_unicode=True, width=sys.maxsize
     )
     with replacing(path / WEIGHTS_NAME) as weights:
-        torch.save(state, weights)
+        write_state(state, weights)
+        sync(weights)  # before the old ones are gone
         (path / WEIGHTS_NAME).unlink(missing_ok=True)  # never new weights beside an old configuration, or vice versa
         with replacing(path / CONFIG_NAME) as temporary:
             temporary.write_text(text, encoding="utf-8")

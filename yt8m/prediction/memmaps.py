@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helperbot.files import replacing, sync
 
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.data.test_meta import TestMeta
 from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
 from yt8m.models.model_files import folder_digest, folder_stamps
 
 LOGGER = logging.getLogger(__name__)
 PREDICTIONS_NAME = "predictions"
+CROSS_VALIDATION = "cross-validation-"  # what scripts/cross-validate.bash calls its scores, before the model's name
 SCALE = 9999
 _PREDICT_AGAIN = "run `python -m yt8m.inference_memmap` again"
 # Of an origin: where the model lay, size and time of its files, when the predictions were finished and what they lack.
@@ -152,13 +153,38 @@ class PredictionFile:
 
 
 def prediction_files(cache_dir: Path, names: list[str] | None) -> list[PredictionFile]:
-    """The prediction files of the named models, or of all, sorted by name. Raises `UserError` if there are none."""
+    """The prediction files of the named models, or of all, sorted by name.
+
+    All are those of models that are still where they were, and not of a cross-validation, whose folds are one model;
+    what is taken and what is left out is said. Raises `UserError` if there are none.
+    """
     directory = cache_dir / PREDICTIONS_NAME
     if names is None:
-        names = sorted(path.stem for path in directory.glob("[!.]*.npy"))
-        if not names:
+        found = sorted(path.stem for path in directory.glob("[!.]*.npy"))
+        if not found:
             raise UserError(f"{directory}: no predictions; run `python -m yt8m.inference_memmap`")
+        odd = {name: why for name in found if (why := _why_not(cache_dir, name)) is not None}
+        names = [name for name in found if name not in odd]
+        left_out = "; ".join(f"{name}: {why}" for name, why in odd.items())
+        if not names:
+            raise UserError(f"{directory}: nothing to take without --model-names ({left_out})")
+        LOGGER.info("%s: takes %s", directory, ", ".join(names))
+        if odd:
+            LOGGER.warning("%s: leaves out %s; --model-names would take them", directory, left_out)
     return [PredictionFile(directory / f"{name}.npy") for name in names]
+
+
+def _why_not(cache_dir: Path, name: str) -> str | None:
+    """Why a model's predictions are not taken unless it is named; None if they are."""
+    base, _, fold = name.rpartition("_")
+    if fold.isdigit() and (cache_dir / f"{CROSS_VALIDATION}{base}.json").exists():
+        return "a fold of a cross-validation"
+    origin = _read_json(PredictionFile(cache_dir / PREDICTIONS_NAME / f"{name}.npy").origin_path)
+    folder = Path(str((origin or {}).get("folder", "")))
+    # Where its parent is not there either, the predictions come from another machine.
+    if folder.is_absolute() and folder.parent.is_dir() and not folder.is_dir():
+        return f"its model is no longer at {folder}"
+    return None
 
 
 def origin_of_model(folder: Path) -> dict[str, Any]:
@@ -359,5 +385,6 @@ class PartialPredictions:
         self.file.path.unlink(missing_ok=True)
         _write_json(self.file.origin_path, origin)
         os.replace(self.path, self.file.path)
+        sync(self.file.path.parent)  # before what would be gone on with is gone
         self.discard()
         return int((self.meta.row_ends - self.meta.row_starts)[left_out].sum())

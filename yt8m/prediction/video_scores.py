@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.common.progress import Progress
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader

@@ -3,6 +3,7 @@
 A segment is `<video id>:<start second>`. Files whose name ends in .gz are compressed.
 """
 
+import codecs
 import gzip
 import io
 import os
@@ -12,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.data.ahead import map_ahead
+from yt8m.data.vocabulary import LARGEST_LABEL
 
 HEADER = b"Class,Segments"
 _COMPRESSION = 3  # a fifth of the time of zlib's default, a tenth more bytes
@@ -70,7 +72,7 @@ def read_submission(path: Path) -> Iterator[tuple[int, list[str]]]:
     should be."""
     known: set[int] = set()
     with open_submission(path) as file:  # pylint: disable=contextmanager-generator-missing-cleanup  # it has its own
-        if file.readline().rstrip(b"\r\n") != HEADER:
+        if read_header(file) != HEADER:
             raise UserError(f"{path}: line 1: expected the header {HEADER.decode()}")
         for number, line in enumerate(file, 2):
             label, segments = split_line(line)
@@ -86,7 +88,20 @@ def read_submission(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield label, entries
 
 
+def read_header(file: io.BufferedIOBase) -> bytes:
+    """The first line of a submission without what does not count: a byte order mark and quotation marks."""
+    fields = file.readline().removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b",")
+    return b",".join(map(_unquoted, fields))
+
+
 def split_line(line: bytes) -> tuple[int | None, bytes]:
-    """Label id and segments of a line; the label is None where the line has none."""
+    """Label id and segments of a line, either of which may be in quotation marks; the label is None where the line has
+    none."""
     label, comma, segments = line.rstrip(b"\r\n").partition(b",")
-    return (int(label) if comma and label.isdigit() and len(label) < 10 else None), segments
+    label = _unquoted(label)
+    is_label = comma and label.isdigit() and len(label) <= len(str(LARGEST_LABEL))
+    return int(label) if is_label else None, _unquoted(segments)
+
+
+def _unquoted(field: bytes) -> bytes:
+    return field[1:-1] if len(field) > 1 and field[:1] == field[-1:] == b'"' else field

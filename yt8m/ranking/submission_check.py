@@ -8,7 +8,7 @@ import numpy as np
 from yt8m.data.ahead import map_ahead
 from yt8m.data.test_meta import TestMeta
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.ranking.submission import HEADER, open_submission, split_line
+from yt8m.ranking.submission import HEADER, open_submission, read_header, split_line
 
 WORKERS = 2
 SHOWN = 60  # characters of what is odd
@@ -44,7 +44,7 @@ class SubmissionCheck:
         findings = Findings()
         seen: dict[int, int] = {}
         with open_submission(path) as file:
-            header = file.readline().rstrip(b"\r\n")
+            header = read_header(file)
             if header != HEADER:
                 findings.add(f"the header is not {HEADER.decode()}", 1, f"line 1: {_shown(header)}")
             for number, (label, part) in enumerate(map_ahead(self._check_line, file, WORKERS, 2 * WORKERS), 2):

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.common.progress import Progress
 from yt8m.data.annotations import RATING_COLUMNS
 from yt8m.data.vocabulary import Vocabulary

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from yt8m.common.errors import UserError
 from yt8m.data.test_meta import TestMeta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.prediction.memmaps import SCALE
@@ -22,19 +23,34 @@ BLOCK_ROWS = 4096
 
 
 def subject_of_submission(path: Path, ratings: Ratings, top_k: int) -> Subject:
-    """A submission, of whose lists the first `top_k` entries count. Raises `UserError` where it cannot be read."""
+    """A submission, of whose lists the first `top_k` entries count.
+
+    Raises `UserError` where it cannot be read, and where it lists segments, but none of a rated video.
+    """
     places = np.full(len(ratings), NOT_LISTED)
     class_rows = {label: row for row, label in enumerate(ratings.labels.tolist())}
     duplicates = 0
+    rated, n_listed, meets = set(map(_video_of, ratings.segment_names())), 0, False
     for label, segments in read_submission(path):
+        n_listed += len(segments)
+        meets = meets or not rated.isdisjoint(map(_video_of, segments))
         del segments[top_k:]
         place_of = dict(zip(reversed(segments), range(len(segments) - 1, -1, -1)))  # of several places the first
         duplicates += len(segments) - len(place_of)
         if label in class_rows:
             own = ratings.of_class(class_rows.pop(label))
             places[own] = [place_of.get(name, NOT_LISTED) for name in ratings.segment_names(own)]
+    if n_listed and not meets:
+        raise UserError(
+            f"{path}: none of its {n_listed} entries is of one of the {len(rated)} rated videos, such as {min(rated)}; "
+            "name the truth of the test set that it is for"
+        )
     note = f"{len(class_rows)} rated classes are missing" if class_rows else ""
     return Subject(path.name, "submission", places, duplicates=duplicates, note=note)
+
+
+def _video_of(segment: str) -> str:
+    return segment.rpartition(":")[0]
 
 
 class _EqualScores:
@@ -49,7 +65,10 @@ class _EqualScores:
 
 
 class TestRatings:
-    """Ratings of test segments, and where those are in prediction files: `rows` and `classes` (R,), -1 for nowhere."""
+    """Ratings of test segments, and where those are in prediction files: `rows` and `classes` (R,), -1 for nowhere.
+
+    Raises `UserError` if all are nowhere.
+    """
 
     __test__ = False  # not a test case, whatever its name says to pytest
 
@@ -64,6 +83,12 @@ class TestRatings:
         self._meta, self._vocabulary = meta, vocabulary
         self._shape = (meta.n_rows, len(vocabulary))
         lost = (self.rows < 0) | (self.classes < 0)
+        if lost.all():
+            raise UserError(
+                f"none of the {len(ratings)} ratings is of a candidate segment of the test set and of a class of "
+                f"{vocabulary.source}, such as {wanted[0]}, label {ratings.label[0]}; name the truth of this test set, "
+                "whose ids and starts are those of its shards"
+            )
         if lost.any():
             LOGGER.warning(
                 "%d of %d ratings are of segments that are no candidates of the test set or of classes that "

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pandas as pd
+from helperbot.files import replacing
 
-from yt8m.common.files import replacing
 from yt8m.common.pictures import new_figure
 
 PANEL_WIDTH, PANEL_HEIGHT = 5.5, 3.2  # inches

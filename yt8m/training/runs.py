@@ -9,12 +9,12 @@ from typing import Any
 
 import helperbot
 from helperbot.distributed import barrier, rank
+from helperbot.files import replacing
 from pydantic import BaseModel
 
 from yt8m import __version__
 from yt8m.common.config import parse_config
 from yt8m.common.errors import UserError
-from yt8m.common.files import replacing
 from yt8m.models.artifacts import exported_config
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
 

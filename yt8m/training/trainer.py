@@ -4,6 +4,7 @@ import argparse
 import logging
 import shutil
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +29,16 @@ from helperbot.distributed import rank, world_size
 
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
+from yt8m.common.files import locked
 from yt8m.models.artifacts import save_model
+from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.training.curves import plot_curves
 from yt8m.training.experiments import Builder, Experiment, Sources
 from yt8m.training.notifications import reporting
 from yt8m.training.runs import begin_run
 
 LOGGER = logging.getLogger(__name__)
-LOG, CHECKPOINTS, STATE = "train.log", "checkpoints", "state.pt"
+LOG, CHECKPOINTS, STATE, LOCK = "train.log", "checkpoints", "state.pt", ".lock"
 HISTORY, CURVES, TENSORBOARD = "history.csv", "curves.png", "tensorboard"
 IDS_SHOWN = 20
 
@@ -101,12 +104,24 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
             "config": experiment.config,
         }
         leftovers = CHECKPOINTS, HISTORY, CURVES, TENSORBOARD
-        if not begin_run(folder, origin, args.restart, args.allow_other_code, leftovers):
-            return
-        if rank() > 0:
-            torch.manual_seed(args.seed + rank())  # dropout of its own; the weights come from rank 0
-        with reporting(f"{folder}, {experiment.settings.steps} steps") as report:
-            report.result = _train(folder, experiment, options)
+        with _claimed(folder, args.restart):
+            if not begin_run(folder, origin, args.restart, args.allow_other_code, leftovers):
+                return
+            if rank() > 0:
+                torch.manual_seed(args.seed + rank())  # dropout of its own; the weights come from rank 0
+            with reporting(f"{folder}, {experiment.settings.steps} steps") as report:
+                report.result = _train(folder, experiment, options)
+
+
+def _claimed(folder: Path, restart: bool) -> AbstractContextManager[None]:
+    """Have no other command train this model meanwhile. Raises `UserError` if one does."""
+    finished = (folder / WEIGHTS_NAME).exists() and not restart  # and is only read
+    if finished or rank() > 0:
+        return nullcontext()
+    folder.mkdir(parents=True, exist_ok=True)
+    return locked(
+        folder / LOCK, f"{folder}: another process is training it; wait for it or stop it, or choose another --name"
+    )
 
 
 def describe_device(device: torch.device) -> str:
@@ -163,7 +178,7 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
 def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: BestCheckpoints | None) -> str:
     """Put the weights to export into the experiment's model, in process 0 at least; returns whose they are."""
     if best is None:
-        experiment.model.load_state_dict(bot.evaluated_model.state_dict())
+        experiment.model.load_state_dict(bot.model.state_dict())
         n_shards = len(experiment.training.dataset.index.shards)
         return f"the last step {bot.step}, trained on all {n_shards} shards"
     try:
@@ -219,7 +234,6 @@ def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best:
         amp=options.amp,
         accumulate=options.accumulate,
         split_batch=lambda batch, parts: batch.split(parts),
-        ema_decay=settings.ema_decay,
         compiled=options.compiled,
         identify=lambda batch: batch.examples,
     )

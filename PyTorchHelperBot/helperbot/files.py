@@ -1,0 +1,63 @@
+"""Files that appear whole or not at all, also where the power goes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it replaces `path` if the block ends without an error.
+
+    What is written is on the disk before the old file is gone, and so is the new name when the block
+    has ended. Links are followed, and what is no regular file, such as a pipe or `/dev/null`, is
+    written to as it is. Missing folders are made. An `OSError` that does not say which file it is
+    about, such as that the disk is full, gets the name of `path`.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with _named(path, None):
+            yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        with _named(path, name):
+            yield temporary
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what a file has, or which names a folder has."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _named(path: Path, temporary: str | None) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, temporary):
+            error.filename = str(path)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
