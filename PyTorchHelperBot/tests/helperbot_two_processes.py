@@ -119,7 +119,6 @@ def train_variant(name, number, count, folder):
         "norm": bot.last_grad_norm.item(),
         "history": bot.history,
         "model": dict(bot.model.state_dict()),
-        "evaluated": dict(bot.model.state_dict()),
         "stepped": [bot.step, len(bot.log)],
     }
 

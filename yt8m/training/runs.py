@@ -23,6 +23,7 @@ _CODE = "code"  # the key of run.json
 _DECIDING = "common", "data", "models", "training"  # parts of this package, beside helperbot
 # What a run did that does not have these keys, in all sections and in that of pre-training.
 _FORMERLY, _FORMERLY_VIDEO = {"center_inputs": False}, {"center_inputs": False, "prior_bias": False}
+_RETIRED = frozenset({"ema_decay"})  # keys that this release does not have, which None left alone
 
 
 def code_identity() -> dict[str, str]:
@@ -108,9 +109,9 @@ def _completed(origin: dict[str, Any], finished: bool) -> dict[str, Any]:
     for a finished run, which is to be left as it is.
     """
     sections = origin.get("config", {})
-    if not finished and isinstance(sections, dict):
+    if isinstance(sections, dict):
         sections = {
-            name: section | {"training": (_FORMERLY_VIDEO if name == "video" else _FORMERLY) | section["training"]}
+            name: section | {"training": _completed_training(section["training"], name, finished)}
             if "training" in section
             else section
             for name, section in sections.items()
@@ -123,6 +124,12 @@ def _completed(origin: dict[str, Any], finished: bool) -> dict[str, Any]:
         **origin,
         "config": exported_config(**{name: section for name, section in config if isinstance(section, BaseModel)}),
     }
+
+
+def _completed_training(training: dict[str, Any], name: str, finished: bool) -> dict[str, Any]:
+    """The same of the part on training of the section `name`, without keys of that release that changed nothing."""
+    formerly: dict[str, Any] = {} if finished else _FORMERLY_VIDEO if name == "video" else _FORMERLY
+    return formerly | {key: value for key, value in training.items() if key not in _RETIRED or value is not None}
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -178,7 +178,6 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
 def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: BestCheckpoints | None) -> str:
     """Put the weights to export into the experiment's model, in process 0 at least; returns whose they are."""
     if best is None:
-        experiment.model.load_state_dict(bot.model.state_dict())
         n_shards = len(experiment.training.dataset.index.shards)
         return f"the last step {bot.step}, trained on all {n_shards} shards"
     try:
