@@ -469,3 +469,27 @@ def test_the_traceback_of_a_mistake_is_for_the_verbose(caplog: pytest.LogCapture
         lines.index("Traceback (most recent call last):")
         < [number for number, line in enumerate(lines) if line.startswith("yt8m check_data: error: ")].pop()
     )
+
+
+@pytest.mark.parametrize(
+    "given, read",
+    [
+        (["-kJ3xQv9_aB"], ["-kJ3xQv9_aB"]),
+        (["a", "-kJ3xQv9_aB", "b", "c", "-0123456789"], ["a", "-kJ3xQv9_aB", "b", "c", "-0123456789"]),
+        (["-kJ3xQv9_aB", "b", "--output", "x"], ["-kJ3xQv9_aB", "b"]),
+        (["--J3xQv9_aB", "--model-dir", "x"], ["--J3xQv9_aB"]),
+        (["a", "--model-names", "b"], ["a"]),
+    ],
+)
+def test_ids_of_videos_may_begin_with_a_dash(given: list[str], read: list[str]) -> None:
+    for module in ("report", "localize"):
+        parser = importlib.import_module(f"yt8m.{module}").build_parser()
+        before = ["file.tfrecord"] if module == "localize" else []
+        args = parser.parse_args([*before, "--videos", *given])
+        assert (args.videos if module == "report" else args.video_id) == read
+
+
+def test_an_unknown_option_as_long_as_an_id_is_no_id(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        importlib.import_module("yt8m.report").build_parser().parse_args(["--videos", "a", "--model-dri", "x"])
+    assert "--model-dri" in capsys.readouterr().err

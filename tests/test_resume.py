@@ -268,8 +268,8 @@ def change_run_json(folder: Path, **changes: object) -> None:
 
 
 def keys_of_old(training: dict[str, object]) -> dict[str, object]:
-    """Those of a training's keys that there were before a run recorded the code."""
-    return {key: value for key, value in training.items() if key in SETTINGS or key in OLD}
+    """Those of a training's keys that there were before a run recorded the code, one of which is no more."""
+    return {key: value for key, value in training.items() if key in SETTINGS or key in OLD} | {"ema_decay": None}
 
 
 def codes(folder: Path) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, index_videos, make_video
-from tests.small_models import DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m.common.files import locked
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.data.vocabulary import Vocabulary
@@ -286,3 +286,40 @@ def test_a_full_disk_ends_in_one_line_that_names_the_state(data_dir: Path, tmp_p
     assert "Traceback" not in done.stderr
     assert subprocess.run(line.split(), capture_output=True, check=False).returncode == 0  # nothing is lost
     assert (folder / "model.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "options, batch_size, problem",
+    [
+        ([], 1, "training.batch_size 1: batch norms cannot train on a single example; set a greater batch_size"),
+        (["--accumulate", 5], 8, "training.batch_size 8 in --accumulate 5 parts: batch norms cannot train on a single"),
+    ],
+)
+def test_a_batch_that_batch_norms_cannot_train_on_is_refused(
+    options: list[object], batch_size: int, problem: str, command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    training = {**TRAINING, "batch_size": batch_size}
+    config = write_config(tmp_path / "small.yaml", video={"model": DBOF, "training": training})
+    outcome = command("train_video", config, "--name", "small", "--data-dir", data_dir, *options)
+    assert outcome.status == 2 and problem in outcome.err
+    assert not (data_dir / "cache" / "video" / "small").exists()
+    if not options:
+        assert problem in command("find_lr", config, "--data-dir", data_dir).err
+
+
+def test_a_part_that_may_be_of_one_video_is_refused_where_its_batch_norms_train(
+    command: Command, data_dir: Path, tmp_path: Path
+) -> None:
+    bases = [video_folder(data_dir / "cache" / "video" / name, DBOF, data_dir) for name in ("one", "two")]
+    for finetune, accumulate, status in ((True, 4, 2), (False, 4, 0), (True, 1, 0)):
+        section = {"model": {**CONTEXT, "finetune_context": finetune}, "training": {**TRAINING, "batch_size": 16}}
+        config = write_config(tmp_path / "context.yaml", segment_w_context=section)
+        outcome = command(
+            "train_segment_w_context", config, *bases, "--fold", 0, "--name", f"{finetune}{accumulate}",
+            "--accumulate", accumulate, "--data-dir", data_dir, "--device", "cpu",
+        )  # fmt: skip
+        assert outcome.status == status, outcome.err
+        if status:
+            assert (
+                "with finetune_context batch norms cannot train on a single video, and one has 6 ratings" in outcome.err
+            )

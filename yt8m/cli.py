@@ -5,6 +5,7 @@ import gc
 import logging
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,11 +32,38 @@ class _Options(Protocol):  # pylint: disable=too-few-public-methods
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that does not keep to itself that it could not print its help."""
+    """A parser that does not keep to itself that it could not print its help, and that takes YouTube's ids as values of
+    --videos also where they begin with a dash."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As `argparse.ArgumentParser` has it."""
+        return super().parse_known_args(_with_named_ids(sys.argv[1:] if args is None else args), namespace)
 
     def print_help(self, file: Any = None) -> None:
         """Print the help to a file, by default to standard output."""
         print(self.format_help(), end="", file=file)
+
+
+_ID_OPTIONS = "--videos", "--video-id"
+_ID_WITH_DASH = re.compile(r"(?!--[a-z]+(-[a-z]+)*\Z)-[\w-]{10}", re.ASCII)  # and not an option of that length
+
+
+def _with_named_ids(arguments: Sequence[str]) -> list[str]:
+    """A command line in which each id after --videos that begins with a dash is `--videos=ID`, which argparse takes."""
+    named: list[str] = []
+    option = ""  # that lists ids, where the place is within its values
+    for argument in arguments:
+        if option and _ID_WITH_DASH.fullmatch(argument):
+            if named[-1] == option:  # without a value so far
+                named.pop()
+            named.append(f"{option}={argument}")
+            continue
+        if argument.startswith("-"):
+            option = argument if argument in _ID_OPTIONS else ""
+        elif option and named[-1].startswith(f"{option}="):
+            named.append(option)
+        named.append(argument)
+    return named
 
 
 def make_parser(description: str | None, examples: str | tuple[str, ...], *options: str) -> argparse.ArgumentParser:

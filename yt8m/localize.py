@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="ID",
-        help="videos of the file; one whose id begins with a dash as --videos=-ID (default: all)",
+        help="videos of the file; one whose id begins with two dashes as --videos=--ID (default: all)",
     )
     parser.add_argument(
         "--classes",

@@ -29,8 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ID",
         action=Distinct,
-        help="videos to show timelines of, of the test set or of the rated one; one whose id begins with a dash as "
-        "--videos=-ID (default: the test videos of which the models are most and least certain)",
+        help="videos to show timelines of, of the test set or of the rated one; one whose id begins with two dashes as "
+        "--videos=--ID (default: the test videos of which the models are most and least certain)",
     )
     add_model_names(parser, "the models whose mean the timelines show")
     add_model_dir(parser)

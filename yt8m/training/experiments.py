@@ -100,6 +100,24 @@ class Sources:
         return train_loader, BatchLoader(valid_set, validation, self.workers, self.device)
 
 
+def require_parts(experiment: Experiment[Any], accumulate: int) -> None:
+    """Raise `UserError` if a batch, taken in so many parts, could have one that batch norms cannot train on."""
+    batch_size = experiment.settings.batch_size
+    size = batch_size // accumulate * world_size()  # the smallest
+    in_parts = f"training.batch_size {batch_size}" + (f" in --accumulate {accumulate} parts" if accumulate > 1 else "")
+    remedy = "set a greater batch_size" + (", or a lower --accumulate" if accumulate > 1 else "")
+    if size < 2:
+        raise UserError(f"{in_parts}: batch norms cannot train on a single example; {remedy}")
+    model = experiment.model
+    if isinstance(model, ContextAwareModel) and model.config.finetune_context:
+        _, counts = np.unique(experiment.training.dataset.records, return_counts=True)
+        if size <= counts.max():
+            raise UserError(
+                f"{in_parts}: with finetune_context batch norms cannot train on a single video, and one has "
+                f"{counts.max()} ratings, which may be all of a part; {remedy}"
+            )
+
+
 Builder = Callable[[argparse.Namespace, Sources], Experiment[Any]]
 
 

@@ -26,6 +26,7 @@ from yt8m.training.experiments import (
     Sources,
     agnostic_experiment,
     aware_experiment,
+    require_parts,
     video_experiment,
 )
 from yt8m.training.trainer import describe_device
@@ -78,6 +79,7 @@ def run_range_test(args: argparse.Namespace, picture: Path) -> str:
     workers = resolve_workers(args.workers, device)
     LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
     experiment = build(wanted, Sources(args.data_dir, args.seed, workers, device, args.damage))
+    require_parts(experiment, 1)
     curve = measure(experiment, np.geomspace(args.start, args.end, args.steps), device, amp)
     configured = experiment.settings.lr
     best = steepest_descent(curve)

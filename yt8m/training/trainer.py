@@ -33,7 +33,7 @@ from yt8m.common.files import locked
 from yt8m.models.artifacts import save_model
 from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.training.curves import plot_curves
-from yt8m.training.experiments import Builder, Experiment, Sources
+from yt8m.training.experiments import Builder, Experiment, Sources, require_parts
 from yt8m.training.notifications import reporting
 from yt8m.training.runs import begin_run
 
@@ -87,6 +87,7 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
         workers = resolve_workers(args.workers, device)
         LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
         experiment = build(args, Sources(args.data_dir, args.seed, workers, device, args.damage))
+        require_parts(experiment, args.accumulate)
         if experiment.validation is None and args.patience is not None:
             raise UserError(
                 f"--patience {args.patience} with --fold {args.fold}: without validation nothing tells "
