@@ -341,6 +341,32 @@ def test_models_are_measured_on_what_they_have_not_seen(
     assert document["subjects"][4]["map"] == pytest.approx(literal, rel=0, abs=1e-12)
 
 
+def test_damaged_videos_are_left_out_when_told_so(rated_dir: Path, command: Command) -> None:
+    index = load_index(rated_dir / "segment" / "train", rated_dir / "cache")
+    rated = np.flatnonzero(np.diff(index.rating_ends, prepend=0) > 0)
+    record = next(row for row in rated if index.shard[row] in split_fold(index, 2)[1])
+    path = index.path(record)
+    content = bytearray(path.read_bytes())
+    frame = np.empty((1, ShardReader(index).frame_dim), np.uint8)
+    ShardReader(index).read([Frames(record, slice(1, 2), frame)])
+    content[content.index(frame[0, : index.rgb_width[record]].tobytes()) + 5] ^= 4  # length and layout stay right
+    path.write_bytes(content)
+    call = "evaluate", "--data-dir", rated_dir, "--fold", 2
+    whole = [row["ratings"] for row in evaluated_table(command, rated_dir, call)]
+    outcome = command(*call, "--on-error", "skip")
+    assert outcome.status == 0 and "are of damaged videos" in outcome.err and "checksum mismatch" in outcome.err
+    table = pd.read_csv(rated_dir / "cache" / "evaluation-ratings.csv", dtype={"vid": str}, keep_default_na=False)
+    assert index.video_id[record].decode() not in set(table["vid"])
+    n_ratings = int(np.diff(index.rating_ends, prepend=0)[record])
+    assert sum(whole) - len(table) == n_ratings > 0
+
+
+def evaluated_table(command: Command, data_dir: Path, call: tuple[object, ...]) -> list[dict]:
+    """The classes of an evaluation."""
+    assert command(*call).status == 0
+    return json.loads((data_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))["classes"]
+
+
 def test_other_models_are_measured_when_told_so_and_marked(
     rated_dir: Path, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:

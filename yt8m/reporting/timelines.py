@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 from yt8m.common.devices import resolve_device
 from yt8m.common.errors import UserError
+from yt8m.data.damage import RAISE, Damage
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
@@ -139,9 +141,16 @@ class RatedTimelines:
     """Timelines of rated videos, predicted when they are asked for by models that have not seen them."""
 
     def __init__(
-        self, index: Index, vocabulary: Vocabulary, folders: Sequence[ModelFolder], device: torch.device
+        self,
+        index: Index,
+        vocabulary: Vocabulary,
+        folders: Sequence[ModelFolder],
+        device: torch.device,
+        damage: Damage = RAISE,
     ) -> None:
         self._index, self._vocabulary, self._folders, self._device = index, vocabulary, folders, device
+        self._reader = ShardReader(index, damage)
+        self._predictors: dict[tuple[Path, ...], Predictor] = {}  # by the folders of their models
         self._records = {
             video_id.decode(errors="replace"): record
             for record, video_id in reversed(list(enumerate(index.video_id.tolist())))
@@ -150,8 +159,11 @@ class RatedTimelines:
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._records
 
-    def timeline(self, video_id: str) -> Timeline:
-        """The timeline of a video that the rated set has. Raises `UserError` where there is nothing to see."""
+    def timeline(self, video_id: str) -> Timeline | None:
+        """The timeline of a video that the rated set has; None if it cannot be read, and damage is skipped.
+
+        Raises `UserError` where there is nothing to see.
+        """
         record = self._records[video_id]
         n_frames = int(self._index.n_frames[record])
         if not n_frames:
@@ -164,13 +176,19 @@ class RatedTimelines:
             folders = list(self._folders)
             note = "a rated video, by models that were trained on it, or may have been"
             LOGGER.warning("%s: all models were trained on it, or may have been; the report says so", video_id)
-        reader = ShardReader(self._index)
-        frames = np.empty((n_frames, reader.frame_dim), np.uint8)
-        reader.read([Frames(record, slice(0, n_frames), frames)], whole=True)
-        members = load_members(folders, None, self._vocabulary, reader, self._device)
-        predictor = Predictor(members, Computation(self._device, trim=EVERYTHING))
-        (mean,) = mean_probabilities(predictor, [torch.from_numpy(frames)], len(self._vocabulary))
+        frames = np.empty((n_frames, self._reader.frame_dim), np.uint8)
+        if not self._reader.read([Frames(record, slice(0, n_frames), frames)], whole=True).all():
+            return None
+        (mean,) = mean_probabilities(self._predictor(folders), [torch.from_numpy(frames)], len(self._vocabulary))
         return Timeline(video_id, 0, mean, self._marks(record), note)
+
+    def _predictor(self, folders: Sequence[ModelFolder]) -> Predictor:
+        """What predicts with these models, which are loaded once."""
+        paths = tuple(folder.path for folder in folders)
+        if paths not in self._predictors:
+            members = load_members(folders, None, self._vocabulary, self._reader, self._device)
+            self._predictors[paths] = Predictor(members, Computation(self._device, trim=EVERYTHING))
+        return self._predictors[paths]
 
     def _marks(self, record: int) -> list[Mark]:
         starts, labels, scores = (
@@ -203,7 +221,9 @@ def collect_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> list[
                 f"--videos: no video {video_id} in {args.data_dir}, neither among the predicted test "
                 "videos nor among the rated ones"
             )
-        found.append(rated.timeline(video_id))
+        timeline = rated.timeline(video_id)
+        if timeline is not None:
+            found.append(timeline)
     return found
 
 
@@ -230,6 +250,7 @@ def _rated_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> RatedT
         vocabulary,
         chosen_folders(args.model_dir or cache / "segment", args.model_names, named_vocabulary(args.vocabulary)),
         resolve_device(args.device),
+        args.damage,
     )
 
 

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
+from yt8m.data.damage import RAISE, Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch
 from yt8m.data.folds import NO_FOLD, split_fold
 from yt8m.data.index import Index
-from yt8m.data.sampling import SequentialBatches
+from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.encoders import Encoder
@@ -33,6 +34,7 @@ from yt8m.prediction.members import load_members
 from yt8m.scoring.ratings import Ratings
 
 LOGGER = logging.getLogger(__name__)
+CHECKED_AT_ONCE = 64  # videos
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,24 @@ class HeldOutRatings:
     """The ratings of some shards of `index.shards`, and what models predict for them.
 
     `shards_of_ratings` (R,) rows of `index.shards`; `labelled` (R,) bool: whether the video has the class as a label.
+    Where damage is skipped, ratings of videos that cannot be read as a whole do not count.
     """
 
-    def __init__(self, index: Index, vocabulary: Vocabulary, shards: np.ndarray) -> None:
+    def __init__(self, index: Index, vocabulary: Vocabulary, shards: np.ndarray, damage: Damage = RAISE) -> None:
         self._index, self._vocabulary = index, vocabulary
         dataset = RatedSegmentDataset(index, vocabulary, shards, 0, False, -1, None)
+        self._damaged = _damaged_records(dataset, damage) if damage.skip else np.empty(0, np.int64)
         keys = np.stack([dataset.classes, dataset.records, dataset.starts])
         _, examples = np.unique(keys, axis=1, return_index=True)  # in the order of the classes
         _, number, n_records = np.unique(index.video_id, return_inverse=True, return_counts=True)
         alone = n_records[number[dataset.records[examples]]] == 1
-        self._examples = examples[alone]
+        damaged = np.isin(dataset.records[examples], self._damaged)
+        self._examples = examples[alone & ~damaged]
         self._shards_of_examples = dataset.shards
         for count, reason in (
             (len(dataset) - len(examples), "have been met before"),
             ((~alone).sum(), "are of videos whose id several records have: one may be in training"),
+            (damaged.sum(), "are of damaged videos"),
         ):
             if count:
                 LOGGER.warning("%s: %d ratings do not count, which %s", index.folder, count, reason)
@@ -118,10 +124,12 @@ class HeldOutRatings:
             share_context_encoders(models)
             for model in models:
                 fold(model)
-            loader = BatchLoader(dataset, SequentialBatches(len(dataset), batch_size), workers, device)
+            sound = np.flatnonzero(~np.isin(dataset.records, self._damaged))
+            batches = [[(0, example) for example in part.tolist()] for part in _parts(sound, batch_size)]
+            loader = BatchLoader(dataset, batches, workers, device)
             names = ", ".join(folders[number].name for number in numbers)
             parts = []
-            with Progress(f"predicting with {names}", len(dataset), "rating", LOGGER) as progress:
+            with Progress(f"predicting with {names}", len(sound), "rating", LOGGER) as progress:
                 for batch in loader:
                     parts.append(_predict(models, batch, device))
                     progress.update(len(batch.examples))
@@ -131,8 +139,26 @@ class HeldOutRatings:
                     raise UserError(
                         f"{folders[number].path}: predicts values that are not numbers; its weights are of no use"
                     )
-            probabilities[np.ix_(np.array(numbers), chosen)] = found
+            probabilities[np.ix_(np.array(numbers), np.flatnonzero(chosen)[sound])] = found
         return probabilities[:, self._examples]
+
+
+def _parts(values: np.ndarray, size: int) -> list[np.ndarray]:
+    """At most `size` values at a time, at least one part."""
+    return np.split(values, range(size, len(values), size))
+
+
+def _damaged_records(dataset: RatedSegmentDataset, damage: Damage) -> np.ndarray:
+    """The rows of the index of rated videos of which not every byte can be read."""
+    reader = ShardReader(dataset.index, damage)
+    damaged = []
+    for records in _parts(np.unique(dataset.records), CHECKED_AT_ONCE):
+        requests = []
+        for record in records.tolist():
+            frames = np.empty((int(dataset.n_frames[record]), reader.frame_dim), np.uint8)
+            requests.append(Frames(record, slice(0, len(frames)), frames))
+        damaged.append(records[~reader.read(requests, whole=True)])
+    return np.concatenate(damaged)
 
 
 @torch.inference_mode()

@@ -98,7 +98,7 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
         shards = split_fold(index, args.fold)[1]
         folders, notes = _models_for(args, directory, index, shards)
         used = folders
-        held_out = HeldOutRatings(index, vocabulary, shards)
+        held_out = HeldOutRatings(index, vocabulary, shards, args.damage)
         probabilities = dict(zip(notes, held_out.predict(folders, shards, *how)))
     else:
         source = f"{index.folder}, all shards, out of fold"
@@ -109,7 +109,7 @@ def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
             for fold, shards in enumerate(parts)
         ]  # all of them are looked at before any predicts
         used = [folder for folders in of_folds for folder in folders]
-        held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)))
+        held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)), args.damage)
         probabilities = {name: np.empty(len(held_out.ratings)) for name in notes}
         folds = np.empty(len(held_out.ratings), np.int64)
         for fold, (shards, folders) in enumerate(zip(parts, of_folds)):
