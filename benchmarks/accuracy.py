@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.accuracy_runs import LOG, Place, Result, Run, Variant, read_json, write_json
 from benchmarks.plain_training import ASPECTS
 from benchmarks.planted import add_sizes
+from benchmarks.watched_training import SEEN, WORST
 
 AS_IN_2019 = "2019"
 VARIANTS = (
@@ -124,15 +125,16 @@ def accuracy_lines(results: Results, full: bool, reference_name: str) -> Iterato
 
 
 def ratio_lines(results: Results) -> Iterator[str]:
-    """The table of the ratios of validation loss to training loss over all trainings of each variant."""
-    yield "| largest validation loss / training loss | base models: worst | median | fine-tuning: worst | median |"
+    """How validation losses are to training losses, and to those of single examples, over all trainings of a variant."""
+    yield "| variant | trainings | validation / training loss: median | largest | largest share of one example |"
     yield "|---|---|---|---|---|"
     for variant, runs in results.items():
-        cells = []
-        for kind in ("base", "fine-tuning"):
-            ratios = [ratio for run in runs.values() for ratio in run["ratio"][kind].values() if ratio is not None]
-            cells += [f"{max(ratios):.2f}", f"{statistics.median(ratios):.2f}"] if ratios else ["", ""]
-        yield f"| {variant} | {' | '.join(cells)} |"
+        for kind, title in (("base", "base models"), ("fine-tuning", "fine-tunings")):
+            found = [ratio for run in runs.values() for ratio in run["ratio"][kind].values() if ratio]
+            if found:
+                ratios, worst = ([ratio[key] for ratio in found] for key in (SEEN, WORST))
+                cells = f"{statistics.median(ratios):.2f} | {max(ratios):.2f} | {max(worst):.3f}"
+                yield f"| {variant} | {len(found)} {title} | {cells} |"
 
 
 def print_tables(results: Results, full: bool, reference: str) -> None:
@@ -141,8 +143,8 @@ def print_tables(results: Results, full: bool, reference: str) -> None:
         return
     print("", *accuracy_lines(results, full, reference), "", *ratio_lines(results), sep="\n")
     print(
-        "\nOf each training the largest at any of its evaluations, both losses of the same weights, in evaluation mode "
-        "and on equally many examples."
+        "\nOf each training the largest at any of its evaluations, losses of the same weights, in evaluation mode and on "
+        "equally many examples."
     )
     codes = {code for runs in results.values() for result in runs.values() for code in result["codes"]}
     if len(codes) > 1:

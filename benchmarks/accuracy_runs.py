@@ -21,7 +21,7 @@ from helperbot.files import replacing
 
 from benchmarks.plain_training import HISTORY
 from benchmarks.planted import TRUTH
-from benchmarks.watched_training import SEEN
+from benchmarks.watched_training import SEEN, WORST
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS
 from yt8m.data.test_meta import META_NAME
@@ -162,8 +162,8 @@ class Run:
             "auc": {name: max(column(folder, "auc")) for name, folder in tuned.items()},
             "map": self._maps(),
             "ratio": {
-                "base": {name: loss_ratio(folder) for name, folder in bases.items()},
-                "fine-tuning": {name: loss_ratio(folder) for name, folder in tuned.items()},
+                "base": {name: loss_ratios(folder) for name, folder in bases.items()},
+                "fine-tuning": {name: loss_ratios(folder) for name, folder in tuned.items()},
             },
         }
         write_json(self.folder / RESULT, result)
@@ -270,9 +270,12 @@ def column(folder: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row["valid_loss"]]
 
 
-def loss_ratio(folder: Path) -> float | None:
-    """The largest ratio of validation loss to the loss on what is trained on, over the evaluations of a training; None
-    where that is not measured."""
+def loss_ratios(folder: Path) -> dict[str, float]:
+    """The largest ratio, over the evaluations of a training, of the validation loss to the loss on what is trained on,
+    and the largest share of a single example in it, see `watched_training`; empty where that is not measured."""
     with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(SEEN)]
-    return max((float(row["valid_loss"]) / float(row[SEEN]) for row in rows), default=None)
+        rows = [row for row in csv.DictReader(file) if row.get(WORST)]
+    if not rows:
+        return {}
+    ratio = max(float(row["valid_loss"]) / float(row[SEEN]) for row in rows)
+    return {SEEN: ratio, WORST: max(float(row[WORST]) for row in rows)}

@@ -43,7 +43,7 @@ sys.path.insert(0, str(ROOT))
 from helperbot.files import replacing
 
 from benchmarks.plain_models import frame_mask
-from benchmarks.watched_training import SEEN, model_folder, seen_examples
+from benchmarks.watched_training import SEEN, WORST, model_folder, seen_examples
 from yt8m import train_pure_segment, train_segment_w_context, train_video
 from yt8m.common.config import (
     BaseSection,
@@ -180,20 +180,24 @@ def batches_of(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
 
 @torch.no_grad()
 def evaluate(model: Model, dataset: ShardDataset[Any], keys: list[Key], size: int, ways: Forward) -> dict[str, float]:
-    """The mean loss of these examples (`valid_loss`) and, of ratings, ROC AUC in percent (`auc`), in evaluation mode.
+    """The mean loss of these examples (`valid_loss`), the largest share that one has in it (`worst_share`) and, of
+    ratings, ROC AUC in percent (`auc`), in evaluation mode.
 
     `ways` gives the logits of model and batch, `size` is that of the batches.
     """
     model.eval()
-    total, metrics = 0.0, SegmentMetrics()
+    total, losses, metrics = 0.0, [], SegmentMetrics()
     rated = isinstance(dataset, RatedSegmentDataset)
     for chosen in batches_of(keys, size):
         batch = dataset.__getitems__(chosen)
         logits = ways(model, batch)
         total += len(chosen) * criterion(logits, batch).item()
+        losses += [criterion(*row).item() for row in zip(logits.split(1), batch.split(len(logits)))]
         if rated:
             metrics.update(logits, batch)
-    return {"valid_loss": total / len(keys)} | ({"auc": metrics.compute()["auc"]} if rated else {})
+    return {"valid_loss": total / len(keys), WORST: max(losses) / sum(losses)} | (
+        {"auc": metrics.compute()["auc"]} if rated else {}
+    )
 
 
 @dataclass(frozen=True)

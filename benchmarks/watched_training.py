@@ -2,10 +2,11 @@
 
     python benchmarks/watched_training.py train_video CONFIG --name NAME --seed 1 --data-dir DIR
 
-takes the command lines of the trainers and leaves the same model folders. `history.csv` has one column more,
-`seen_loss`: the loss of as many examples to train on as there are to validate on, with the weights that are validated,
-in evaluation mode. `valid_loss / seen_loss` is 1 for a model that generalizes, more for one that overfits, and many for
-one that blows up on single videos.
+takes the command lines of the trainers and leaves the same model folders. `history.csv` has two columns more.
+`seen_loss` is the loss of as many examples to train on as there are to validate on, with the weights that are
+validated, in evaluation mode: `valid_loss / seen_loss` is 1 for a model that generalizes, and more for one that
+overfits or blows up on single videos. `worst_share` is the largest loss of a single example that is validated on, as a
+share of the sum of all: of one that blows up it is most of it.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from helperbot.devices import move_to
-from torch import nn
+from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -41,7 +42,7 @@ from yt8m.training.metrics import SegmentMetrics, VideoMetrics
 from yt8m.training.tasks import Task
 from yt8m.training.trainer import run_training
 
-SEEN = "seen_loss"
+SEEN, WORST = "seen_loss", "worst_share"
 COMMANDS = {
     "train_video": (train_video, video_experiment),
     "train_pure_segment": (train_pure_segment, agnostic_experiment),
@@ -94,11 +95,24 @@ def watched(build: Builder) -> Builder:
         original: type[VideoMetrics | SegmentMetrics] = experiment.task.metric_type
 
         class Watched(original):  # type: ignore[valid-type, misc]
-            """The task's metrics and the loss on what is trained on."""
+            """The task's metrics, the loss on what is trained on and the largest one of a single example."""
+
+            losses: list[float] = []
+
+            def reset(self) -> None:
+                """See `Metric`."""
+                super().reset()
+                self.losses = []
+
+            def update(self, outputs: Tensor, batch: Any) -> None:
+                """See `Metric`."""
+                super().update(outputs, batch)
+                rows = zip(outputs.float().split(1), batch.split(len(outputs)))
+                self.losses += [experiment.task.criterion(*row).item() for row in rows]
 
             def compute(self) -> dict[str, float]:
                 """See `Metric`; called in evaluation mode."""
-                return {**super().compute(), SEEN: seen.loss()}
+                return {**super().compute(), SEEN: seen.loss(), WORST: max(self.losses) / sum(self.losses)}
 
         class WatchedTask(type(experiment.task)):  # type: ignore[misc]
             """The task with these."""

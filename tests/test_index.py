@@ -335,6 +335,25 @@ def test_a_shard_of_the_same_size_and_modification_time_is_read_again(data, scan
     assert scanned == ["train02.tfrecord"]
 
 
+def test_killed_it_goes_on_where_it_was(data, scanned, monkeypatch):
+    monkeypatch.setattr(yt8m.data.index, "_SECONDS_BETWEEN_SAVES", 0.0)
+    scan = yt8m.data.index._scan_shard  # pylint: disable=protected-access
+
+    def die(path: Path, whole: bool):
+        if path == shard(data, 2):
+            raise KeyboardInterrupt
+        return scan(path, whole)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(yt8m.data.index, "_scan_shard", die)
+        with pytest.raises(KeyboardInterrupt):
+            load(data)
+    assert scanned == ["train00.tfrecord", "train01.tfrecord"]
+    scanned.clear()
+    assert_holds(load(data), [shard_videos(number) for number in range(4)])
+    assert scanned == ["train02.tfrecord", "train03.tfrecord"]
+
+
 def test_every_damaged_shard_is_looked_at_and_what_the_others_hold_is_kept(data, scanned):
     for number in (1, 3):
         shard(data, number).write_bytes(shard(data, number).read_bytes()[:-1])

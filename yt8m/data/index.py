@@ -9,8 +9,10 @@ import hashlib
 import logging
 import mmap
 import os
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from yt8m.data.video_ids import shown_id
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 3
 _SHARDS_WORTH_A_PROCESS = 16
+_SECONDS_BETWEEN_SAVES = 60.0
 UNUSUAL = -1
 
 
@@ -147,7 +150,7 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
 
     Of a damaged shard, if `damage` is to be skipped, the records before the damage are in the index, and
     it is read again next time. Raises `UserError` for a missing or empty folder, `ForeignRecordError` for a shard of
-    another kind, and `RecordError` for the first damaged shard, having kept what the others hold.
+    another kind, and `RecordError` for the first damaged shard, having kept what the others hold. Killed, it goes on.
     """
     paths = shard_paths(folder)
     stamps = np.array([stamp_of(path.stat()) for path in paths], np.int64)
@@ -156,9 +159,9 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
     missing = [path for path in paths if path.name not in tables]
     errors: dict[str, list[RecordError]] = {}
     if missing:
-        found, errors = _scan_shards(missing, f"indexing {folder}", _SHARDS_WORTH_A_PROCESS, whole=False)
+        keep = partial(_keep, cache, tables, paths, stamps)
+        found, errors = _scan_shards(missing, f"indexing {folder}", _SHARDS_WORTH_A_PROCESS, whole=False, keep=keep)
         tables |= found
-        _keep(cache, tables, errors, paths, stamps)
     foreign = next(
         (error for error in chain.from_iterable(errors.values()) if isinstance(error, ForeignRecordError)), None
     )
@@ -226,20 +229,33 @@ _Tables = dict[str, dict[str, np.ndarray]]  # the arrays of an index for one sha
 
 
 def _scan_shards(
-    paths: list[Path], title: str, worth_a_process: int, whole: bool
+    paths: list[Path],
+    title: str,
+    worth_a_process: int,
+    whole: bool,
+    keep: Callable[[_Tables, Collection[str]], None] | None = None,
 ) -> tuple[_Tables, dict[str, list[RecordError]]]:
-    """Tables of shards, scanned in parallel, and by name what is wrong with those that are damaged."""
+    """Tables of shards, scanned in parallel, and by name what is wrong with those that are damaged.
+
+    `keep` is given the tables and the names of damaged shards now and then, and at the end.
+    """
     tables: _Tables = {}
     errors: dict[str, list[RecordError]] = {}
     jobs = max(1, min(os.cpu_count() or 1, len(paths) // worth_a_process))
     parallel = joblib.Parallel(n_jobs=jobs, return_as="generator")
     scanned = parallel(joblib.delayed(_scan_shard)(path, whole) for path in paths)
+    kept = time.monotonic()
     with Progress(title, len(paths), "shard", LOGGER) as progress:
         for path, (table, found) in zip(paths, scanned):
             tables[path.name] = table
             if found:
                 errors[path.name] = found
             progress.update(1)
+            if keep is not None and time.monotonic() - kept >= _SECONDS_BETWEEN_SAVES:
+                keep(tables, errors)
+                kept = time.monotonic()
+    if keep is not None:
+        keep(tables, errors)
     return tables, errors
 
 
@@ -249,17 +265,19 @@ def _index(folder: Path, paths: list[Path], stamps: np.ndarray, tables: _Tables)
 
 
 def _keep(
-    cache: Path, tables: _Tables, errors: dict[str, list[RecordError]], paths: list[Path], stamps: np.ndarray
+    cache: Path, cached: _Tables, paths: list[Path], stamps: np.ndarray, found: _Tables, damaged: Collection[str]
 ) -> None:
-    """Write the tables of the whole shards into the cache; a warning where that cannot be done."""
-    whole = [row for row, path in enumerate(paths) if path.name not in errors]
-    if not whole:
+    """Write what was cached and what has been found of the whole shards into the cache; a warning where that cannot be
+    done."""
+    tables = cached | found
+    rows = [row for row, path in enumerate(paths) if path.name in tables and path.name not in damaged]
+    if not rows:
         return
-    names = [paths[row].name for row in whole]
+    names = [paths[row].name for row in rows]
     arrays: dict[str, Any] = _merge([tables[name] for name in names])
     try:
         with replacing(cache) as temporary, temporary.open("wb") as file:
-            np.savez(file, version=FORMAT_VERSION, shards=np.array(names), stamps=stamps[whole], **arrays)
+            np.savez(file, version=FORMAT_VERSION, shards=np.array(names), stamps=stamps[rows], **arrays)
     except OSError as error:
         LOGGER.warning("the index of %s is not kept: %s", paths[0].parent, error)
 
