@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -573,3 +574,16 @@ def test_what_is_no_whole_file_is_named(tmp_path):
     path.write_bytes(content[:20])
     with pytest.raises(UserError, match="one.tfrecord: no readable record"):
         index_file(path, Damage(skip=True))
+
+
+def test_as_many_files_may_be_open_as_the_process_may_allow_itself(data):
+    """The usual limit of 1,024 is too low for the 3,844 shards of a partition."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, before[1]))
+        assert_reads(load(data), [shard_videos(number) for number in range(4)])
+        wanted = 4 * ShardReader.MAX_OPEN
+        most = wanted if before[1] == resource.RLIM_INFINITY else min(wanted, before[1])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

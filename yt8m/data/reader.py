@@ -59,7 +59,8 @@ class ShardReader:
     """Reads frames of indexed records from memory-mapped shards, a bounded number of them open at a time.
 
     Opening a shard costs as much as reading a segment, so they stay open: up to `MAX_OPEN`, and up to a quarter
-    of the files that the process may have open (`ulimit -n`). May be used by several threads at once.
+    of the files that the process may have open. That limit is raised as far as the process may raise it itself
+    (`ulimit -Hn`). May be used by several threads at once.
     """
 
     MAX_OPEN = 4096
@@ -70,9 +71,7 @@ class ShardReader:
         self._features = _features(index, self.widths)
         self._odd = _other_widths(index, self.widths) if damage.skip else None
         self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
-        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        unlimited = allowed == resource.RLIM_INFINITY
-        self._max_open = self.MAX_OPEN if unlimited else min(self.MAX_OPEN, max(1, allowed // 4))
+        self._max_open = min(self.MAX_OPEN, max(1, _open_files(4 * self.MAX_OPEN) // 4))
         self._lock = threading.Lock()
 
     @property
@@ -185,16 +184,28 @@ class ShardReader:
         shard = int(index.shard[record])
         with self._lock:
             buffer = self._open.get(shard)
-            if buffer is None:
-                buffer = map_shard(index.path(record), index.stamps[shard])
-                self._open[shard] = buffer
+            if buffer is not None:
+                self._open.move_to_end(shard)
+        if buffer is None:
+            buffer = map_shard(index.path(record), index.stamps[shard])  # other threads need not wait for a slow disk
+            with self._lock:
+                buffer = self._open.setdefault(shard, buffer)
+                self._open.move_to_end(shard)
                 if len(self._open) > self._max_open:
                     self._open.popitem(last=False)
-            else:
-                self._open.move_to_end(shard)
         if buffer.size() != len(buffer):  # touching what has been cut off would kill the process
             raise index.error(record, "the shard has changed its size since it was opened; run the command again")
         return buffer
+
+
+def _open_files(wanted: int) -> int:
+    """How many files the process may have open, at most `wanted`, having raised its limit to that as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed, most = (wanted if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
+    if allowed < min(wanted, most):
+        allowed = min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    return min(allowed, wanted)
 
 
 def _features(index: Index, widths: tuple[int, int]) -> list[_Feature]:
