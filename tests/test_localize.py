@@ -565,3 +565,30 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(data_dir: Path, features: 
         process.stdout.close()
         error = process.stderr.read()
     assert process.returncode == 141 and len(error.splitlines()) == 1 and "looking at 6 videos with" in error
+
+
+@pytest.mark.parametrize("form", ["table", "csv"])
+def test_standard_output_that_lacks_letters_of_class_names(
+    form: str, data_dir: Path, features: Path, python: str
+) -> None:
+    """People get escapes, programs an error instead of other letters."""
+    command = (python, "-m", "yt8m.localize", features, "--data-dir", data_dir, "--device", "cpu", "--threshold", "0")
+    found = {
+        encoding: subprocess.run(
+            [*map(str, command), "--format", form],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding},
+        )
+        for encoding in ("utf-8", "ascii")
+    }
+    text = found["utf-8"].stdout.decode()
+    odd = next(letter for letter in text if not letter.isascii())
+    assert found["utf-8"].returncode == 0 and any(name in text for name in NAMES if not name.isascii())
+    if form == "table":
+        assert found["ascii"].returncode == 0
+        assert found["ascii"].stdout == text.encode("ascii", "backslashreplace")
+    else:
+        error = found["ascii"].stderr.decode().splitlines()[-1]
+        assert found["ascii"].returncode == 2
+        assert f"standard output: ascii has no {odd!a}; set PYTHONIOENCODING=utf-8" in error

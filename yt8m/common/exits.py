@@ -57,20 +57,22 @@ def _of_system(error: OSError) -> Ending | None:
 
 
 class _NamedOutput:
-    """A stream whose `OSError`s say that they are those of standard output; all else is that of the stream."""
+    """A stream whose `OSError`s say that they are those of standard output, and to which letters that its encoding
+    lacks are no errors: they become `\\u30c7` and the like. All else is that of the stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         """Write, or hold to be written."""
+        encoding = self._stream.encoding or "utf-8"
         with _naming():
-            return self._stream.write(text)
+            return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write, or hold to be written."""
-        with _naming():
-            self._stream.writelines(lines)
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         """Write what is held."""

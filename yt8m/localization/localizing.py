@@ -5,14 +5,13 @@ Dimensions: L frames of a video, D features of a frame, S segments of a video, C
 
 import argparse
 import difflib
-import io
 import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import numpy as np
 from helperbot.files import replacing
@@ -26,7 +25,7 @@ from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import Index, index_file
 from yt8m.data.segments import EVERYTHING
 from yt8m.data.vocabulary import Vocabulary, named_vocabulary, plain_name
-from yt8m.localization.span_formats import WRITERS, counted
+from yt8m.localization.span_formats import TABLE, WRITERS, counted
 from yt8m.localization.spans import Localization, Query, find_spans
 from yt8m.prediction.inference import Computation, Predictor, mean_probabilities, video_groups
 from yt8m.prediction.members import chosen_folders, load_members
@@ -61,8 +60,9 @@ def run_localization(args: argparse.Namespace) -> None:
     answers = _localize_videos(dataset, predictor, vocabulary, query, resolve_workers(None, device))
     if args.output is not None or not sys.stdout.isatty():  # otherwise the answers show how far it is
         answers = _with_progress(answers, len(dataset))
-    with _open_output(args.output) as output:
-        WRITERS[args.format or _format_of(args.output)](answers, query, output)
+    form = args.format or _format_of(args.output)
+    with _open_output(args.output, form) as output:
+        WRITERS[form](answers, query, output)
 
 
 # --- what is asked for --------------------------------------------------------------------------------
@@ -158,13 +158,30 @@ def _check_output(path: Path | None, features: Path) -> None:
         raise UserError(f"--output {path}: is the file of features; write to another one")
 
 
+class _ExactOutput:
+    """Standard output for programs, which are to get every letter as it is."""
+
+    def write(self, text: str) -> int:
+        """Write. Raises `UserError` for a letter that the encoding lacks."""
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"standard output: {error.encoding} has no {text[error.start]!a}; set PYTHONIOENCODING=utf-8, or write "
+                "to a file with --output"
+            ) from None
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        sys.stdout.flush()
+
+
 @contextmanager
-def _open_output(path: Path | None) -> Iterator[TextIO]:
+def _open_output(path: Path | None, form: str) -> Iterator[TextIO]:
     """What to write to: a file, which appears once it is finished, or standard output."""
     if path is None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack letters that class names have
-        yield sys.stdout
+        yield sys.stdout if form == TABLE else cast(TextIO, _ExactOutput())
         return
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as output:
         yield output
@@ -174,4 +191,4 @@ def _open_output(path: Path | None) -> Iterator[TextIO]:
 def _format_of(path: Path | None) -> str:
     """The format that a file's ending asks for."""
     ending = "" if path is None else path.suffix.lower().removeprefix(".")
-    return ending if ending in ("json", "csv") else "table"
+    return ending if ending in ("json", "csv") else TABLE

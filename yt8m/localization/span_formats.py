@@ -79,7 +79,8 @@ def write_csv(answers: Iterable[Localization], query: Query, output: TextIO) -> 
             LOGGER.info("video %s: %s", answer.video_id, NO_FRAMES)
 
 
-WRITERS = {"table": write_table, "json": write_json, "csv": write_csv}
+TABLE = "table"
+WRITERS = {TABLE: write_table, "json": write_json, "csv": write_csv}
 
 
 def _fields(span: Span) -> dict[str, Any]:
