@@ -281,10 +281,28 @@ def test_validation_ratings_that_all_agree(
 def test_seed_from_the_environment(command: Command, video_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEED", "many")
     assert_refused(command("train_video", video_config, "--name", "x"), "SEED", "'many'")
+    monkeypatch.setenv("SEED", str(2**64))
+    assert_refused(command("train_video", video_config, "--name", "x"), "SEED", "2^63 - 1", str(2**64))
+
+
+def test_half_of_a_launchers_environment(command: Command, video_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "localhost")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    outcome = command("train_video", video_config, "--name", "x", "--device", "cpu")
+    assert_refused(outcome, "RANK and WORLD_SIZE are set, but MASTER_PORT not", "torchrun")
 
 
 def test_options_out_of_range(command: Command, video_config: Path) -> None:
-    for options in (("--steps", 0), ("--seed", -1), ("--workers", "some"), ("--name", "a/b"), ("--patience", 0)):
+    for options in (
+        ("--steps", 0),
+        ("--seed", -1),
+        ("--seed", 2**64),
+        ("--workers", "some"),
+        ("--name", "a/b"),
+        ("--patience", 0),
+        ("--window", 10**20),
+    ):
         outcome = command("train_video", video_config, "--name", "x", *options)
         assert outcome.status == 2 and options[0] in outcome.err.splitlines()[-1]
 

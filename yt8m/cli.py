@@ -307,14 +307,14 @@ _name.__name__ = "folder name"
 
 
 def count(text: str) -> int:
-    """An option's value as an integer of at least 0."""
+    """An option's value as an integer of at least 0 that fits 64 bits, as a seed has to."""
     value = int(text)
-    if value < 0:
+    if not 0 <= value < 2**63:
         raise ValueError
     return value
 
 
-count.__name__ = "number of at least 0"  # argparse names the type in its message
+count.__name__ = "number from 0 to 2^63 - 1"  # argparse names the type in its message
 
 
 def _damage(text: str) -> Damage:
@@ -327,14 +327,14 @@ _damage.__name__ = "raise or skip"
 
 
 def positive(text: str) -> int:
-    """An option's value as an integer of at least 1."""
+    """An option's value as an integer of at least 1 that fits 32 bits."""
     value = int(text)
-    if value < 1:
+    if not 1 <= value < 2**31:
         raise ValueError
     return value
 
 
-positive.__name__ = "number of at least 1"
+positive.__name__ = "number from 1 to 2^31 - 1"
 
 
 def fold(text: str) -> Fold:
@@ -468,6 +468,7 @@ def _spent(start: float) -> str:
 
 def _seed_from_environment() -> int:
     text = os.environ.get("SEED", str(DEFAULT_SEED))
-    if not text.isdecimal():
-        raise UserError(f"environment variable SEED: expected a number of at least 0, found {text!r}")
-    return int(text)
+    try:
+        return count(text)
+    except ValueError:
+        raise UserError(f"environment variable SEED: expected a {count.__name__}, found {text!r}") from None

@@ -1,6 +1,7 @@
 """Where to compute: the devices, precisions and threads that the command line names."""
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -30,8 +31,12 @@ def resolve_device(name: str) -> torch.device:
                 if torch.version.cuda
                 else "built without CUDA",
             )
-    if name == "cuda" and launched():  # by torchrun: each process has a GPU of its own
-        name = f"cuda:{local_rank()}"
+    if launched():  # by torchrun: each process has a GPU of its own
+        if name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+            raise UserError(
+                f"--device {name}: all processes here would be on that GPU; --device cuda gives each its own"
+            )
+        name = f"cuda:{local_rank()}" if name == "cuda" else name
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,7 @@ from helperbot import (
     process_group,
     warmup_linear_decay,
 )
-from helperbot.distributed import rank, world_size
+from helperbot.distributed import launched, rank, world_size
 
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
@@ -41,6 +42,7 @@ LOGGER = logging.getLogger(__name__)
 LOG, CHECKPOINTS, STATE, LOCK = "train.log", "checkpoints", "state.pt", ".lock"
 HISTORY, CURVES, TENSORBOARD = "history.csv", "curves.png", "tensorboard"
 IDS_SHOWN = 20
+LAUNCHED = "MASTER_ADDR", "MASTER_PORT"  # what a launcher sets beside RANK and WORLD_SIZE
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
     Raises `UserError`. Ends the process with status 128 + n after signal n, the state of the run saved.
     """
     device = resolve_device(args.device)
+    _require_launcher()
     with process_group(device):
         level = min(args.console_level, logging.INFO) if rank() == 0 else logging.ERROR
         get_logger("yt8m", level=level, console_level=args.console_level)
@@ -123,6 +126,16 @@ def _claimed(folder: Path, restart: bool) -> AbstractContextManager[None]:
     return locked(
         folder / LOCK, f"{folder}: another process is training it; wait for it or stop it, or choose another --name"
     )
+
+
+def _require_launcher() -> None:
+    """Raise `UserError` where the environment says that this is one of several processes, but not where they meet."""
+    missing = [name for name in LAUNCHED if name not in os.environ]
+    if launched() and missing:
+        raise UserError(
+            f"environment: RANK and WORLD_SIZE are set, but {' and '.join(missing)} not; start it with torchrun, or "
+            "unset them to train in one process"
+        )
 
 
 def describe_device(device: torch.device) -> str:
