@@ -2,6 +2,7 @@
 
 import csv
 import tempfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from yt8m.common.errors import UserError
 from yt8m.data.annotations import read_labels, read_ratings, read_video_ids
-from yt8m.data.label_names import LabelText, resolve_labels
-from yt8m.data.tables import read_column, read_table
+from yt8m.data.label_names import LabelText, plain_label, resolve_labels
+from yt8m.data.tables import read_column, read_table, whole_number
+from yt8m.data.vocabulary import read_vocabulary
 
 COLUMNS = ["vid", "label", "start", "a note"]
 _FIELDS = st.text(st.characters(codec="utf-8", exclude_characters="\0\x1f"), max_size=6) | st.sampled_from(
@@ -145,3 +147,46 @@ def test_names_in_a_spreadsheets_vocabulary(tmp_path: Path) -> None:
         UserError, match="line 3: Index 'x' is no label id; line 4: Index 7 is on line 2 already; expected"
     ):
         resolve_labels([label], path)
+
+
+@pytest.mark.parametrize(
+    "text, number",
+    [
+        ("12", 12),
+        (" 12.0 ", 12),
+        ("12.", 12),
+        ("+007", 7),
+        ("-3.00", -3),
+        ("1e3", 1000),
+        ("1.2E+03", 1200),
+        ("1.5e1", 15),
+        ("0e0", 0),
+        ("9" * 1000, int("9" * 1000)),
+        *((text, None) for text in ("1.50", "1e-3", "true", "Infinity", "nan", "1_000", "0x10", "", "-", "1.0.0", "٣")),
+    ],
+)
+def test_whole_numbers_as_spreadsheets_and_pandas_write_them(text: str, number: int | None) -> None:
+    assert whole_number(text) == number
+
+
+@given(
+    st.integers(0, 2**31 - 1), st.sampled_from(["{}", "{}.0", "{:.1f}", "{:e}", "{:.9E}", "+{}", "00{}", " {}.000 "])
+)
+def test_a_label_is_the_same_however_it_is_written(label: int, form: str) -> None:
+    written = form.format(label)
+    assert plain_label(written) == str(int(Decimal(written.strip())))  # "{:e}" keeps seven digits
+
+
+def test_tables_that_pandas_has_made_floats_of(tmp_path: Path) -> None:
+    ratings, labels, table = tmp_path / "ratings.csv", tmp_path / "labels.csv", tmp_path / "vocabulary.csv"
+    ratings.write_text("vid,start,label,score\nv,30.0,12.0,1.0\nv,3.5e1,1e3,0.0\n", encoding="utf-8")
+    assert [(row.start, row.label, row.score) for row in read_ratings(ratings)] == [(30, "12", 1), (35, "1000", 0)]
+    labels.write_text("vid,label\nv,12.0\nv,12\nw,1000.0\n", encoding="utf-8")
+    assert [(row.video_id, row.label) for row in read_labels(labels)] == [("v", "12"), ("w", "1000")]
+    table.write_text("Index,Name\n12.0,1.50\n1e3,Infinity\n7,true\n", encoding="utf-8")
+    vocabulary = read_vocabulary(table)
+    assert vocabulary.labels.tolist() == [12, 1000, 7] and vocabulary.names == ("1.50", "Infinity", "true")
+    for text in ("7.5", "nan", "1e-3"):
+        ratings.write_text(f"vid,start,label,score\nv,{text},12,1\n", encoding="utf-8")
+        with pytest.raises(UserError, match="line 2: start: expected a multiple of 5 seconds"):
+            read_ratings(ratings)

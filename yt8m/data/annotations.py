@@ -1,6 +1,5 @@
 """What users write of their own videos: lists of ids, and CSVs of labels and of rated segments."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from yt8m.common.errors import UserError
 from yt8m.common.problems import Problems
 from yt8m.data.label_names import plain_label
 from yt8m.data.segments import SEGMENT_SECONDS
-from yt8m.data.tables import read_column, read_table
+from yt8m.data.tables import read_column, read_table, whole_number
 
 LABEL_COLUMNS = ("vid", "label")
 RATING_COLUMNS = ("vid", "start", "label", "score")
@@ -60,7 +59,7 @@ def read_ratings(path: Path) -> list[RatingRow]:
     problems = Problems(path)
     rows: dict[tuple[str, int, str], RatingRow] = {}
     for line, (video_id, start_text, label, score_text) in read_table(path, RATING_COLUMNS):
-        start, score = _number(start_text), _number(score_text)
+        start, score = whole_number(start_text), whole_number(score_text)
         if start is None or start % SEGMENT_SECONDS or not 0 <= start <= _LARGEST_START:
             problems.add(f"line {line}: start: expected a multiple of {SEGMENT_SECONDS} seconds, found {start_text!r}")
         if score not in (0, 1):
@@ -68,7 +67,7 @@ def read_ratings(path: Path) -> list[RatingRow]:
         for field, value in (("vid", video_id), ("label", label)):
             if not value.strip():
                 problems.add(f"line {line}: {field} is empty")
-        row = RatingRow(line, video_id.strip(), int(start or 0), plain_label(label), int(score == 1))
+        row = RatingRow(line, video_id.strip(), start or 0, plain_label(label), int(score == 1))
         before = rows.setdefault((row.video_id, row.start, row.label), row)
         if before.score != row.score:
             problems.add(f"line {line}: rates the segment and label of line {before.line} again, otherwise")
@@ -93,12 +92,3 @@ def read_video_ids(path: Path) -> list[str]:
     if not first:
         raise UserError(f"{path}: no video id in it; expected a column vid, or one id a line")
     return list(first)
-
-
-def _number(text: str) -> float | None:
-    """The finite number that a field is, None for any other."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -9,8 +9,8 @@ from helperbot.files import replacing
 from yt8m.common.errors import UserError
 from yt8m.data.index import Index
 from yt8m.data.partitions import NAME_COLUMNS
-from yt8m.data.tables import read_table
-from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, challenge_vocabulary
+from yt8m.data.tables import read_table, whole_number
+from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, LARGEST_LABEL, challenge_vocabulary
 
 COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
 
@@ -56,7 +56,7 @@ def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
 def _read_csv(path: Path) -> pd.DataFrame:
     """The columns of names as text, Index as integers where it has nothing else."""
     table = pd.DataFrame([fields for _, fields in read_table(path, NAME_COLUMNS)], columns=list(NAME_COLUMNS))
-    table["Index"] = table["Index"].str.strip()
-    if all(text.isascii() and text.isdecimal() and len(text) <= 10 for text in table["Index"]):
-        table["Index"] = table["Index"].astype(np.int64)
+    labels = [whole_number(text) for text in table["Index"]]
+    if all(label is not None and 0 <= label <= LARGEST_LABEL for label in labels):
+        table["Index"] = np.array(labels, np.int64)
     return table

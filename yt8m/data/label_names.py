@@ -12,15 +12,17 @@ from helperbot.files import replacing
 from yt8m.common.errors import UserError
 from yt8m.common.problems import Problems
 from yt8m.data.partitions import NAME_COLUMNS
+from yt8m.data.tables import whole_number
 from yt8m.data.vocabulary import LARGEST_LABEL, plain_name, read_vocabulary
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")  # Python does not convert much longer ones
+_INTEGER = re.compile(r"-?[0-9]{1,1000}")  # as plain labels have them; Python does not convert much longer ones
 
 
 def plain_label(text: str) -> str:
-    """A label as it is compared: see `plain_name`; an integer without zeros or a plus before it."""
+    """A label as it is compared: see `plain_name`; a whole number, however it is written, as its digits."""
     text = plain_name(text)
-    return str(int(text)) if _INTEGER.fullmatch(text) else text
+    number = whole_number(text)
+    return text if number is None else str(number)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 
 from yt8m.common.errors import UserError
@@ -21,7 +22,18 @@ _NO_TEXT = {
     b"\x1f\x8b": "is a gzip file",
 }
 
+_WHOLE = re.compile(r"[+-]?[0-9]{1,1000}(\.0*)?|[+-]?[0-9]{1,100}(\.[0-9]{1,100})?[eE][+-]?[0-9]{1,3}")
+
 Row = tuple[int, tuple[str, ...]]
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a field is, also as spreadsheets and pandas write it (`12.0`, `1E+03`); None for others."""
+    text = text.strip()
+    if not _WHOLE.fullmatch(text):
+        return None
+    value = Decimal(text)
+    return int(value) if value == value.to_integral_value() else None
 
 
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:

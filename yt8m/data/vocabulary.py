@@ -12,7 +12,7 @@ import numpy as np
 from yt8m.common.errors import UserError
 from yt8m.common.problems import Problems, listed
 from yt8m.data.partitions import NAMES_FILE
-from yt8m.data.tables import read_table
+from yt8m.data.tables import read_table, whole_number
 
 LOGGER = logging.getLogger(__name__)
 FILE_NAME = "segment_vocabulary.csv"
@@ -138,8 +138,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
     lines: dict[int, int] = {}
     names = []
     for line, (text, name) in read_table(path, ("Index",), ("Name",)):
-        label = int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else -1
-        if not 0 <= label <= LARGEST_LABEL:
+        label = whole_number(text)
+        if label is None or not 0 <= label <= LARGEST_LABEL:
             problems.add(f"line {line}: Index {text!r} is no label id")
         elif lines.setdefault(label, line) != line:
             problems.add(f"line {line}: Index {label} is on line {lines[label]} already")
