@@ -15,7 +15,7 @@ from typing import Any
 
 import helperbot.bot
 import helperbot.callbacks
-import helperbot.state
+import helperbot.files
 
 import yt8m.training.trainer
 from yt8m.cli import run
@@ -51,7 +51,7 @@ def main() -> None:
     if moment == "step":
         interrupt(bot, "_train_step", at, after=True)
     elif moment == "save":
-        interrupt(helperbot.state.os, "replace", at, after=False)
+        interrupt(helperbot.files.os, "replace", at, after=False)
     elif moment == "evaluation":
         interrupt(bot, "_evaluate", at, after=False)
     elif moment == "best":

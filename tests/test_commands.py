@@ -41,7 +41,7 @@ def test_help_is_light() -> None:
     # Of all commands in one process, with names in the order of their import: the first to blame is told.
     script = (
         "import importlib, sys\n"
-        "heavy = {'torch', 'tensorflow', 'pandas', 'numpy', 'helperbot', 'matplotlib', 'sklearn', 'pydantic'}\n"
+        "heavy = {'torch', 'tensorflow', 'pandas', 'numpy', 'matplotlib', 'sklearn', 'pydantic'}\n"
         f"for name in {COMMANDS!r}:\n"
         "    importlib.import_module(f'yt8m.{name}').build_parser().format_help()\n"
         "    if heavy & set(sys.modules): sys.exit(f'{name}: {heavy & set(sys.modules)}')\n"

@@ -212,6 +212,7 @@ def test_another_run_under_the_same_name_is_refused_naming_what_differs(
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).returncode == KILLED
     folder = folder_of("dbof", data_dir)
+    (folder / ".lock").unlink()  # of the process that is no more
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def refused(*line: str) -> str:
@@ -304,6 +305,7 @@ def test_a_run_does_not_go_on_with_other_code_unless_it_may(
     assert interrupt("step", 5, command_line).returncode == KILLED
     folder = folder_of("dbof", data_dir)
     change_run_json(folder, code=before)
+    (folder / ".lock").unlink()  # of the process that is no more
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     outcome = command(*command_line)
     line = outcome.err.strip().splitlines()[-1]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_SUFFIX = ".tmp"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -24,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
             yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -36,6 +38,15 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes have left of files of this name, a pattern, that they were writing.
+
+    Only for where no other process is writing.
+    """
+    for path in folder.glob(f".{name}.*{_SUFFIX}"):
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -52,7 +63,7 @@ def _named(path: Path, temporary: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename in (None, temporary):
+        if error.errno is not None and error.filename in (None, temporary):
             error.filename = str(path)
         raise
 

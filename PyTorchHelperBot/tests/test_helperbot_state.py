@@ -216,7 +216,7 @@ def fixture_signals():
     left = [signal.getsignal(number) for number in SIGNALS]
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert left == [unexpected] * 2
+    assert left == [unexpected] * len(SIGNALS)
 
 
 @pytest.mark.parametrize("way", ["exception", signal.SIGTERM])
@@ -638,7 +638,7 @@ make_bot(Path({str(tmp_path)!r}), callbacks=[Twice(signal.SIGTERM)]).train(11, 4
 def test_handlers_are_put_back_even_after_an_error(tmp_path, signals):
     with pytest.raises(Killed):
         make_bot(tmp_path, Die(3)).train(11, 4)
-    assert [signal.getsignal(number) for number in SIGNALS] == [signals] * 2
+    assert [signal.getsignal(number) for number in SIGNALS] == [signals] * len(SIGNALS)
 
 
 def test_no_handlers_are_installed_in_threads(tmp_path, signals):
@@ -654,7 +654,7 @@ def test_no_handlers_are_installed_in_threads(tmp_path, signals):
     thread = threading.Thread(target=bot.train, args=(3, 3))
     thread.start()
     thread.join()
-    assert bot.step == 3 and seen == [[signals] * 2] * 3
+    assert bot.step == 3 and seen == [[signals] * len(SIGNALS)] * 3
 
 
 def test_the_random_generators_come_back(tmp_path):

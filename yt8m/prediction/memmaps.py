@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helperbot.files import replacing, sync
+from helperbot.files import remove_leftovers, replacing, sync
 
 from yt8m.common.errors import UserError
 from yt8m.data.test_meta import TestMeta
@@ -303,6 +303,8 @@ class PartialPredictions:
         """Remove the file and what belongs to it."""
         for path in (self._origin_path, self.path, self._journal_path):
             path.unlink(missing_ok=True)
+        for path in (self._origin_path, self.file.origin_path):
+            remove_leftovers(path.parent, path.name)
 
     def open(self) -> None:
         """Open the prepared file to write to."""

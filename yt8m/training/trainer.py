@@ -5,7 +5,8 @@ import logging
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from helperbot import (
     warmup_linear_decay,
 )
 from helperbot.distributed import launched, rank, world_size
+from helperbot.files import remove_leftovers
 
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
@@ -117,15 +119,22 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
                 report.result = _train(folder, experiment, options)
 
 
-def _claimed(folder: Path, restart: bool) -> AbstractContextManager[None]:
+@contextmanager
+def _claimed(folder: Path, restart: bool) -> Iterator[None]:
     """Have no other command train this model meanwhile. Raises `UserError` if one does."""
     finished = (folder / WEIGHTS_NAME).exists() and not restart  # and is only read
     if finished or rank() > 0:
-        return nullcontext()
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    return locked(
-        folder / LOCK, f"{folder}: another process is training it; wait for it or stop it, or choose another --name"
-    )
+    occupied = f"{folder}: another process is training it; wait for it or stop it, or choose another --name"
+    with locked(folder / LOCK, occupied):
+        try:
+            remove_leftovers(folder)
+            remove_leftovers(folder / CHECKPOINTS)
+            yield
+        finally:
+            (folder / LOCK).unlink()
 
 
 def _require_launcher() -> None:
