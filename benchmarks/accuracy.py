@@ -125,7 +125,7 @@ def accuracy_lines(results: Results, full: bool, reference_name: str) -> Iterato
 
 
 def ratio_lines(results: Results) -> Iterator[str]:
-    """How validation losses are to training losses, and to those of single examples, over all trainings of a variant."""
+    """How validation losses are to training losses, and single examples' to all, over all trainings of a variant."""
     yield "| variant | trainings | validation / training loss: median | largest | largest share of one example |"
     yield "|---|---|---|---|---|"
     for variant, runs in results.items():
@@ -143,7 +143,7 @@ def print_tables(results: Results, full: bool, reference: str) -> None:
         return
     print("", *accuracy_lines(results, full, reference), "", *ratio_lines(results), sep="\n")
     print(
-        "\nOf each training the largest at any of its evaluations, losses of the same weights, in evaluation mode and on "
+        "\nOf each training the largest at any of its evaluations; losses of the same weights, in evaluation mode, on "
         "equally many examples."
     )
     codes = {code for runs in results.values() for result in runs.values() for code in result["codes"]}

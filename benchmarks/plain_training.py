@@ -34,14 +34,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from helperbot import parameter_groups, warmup_linear_decay
+from helperbot.files import replacing
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
-from helperbot.files import replacing
-
 from benchmarks.plain_models import frame_mask
 from benchmarks.watched_training import SEEN, WORST, model_folder, seen_examples
 from yt8m import train_pure_segment, train_segment_w_context, train_video
@@ -226,9 +225,9 @@ class Trainer:
         optimizer = torch.optim.AdamW(self.groups, eps=settings.eps, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._factor)
         batches = batches_of(training_keys(train_set, seed, "order" in self.aspects), settings.batch_size)
-        for step in range(1, settings.steps + 1):
+        for step, keys in zip(range(1, settings.steps + 1), batches):
             self.model.train()
-            batch = train_set.__getitems__(next(batches))
+            batch = train_set.__getitems__(keys)
             loss = criterion(self.forward(self.model, batch), batch)
             optimizer.zero_grad()
             loss.backward()

@@ -472,7 +472,7 @@ def test_the_traceback_of_a_mistake_is_for_the_verbose(caplog: pytest.LogCapture
 
 
 @pytest.mark.parametrize(
-    "given, read",
+    "ids, read",
     [
         (["-kJ3xQv9_aB"], ["-kJ3xQv9_aB"]),
         (["a", "-kJ3xQv9_aB", "b", "c", "-0123456789"], ["a", "-kJ3xQv9_aB", "b", "c", "-0123456789"]),
@@ -481,11 +481,11 @@ def test_the_traceback_of_a_mistake_is_for_the_verbose(caplog: pytest.LogCapture
         (["a", "--model-names", "b"], ["a"]),
     ],
 )
-def test_ids_of_videos_may_begin_with_a_dash(given: list[str], read: list[str]) -> None:
+def test_ids_of_videos_may_begin_with_a_dash(ids: list[str], read: list[str]) -> None:
     for module in ("report", "localize"):
         parser = importlib.import_module(f"yt8m.{module}").build_parser()
         before = ["file.tfrecord"] if module == "localize" else []
-        args = parser.parse_args([*before, "--videos", *given])
+        args = parser.parse_args([*before, "--videos", *ids])
         assert (args.videos if module == "report" else args.video_id) == read
 
 

@@ -39,6 +39,7 @@ ELSEWHERE = {
         "benchmarks/inference.py": "benchmarks/inference.py --help",
         "benchmarks/full_size.py": "benchmarks/full_size.py --help",
         "benchmarks/options.py": "benchmarks/options.py --help",
+        "benchmarks/accuracy.py": "benchmarks/accuracy.py --help",  # an hour and more
     },
     "CONTRIBUTING.md": {
         "bash scripts/lint.bash": ":",  # scripts/test.bash runs it beside this test
@@ -46,7 +47,10 @@ ELSEWHERE = {
         "pre-commit install": "pre-commit validate-config",
     },
     "docs/distributed-training.md": {"torchrun": "CUDA_VISIBLE_DEVICES= torchrun"},  # there may be one GPU
-    "docs/results.md": {"benchmarks/options.py": "benchmarks/options.py --help"},
+    "docs/results.md": {
+        f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
+        for name in ("accuracy", "averaging", "options", "planted", "watched_training")
+    },
     "docs/benchmarks.md": {
         **{
             f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
@@ -58,17 +62,25 @@ ELSEWHERE = {
         "--steps 300": "--steps 3",
     },
 }
-# Options of other programs.
+# Options of other programs, and of the benchmarks.
 FOREIGN = {
     "--build-arg",
+    "--data-seeds",
+    "--full",
     "--gpus",
+    "--kind",
     "--logdir",
+    "--look-alikes",
     "--max-children",
     "--nnodes",
     "--nproc-per-node",
     "--rdzv-backend",
     "--rdzv-endpoint",
+    "--reference",
     "--shm-size",
+    "--sizes",
+    "--training-seeds",
+    "--variants",
 }
 # Pages whose commands were run by hand: they install a program of their own, and take minutes.
 BY_HAND = {"docs/mutation-testing.md"}
