@@ -4,7 +4,7 @@
     python benchmarks/averaging.py
 
 Fine-tunes the base models of finished runs of "here" anew, with the schedule of the package's trainers, and compares
-what there is at the last step: the weights; exponential moving averages of them; and the mean of the weights of every
+what there is at the last step: the weights; an exponential moving average of them; and the mean of the weights of every
 fifth step of the last half and of the last quarter (stochastic weight averaging). Each with the batch statistics of the
 last step, and with statistics computed anew for these weights from 50 batches. With --pre-training DBoF's base model is
 trained anew, too. Means over the runs, and the mean differences to the last weights with their 95 % intervals
@@ -32,7 +32,7 @@ from benchmarks.accuracy import LEVEL, half_interval
 from benchmarks.accuracy_runs import CONFIGS, RESULT, read_json, write_json
 from benchmarks.plain_training import COMMANDS, Trainer, batches_of, training_keys
 
-DECAYS = 0.98, 0.99, 0.995
+DECAY = 0.99  # at most; after step n + 1 at most (1 + n) / (10 + n)
 SHARES = {"half": 0.5, "quarter": 0.25}
 EVERY, BATCHES, SEED = 5, 50, 777
 LAST, ANEW = "last step", ", statistics anew"
@@ -48,15 +48,14 @@ class Averages:
 
     def __init__(self, model: nn.Module, steps: int) -> None:
         self._model, self._steps = model, steps
-        self._moving = {decay: copy.deepcopy(model) for decay in DECAYS}
+        self._moving = copy.deepcopy(model)
         self._means = {name: copy.deepcopy(model) for name in SHARES}
         self._counts = dict.fromkeys(SHARES, 0)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after a step."""
-        for decay, model in self._moving.items():
-            _approach(model, self._model, 1 - min((1 + step) / (10 + step), decay))
+        _approach(self._moving, self._model, 1 - min((1 + step) / (10 + step), DECAY))
         for name, share in SHARES.items():
             if step > self._steps * (1 - share) and step % EVERY == 0:
                 self._counts[name] += 1
@@ -66,7 +65,7 @@ class Averages:
     def models(self) -> Iterator[tuple[str, Any]]:
         """Each with its name and the buffers of the model."""
         yield LAST, self._model
-        named = {f"moving average, {decay}": model for decay, model in self._moving.items()}
+        named = {"moving average": self._moving}
         named |= {f"mean of the last {name}": model for name, model in self._means.items()}
         for name, model in named.items():
             for target, buffer in zip(model.buffers(), self._model.buffers()):
