@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
-from benchmarks.accuracy_runs import LOG, Place, Result, Run, Variant, read_json, write_json
+from benchmarks.accuracy_runs import BASES, LOG, Place, Result, Run, Variant, read_json, write_json
 from benchmarks.plain_training import ASPECTS
 from benchmarks.planted import add_sizes
 from benchmarks.watched_training import SEEN, WORST
@@ -77,20 +77,15 @@ def in_turn(jobs: Mapping[str, Callable[[], None]], processes: int) -> list[str]
     return failed
 
 
-def measures(full: bool) -> dict[str, Callable[[Result], float]]:
-    """What is shown of each run, AUC in percent."""
-    shown: dict[str, Callable[[Result], float]] = {
-        "DBoF AUC": lambda result: result["auc"]["dbof_0"],
-        "NeXtVLAD AUC": lambda result: result["auc"]["nextvlad_1"],
-        "MAP of these two": lambda result: result["map"]["2"],
-    }
-    if full:
-        shown |= {
-            "DBoF context, NeXtVLAD segments AUC": lambda result: result["auc"]["dbof-nextvlad_3"],
-            "DBoF twice AUC": lambda result: result["auc"]["dbof-dbof_4"],
-            "MAP of all four": lambda result: result["map"]["4"],
-        }
-    return shown
+# What is shown of each run, as far as all have it, and where it is in a result; AUC in percent.
+MEASURES = {
+    "DBoF AUC": ("auc", "dbof_0"),
+    "NeXtVLAD AUC": ("auc", "nextvlad_1"),
+    "MAP of these two": ("map", "2"),
+    "DBoF context, NeXtVLAD segments AUC": ("auc", "dbof-nextvlad_3"),
+    "DBoF twice AUC": ("auc", "dbof-dbof_4"),
+    "MAP of all four": ("map", "4"),
+}
 
 
 def half_interval(values: Sequence[float]) -> float:
@@ -99,17 +94,21 @@ def half_interval(values: Sequence[float]) -> float:
     return float(quantile * statistics.stdev(values) / len(values) ** 0.5)
 
 
-def accuracy_lines(results: Results, full: bool, reference_name: str) -> Iterator[str]:
+def accuracy_lines(results: Results, reference_name: str) -> Iterator[str]:
     """The table of means, spreads and differences to the reference."""
     yield f"| | variant | mean | s.d. | runs | less {reference_name!r} | {LEVEL:.0%} interval | pairs |"
     yield "|---|---|---|---|---|---|---|---|"
     reference = results.get(reference_name, {})
-    for title, measure in measures(full).items():
+    for title, (kind, name) in MEASURES.items():
+        if not all(name in result[kind] for runs in results.values() for result in runs.values()):
+            continue
         digits = 4 if "MAP" in title else 2
         for variant, runs in results.items():
-            values = [measure(result) for result in runs.values()]
+            values = [result[kind][name] for result in runs.values()]
             pairs = [
-                measure(result) - measure(reference[seeds]) for seeds, result in runs.items() if seeds in reference
+                result[kind][name] - reference[seeds][kind][name]
+                for seeds, result in runs.items()
+                if seeds in reference
             ]
             cells = [f"{statistics.mean(values):.{digits}f}", "", str(len(values)), "", "", ""]
             if len(values) > 1:
@@ -136,11 +135,11 @@ def ratio_lines(results: Results) -> Iterator[str]:
                 yield f"| {variant} | {len(found)} {title} | {cells} |"
 
 
-def print_tables(results: Results, full: bool, reference: str) -> None:
+def print_tables(results: Results, reference: str) -> None:
     """Print what there is."""
     if not results:
         return
-    print("", *accuracy_lines(results, full, reference), "", *ratio_lines(results), sep="\n")
+    print("", *accuracy_lines(results, reference), "", *ratio_lines(results), sep="\n")
     print(
         "\nOf each training the largest at any of its evaluations; losses of the same weights, in evaluation mode, on "
         "equally many examples."
@@ -183,6 +182,14 @@ def parse_arguments() -> argparse.Namespace:
         )
     parser.add_argument("--full", action="store_true", help="train context-aware models, too")
     parser.add_argument(
+        "--families",
+        nargs="+",
+        choices=BASES,
+        default=list(BASES),
+        metavar="NAME",
+        help=f"which of {', '.join(BASES)} (default: all)",
+    )
+    parser.add_argument(
         "--processes", type=int, default=2, metavar="N", help="so many at a time, with a thread each (default: 2)"
     )
     parser.add_argument(
@@ -212,7 +219,7 @@ def main() -> None:
     args = parse_arguments()
     place = settle(args)
     runs = [
-        Run(place, variant, data_seed, training_seed, args.full)
+        Run(place, variant, data_seed, training_seed, args.full, tuple(args.families))
         for training_seed in args.training_seeds
         for data_seed in args.data_seeds
         for variant in VARIANTS
@@ -231,7 +238,7 @@ def main() -> None:
         result = run.result
         if result is not None:
             results.setdefault(run.variant.name, {})[run.data_seed, run.training_seed] = result
-    print_tables(results, args.full, args.reference)
+    print_tables(results, args.reference)
     if failed:
         sys.exit(f"failed: {'; '.join(failed)}")
 

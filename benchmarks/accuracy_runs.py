@@ -112,13 +112,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything trained once, and scored. With `full` there are context-aware models, too."""
+    """Everything trained once, and scored. With `full` there are context-aware models, too; `families` are those of
+    `BASES` that are trained."""
 
     place: Place
     variant: Variant
     data_seed: int
     training_seed: int
     full: bool
+    families: tuple[str, ...] = tuple(BASES)
 
     def __str__(self) -> str:
         return f"{self.variant.name}, data {self.data_seed}, training {self.training_seed}"
@@ -132,7 +134,8 @@ class Run:
     @property
     def fine_tunings(self) -> tuple[FineTuning, ...]:
         """What is fine-tuned, the context-agnostic ones first."""
-        return (*AGNOSTIC, *AWARE) if self.full else AGNOSTIC
+        every = (*AGNOSTIC, *AWARE) if self.full else AGNOSTIC
+        return tuple(tuning for tuning in every if set(tuning.bases) <= set(self.families))
 
     @property
     def result(self) -> Result | None:
@@ -154,7 +157,7 @@ class Run:
         self._link_data()
         write_json(self.folder / ORIGIN, origin)
         self._train()
-        bases = {name: self.folder / "cache" / "video" / name for name in BASES}
+        bases = {name: self.folder / "cache" / "video" / name for name in self.families}
         tuned = {tuning.folder: self.folder / "cache" / "segment" / tuning.folder for tuning in self.fine_tunings}
         result = {
             "settings": self.variant.settings,
@@ -177,8 +180,8 @@ class Run:
 
     def _train(self) -> None:
         options = "--seed", self.training_seed, "--device", "cpu"
-        for name, config in BASES.items():
-            self._command("train_video", self._configuration(config), "--name", name, *options)
+        for name in self.families:
+            self._command("train_video", self._configuration(BASES[name]), "--name", name, *options)
         for tuning in self.fine_tunings:
             bases = [self.folder / "cache" / "video" / base for base in tuning.bases]
             where = "--fold", tuning.fold, "--name", tuning.name
@@ -206,7 +209,8 @@ class Run:
         self._command("inference_memmap", "--model-names", *names, "--device", "cpu")
         maps = {}
         submission, evaluation = self.folder / "sub.csv", self.folder / "evaluation"
-        for n_models in sorted({len(AGNOSTIC), len(names)}):
+        n_agnostic = sum(tuning in AGNOSTIC for tuning in self.fine_tunings)
+        for n_models in sorted({n_agnostic, len(names)}):
             self._command("create_submission_from_memmaps", "--model-names", *names[:n_models], "--output", submission)
             score = "--truth", self.folder / TRUTH, "--submission", submission
             self._command("evaluate", *score, "--resamples", 0, "--output", evaluation)
