@@ -77,7 +77,7 @@ def in_turn(jobs: Mapping[str, Callable[[], None]], processes: int) -> list[str]
     return failed
 
 
-# What is shown of each run, as far as all have it, and where it is in a result; AUC in percent.
+# What is shown of the runs that have it, and where it is in a result; AUC in percent.
 MEASURES = {
     "DBoF AUC": ("auc", "dbof_0"),
     "NeXtVLAD AUC": ("auc", "nextvlad_1"),
@@ -98,18 +98,18 @@ def accuracy_lines(results: Results, reference_name: str) -> Iterator[str]:
     """The table of means, spreads and differences to the reference."""
     yield f"| | variant | mean | s.d. | runs | less {reference_name!r} | {LEVEL:.0%} interval | pairs |"
     yield "|---|---|---|---|---|---|---|---|"
-    reference = results.get(reference_name, {})
     for title, (kind, name) in MEASURES.items():
-        if not all(name in result[kind] for runs in results.values() for result in runs.values()):
-            continue
         digits = 4 if "MAP" in title else 2
-        for variant, runs in results.items():
-            values = [result[kind][name] for result in runs.values()]
-            pairs = [
-                result[kind][name] - reference[seeds][kind][name]
-                for seeds, result in runs.items()
-                if seeds in reference
-            ]
+        found = {
+            variant: {seeds: result[kind][name] for seeds, result in runs.items() if name in result[kind]}
+            for variant, runs in results.items()
+        }
+        reference = found.get(reference_name, {})
+        for variant, runs in found.items():
+            values = list(runs.values())
+            if not values:
+                continue
+            pairs = [value - reference[seeds] for seeds, value in runs.items() if seeds in reference]
             cells = [f"{statistics.mean(values):.{digits}f}", "", str(len(values)), "", "", ""]
             if len(values) > 1:
                 cells[1] = f"{statistics.stdev(values):.{digits}f}"
