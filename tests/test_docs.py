@@ -66,6 +66,7 @@ ELSEWHERE = {
 FOREIGN = {
     "--build-arg",
     "--data-seeds",
+    "--families",
     "--full",
     "--gpus",
     "--kind",

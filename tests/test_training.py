@@ -1,7 +1,9 @@
 """How a run trains: in parts, in half precision; what it tells, and how it stops."""
 
 import os
+import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -323,3 +325,24 @@ def test_a_part_that_may_be_of_one_video_is_refused_where_its_batch_norms_train(
             assert (
                 "with finetune_context batch norms cannot train on a single video, and one has 6 ratings" in outcome.err
             )
+
+
+def test_a_closed_terminal_saves_the_state(data_dir: Path, tmp_path: Path) -> None:
+    training = {**TRAINING, "steps": 100_000, "ckpt_interval": 100_000}
+    config = write_config(tmp_path / "hangup.yaml", video={"model": DBOF, "training": training})
+    arguments = ["train_video", config, "--name", "hangup", "--data-dir", data_dir, "--log-every", 5, "--seed", 1]
+    line = list(map(str, [sys.executable, "-m", "yt8m", *arguments]))
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execv(sys.executable, line)  # in a session of its own, of which the terminal is that
+    shown = b""
+    while b"step 5/" not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    state = data_dir / "cache" / "video" / "hangup" / "checkpoints" / "state.pt"
+    step = torch.load(state, weights_only=True)["step"]
+    assert step >= 5
+    log = (data_dir / "cache" / "video" / "hangup" / "train.log").read_text(encoding="utf-8")
+    assert f"ended at step {step} by signal 1" in log
