@@ -16,7 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
-from yt8m.data.tensorflow_import import import_tensorflow
 
 
 class PlainRecords(IterableDataset):
@@ -30,7 +29,8 @@ class PlainRecords(IterableDataset):
 
     def records(self) -> Iterator[dict[str, np.ndarray]]:
         """Frames (n, 1152) float32 and start seconds of ratings, of every record of this worker's shards."""
-        tf = import_tensorflow()
+        import tensorflow as tf  # seconds, which commands without this way need not wait for
+
         worker = get_worker_info()
         paths = self.paths if worker is None else self.paths[worker.id :: worker.num_workers]
         for raw in tf.data.TFRecordDataset([str(path) for path in paths]):

@@ -168,9 +168,9 @@ def make_planted_data(
     first = 0
     for partition, (n_shards, n_videos) in zip(PARTITIONS, sizes, strict=True):
         for shard in range(n_shards):
-            with replacing(folder / partition.folder / f"{partition.stem}{shard:04d}.tfrecord") as path:
-                rated = partition.folder == "segment/train"
-                write_shard(path, records(range(first, first + n_videos), partition.labelled, rated))
+            path = folder / partition.folder / f"{partition.stem}{shard:04d}.tfrecord"
+            rated = partition.folder == "segment/train"
+            write_shard(path, records(range(first, first + n_videos), partition.labelled, rated))
             first += n_videos
     shutil.copy(CHALLENGE_FILE, folder / FILE_NAME)
     with replacing(folder / TRUTH) as path, path.open("w", newline="", encoding="utf-8") as file:

@@ -7,7 +7,7 @@
 #
 #   REQUIREMENTS   requirements.txt or, for a P100 and other old GPUs, requirements-p100.txt
 #                  (default: what .venv was made with, else requirements.txt)
-#   PYTHON3        the interpreter to make .venv with, 3.11 to 3.13
+#   PYTHON3        the interpreter to make .venv with, 3.11 to 3.14
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -41,11 +41,11 @@ fi
 
 python=${PYTHON3:-}
 [ ! -x .venv/bin/python ] || python=.venv/bin/python
-for candidate in python3.11 python3.12 python3.13 python3 python; do
+for candidate in python3.11 python3.12 python3.13 python3.14 python3 python; do
     [ -n "$python" ] || python=$(command -v "$candidate" || true)
 done
-if ! "${python:-false}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
-    echo "setup: Python 3.11, 3.12 or 3.13 is needed; install one, or set PYTHON3 to its path, and remove .venv if it has another" >&2
+if ! "${python:-false}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then
+    echo "setup: Python 3.11 to 3.14 is needed; install one, or set PYTHON3 to its path, and remove .venv if it has another" >&2
     exit 2
 fi
 echo "setup: installing $requirements ${tools[*]} into .venv; this takes a minute or more" >&2

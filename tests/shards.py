@@ -1,5 +1,5 @@
-"""Shards for the tests: records serialized by TensorFlow, or assembled byte by byte where TensorFlow never
-would write them so, and the files of them, framed by TensorFlow."""
+"""Shards for the tests: records serialized by protobuf, or assembled byte by byte where protobuf never would
+write them so. `tests/test_sequence_example.py` compares messages and framing with TensorFlow's."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.data.index import Index, load_index
-from yt8m.data.tensorflow_import import import_tensorflow
+from yt8m.data.records import framed
+from yt8m.data.sequence_example import messages
 
 RGB, AUDIO = 8, 3  # frame widths of the tests' own videos
 
@@ -46,43 +47,33 @@ def make_video(
 
 
 def serialize(video: Video) -> bytes:
-    """A video as TensorFlow serializes it."""
-    import_tensorflow()
-    from tensorflow.train import (
-        BytesList,
-        Feature,
-        FeatureList,
-        FeatureLists,
-        Features,
-        FloatList,
-        Int64List,
-        SequenceExample,
-    )
-
-    context = {"id": Feature(bytes_list=BytesList(value=[video.video_id]))}
+    """A video as protobuf serializes it."""
+    train = messages()
+    context = {"id": train.Feature(bytes_list=train.BytesList(value=[video.video_id]))}
     if video.labels is not None:
-        context["labels"] = Feature(int64_list=Int64List(value=video.labels))
+        context["labels"] = train.Feature(int64_list=train.Int64List(value=video.labels))
     if video.ratings is not None:
         starts, labels, scores = ([rating[column] for rating in video.ratings] for column in range(3))
-        context["segment_start_times"] = Feature(int64_list=Int64List(value=starts))
-        context["segment_end_times"] = Feature(int64_list=Int64List(value=[start + 5 for start in starts]))
-        context["segment_labels"] = Feature(int64_list=Int64List(value=labels))
-        context["segment_scores"] = Feature(float_list=FloatList(value=scores))
+        context["segment_start_times"] = train.Feature(int64_list=train.Int64List(value=starts))
+        context["segment_end_times"] = train.Feature(int64_list=train.Int64List(value=[start + 5 for start in starts]))
+        context["segment_labels"] = train.Feature(int64_list=train.Int64List(value=labels))
+        context["segment_scores"] = train.Feature(float_list=train.FloatList(value=scores))
     lists = {
-        key: FeatureList(feature=[Feature(bytes_list=BytesList(value=[frame.tobytes()])) for frame in frames])
+        key: train.FeatureList(
+            feature=[train.Feature(bytes_list=train.BytesList(value=[frame.tobytes()])) for frame in frames]
+        )
         for key, frames in (("rgb", video.rgb), ("audio", video.audio))
         if frames is not None
     }
-    example = SequenceExample(context=Features(feature=context), feature_lists=FeatureLists(feature_list=lists))
+    example = train.SequenceExample(
+        context=train.Features(feature=context), feature_lists=train.FeatureLists(feature_list=lists)
+    )
     return example.SerializeToString(deterministic=True)
 
 
 def decode(payload: bytes) -> Video:
-    """A payload as TensorFlow understands it, features that it lacks as empty ones."""
-    import_tensorflow()
-    from tensorflow.train import SequenceExample
-
-    example = SequenceExample.FromString(payload)
+    """A payload as protobuf understands it, features that it lacks as empty ones."""
+    example = messages().SequenceExample.FromString(payload)
     context, lists = example.context.feature, example.feature_lists.feature_list
     name = "id" if "id" in context else "video_id"
     rgb, audio = (
@@ -106,13 +97,8 @@ def decode(payload: bytes) -> Video:
 
 def write_payloads(path: Path, payloads: Iterable[bytes]) -> Path:
     """A shard of these payloads, whatever they are, with right lengths and checksums."""
-    import_tensorflow()
-    from tensorflow.io import TFRecordWriter
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TFRecordWriter(str(path)) as writer:
-        for payload in payloads:
-            writer.write(payload)
+    path.write_bytes(b"".join(part for payload in payloads for part in framed(payload)))
     return path
 
 

@@ -399,7 +399,7 @@ def test_check_data_reads_unusual_layouts(command: Command, tmp_path: Path) -> N
     write_payloads(tmp_path / "one" / "a.tfrecord", [usual, usual + unknown])
     outcome = command("check_data", tmp_path / "one", "--data-dir", tmp_path)
     assert outcome.status == 0, outcome.out
-    assert cells(outcome.out)["videos laid out unusually (read through TensorFlow, slowly)"] == ["1"]
+    assert cells(outcome.out)["videos laid out unusually (read through protobuf, slowly)"] == ["1"]
 
 
 def test_check_data_of_what_is_not_there(command: Command, tmp_path: Path) -> None:

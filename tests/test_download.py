@@ -12,7 +12,6 @@ import resource
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -26,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +34,7 @@ from yt8m import download
 from yt8m.common import progress
 from yt8m.common.errors import UserError
 from yt8m.common.files import locked
-from yt8m.data.records import stamp_of
+from yt8m.data.records import framed, stamp_of
 from yt8m.data.shard_names import N_SHARDS, official_name, server_name, shard_number
 from yt8m.download import parse_selection
 from yt8m.downloading import shards
@@ -228,13 +226,9 @@ def fixture_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def framed(payload: bytes) -> bytes:
-    """A shard of one record; TensorFlow, which the other tests write theirs with, takes long to import."""
-    length = struct.pack("<Q", len(payload))
-    checksums = [
-        ((crc32c(part) >> 15 | crc32c(part) << 17 & 0xFFFFFFFF) + 0xA282EAD8) % 2**32 for part in (length, payload)
-    ]
-    return length + struct.pack("<I", checksums[0]) + payload + struct.pack("<I", checksums[1])
+def shard_of(payload: bytes) -> bytes:
+    """A shard of one record."""
+    return b"".join(framed(payload))
 
 
 def found(folder: Path) -> dict[str, bytes]:
@@ -401,7 +395,7 @@ def test_partitions_by_name_come_from_the_mirror_to_where_check_data_looks(
     for number, (partition, name) in enumerate({"2/frame/validate": "validateaf", "3/frame/test": "testaf"}.items()):
         video = make_video(number, 30, (3,))
         payload = context_field(context_entries(video)) + lists_field(list_entries(video))
-        contents[partition] = framed(payload)
+        contents[partition] = shard_of(payload)
         server.serve(partition, {f"{name}.tfrecord": contents[partition]}, "eu")
     data_dir = tmp_path / "data"
     arguments = ("download", "--plan", *contents, "--shards", "5", "--mirror", "eu", "--data-dir", data_dir)

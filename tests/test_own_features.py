@@ -101,7 +101,7 @@ def test_an_index_that_was_kept_before_still_serves(tmp_path: Path) -> None:
     assert_frames(kept, videos)
 
 
-def test_unusual_records_without_audio_are_read_through_tensorflow(tmp_path: Path) -> None:
+def test_unusual_records_without_audio_are_read_through_protobuf(tmp_path: Path) -> None:
     videos = [silent_video(0, 12), silent_video(1, 9)]
     payloads = []
     for video in videos:

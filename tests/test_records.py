@@ -1,4 +1,4 @@
-"""Records decode to what TensorFlow decodes, in every legal layout, and damage is named, never a crash."""
+"""Records decode to what protobuf decodes, in every legal layout, and damage is named, never a crash."""
 
 import gzip
 import os
@@ -125,7 +125,7 @@ def video_lists(draw) -> list[Video]:
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(video_lists(), st.data())
-def test_random_records_decode_as_tensorflow_decodes_them(videos, data):
+def test_random_records_decode_as_protobuf_decodes_them(videos, data):
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "train"
         path = write_videos(folder / "a.tfrecord", videos)
@@ -146,18 +146,18 @@ def test_random_records_decode_as_tensorflow_decodes_them(videos, data):
             np.testing.assert_array_equal(read(reader, row, chosen), frames[chosen])
 
 
-def refuse_tensorflow(*_: object) -> None:
-    """In the place of what would parse a record with TensorFlow."""
-    raise AssertionError("this record should not need TensorFlow")
+def refuse_protobuf(*_: object) -> None:
+    """In the place of what would parse a record with protobuf."""
+    raise AssertionError("this record should not need protobuf")
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(video_lists(), st.data())
-def test_what_tensorflow_writes_is_read_without_tensorflow(videos: list[Video], data: st.DataObject) -> None:
+def test_what_protobuf_writes_is_read_without_it(videos: list[Video], data: st.DataObject) -> None:
     """Context and frames, by the bytes of the shard alone, and no byte that was not asked for."""
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
         path = write_videos(Path(temporary) / "a.tfrecord", videos)
-        patch.setattr(reading, "_parse_with_tensorflow", refuse_tensorflow)
+        patch.setattr(reading, "_parse_with_protobuf", refuse_protobuf)
         shard = path.read_bytes()
         for record, video in zip(parse_shard(path), videos):
             assert_context(record, video)
@@ -176,7 +176,7 @@ def test_what_tensorflow_writes_is_read_without_tensorflow(videos: list[Video], 
                 assert out.tobytes() == frames[begin:end].tobytes()
 
 
-# --- layouts that TensorFlow reads but its own writer does not produce -----------------------------------
+# --- layouts that protobuf reads but its own writer does not produce -----------------------------------
 
 
 def with_frames(**rgb_fields: bytes) -> bytes:
@@ -197,7 +197,7 @@ UNKNOWN = {
 }
 HALF = len(frame_fields(VIDEO.rgb)[0]) * 3
 LAYOUTS = {
-    "as TensorFlow writes it": serialize(VIDEO),
+    "as protobuf writes it": serialize(VIDEO),
     "rgb before audio": context_field(CONTEXT) + lists_field(LISTS),
     "audio before rgb": context_field(CONTEXT) + lists_field({"audio": LISTS["audio"], "rgb": LISTS["rgb"]}),
     "feature lists before context": lists_field(LISTS) + context_field(CONTEXT),
@@ -314,7 +314,7 @@ def test_every_legal_layout_decodes_to_the_same_record(payload, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "as TensorFlow writes it",
+        "as protobuf writes it",
         "rgb before audio",
         "audio before rgb",
         "feature lists before context",
@@ -327,8 +327,8 @@ def test_every_legal_layout_decodes_to_the_same_record(payload, tmp_path):
         "the feature lists in two pieces",
     ],
 )
-def test_these_layouts_are_read_without_tensorflow(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_parse_with_tensorflow", refuse_tensorflow)
+def test_these_layouts_are_read_without_protobuf(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_parse_with_protobuf", refuse_protobuf)
     path = write_payloads(tmp_path / "a.tfrecord", [LAYOUTS[name]])
     (record,) = parse_shard(path)
     assert_context(record, VIDEO)
@@ -496,7 +496,7 @@ def read_payload_or_refuse(payload: bytes) -> None:
             assert str(path) in str(error)
 
 
-def test_damage_in_a_record_that_tensorflow_reads_is_named(tmp_path: Path) -> None:
+def test_damage_in_a_record_that_protobuf_reads_is_named(tmp_path: Path) -> None:
     """Wherever it is found: in parsing, in reading frames and in checking, with the video where it is known."""
     payload = LAYOUTS["every frame's value length padded"]
     path = write_payloads(tmp_path / "a.tfrecord", [payload, payload])
@@ -540,7 +540,7 @@ def test_a_shard_that_was_cut_is_named_when_a_record_is_read(tmp_path: Path) -> 
         ),
     ],
 )
-def test_frames_that_tensorflow_cannot_give_are_an_error_naming_the_record(
+def test_frames_that_protobuf_cannot_give_are_an_error_naming_the_record(
     payload: bytes, said: str, tmp_path: Path
 ) -> None:
     """Where the context was sound when it was indexed, and the frames are another matter."""
@@ -582,7 +582,7 @@ def overlong(number: int, content: bytes) -> bytes:
         context_field(CONTEXT) + lists_field(LISTS) + b"\x00\x00",
     ],
 )
-def test_what_tensorflow_refuses_is_an_error(payload, tmp_path):
+def test_what_protobuf_refuses_is_an_error(payload, tmp_path):
     with pytest.raises(Exception, match="Error parsing message"):
         decode(payload)
     path = write_payloads(tmp_path / "a.tfrecord", [payload])
@@ -695,7 +695,7 @@ def test_padding_that_hides_a_frame_is_an_error(tmp_path):
     ],
 )
 def test_a_malformed_context_is_an_error_naming_the_video(key, feature, said, tmp_path):
-    for rest in (LISTS, {**LISTS, "rgb": LISTS["rgb"] + UNKNOWN["varint"]}):  # parsed here, and by TensorFlow
+    for rest in (LISTS, {**LISTS, "rgb": LISTS["rgb"] + UNKNOWN["varint"]}):  # parsed here, and by protobuf
         path = write_payloads(tmp_path / "a.tfrecord", [context_field({**CONTEXT, key: feature}) + lists_field(rest)])
         with pytest.raises(RecordError) as caught:
             parse_shard(path)

@@ -39,7 +39,6 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.progress import Progress
     from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS
     from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
-    from yt8m.data.tensorflow_import import import_tensorflow
     from yt8m.making.demo_data import World
     from yt8m.making.record_writer import VideoRecord, write_shard
 
@@ -49,7 +48,6 @@ def main(args: argparse.Namespace) -> None:
         if (args.data_dir / name).exists():
             raise UserError(f"{args.data_dir / name}: exists already; remove it or choose another --data-dir")
 
-    import_tensorflow()  # now, so that its seconds are not taken for those of videos
     world = World(args.classes, args.seed)
     truth: list[tuple[str, int, int, int]] = []
     test_labels: list[tuple[str, int]] = []
@@ -75,8 +73,8 @@ def main(args: argparse.Namespace) -> None:
             rated = partition.folder == "segment/train"
             numbers = range(begin, begin + size)
             for shard, first in enumerate(range(0, size, args.shard_videos)):
-                with replacing(args.data_dir / partition.folder / f"{partition.stem}{shard:04d}.tfrecord") as path:
-                    write_shard(path, records(numbers[first : first + args.shard_videos], rated, rng))
+                path = args.data_dir / partition.folder / f"{partition.stem}{shard:04d}.tfrecord"
+                write_shard(path, records(numbers[first : first + args.shard_videos], rated, rng))
             begin += size
     for name, header, rows in (
         (NAMES_FILE, NAME_COLUMNS, world.vocabulary_rows()),

@@ -75,7 +75,7 @@ def oddities(index: Index) -> dict[str, int]:
         "videos with frames of another width than most": int(unlike.sum()),
         UNFIT_IDS: len(unfit_ids(index.video_id.tolist())),
         "videos whose id came before": len(index) - len(np.unique(index.video_id)),
-        "videos laid out unusually (read through TensorFlow, slowly)": int(
+        "videos laid out unusually (read through protobuf, slowly)": int(
             ((index.rgb_start < 0) | (index.audio_start < 0)).sum()
         ),
         f"labels outside 0 to {N_LABELS - 1}": int(((index.labels < 0) | (index.labels >= N_LABELS)).sum()),

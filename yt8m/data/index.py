@@ -53,7 +53,7 @@ class Index:
     `stamps` (shards, 4): what `stamp_of` said of each shard when it was read, the size in bytes first.
     R records: `shard` (R,) row in `shards`; `offset`, `length` (R,) of the record and its payload in
     bytes; `video_id` (R,) bytes; `n_frames` (R,) seconds that have all features; per feature the place
-    of the frames in the payload (R,), -1 where TensorFlow has to decode, how many there are, and their
+    of the frames in the payload (R,), -1 where protobuf has to decode, how many there are, and their
     width in bytes. Labels of record r are `labels[label_ends[r-1]:label_ends[r]]`, ratings likewise.
     """
 

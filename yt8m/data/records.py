@@ -4,7 +4,7 @@ A shard is a chain of records: uint64 length, masked CRC-32C of those 8 bytes, p
 of the payload, all little-endian. A record's payload holds a small context (id, labels, ratings) and
 one byte string per second and feature. In the layout every known writer produces, the frames of a
 feature lie at a constant stride, so that they are a numpy view of the file and nothing is parsed frame
-by frame. Any other legal layout is decoded by TensorFlow's protobuf classes, to the same arrays.
+by frame. Any other legal layout is decoded by protobuf, to the same arrays.
 """
 
 import mmap
@@ -22,7 +22,7 @@ from crc32c import crc32c
 
 from yt8m.common.errors import ForeignRecordError, RecordError
 from yt8m.data.partitions import PARTITIONS
-from yt8m.data.tensorflow_import import import_tensorflow
+from yt8m.data.sequence_example import messages
 
 Buffer = mmap.mmap | bytes | memoryview
 
@@ -58,7 +58,7 @@ class Record:
 
     `labels` (int64) are class ids of the video. Ratings are three parallel arrays: start second (int64),
     class id (int64), score (float32, 0 or 1). `rgb` and `audio` say where the frames lie, or are None
-    where only TensorFlow's protobuf can tell (`read_unusual_frames`).
+    where only protobuf can tell (`read_unusual_frames`).
     """
 
     offset: int
@@ -108,6 +108,12 @@ def masked_crc(data: Buffer) -> int:
     """TFRecord's masked CRC-32C."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framed(payload: bytes) -> tuple[bytes, bytes, bytes]:
+    """A record of a shard: the payload between its header and its footer."""
+    length = struct.pack("<Q", len(payload))
+    return length + struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))
 
 
 def record_spans(buffer: Buffer, path: Path) -> Iterator[tuple[int, int]]:
@@ -206,7 +212,7 @@ def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record
         context, blocks = _scan(buffer, start, start + length)
         return _record(offset, length, context, path, blocks)
     except (_Unusual, IndexError):
-        example = _parse_with_tensorflow(read_payload(buffer, offset, length, path), offset, path)
+        example = _parse_with_protobuf(read_payload(buffer, offset, length, path), offset, path)
         context = {key: _values(feature) for key, feature in example.context.feature.items()}
         return _record(
             offset,
@@ -265,8 +271,8 @@ def _frame_rows(
 def read_unusual_frames(
     buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All frames of a record of any legal layout, through TensorFlow: rgb and audio, uint8 (frames, width)."""
-    example = _parse_with_tensorflow(read_payload(buffer, offset, length, path, video_id), offset, path)
+    """All frames of a record of any legal layout, through protobuf: rgb and audio, uint8 (frames, width)."""
+    example = _parse_with_protobuf(read_payload(buffer, offset, length, path, video_id), offset, path)
     lists = example.feature_lists.feature_list
     rgb, audio = (
         _stack(
@@ -535,12 +541,12 @@ def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlo
     return FrameBlock(start - payload, (end - start) // stride, width)
 
 
-def _parse_with_tensorflow(payload: memoryview, offset: int, path: Path) -> Any:
+def _parse_with_protobuf(payload: memoryview, offset: int, path: Path) -> Any:
     """A payload as `tf.train.SequenceExample`: any legal layout, slowly."""
     from google.protobuf.message import DecodeError
 
     try:
-        return import_tensorflow().train.SequenceExample.FromString(bytes(payload))
+        return messages().SequenceExample.FromString(bytes(payload))
     except DecodeError:
         raise RecordError(path, "not a SequenceExample", offset) from None
 

@@ -14,7 +14,6 @@ from yt8m.common.progress import Progress
 from yt8m.data.annotations import LabelRow, RatingRow
 from yt8m.data.features import PUBLISHED_RANGE
 from yt8m.data.folds import N_FOLDS
-from yt8m.data.tensorflow_import import import_tensorflow
 from yt8m.making.feature_arrays import Scale, Survey, array_path, open_array, survey
 from yt8m.making.record_writer import Rating, VideoRecord, write_shard
 
@@ -202,7 +201,6 @@ class RecordWriter:
 
     def write(self, folder: Path, stem: str, shards: Sequence[Sequence[str]]) -> None:
         """Write the shards, each a list of video ids, into a folder."""
-        import_tensorflow()  # now, so that its seconds are not taken for those of videos
         digits = max(4, len(str(len(shards) - 1)))
         with Progress("writing videos", sum(map(len, shards)), "video", LOGGER) as progress:
             for number, video_ids in enumerate(shards):

@@ -1,4 +1,4 @@
-"""Videos as TFRecord shards of the official schema, written by TensorFlow."""
+"""Videos as TFRecord shards of the official schema."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from helperbot.files import replacing
 
-from yt8m.common.errors import UserError
+from yt8m.data.records import framed
 from yt8m.data.segments import SEGMENT_SECONDS
-from yt8m.data.tensorflow_import import import_tensorflow
+from yt8m.data.sequence_example import messages
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class VideoRecord:
 
 def serialize(video: VideoRecord) -> bytes:
     """A video as a SequenceExample of the official schema, the same bytes each time."""
-    train = import_tensorflow().train
+    train = messages()
 
     def integers(values: Sequence[int]) -> Any:
         return train.Feature(int64_list=train.Int64List(value=values))
@@ -70,11 +71,7 @@ def serialize(video: VideoRecord) -> bytes:
 
 
 def write_shard(path: Path, videos: Iterable[VideoRecord]) -> None:
-    """Write a shard of these videos, one after the other. Raises `UserError` where it cannot be written."""
-    tensorflow = import_tensorflow()
-    try:
-        with tensorflow.io.TFRecordWriter(str(path)) as writer:
-            for video in videos:
-                writer.write(serialize(video))
-    except tensorflow.errors.OpError as error:  # a full disk is no OSError to TensorFlow
-        raise UserError(f"{path}: cannot be written ({' '.join(error.message.split())})") from None
+    """Write a shard of these videos, one after the other; it appears when it is whole."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for video in videos:
+            file.writelines(framed(serialize(video)))
