@@ -258,11 +258,24 @@ def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
         "docs/distributed-training.md",
         "docs/benchmarks.md",
         "docs/results.md",
+        "docs/python-api.md",
         "CONTRIBUTING.md",
     ],
 )
 def test_what_the_other_pages_say_works_after_the_readme(page: str, walked: Path, read: Callable[..., None]) -> None:
     read(page, walked)
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(walked: Path, programs: Path) -> None:
+    notebook = json.loads((ROOT / "docs" / "python-api.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        ["python", "-c", "\n".join(cells)], cwd=walked, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("features: shape is (")
 
 
 def test_own_features(read: Callable[..., None], tmp_path: Path) -> None:

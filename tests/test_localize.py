@@ -23,9 +23,9 @@ from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.data.segments import context_frames
 from yt8m.data.test_meta import load_test_meta
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.localization import localizing as localization
+from yt8m.localization import localizer, localizing
 from yt8m.localization.span_formats import CSV_COLUMNS, clock, digits, table_lines, write_json
-from yt8m.localization.spans import Localization, Query, find_spans, runs
+from yt8m.localization.spans import Localization, Query, find_classes, find_spans, runs
 from yt8m.models.artifacts import load_segment_model, open_folder
 from yt8m.prediction.memmaps import SCALE
 
@@ -239,15 +239,15 @@ def test_candidate_segments_have_the_numbers_of_inference_memmap(
 
 def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    original = localization.Predictor.__call__
+    original = localizer.Predictor.__call__
     monkeypatch.setattr(
-        localization.Predictor,
+        localizer.Predictor,
         "__call__",
         lambda self, videos, chosen: sizes.append(len(videos)) or original(self, videos, chosen),
     )
     together = localize("--threshold", 0, "--format", "csv").out
     assert sizes == [len(VIDEOS)]
-    monkeypatch.setattr(localization, "SEGMENTS_AT_A_TIME", 15)
+    monkeypatch.setattr(localizing, "SEGMENTS_AT_A_TIME", 15)
     apart = localize("--threshold", 0, "--format", "csv").out
     assert sizes[1:] == [1, 4, 1]  # segments: 16, then 1 + 3 + 9 + 26, then 8
     first, second = (pd.read_csv(io.StringIO(text)) for text in (together, apart))
@@ -327,7 +327,7 @@ def test_classes_by_name_or_label_in_any_case(localize: Command) -> None:
 
 def test_a_name_of_several_classes_is_all_of_them() -> None:
     vocabulary = Vocabulary(np.array([1, 2, 3]), ("Game", "Car", "game"))
-    assert localization.find_classes(["GAME", "3"], vocabulary) == [0, 2]
+    assert find_classes(["GAME", "3"], vocabulary) == [0, 2]
 
 
 def test_the_best_classes_of_each_video_unless_named(localize: Command) -> None:
@@ -526,9 +526,9 @@ def assert_refused(outcome: Outcome, *parts: str) -> None:
 
 
 def test_mistakes(localize: Command, command: Command, data_dir: Path, features: Path, tmp_path: Path) -> None:
-    assert_refused(localize("--classes", "gitar"), "--classes gitar", str(data_dir), "did you mean Guitar")
+    assert_refused(localize("--classes", "gitar"), "class gitar", str(data_dir), "did you mean Guitar")
     assert_refused(localize("--classes", "acoustic"), "did you mean Acoustic guitar?")
-    assert_refused(localize("--classes", 99), "--classes 99", "Guitar, Drums, Acoustic guitar and others are there")
+    assert_refused(localize("--classes", 99), "class 99", "Guitar, Drums, Acoustic guitar and others are there")
     assert_refused(localize("--video-id", "v000", "V01"), "--videos V01: no such video in", features.name, "v001")
     assert_refused(localize("--video-id", "q"), "v000, v001, v002 and others are there")
     assert_refused(localize(file=tmp_path / "none.tfrecord"), "none.tfrecord: no such file")

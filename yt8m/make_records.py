@@ -186,12 +186,11 @@ def _log_losses(args: argparse.Namespace, writer: "RecordWriter", n_shards: int)
 def main(args: argparse.Namespace) -> None:
     """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
     from yt8m.data.annotations import read_labels, read_ratings
-    from yt8m.data.features import save_contract
+    from yt8m.data.features import Scale, save_contract
     from yt8m.data.label_names import save_names
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
     from yt8m.making import array_records as own
     from yt8m.making import doubts
-    from yt8m.making.feature_arrays import Scale
     from yt8m.making.new_folder import NewFolder, finish_interrupted
 
     folder = args.data_dir / args.partition

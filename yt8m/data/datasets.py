@@ -9,7 +9,8 @@ C classes.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.damage import RAISE, Damage
-from yt8m.data.index import Index
+from yt8m.data.index import Index, index_file
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.sampling import Key, sample_frames
 from yt8m.data.segments import SEGMENT_SECONDS
@@ -320,3 +321,15 @@ class WholeVideoDataset(ShardDataset[list[tuple[int, Tensor]]]):
             for example, request, whole in zip(examples, requests, met)
             if whole
         ]
+
+
+def read_shard(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The videos of a .tfrecord file, in its order: id and frames (L, D) uint8, a second each, rgb and then audio.
+
+    Checksums are verified. Raises `UserError` for what is no shard of frame-level features, or is damaged.
+    """
+    index = index_file(Path(path))
+    dataset = WholeVideoDataset(index, np.arange(len(index)))
+    for number, video_id in enumerate(index.video_id.tolist()):
+        ((_, frames),) = dataset.__getitems__([(0, number)])
+        yield video_id.decode(errors="replace"), frames.numpy()

@@ -1,8 +1,11 @@
 """What the bytes of features mean: `features.json` beside shards, where they are not the published data set's."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from helperbot.files import replacing
 from pydantic import ValidationError
 
@@ -10,7 +13,32 @@ from yt8m.common.config import FeatureContract, FeatureMeaning
 from yt8m.common.errors import UserError
 
 CONTRACT_NAME = "features.json"
+_ROWS_AT_A_TIME = 1024
 PUBLISHED_RANGE = (4 / 512 - 2, 2 + 4 / 512)  # what the bytes 0 and 255 of the published data set stand for
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The range of float features that becomes 0..255."""
+
+    low: float
+    high: float
+
+    def quantize(self, values: np.ndarray) -> tuple[np.ndarray, int]:
+        """Floats (L, W) → uint8 (L, W), rounded to the nearest, and how many lay outside of the range."""
+        quantized = np.empty(values.shape, np.uint8)
+        clipped = 0
+        for rows in pieces(len(values)):
+            piece = values[rows].astype(np.float64)
+            clipped += int(((piece < self.low) | (piece > self.high)).sum())
+            quantized[rows] = ((piece - self.low) * (255 / (self.high - self.low))).round().clip(0, 255)
+        return quantized, clipped
+
+
+def pieces(n_rows: int) -> Iterator[slice]:
+    """Slices of a bounded size of so many rows, so that no temporary array is large."""
+    for start in range(0, n_rows, _ROWS_AT_A_TIME):
+        yield slice(start, start + _ROWS_AT_A_TIME)
 
 
 def feature_contract(

@@ -1,10 +1,8 @@
-"""Localizing classes in the videos of one file: what is asked for, and the models' probabilities for it.
+"""Localizing classes in the videos of one shard.
 
 Dimensions: L frames of a video, D features of a frame, S segments of a video, C classes.
 """
 
-import argparse
-import difflib
 import logging
 import os
 import sys
@@ -16,77 +14,69 @@ from typing import TextIO, cast
 import numpy as np
 from helperbot.files import replacing
 
-from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
+from yt8m.common.devices import resolve_workers
 from yt8m.common.errors import UserError
-from yt8m.common.memory import keep_freed_memory
 from yt8m.common.progress import Progress
+from yt8m.data.damage import RAISE, Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import Index, index_file
 from yt8m.data.segments import EVERYTHING
-from yt8m.data.vocabulary import Vocabulary, named_vocabulary, plain_name
+from yt8m.localization.localizer import Localizer
 from yt8m.localization.span_formats import TABLE, WRITERS, counted
-from yt8m.localization.spans import Localization, Query, find_spans
-from yt8m.prediction.inference import Computation, Predictor, mean_probabilities, video_groups
-from yt8m.prediction.members import chosen_folders, load_members
+from yt8m.localization.spans import Localization, Query, find_spans, suggestion
+from yt8m.models.artifacts import ModelFolder
+from yt8m.prediction.inference import Computation, video_groups
+from yt8m.prediction.members import require_features
 
 LOGGER = logging.getLogger(__name__)
 SEGMENTS_AT_A_TIME = 256  # few, so that the first answers come soon; a video is never divided
 
 
-def run_localization(args: argparse.Namespace) -> None:
-    """Localize the videos of a file. Raises `UserError`."""
-    _check_output(args.output, args.file)
-    device = resolve_device(args.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    computation = Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)), EVERYTHING)
-    folders = chosen_folders(
-        args.model_dir or args.data_dir / "cache" / "segment", args.model_names, named_vocabulary(args.vocabulary)
-    )
-    vocabulary = folders[0].vocabulary()  # the others' outputs are mapped to it
-    classes = None if args.classes is None else find_classes(args.classes, vocabulary)
-    query = Query(classes, args.top, args.threshold)
-    index = index_file(args.file, args.damage)
-    dataset = WholeVideoDataset(index, _choose_records(index, args.video_id), args.damage)
-    predictor = Predictor(load_members(folders, args.offset, vocabulary, dataset.reader, device), computation)
+def localize_file(
+    path: Path,
+    folders: Sequence[ModelFolder],
+    computation: Computation,
+    query: Query,
+    *,
+    offset: int | None = None,
+    video_ids: Sequence[str] | None = None,
+    damage: Damage = RAISE,
+) -> tuple[int, Iterator[Localization]]:
+    """How many videos of a shard there are to localize, and the answers for them, in order.
+
+    `video_ids`: those alone, in their order; all by default. Without those that cannot be read, if `damage` skips them.
+    Raises `UserError`.
+    """
+    index = index_file(path, damage)
+    dataset = WholeVideoDataset(index, _choose_records(index, video_ids), damage)
+    require_features(folders, dataset.reader)
+    localizer = Localizer(folders, computation, offset)
     LOGGER.info(
         "%s: looking at %s with %s on %s",
-        args.file,
+        path,
         counted(len(dataset), "video"),
         ", ".join(folder.name for folder in folders),
-        device,
+        computation.device,
     )
-    answers = _localize_videos(dataset, predictor, vocabulary, query, resolve_workers(None, device))
-    if args.output is not None or not sys.stdout.isatty():  # otherwise the answers show how far it is
-        answers = _with_progress(answers, len(dataset))
-    form = args.format or _format_of(args.output)
-    with _open_output(args.output, form) as output:
-        WRITERS[form](answers, query, output)
+    return len(dataset), _localize_videos(dataset, localizer, query)
+
+
+def write_answers(
+    answers: Iterator[Localization], n_videos: int, query: Query, output: Path | None, form: str | None
+) -> None:
+    """Write the answers for so many videos to a file or, if `output` is None, to standard output.
+
+    `form` is one of `WRITERS`; None is what the file's name says. Raises `UserError`.
+    """
+    if output is not None or not sys.stdout.isatty():  # otherwise the answers show how far it is
+        answers = _with_progress(answers, n_videos)
+    form = form or _format_of(output)
+    with _open_output(output, form) as stream:
+        WRITERS[form](answers, query, stream)
 
 
 # --- what is asked for --------------------------------------------------------------------------------
-
-
-def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
-    """The classes with these names, capitals or not, or label ids; a name that several classes have means all of them.
-
-    Raises `UserError` that suggests what may have been meant.
-    """
-    by_name: dict[str, list[int]] = {}
-    for number, name in enumerate(vocabulary.names):
-        by_name.setdefault(name.casefold(), []).append(number)
-    by_label = {str(label): [number] for number, label in enumerate(vocabulary.labels.tolist())}
-    found: list[int] = []
-    for name in names:
-        numbers = by_name.get(plain_name(name).casefold()) or by_label.get(name.strip())
-        if numbers is None:
-            raise UserError(
-                f"--classes {name}: no class of {vocabulary.source} has this name or label id; "
-                f"{_suggestion(name, vocabulary.names)}"
-            )
-        found += numbers
-    return list(dict.fromkeys(found))
 
 
 def _choose_records(index: Index, video_ids: Sequence[str] | None) -> np.ndarray:
@@ -102,7 +92,7 @@ def _choose_records(index: Index, video_ids: Sequence[str] | None) -> np.ndarray
         for video_id in video_ids:
             if os.fsencode(video_id) not in rows:
                 names = [name.decode(errors="replace") for name in index.video_id[records].tolist()]
-                raise UserError(f"--videos {video_id}: no such video in {index.folder}; {_suggestion(video_id, names)}")
+                raise UserError(f"--videos {video_id}: no such video in {index.folder}; {suggestion(video_id, names)}")
         records = np.array([rows[os.fsencode(video_id)] for video_id in dict.fromkeys(video_ids)])
     n_repeats = int(np.isin(index.video_id, index.video_id[records]).sum()) - len(records)
     if n_repeats:
@@ -110,23 +100,10 @@ def _choose_records(index: Index, video_ids: Sequence[str] | None) -> np.ndarray
     return records
 
 
-def _suggestion(text: str, known: Sequence[str]) -> str:
-    """What a user may have meant who wrote `text`, or at least what there is."""
-    folded = {name.casefold(): name for name in known}
-    text = text.strip().casefold()
-    near = difflib.get_close_matches(text, folded, 3) or [name for name in folded if text in name][:3]
-    if near:
-        *others, last = [folded[name] for name in near]
-        return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
-    return f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"
-
-
 # --- prediction ---------------------------------------------------------------------------------------
 
 
-def _localize_videos(
-    dataset: WholeVideoDataset, predictor: Predictor, vocabulary: Vocabulary, query: Query, workers: int
-) -> Iterator[Localization]:
+def _localize_videos(dataset: WholeVideoDataset, localizer: Localizer, query: Query) -> Iterator[Localization]:
     """The answers for the videos of the data set, in order, without those that cannot be read.
 
     A group of videos is predicted at a time, so that any number of them takes the same memory.
@@ -134,11 +111,11 @@ def _localize_videos(
     counts = EVERYTHING.count_left(dataset.n_frames[dataset.records])
     groups = video_groups(np.cumsum(counts), SEGMENTS_AT_A_TIME)
     keys = [[(0, video) for video in range(group.start, group.stop)] for group in groups]
-    for group in BatchLoader(dataset, keys, workers, predictor.computation.device):
-        videos = [frames for _, frames in group]
-        for (number, frames), probabilities in zip(group, mean_probabilities(predictor, videos, len(vocabulary))):
+    device = localizer.predictor.computation.device
+    for group in BatchLoader(dataset, keys, resolve_workers(None, device), device):
+        for (number, frames), probabilities in zip(group, localizer.probabilities([frames for _, frames in group])):
             video_id = bytes(dataset.index.video_id[dataset.records[number]]).decode(errors="replace")
-            yield find_spans(video_id, len(frames), probabilities, vocabulary, query)
+            yield find_spans(video_id, len(frames), probabilities, localizer.vocabulary, query)
 
 
 def _with_progress(answers: Iterable[Localization], n_videos: int) -> Iterator[Localization]:
@@ -151,7 +128,8 @@ def _with_progress(answers: Iterable[Localization], n_videos: int) -> Iterator[L
 # --- output -------------------------------------------------------------------------------------------
 
 
-def _check_output(path: Path | None, features: Path) -> None:
+def check_output(path: Path | None, features: Path) -> None:
+    """Raise `UserError` for an output that cannot be written, or would destroy the features."""
     if path is not None and path.is_dir():
         raise UserError(f"--output {path}: is a folder, expected the name of a file")
     if path is not None and path.exists() and features.exists() and path.samefile(features):

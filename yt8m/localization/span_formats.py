@@ -55,8 +55,8 @@ def write_json(answers: Iterable[Localization], query: Query, output: TextIO) ->
             "video_id": answer.video_id,
             "seconds": answer.seconds,
             "threshold": query.threshold,
-            "spans": [_fields(span) for span in answer.spans],
-            "below_threshold": [_fields(span) for span in answer.below],
+            "spans": [span_fields(span) for span in answer.spans],
+            "below_threshold": [span_fields(span) for span in answer.below],
         }
         output.write(before + json.dumps(document, indent=1, ensure_ascii=False))
         output.flush()
@@ -69,7 +69,7 @@ def write_csv(answers: Iterable[Localization], query: Query, output: TextIO) -> 
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for answer in answers:
-        fields = [_fields(span) for span in answer.spans]
+        fields = [span_fields(span) for span in answer.spans]
         writer.writerows([row[column] for column in CSV_COLUMNS] for row in fields)
         output.flush()
         if answer.below:
@@ -83,8 +83,8 @@ TABLE = "table"
 WRITERS = {TABLE: write_table, "json": write_json, "csv": write_csv}
 
 
-def _fields(span: Span) -> dict[str, Any]:
-    """A span for programs; probabilities are predicted to four digits."""
+def span_fields(span: Span) -> dict[str, Any]:
+    """A span for programs, by column; probabilities are predicted to four digits."""
     return {
         "video_id": span.video_id,
         "label": span.label,

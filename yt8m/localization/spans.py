@@ -3,12 +3,15 @@
 Dimensions: S segments of a video, C classes.
 """
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from yt8m.common.errors import UserError
 from yt8m.data.segments import SEGMENT_SECONDS
-from yt8m.data.vocabulary import Vocabulary
+from yt8m.data.vocabulary import Vocabulary, plain_name
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,35 @@ def runs(mask: np.ndarray) -> list[tuple[int, int]]:
     """First and last-plus-one place of each unbroken run of True in (S,) bool, in order."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
+
+
+def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
+    """The classes with these names, capitals or not, or label ids; a name that several classes have means all of them.
+
+    Raises `UserError` that suggests what may have been meant.
+    """
+    by_name: dict[str, list[int]] = {}
+    for number, name in enumerate(vocabulary.names):
+        by_name.setdefault(name.casefold(), []).append(number)
+    by_label = {str(label): [number] for number, label in enumerate(vocabulary.labels.tolist())}
+    found: list[int] = []
+    for name in names:
+        numbers = by_name.get(plain_name(name).casefold()) or by_label.get(name.strip())
+        if numbers is None:
+            raise UserError(
+                f"class {name}: no class of {vocabulary.source} has this name or label id; "
+                f"{suggestion(name, vocabulary.names)}"
+            )
+        found += numbers
+    return list(dict.fromkeys(found))
+
+
+def suggestion(text: str, known: Sequence[str]) -> str:
+    """What a user may have meant who wrote `text`, or at least what there is."""
+    folded = {name.casefold(): name for name in known}
+    text = text.strip().casefold()
+    near = difflib.get_close_matches(text, folded, 3) or [name for name in folded if text in name][:3]
+    if near:
+        *others, last = [folded[name] for name in near]
+        return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
+    return f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"

@@ -12,9 +12,9 @@ from yt8m.common.errors import UserError
 from yt8m.common.problems import Problems, listed
 from yt8m.common.progress import Progress
 from yt8m.data.annotations import LabelRow, RatingRow
-from yt8m.data.features import PUBLISHED_RANGE
+from yt8m.data.features import PUBLISHED_RANGE, Scale
 from yt8m.data.folds import N_FOLDS
-from yt8m.making.feature_arrays import Scale, Survey, array_path, open_array, survey
+from yt8m.making.feature_arrays import Survey, array_path, open_array, survey
 from yt8m.making.record_writer import Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 Dimensions: L seconds of a video, W columns of its array.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,29 +12,11 @@ import numpy as np
 from yt8m.common.errors import UserError
 from yt8m.common.problems import Problems
 from yt8m.common.progress import Progress
+from yt8m.data.features import pieces
 from yt8m.data.video_ids import RULE, unfit_ids
 
-ROWS_AT_A_TIME = 1024
 _TAILS = 0.001, 0.999  # quantiles: what lies beyond them would take up most of the 256 steps
 _SAMPLED_VALUES = 2**21
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The range of float features that becomes 0..255."""
-
-    low: float
-    high: float
-
-    def quantize(self, values: np.ndarray) -> tuple[np.ndarray, int]:
-        """Floats (L, W) → uint8 (L, W), rounded to the nearest, and how many lay outside of the range."""
-        quantized = np.empty(values.shape, np.uint8)
-        clipped = 0
-        for rows in _pieces(len(values)):
-            piece = values[rows].astype(np.float64)
-            clipped += int(((piece < self.low) | (piece > self.high)).sum())
-            quantized[rows] = ((piece - self.low) * (255 / (self.high - self.low))).round().clip(0, 255)
-        return quantized, clipped
 
 
 @dataclass(frozen=True)
@@ -177,15 +159,7 @@ def _sample(array: np.ndarray, number: int, n_arrays: int) -> np.ndarray:
 
 def _extremes(array: np.ndarray) -> np.ndarray:
     """Least and greatest value of each column, (2, W) float64; NaN where there is one."""
-    pieces = [array[rows] for rows in _pieces(len(array))]
+    parts = [array[rows] for rows in pieces(len(array))]
     return np.stack(
-        [
-            np.min([piece.min(axis=0) for piece in pieces], axis=0),
-            np.max([piece.max(axis=0) for piece in pieces], axis=0),
-        ]
+        [np.min([part.min(axis=0) for part in parts], axis=0), np.max([part.max(axis=0) for part in parts], axis=0)]
     ).astype(np.float64)
-
-
-def _pieces(n_rows: int) -> Iterator[slice]:
-    for start in range(0, n_rows, ROWS_AT_A_TIME):
-        yield slice(start, start + ROWS_AT_A_TIME)

@@ -29,21 +29,21 @@ def chosen_folders(
 
 
 def load_members(
-    folders: Sequence[ModelFolder],
-    offset: int | None,
-    vocabulary: Vocabulary,
-    reader: ShardReader,
-    device: torch.device,
+    folders: Sequence[ModelFolder], offset: int | None, vocabulary: Vocabulary, device: torch.device
 ) -> list[Member]:
     """The models, on the device, their outputs in the order of the vocabulary; `offset` None is what each was trained
     with.
 
-    Raises `UserError` for a model of other classes or of other features than those that `reader` reads.
+    Raises `UserError` for a model of other classes.
     """
-    for folder in folders:
-        require_same(reader.features, reader.index.folder, folder.features, folder.path)
     models = [load_segment_model(folder, vocabulary).eval() for folder in folders]
     return [
         Member(folder.name, model.to(device), folder.offset if offset is None else offset)
         for folder, model in zip(folders, models)
     ]
+
+
+def require_features(folders: Sequence[ModelFolder], reader: ShardReader) -> None:
+    """Raise `UserError` for a model of other features than those that `reader` reads."""
+    for folder in folders:
+        require_same(reader.features, reader.index.folder, folder.features, folder.path)

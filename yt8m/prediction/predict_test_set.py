@@ -67,7 +67,7 @@ def run_predictions(args: argparse.Namespace) -> None:
         dataset = WholeVideoDataset(index, meta.records, args.damage)
         outdated = _outdated(args, meta, vocabulary, computation, dataset.reader)
         if outdated:
-            members = load_members([folder for folder, _ in outdated], args.offset, vocabulary, dataset.reader, device)
+            members = load_members([folder for folder, _ in outdated], args.offset, vocabulary, device)
             predictor = Predictor(members, computation)
             _fill(
                 [file for _, file in outdated],

@@ -25,7 +25,7 @@ from yt8m.data.test_meta import TestMeta, load_test_meta
 from yt8m.data.vocabulary import Vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.prediction.inference import Computation, Predictor, mean_probabilities
-from yt8m.prediction.members import chosen_folders, load_members
+from yt8m.prediction.members import chosen_folders, load_members, require_features
 from yt8m.prediction.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
 from yt8m.scoring.held_out import training_of
@@ -186,7 +186,8 @@ class RatedTimelines:
         """What predicts with these models, which are loaded once."""
         paths = tuple(folder.path for folder in folders)
         if paths not in self._predictors:
-            members = load_members(folders, None, self._vocabulary, self._reader, self._device)
+            require_features(folders, self._reader)
+            members = load_members(folders, None, self._vocabulary, self._device)
             self._predictors[paths] = Predictor(members, Computation(self._device, trim=EVERYTHING))
         return self._predictors[paths]
 

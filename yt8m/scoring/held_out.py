@@ -30,7 +30,7 @@ from yt8m.models.nextvlad import fold
 from yt8m.models.packing import Packing
 from yt8m.models.segment_models import ContextAwareModel, SegmentModel
 from yt8m.prediction.inference import share_context_encoders
-from yt8m.prediction.members import load_members
+from yt8m.prediction.members import load_members, require_features
 from yt8m.scoring.ratings import Ratings
 
 LOGGER = logging.getLogger(__name__)
@@ -117,10 +117,9 @@ class HeldOutRatings:
             numbers = [number for number, folder in enumerate(folders) if folder.offset == offset]
             context = any(folders[number].kind == "context-aware" for number in numbers)
             dataset = RatedSegmentDataset(self._index, self._vocabulary, shards, offset, context, -1, None)
-            members = load_members(
-                [folders[number] for number in numbers], None, self._vocabulary, dataset.reader, device
-            )
-            models = [member.model for member in members]
+            alike = [folders[number] for number in numbers]
+            require_features(alike, dataset.reader)
+            models = [member.model for member in load_members(alike, None, self._vocabulary, device)]
             share_context_encoders(models)
             for model in models:
                 fold(model)
