@@ -18,7 +18,7 @@ from yt8m.models.artifacts import (
     save_model,
 )
 from yt8m.models.model_files import folder_digest
-from yt8m.prediction.members import chosen_folders
+from yt8m.prediction.members import ModelChoice
 
 N_CLASSES = 3
 
@@ -97,10 +97,10 @@ def test_a_state_without_the_mixture_head_is_refused(tmp_path: Path) -> None:
 def test_a_model_named_twice_is_refused(tmp_path: Path) -> None:
     for name in ("a_0", "b_0"):
         agnostic_folder(tmp_path / name, DBOF, N_CLASSES)
-    assert [folder.name for folder in chosen_folders(tmp_path, None)] == ["a_0", "b_0"]
-    assert [folder.name for folder in chosen_folders(tmp_path, ["b_0", "a_0"])] == ["b_0", "a_0"]
+    assert [folder.name for folder in ModelChoice(tmp_path).open_all()] == ["a_0", "b_0"]
+    assert [folder.name for folder in ModelChoice(tmp_path, ["b_0", "a_0"]).open_all()] == ["b_0", "a_0"]
     with pytest.raises(UserError, match="--model-names: a_0 is named more than once"):
-        chosen_folders(tmp_path, ["a_0", "b_0", "a_0"])
+        ModelChoice(tmp_path, ["a_0", "b_0", "a_0"]).open_all()
 
 
 def test_digest_tells_models_apart(tmp_path: Path) -> None:

@@ -11,13 +11,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.common.exits import INTERRUPTED, ending_of, named_output, settle
 from yt8m.data.damage import Damage
 from yt8m.data.folds import N_FOLDS, NO_FOLD, Fold
+
+if TYPE_CHECKING:
+    from yt8m.data.segments import Trim
+    from yt8m.prediction.inference import Computation
+    from yt8m.prediction.members import ModelChoice
 
 LOGGER = logging.getLogger(__name__)
 DEFAULT_SEED = 0
@@ -279,6 +284,24 @@ def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> Non
     add_amp(parser, "off", "off, float32; auto is bf16 or else fp16 on a GPU")
 
 
+def model_choice(args: argparse.Namespace) -> "ModelChoice":
+    """The models that `--model-dir`, `--model-names` and `--vocabulary` choose."""
+    from yt8m.prediction.members import ModelChoice
+
+    return ModelChoice(args.model_dir or args.data_dir / "cache" / "segment", args.model_names, args.vocabulary)
+
+
+def computation(args: argparse.Namespace, trim: "Trim | None" = None) -> "Computation":
+    """What `--device`, `--amp` and `--shifts` say of predicting; `trim`: the segments of a video that are left out, by
+    default those that are no candidates."""
+    from yt8m.common.devices import resolve_device, resolve_half
+    from yt8m.data.segments import CANDIDATES
+    from yt8m.prediction.inference import Computation
+
+    device = resolve_device(args.device)
+    return Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)), trim or CANDIDATES)
+
+
 class Distinct(argparse.Action):
     """An option's values, of which none may come twice: what is named twice would count twice."""
 
@@ -384,7 +407,7 @@ def run(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:  # pylint: disable=broad-exception-caught  # a bug is raised again
-        ending = ending_of(error, args)
+        ending = ending_of(error, _less_memory(args))
         if ending is None:
             raise
         LOGGER.debug("%s was raised here:", type(error).__name__, exc_info=True)
@@ -416,6 +439,19 @@ def _parse_and_call(
     told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage")}
     LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in told.items()))
     main(args)
+
+
+def _less_memory(args: argparse.Namespace) -> str:
+    """How the command could do with less memory."""
+    if "accumulate" in args:
+        return f"begin anew with --accumulate {2 * args.accumulate} --restart, or set a lower training.batch_size"
+    if "batch_size" in args:
+        return f"try a lower --batch-size than {args.batch_size}"
+    if "config" in args:
+        return f"set a lower training.batch_size in {args.config}"
+    if "device" in args:
+        return "free some, try --device cpu where it was a GPU's, or name fewer models"
+    return "free some, or use a machine with more"
 
 
 def _set_up_console(level: int) -> None:

@@ -4,7 +4,9 @@ Of several models it finds the weights, too, with which their mean is best on ra
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yt8m.cli import (
     Distinct,
@@ -16,10 +18,15 @@ from yt8m.cli import (
     add_vocabulary,
     count,
     make_parser,
+    model_choice,
     positive,
     run,
 )
 from yt8m.data.folds import N_FOLDS
+
+if TYPE_CHECKING:
+    from yt8m.data.vocabulary import Vocabulary
+    from yt8m.scoring.subjects import Counting, Trial
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -101,11 +108,11 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.scoring.evaluation import Setting, evaluate, summary_lines, write_evaluation
-    from yt8m.scoring.subjects import on_rated_shards, on_test_set
+    from yt8m.scoring.subjects import Counting
 
     _check_options(args)
     vocabulary = load_vocabulary(args.data_dir)
-    trial = (on_test_set if args.truth is not None else on_rated_shards)(args, vocabulary)
+    trial = _trial(args, vocabulary, Counting(args.top_k, args.seed))
     if not trial.ratings.positive.any():
         raise UserError(
             f"{trial.source}: none of {len(trial.ratings)} ratings is positive, so that there is nothing to measure"
@@ -115,6 +122,31 @@ def main(args: argparse.Namespace) -> None:
     print("\n".join(summary_lines(evaluation)))
     paths = write_evaluation(evaluation, args.output or args.data_dir / "cache" / "evaluation")
     print(f"\nwrote {', '.join(map(str, paths))}")
+
+
+def _trial(args: argparse.Namespace, vocabulary: "Vocabulary", counting: "Counting") -> "Trial":
+    """What the command line wants to be measured. Raises `UserError`."""
+    from yt8m.common.devices import resolve_device, resolve_workers
+    from yt8m.scoring.subjects import Loading, on_fold, on_test_set, on_unseen_shards
+
+    if args.truth is not None:
+        return on_test_set(
+            args.data_dir,
+            vocabulary,
+            counting,
+            args.truth,
+            submission=args.submission,
+            model_names=args.model_names,
+            video_labels=args.video_labels,
+        )
+    device = resolve_device(args.device)
+    loading = Loading(device, args.batch_size, resolve_workers(args.workers, device), args.damage)
+    models = model_choice(args)
+    if args.fold is not None:
+        return on_fold(
+            args.data_dir, vocabulary, counting, models, args.fold, loading, include_trained=args.include_trained
+        )
+    return on_unseen_shards(args.data_dir, vocabulary, counting, replace(models, names=args.out_of_fold), loading)
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 
-from yt8m.cli import add_prediction_options, make_parser, positive, run
+from yt8m.cli import add_prediction_options, computation, make_parser, model_choice, positive, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,10 +30,18 @@ def main(args: argparse.Namespace) -> None:
     """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
     from helperbot import get_logger
 
-    from yt8m.prediction.predict_test_set import run_predictions
+    from yt8m.prediction.predict_test_set import predict_test_set
 
     get_logger("yt8m", level=min(args.console_level, logging.INFO), console_level=args.console_level)
-    run_predictions(args)
+    predict_test_set(
+        args.data_dir,
+        model_choice(args),
+        computation(args),
+        offset=args.offset,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        damage=args.damage,
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ probable make a span; the table shows from when to when, the class, the mean pro
 import argparse
 from pathlib import Path
 
-from yt8m.cli import add_prediction_options, make_parser, positive, probability, run
+from yt8m.cli import add_prediction_options, computation, make_parser, model_choice, positive, probability, run
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -73,24 +73,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
-    from yt8m.common.devices import resolve_device, resolve_half
     from yt8m.data.segments import EVERYTHING
-    from yt8m.data.vocabulary import named_vocabulary
     from yt8m.localization.localizing import check_output, localize_file, write_answers
     from yt8m.localization.spans import Query, find_classes
-    from yt8m.prediction.inference import Computation
-    from yt8m.prediction.members import chosen_folders
 
     check_output(args.output, args.file)
-    device = resolve_device(args.device)
-    computation = Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)), EVERYTHING)
-    folders = chosen_folders(
-        args.model_dir or args.data_dir / "cache" / "segment", args.model_names, named_vocabulary(args.vocabulary)
-    )
+    how = computation(args, EVERYTHING)
+    folders = model_choice(args).open_all()
     classes = None if args.classes is None else find_classes(args.classes, folders[0].vocabulary())
     query = Query(classes, args.top, args.threshold)
     n_videos, answers = localize_file(
-        args.file, folders, computation, query, offset=args.offset, video_ids=args.video_id, damage=args.damage
+        args.file, folders, how, query, offset=args.offset, video_ids=args.video_id, damage=args.damage
     )
     write_answers(answers, n_videos, query, args.output, args.format)
 

@@ -11,6 +11,7 @@ from yt8m.cli import (
     add_vocabulary,
     counted,
     make_parser,
+    model_choice,
     positive,
     run,
 )
@@ -83,6 +84,16 @@ def main(args: argparse.Namespace) -> None:
 
     cache = args.data_dir / "cache"
     vocabulary = load_vocabulary(args.data_dir)
+    timelines = collect_timelines(
+        args.data_dir,
+        vocabulary,
+        model_choice(args),
+        video_ids=args.videos,
+        n_videos=args.n_videos,
+        truth=args.truth,
+        device=args.device,
+        damage=args.damage,
+    )
     evaluations = args.evaluations or [*cache.glob("evaluation*.json"), *cache.glob("cross-validation*.json")]
     data = {
         "title": args.title,
@@ -91,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
         "data_dir": str(args.data_dir),
         "evaluations": read_evaluations(evaluations),
         "models": describe_models(cache),
-        "timelines": [page_values(own, vocabulary, args.top) for own in collect_timelines(args, vocabulary)],
+        "timelines": [page_values(timeline, vocabulary, args.top) for timeline in timelines],
     }
     output = args.output or cache / "report.html"
     with replacing(output) as temporary:

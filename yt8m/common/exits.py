@@ -1,6 +1,5 @@
 """How a command ends: its exit status, and the one line about what ended it."""
 
-import argparse
 import errno
 import os
 import signal
@@ -37,14 +36,17 @@ class Ending:
     text: str
 
 
-def ending_of(error: Exception, args: argparse.Namespace) -> Ending | None:
-    """How a command with these arguments ends that met an error; None for a bug, which needs its traceback."""
+def ending_of(error: Exception, less_memory: str) -> Ending | None:
+    """How a command ends that met an error; None for a bug, which needs its traceback.
+
+    `less_memory`: how it could do with less.
+    """
     if isinstance(error, UserError):
         return Ending(MISTAKE, str(error))
     if isinstance(error, OSError):
         return _of_system(error)
     shortage = _shortage_of_memory(error)
-    return None if shortage is None else Ending(MISTAKE, f"{shortage}; {_less_memory(args)}")
+    return None if shortage is None else Ending(MISTAKE, f"{shortage}; {less_memory}")
 
 
 def _of_system(error: OSError) -> Ending | None:
@@ -130,16 +132,3 @@ def _shortage_of_memory(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and f"{allocator}can't allocate memory" in text:
         return f"out of memory: {text.partition(allocator)[2].partition('. ')[0]}"
     return None
-
-
-def _less_memory(args: argparse.Namespace) -> str:
-    """How the command could do with less memory."""
-    if "accumulate" in args:
-        return f"begin anew with --accumulate {2 * args.accumulate} --restart, or set a lower training.batch_size"
-    if "batch_size" in args:
-        return f"try a lower --batch-size than {args.batch_size}"
-    if "config" in args:
-        return f"set a lower training.batch_size in {args.config}"
-    if "device" in args:
-        return "free some, try --device cpu where it was a GPU's, or name fewer models"
-    return "free some, or use a machine with more"

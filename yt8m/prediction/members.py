@@ -1,6 +1,7 @@
 """From model folders to the models that predict together."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -8,24 +9,34 @@ import torch
 from yt8m.common.errors import UserError
 from yt8m.data.features import require_same
 from yt8m.data.reader import ShardReader
-from yt8m.data.vocabulary import Vocabulary
+from yt8m.data.vocabulary import Vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.prediction.inference import Member
 
 
-def chosen_folders(
-    directory: Path, names: Sequence[str] | None, vocabulary: Vocabulary | None = None
-) -> list[ModelFolder]:
-    """The model folders of a directory, all of them or those named; `vocabulary` is for those that hold none.
+@dataclass(frozen=True)
+class ModelChoice:
+    """Model folders of a `directory`, those with these `names` or, without any, all of them.
 
-    Raises `UserError`, also for one named twice.
+    `vocabulary`: the file of the classes of models whose folders do not say which they have.
     """
-    paths = [directory / name for name in names] if names else list_folders(directory)
-    folders = [open_folder(path, vocabulary) for path in paths]
-    for folder in folders:
-        if sum(folder.name == other.name for other in folders) > 1:
-            raise UserError(f"--model-names: {folder.name} is named more than once")
-    return folders
+
+    directory: Path
+    names: Sequence[str] | None = None
+    vocabulary: Path | None = None
+
+    def open(self, name: str) -> ModelFolder:
+        """The folder of this name. Raises `UserError`."""
+        return open_folder(self.directory / name, named_vocabulary(self.vocabulary))
+
+    def open_all(self) -> list[ModelFolder]:
+        """The folders. Raises `UserError`, also for one named twice."""
+        names = self.names or [path.name for path in list_folders(self.directory)]
+        folders = [self.open(name) for name in names]
+        for folder in folders:
+            if sum(folder.name == other.name for other in folders) > 1:
+                raise UserError(f"--model-names: {folder.name} is named more than once")
+        return folders
 
 
 def load_members(

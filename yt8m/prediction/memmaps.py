@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -152,7 +152,7 @@ class PredictionFile:
         return values
 
 
-def prediction_files(cache_dir: Path, names: list[str] | None) -> list[PredictionFile]:
+def prediction_files(cache_dir: Path, names: Sequence[str] | None) -> list[PredictionFile]:
     """The prediction files of the named models, or of all, sorted by name.
 
     All are those of models that are still where they were, and not of a cross-validation, whose folds are one model;

@@ -5,32 +5,31 @@ things: it is computed as a whole, whichever process does so and however often t
 that the files end up the same, and it is in a file's journal as a whole or not.
 """
 
-import argparse
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import torch
 from helperbot import get_logger, process_group
 from helperbot.distributed import barrier, rank, rank_zero_first, world_size
 
-from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
+from yt8m.common.devices import resolve_workers
 from yt8m.common.memory import keep_freed_memory
 from yt8m.common.progress import Progress
+from yt8m.data.damage import RAISE, Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
-from yt8m.data.features import require_same
-from yt8m.data.reader import ShardReader
 from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
-from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
+from yt8m.data.vocabulary import Vocabulary, load_vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.prediction.inference import Arrival, Computation, Predictor, one_behind, video_groups
-from yt8m.prediction.members import chosen_folders, load_members
+from yt8m.prediction.members import ModelChoice, load_members, require_features
 from yt8m.prediction.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile, origin_of_model
 
 LOGGER = logging.getLogger(__name__)
@@ -46,13 +45,25 @@ class Work:
     members: list[int]
 
 
-def run_predictions(args: argparse.Namespace) -> None:
-    """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
-    device = resolve_device(args.device)
+def predict_test_set(
+    data_dir: Path,
+    models: ModelChoice,
+    computation: Computation,
+    *,
+    offset: int | None,
+    batch_size: int,
+    workers: int | None = None,
+    damage: Damage = RAISE,
+) -> None:
+    """Write the predictions of those models that have none yet, or old ones.
+
+    `offset` frames on either side of a segment, None for what each model was trained with; `batch_size`: segments, at
+    least, that are predicted at a time; `workers`: reading threads. Raises `UserError`.
+    """
+    device = computation.device
     if device.type == "cpu":
         keep_freed_memory()
-    cache = args.data_dir / "cache"
-    computation = Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)))
+    cache = data_dir / "cache"
     with process_group(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
         main_process = rank() == 0
         get_logger(
@@ -60,34 +71,31 @@ def run_predictions(args: argparse.Namespace) -> None:
             cache / "inference" / "inference.log" if main_process else None,
             logging.INFO if main_process else logging.WARNING,
         )
-        vocabulary = load_vocabulary(args.data_dir)
+        vocabulary = load_vocabulary(data_dir)
         meta = load_test_meta(cache)
         with rank_zero_first():
-            index = load_test_index(args.data_dir, meta, args.damage)
-        dataset = WholeVideoDataset(index, meta.records, args.damage)
-        outdated = _outdated(args, meta, vocabulary, computation, dataset.reader)
+            index = load_test_index(data_dir, meta, damage)
+        dataset = WholeVideoDataset(index, meta.records, damage)
+        folders = models.open_all()
+        require_features(folders, dataset.reader)
+        outdated = _outdated(cache, folders, offset, meta, vocabulary, computation)
         if outdated:
-            members = load_members([folder for folder, _ in outdated], args.offset, vocabulary, device)
+            members = load_members([folder for folder, _ in outdated], offset, vocabulary, device)
             predictor = Predictor(members, computation)
-            _fill(
-                [file for _, file in outdated],
-                predictor,
-                dataset,
-                args.batch_size,
-                resolve_workers(args.workers, device),
-            )
+            _fill([file for _, file in outdated], predictor, dataset, batch_size, resolve_workers(workers, device))
 
 
 def _outdated(
-    args: argparse.Namespace, meta: TestMeta, vocabulary: Vocabulary, computation: Computation, reader: ShardReader
+    cache: Path,
+    folders: Sequence[ModelFolder],
+    offset: int | None,
+    meta: TestMeta,
+    vocabulary: Vocabulary,
+    computation: Computation,
 ) -> list[tuple[ModelFolder, PartialPredictions]]:
     """The models whose predictions are not there or not up to date, with the files to be made."""
-    cache = args.data_dir / "cache"
     outdated: list[tuple[ModelFolder, PartialPredictions]] = []
-    for folder in chosen_folders(
-        args.model_dir or cache / "segment", args.model_names, named_vocabulary(args.vocabulary)
-    ):
-        require_same(reader.features, reader.index.folder, folder.features, folder.path)
+    for folder in folders:
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
         origin = origin_of_model(folder.path) | {
             "test_meta": meta.digest,
@@ -95,7 +103,7 @@ def _outdated(
             "outputs": folder.vocabulary(
                 vocabulary
             ).digest,  # of a folder that does not say, as the user has named them
-            "offset": folder.offset if args.offset is None else args.offset,
+            "offset": folder.offset if offset is None else offset,
             "shifts": list(computation.shifts),
             "amp": str(computation.amp),
         }

@@ -3,7 +3,6 @@
 Dimensions: V videos, S segments of a video, C classes, M models.
 """
 
-import argparse
 import logging
 import re
 from collections.abc import Sequence
@@ -22,10 +21,10 @@ from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.segments import EVERYTHING, HEAD_SEGMENTS, SEGMENT_SECONDS
 from yt8m.data.test_meta import TestMeta, load_test_meta
-from yt8m.data.vocabulary import Vocabulary, named_vocabulary
+from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.prediction.inference import Computation, Predictor, mean_probabilities
-from yt8m.prediction.members import chosen_folders, load_members, require_features
+from yt8m.prediction.members import ModelChoice, load_members, require_features
 from yt8m.prediction.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
 from yt8m.scoring.held_out import training_of
@@ -204,22 +203,43 @@ class RatedTimelines:
         ]
 
 
-def collect_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> list[Timeline]:
-    """The timelines that the command line asks for. Raises `UserError`, also for an id that nobody knows."""
-    test = _test_timelines(args, vocabulary)
-    if args.videos is None:
-        return [] if test is None else test.by_certainty(args.n_videos)
+def collect_timelines(
+    data_dir: Path,
+    vocabulary: Vocabulary,
+    models: ModelChoice,
+    *,
+    video_ids: Sequence[str] | None = None,
+    n_videos: int,
+    truth: Path | None = None,
+    device: str = "auto",
+    damage: Damage = RAISE,
+) -> list[Timeline]:
+    """Timelines of these videos, or of the `n_videos` test videos that the models are most and least certain of.
+
+    A test video's are the means of what the models have predicted, or those named by `models`; a rated video's are
+    predicted now. `truth`: a CSV of ratings of test videos. Raises `UserError`, also for an id that nobody knows.
+    """
+    cache = data_dir / "cache"
+    ratings = None if truth is None else ratings_of_table(read_truth(truth, data_dir / NAMES_FILE))
+    test = None
+    if _are_predictions(cache, models.names, needed=ratings is not None or (bool(models.names) and video_ids is None)):
+        meta = load_test_meta(cache)
+        maps = [file.read(meta, vocabulary) for file in prediction_files(cache, models.names)]
+        test = TestTimelines(maps, meta, vocabulary, ratings)
+    if video_ids is None:
+        return [] if test is None else test.by_certainty(n_videos)
     rated = None
     found = []
-    for video_id in args.videos:
+    for video_id in video_ids:
         if test is not None and video_id in test:
             found.append(test.timeline(video_id, "a test video"))
             continue
         if rated is None:
-            rated = _rated_timelines(args, vocabulary)
+            index = load_index(data_dir / "segment" / "train", cache, damage)
+            rated = RatedTimelines(index, vocabulary, models.open_all(), resolve_device(device), damage)
         if video_id not in rated:
             raise UserError(
-                f"--videos: no video {video_id} in {args.data_dir}, neither among the predicted test "
+                f"--videos: no video {video_id} in {data_dir}, neither among the predicted test "
                 "videos nor among the rated ones"
             )
         timeline = rated.timeline(video_id)
@@ -228,31 +248,15 @@ def collect_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> list[
     return found
 
 
-def _test_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> TestTimelines | None:
-    """The predicted test videos; None where there are no predictions and no option needs them."""
-    cache = args.data_dir / "cache"
-    truth = None if args.truth is None else ratings_of_table(read_truth(args.truth, args.data_dir / NAMES_FILE))
-    patterns = ["[!.]*.npy"] if args.model_names is None else [f"{name}.npy" for name in args.model_names]
-    if not any(list((cache / PREDICTIONS_NAME).glob(pattern)) for pattern in patterns):
-        if truth is None and (args.model_names is None or args.videos is not None):
-            return None
+def _are_predictions(cache: Path, names: Sequence[str] | None, needed: bool) -> bool:
+    """Whether there are predictions of test segments by these models. Raises `UserError` if none that are needed."""
+    patterns = ["[!.]*.npy"] if names is None else [f"{name}.npy" for name in names]
+    there = any(any((cache / PREDICTIONS_NAME).glob(pattern)) for pattern in patterns)
+    if needed and not there:
         raise UserError(
             f"{cache / PREDICTIONS_NAME}: no such predictions of test segments; run `python -m yt8m.inference_memmap`"
         )
-    meta = load_test_meta(cache)
-    maps = [file.read(meta, vocabulary) for file in prediction_files(cache, args.model_names)]
-    return TestTimelines(maps, meta, vocabulary, truth)
-
-
-def _rated_timelines(args: argparse.Namespace, vocabulary: Vocabulary) -> RatedTimelines:
-    cache = args.data_dir / "cache"
-    return RatedTimelines(
-        load_index(args.data_dir / "segment" / "train", cache, args.damage),
-        vocabulary,
-        chosen_folders(args.model_dir or cache / "segment", args.model_names, named_vocabulary(args.vocabulary)),
-        resolve_device(args.device),
-        args.damage,
-    )
+    return there
 
 
 def page_values(timeline: Timeline, vocabulary: Vocabulary, top: int) -> dict[str, Any]:

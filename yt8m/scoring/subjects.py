@@ -1,6 +1,5 @@
-"""Who is measured on which ratings: `evaluate`'s command line → ratings and subjects. Dimensions: R ratings."""
+"""Who is measured on which ratings. Dimensions: R ratings."""
 
-import argparse
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from yt8m.common.devices import resolve_device, resolve_workers
 from yt8m.common.errors import UserError
+from yt8m.data.damage import RAISE, Damage
 from yt8m.data.folds import N_FOLDS, split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.test_meta import META_NAME, load_test_meta
-from yt8m.data.vocabulary import Vocabulary, named_vocabulary
-from yt8m.models.artifacts import ModelFolder, open_folder
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.artifacts import ModelFolder
 from yt8m.models.model_files import folder_digest
-from yt8m.prediction.members import chosen_folders
+from yt8m.prediction.members import ModelChoice
 from yt8m.prediction.memmaps import prediction_files
 from yt8m.ranking.fusion import Fusion, weights_text
 from yt8m.scoring.evaluation import Kind, Subject
@@ -27,7 +27,7 @@ from yt8m.scoring.placing import TestRatings, subject_of_submission
 from yt8m.scoring.ratings import Ratings, ratings_of_table
 from yt8m.scoring.scores import places_by_score
 from yt8m.scoring.truth import read_truth, read_video_labels
-from yt8m.scoring.weights import best_weights
+from yt8m.scoring.weights import BestWeights, best_weights
 from yt8m.scoring.written_weights import model_digest
 
 LOGGER = logging.getLogger(__name__)
@@ -50,148 +50,206 @@ class Trial:
     weights: dict[str, Any] | None = None
 
 
-def on_test_set(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
-    """A submission, predictions of test segments and their mean, or both. Raises `UserError`."""
-    names = args.data_dir / NAMES_FILE
-    ratings = ratings_of_table(read_truth(args.truth, names))
-    cache = args.data_dir / "cache"
+@dataclass(frozen=True)
+class Counting:
+    """Which segments count: the first `top_k` of a class; `seed` orders those of the same score."""
+
+    top_k: int
+    seed: int
+
+    def subject(self, ratings: Ratings, name: str, kind: Kind, probabilities: np.ndarray, note: str = "") -> Subject:
+        """Who gives the ratings these probabilities (R,)."""
+        places = places_by_score(ratings, probabilities, self.top_k, self.seed)
+        return Subject(name, kind, places, probabilities, note=note)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How held-out shards are predicted: `batch_size` ratings at a time, with so many reading `workers`."""
+
+    device: torch.device
+    batch_size: int
+    workers: int
+    damage: Damage = RAISE
+
+
+def on_test_set(
+    data_dir: Path,
+    vocabulary: Vocabulary,
+    counting: Counting,
+    truth: Path,
+    *,
+    submission: Path | None = None,
+    model_names: Sequence[str] | None = None,
+    video_labels: Path | None = None,
+) -> Trial:
+    """A submission, predictions of test segments and their mean, or both, on the ratings of `truth`.
+
+    `model_names`: whose predictions; without names and `submission`, all that there are. `video_labels`: a CSV for the
+    baseline that knows only those. Raises `UserError`.
+    """
+    names = data_dir / NAMES_FILE
+    ratings = ratings_of_table(read_truth(truth, names))
+    cache = data_dir / "cache"
+    top_k, seed = counting.top_k, counting.seed
     subjects, weights = [], None
-    predicted = args.submission is None or args.model_names is not None
-    if predicted or args.video_labels is not None or (cache / META_NAME).exists():
+    predicted = submission is None or model_names is not None
+    if predicted or video_labels is not None or (cache / META_NAME).exists():
         meta = load_test_meta(cache)
         test = TestRatings(ratings, meta, vocabulary)
-        labels = None if args.video_labels is None else read_video_labels(args.video_labels, names)
-        subjects += test.baselines(labels, args.top_k, args.seed)
+        labels = None if video_labels is None else read_video_labels(video_labels, names)
+        subjects += test.baselines(labels, top_k, seed)
         if predicted:
-            files = prediction_files(cache, args.model_names)
+            files = prediction_files(cache, model_names)
             maps = [file.read(meta, vocabulary) for file in files]
-            models = [
-                test.subject(file.path.stem, "model", [scores], args.top_k, args.seed)
-                for file, scores in zip(files, maps)
-            ]
+            models = [test.subject(file.path.stem, "model", [scores], top_k, seed) for file, scores in zip(files, maps)]
             subjects += models
             if len(maps) > 1:
-                subjects.append(test.subject(_MEAN, "ensemble", maps, args.top_k, args.seed))
-                weighted, weights = _with_best_weights(
-                    args,
-                    ratings,
-                    models,
-                    lambda found: test.places(Fusion(maps, weights=found), args.top_k, args.seed),
-                    {file.path.stem: model_digest(file) for file in files},
+                subjects.append(test.subject(_MEAN, "ensemble", maps, top_k, seed))
+                found = best_weights(ratings, _stacked(models), len(ratings), seed)
+                subjects.append(
+                    _weighted(models, found, lambda weights: test.places(Fusion(maps, weights=weights), top_k, seed))
                 )
-                subjects.append(weighted)
-    if args.submission is not None:
-        subjects.append(subject_of_submission(args.submission, ratings, args.top_k))
-    return Trial(str(args.truth), ratings, subjects, weights=weights)
+                digests = {file.path.stem: model_digest(file) for file in files}
+                weights = _written_weights(models, found, digests, out_of_fold=False)
+    if submission is not None:
+        subjects.append(subject_of_submission(submission, ratings, top_k))
+    return Trial(str(truth), ratings, subjects, weights=weights)
 
 
-def on_rated_shards(args: argparse.Namespace, vocabulary: Vocabulary) -> Trial:
-    """Models on rated shards that they were not trained on, and their mean. Raises `UserError`."""
-    device = resolve_device(args.device)
-    how = args.batch_size, resolve_workers(args.workers, device), device
-    index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache", args.damage)
-    directory = args.model_dir or args.data_dir / "cache" / "segment"
-    named = named_vocabulary(args.vocabulary)
-    folds, weights = None, None
-    if args.fold is not None:
-        source = f"fold {args.fold} of {index.folder}"
-        shards = split_fold(index, args.fold)[1]
-        folders, notes = _models_for(args, directory, index, shards)
-        used = folders
-        held_out = HeldOutRatings(index, vocabulary, shards, args.damage)
-        probabilities = dict(zip(notes, held_out.predict(folders, shards, *how)))
-    else:
-        source = f"{index.folder}, all shards, out of fold"
-        notes = dict.fromkeys(args.out_of_fold, f"each shard by a model that was {_UNSEEN}")
-        parts = [split_fold(index, fold)[1] for fold in range(N_FOLDS)]
-        of_folds = [
-            [_out_of_fold_model(open_folder(directory / f"{name}_{fold}", named), index, shards) for name in notes]
-            for fold, shards in enumerate(parts)
-        ]  # all of them are looked at before any predicts
-        used = [folder for folders in of_folds for folder in folders]
-        held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)), args.damage)
-        probabilities = {name: np.empty(len(held_out.ratings)) for name in notes}
-        folds = np.empty(len(held_out.ratings), np.int64)
-        for fold, (shards, folders) in enumerate(zip(parts, of_folds)):
-            chosen = np.isin(held_out.shards_of_ratings, shards)
-            folds[chosen] = fold
-            for own, predicted in zip(probabilities.values(), held_out.predict(folders, shards, *how)):
-                own[chosen] = predicted[chosen]
-    ratings = held_out.ratings
+def on_fold(
+    data_dir: Path,
+    vocabulary: Vocabulary,
+    counting: Counting,
+    models: ModelChoice,
+    fold: int,
+    loading: Loading,
+    *,
+    include_trained: bool = False,
+) -> Trial:
+    """Models on the validation shards of a fold, and their mean. Raises `UserError`.
+
+    Those that were or may have been trained on these shards are left out, unless `include_trained`.
+    """
+    index = load_index(data_dir / "segment" / "train", data_dir / "cache", loading.damage)
+    shards = split_fold(index, fold)[1]
+    folders, notes = _models_for(models, fold, index, shards, include_trained)
+    held_out = HeldOutRatings(index, vocabulary, shards, loading.damage)
+    predicted = held_out.predict(folders, shards, loading.batch_size, loading.workers, loading.device)
+    return _trial_of_models(
+        f"fold {fold} of {index.folder}", held_out, counting, dict(zip(notes, predicted)), notes, folders
+    )
+
+
+def on_unseen_shards(
+    data_dir: Path, vocabulary: Vocabulary, counting: Counting, models: ModelChoice, loading: Loading
+) -> Trial:
+    """Cross-validated models, NAME_0 to NAME_7 for each name of `models`, each on the shards it has not seen.
+
+    And their mean. Raises `UserError`.
+    """
+    index = load_index(data_dir / "segment" / "train", data_dir / "cache", loading.damage)
+    notes = dict.fromkeys(models.names or (), f"each shard by a model that was {_UNSEEN}")
+    parts = [split_fold(index, fold)[1] for fold in range(N_FOLDS)]
+    of_folds = [
+        [_out_of_fold_model(models.open(f"{name}_{fold}"), index, shards) for name in notes]
+        for fold, shards in enumerate(parts)
+    ]  # all of them are looked at before any predicts
+    held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)), loading.damage)
+    probabilities = {name: np.empty(len(held_out.ratings)) for name in notes}
+    folds = np.empty(len(held_out.ratings), np.int64)
+    for fold, (shards, folders) in enumerate(zip(parts, of_folds)):
+        chosen = np.isin(held_out.shards_of_ratings, shards)
+        folds[chosen] = fold
+        predicted = held_out.predict(folders, shards, loading.batch_size, loading.workers, loading.device)
+        for own, values in zip(probabilities.values(), predicted):
+            own[chosen] = values[chosen]
+    used = [folder for folders in of_folds for folder in folders]
+    source = f"{index.folder}, all shards, out of fold"
+    return _trial_of_models(source, held_out, counting, probabilities, notes, used, folds)
+
+
+def _trial_of_models(
+    source: str,
+    held_out: HeldOutRatings,
+    counting: Counting,
+    probabilities: Mapping[str, np.ndarray],
+    notes: Mapping[str, str],
+    folders: Sequence[ModelFolder],
+    folds: np.ndarray | None = None,
+) -> Trial:
+    """Baselines, models by their probabilities (R,), and of several their mean, plain and with the best weights.
+
+    `folders`: all models that have predicted.
+    """
+    ratings, top_k, seed = held_out.ratings, counting.top_k, counting.seed
     subjects = [
-        Subject(name, "baseline", places_by_score(ratings, scores, args.top_k, args.seed))
+        Subject(name, "baseline", places_by_score(ratings, scores, top_k, seed))
         for name, scores in (
             ("random order", np.zeros(len(ratings))),
             ("video labels only", held_out.labelled.astype(float)),
         )
     ]
-    models = [_subject(args, ratings, name, "model", own, notes[name]) for name, own in probabilities.items()]
+    models = [counting.subject(ratings, name, "model", own, notes[name]) for name, own in probabilities.items()]
     subjects += models
+    weights = None
     if len(models) > 1:
         stack = np.stack(list(probabilities.values()))
-        mean = np.mean(stack, axis=0)
         note = _SEEN if _SEEN in notes.values() else next(iter(notes.values()))
-        subjects.append(_subject(args, ratings, _MEAN, "ensemble", mean, note))
+        subjects.append(counting.subject(ratings, _MEAN, "ensemble", np.mean(stack, axis=0), note))
         if note == _SEEN:
             LOGGER.warning(
                 "no weights are looked for: some of the models were, or may have been, trained on these shards"
             )
         else:
-            weighted, weights = _with_best_weights(
-                args,
-                ratings,
-                models,
-                lambda found: places_by_score(ratings, np.average(stack, axis=0, weights=found), args.top_k, args.seed),
-                {folder.name: folder_digest(folder.path) for folder in used},
-                args.top_k,
+            found = best_weights(ratings, _stacked(models), top_k, seed)
+            subjects.append(
+                _weighted(
+                    models,
+                    found,
+                    lambda weights: places_by_score(ratings, np.average(stack, axis=0, weights=weights), top_k, seed),
+                )
             )
-            subjects.append(weighted)
+            digests = {folder.name: folder_digest(folder.path) for folder in folders}
+            weights = _written_weights(models, found, digests, out_of_fold=folds is not None)
     return Trial(source, ratings, subjects, folds, weights)
 
 
-def _with_best_weights(
-    args: argparse.Namespace,
-    ratings: Ratings,
-    models: Sequence[Subject],
-    place: Callable[[list[int]], np.ndarray],
-    digests: Mapping[str, str | None],
-    top_k: int | None = None,
-) -> tuple[Subject, dict[str, Any]]:
-    """The mean of models with the best weights, by cross-fitting, and what `evaluate` writes of these.
+def _stacked(models: Sequence[Subject]) -> np.ndarray:
+    """The models' probabilities, (M, R)."""
+    return np.stack([model.probabilities for model in models if model.probabilities is not None])
 
-    `place` gives the places (R,) for weights; `digests`: of the models that predicted. The search lets `top_k` rated
-    segments of a class count, without it all of them, whatever place they have among all candidates.
-    """
-    names = [model.name for model in models]
-    probabilities = np.stack([model.probabilities for model in models if model.probabilities is not None])
-    found = best_weights(ratings, probabilities, len(ratings) if top_k is None else top_k, args.seed)
-    subject = Subject(
+
+def _weighted(models: Sequence[Subject], found: BestWeights, place: Callable[[list[int]], np.ndarray]) -> Subject:
+    """The mean with the best weights, by cross-fitting; `place` gives the places (R,) for weights."""
+    probabilities = _stacked(models)
+    return Subject(
         _WEIGHTED,
         "weighted",
         found.cross_fitted(place),
         found.cross_fitted(lambda weights: np.average(probabilities, axis=0, weights=weights)),
-        note=f"{weights_text(names, found.on_all)}; by cross-fitting",
+        note=f"{weights_text([model.name for model in models], found.on_all)}; by cross-fitting",
     )
-    return subject, {
+
+
+def _written_weights(
+    models: Sequence[Subject], found: BestWeights, digests: Mapping[str, str | None], out_of_fold: bool
+) -> dict[str, Any]:
+    """What `evaluate` writes of the best weights; `digests`: of the models that have predicted."""
+    names = [model.name for model in models]
+    return {
         "models": dict(zip(names, found.on_all)),
         "halves": [dict(zip(names, weights)) for weights in found.on_halves],
-        "out_of_fold": args.out_of_fold is not None,
+        "out_of_fold": out_of_fold,
         "digests": dict(digests),
     }
 
 
-def _subject(
-    args: argparse.Namespace, ratings: Ratings, name: str, kind: Kind, probabilities: np.ndarray, note: str
-) -> Subject:
-    places = places_by_score(ratings, probabilities, args.top_k, args.seed)
-    return Subject(name, kind, places, probabilities, note=note)
-
-
 def _models_for(
-    args: argparse.Namespace, directory: Path, index: Index, shards: np.ndarray
+    models: ModelChoice, fold: int, index: Index, shards: np.ndarray, include_trained: bool
 ) -> tuple[list[ModelFolder], dict[str, str]]:
-    """The models to measure on these shards, and by name what to know of each; says who is left out."""
-    candidates = chosen_folders(directory, args.model_names, named_vocabulary(args.vocabulary))
+    """The models to measure on the shards of a fold, and by name what to know of each; says who is left out."""
+    candidates = models.open_all()
     folders, notes = [], {}
     for folder in candidates:
         training = training_of(folder.path, index)
@@ -202,16 +260,16 @@ def _models_for(
                 folder.path,
                 training.text,
                 "measured all the same, as --include-trained says"
-                if args.include_trained
-                else f"left out: fold {args.fold} is no honest test of it (--include-trained measures it)",
+                if include_trained
+                else f"left out: fold {fold} is no honest test of it (--include-trained measures it)",
             )
-        if unseen or args.include_trained:
+        if unseen or include_trained:
             folders.append(folder)
             notes[folder.name] = _UNSEEN if unseen else _SEEN
     if not folders:
         raise UserError(
-            f"{directory}: none of {len(candidates)} models is known to have been trained without the "
-            f"shards of fold {args.fold}; choose another --fold, or --include-trained"
+            f"{models.directory}: none of {len(candidates)} models is known to have been trained without the "
+            f"shards of fold {fold}; choose another --fold, or --include-trained"
         )
     return folders, notes
 
