@@ -121,6 +121,7 @@ def works(name: str, place: Place) -> Iterator[Work]:
 def report(place: Place, names: Sequence[str]) -> Iterator[str]:
     """The machine and the table, line by line."""
     device = place.device
+    progress("measuring matrix products")
     products = {amp: product_rate(place, amp or torch.float32) for amp in dict.fromkeys((None, place.amp))}
     shown = " and ".join(f"{rate / 1e12:.3g} TFLOP/s in {precision(amp)}" for amp, rate in products.items())
     yield (

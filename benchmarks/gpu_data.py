@@ -1,4 +1,4 @@
-"""What `gpu.py` measures with: the published configurations, or small ones; untrained models; shards of random bytes."""
+"""What `gpu.py` measures with: published configurations, or small ones; untrained models; shards of random bytes."""
 
 import copy
 import shutil

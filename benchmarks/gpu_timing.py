@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu_data import Place
 
-REPEATS, WARM_TURNS, WARM_ITEMS = 5, 3, 10
+REPEATS, WARM_TURNS, WARM_ITEMS, N_PRODUCTS = 5, 3, 10, 4
 
 Result = TypeVar("Result")
 
@@ -51,16 +51,17 @@ def median_rate(place: Place, turn: Callable[[], int]) -> float:
 
 
 def product_rate(place: Place, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a product of large matrices."""
+    """Floating-point operations per second of products of large matrices."""
     n_rows = place.size.matrix
     matrix = torch.rand(n_rows, n_rows, device=place.device).to(dtype)
     result = torch.empty_like(matrix)
 
-    def product() -> None:
-        torch.mm(matrix, matrix, out=result)
+    def turn() -> int:
+        for _ in range(N_PRODUCTS):
+            torch.mm(matrix, matrix, out=result)
+        return N_PRODUCTS * 2 * n_rows**3
 
-    product()
-    return 2 * n_rows**3 / statistics.median(timed(place.device, product)[1] for _ in range(4 * REPEATS))
+    return median_rate(place, turn)
 
 
 class Stretches:

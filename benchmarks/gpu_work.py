@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import cycle, islice
@@ -60,8 +60,8 @@ class Work(ABC):
         """Steps on batches that are on the device; returns how many examples they have."""
 
     @abstractmethod
-    def loaded(self) -> Iterator[int]:
-        """The batches that the loader gives, without end: how many examples each has. To be closed."""
+    def loaded(self) -> Generator[int, None, None]:
+        """The batches that the loader gives, without end: how many examples each has."""
 
     @abstractmethod
     def loop(self, expected: float) -> float:
@@ -75,7 +75,7 @@ class TimedLoader(TrainingLoader[Any]):
         super().__init__(loader.dataset, loader.keys, loader.workers, loader.device)
         self._stretches, self._steps = stretches, steps
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any, None, None]:
         for number, batch in enumerate(super().__iter__(), 1):
             self._stretches.begin(len(batch.examples), number == self._steps)
             yield batch
@@ -111,7 +111,7 @@ class Training(Work):
         """See `Work`."""
         return sum(self._stepper.step(batch, 1, self._guard) for batch in self._batches)
 
-    def loaded(self) -> Iterator[int]:
+    def loaded(self) -> Generator[int, None, None]:
         """See `Work`."""
         return (len(batch.examples) for batch in self._loader)
 
@@ -151,7 +151,7 @@ class Prediction(Work):
         with closing(self._load()) as loaded:
             self._batches = [move_to(videos, place.device) for _, videos in islice(loaded, N_BATCHES)]
 
-    def _load(self) -> Iterator[tuple[slice, list[Tensor]]]:
+    def _load(self) -> Generator[tuple[slice, list[Tensor]], None, None]:
         """Groups of videos, again and again."""
         keys = ([(0, video) for video in range(group.start, group.stop)] for group in cycle(self._groups))
         loader = BatchLoader(self._dataset, keys, self._place.workers, self._place.device)
@@ -165,7 +165,7 @@ class Prediction(Work):
         """See `Work`."""
         return sum(len(self._predictor(videos, self._numbers)[0]) for videos in self._batches)
 
-    def loaded(self) -> Iterator[int]:
+    def loaded(self) -> Generator[int, None, None]:
         """See `Work`."""
         return (self._n_segments(group) for group, _ in self._load())
 
