@@ -33,6 +33,7 @@ LONG_FILES = (
     "test_pipeline.py",
     "test_export_model.py",
     "test_helperbot_state.py",
+    "test_gpu_benchmark.py",
     "test_helperbot_examples.py",
     "test_records.py",
     "test_commands.py",

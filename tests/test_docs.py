@@ -54,7 +54,7 @@ ELSEWHERE = {
     "docs/benchmarks.md": {
         **{
             f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
-            for name in ("loading", "training", "inference", "full_size")
+            for name in ("loading", "training", "inference", "full_size", "gpu")
         },
         "--classes 1000 --train-videos 600 --valid-videos 100 --rated-videos 300 --test-videos 600": (
             "--classes 5 --train-videos 16 --valid-videos 8 --rated-videos 32 --test-videos 4 --shard-videos 4"
@@ -75,10 +75,13 @@ FOREIGN = {
     "--max-children",
     "--nnodes",
     "--nproc-per-node",
+    "--only",
     "--rdzv-backend",
     "--rdzv-endpoint",
     "--reference",
+    "--seconds",
     "--shm-size",
+    "--size",
     "--sizes",
     "--training-seeds",
     "--variants",
