@@ -108,7 +108,7 @@ def busy_seconds(place: Place, turn: Callable[[], int]) -> float | None:
     """For how long kernels run, for each example of a turn; None where there are none to be seen."""
     if place.device.type != "cuda":
         return None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
         n_examples = turn() + turn()
         synchronize(place.device)
     path = place.folder / "trace.json"
