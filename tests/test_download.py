@@ -982,7 +982,9 @@ def test_an_interrupted_download_goes_on_where_it_was(
             time.sleep(0.01)
         process.send_signal(number)
         errors = process.communicate(timeout=10)[1]
-    assert process.returncode == status and not errors, errors
+    assert process.returncode == status
+    # From Python 3.14 on, multiprocessing has a process of its own that tells what a killed one has left.
+    assert not errors or number == signal.SIGKILL, errors
     assert {path.name for path in folder.glob("*.tfrecord*")} == {path.name for path in partials}
     assert fetch().status == 0
     assert found(folder) == FILES
