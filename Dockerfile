@@ -5,8 +5,11 @@
 # computing on CPUs (without --gpus) not even that.
 FROM python:3.11.14-slim-bookworm
 
-# requirements-p100.txt for a P100 and other GPUs before the T4.
+# requirements-p100.txt for a P100 and other GPUs before the T4, requirements-cpu.txt for CPUs alone.
 ARG REQUIREMENTS=requirements.txt
+# Another index of packages beside pip's own, which reads this variable: for requirements-cpu.txt, that of PyTorch's CPU
+# builds.
+ARG PIP_EXTRA_INDEX_URL=""
 # Debian packages to add; scripts/test.bash needs "chromium git patch".
 ARG PACKAGES=""
 # Of the user: what is written to mounted folders belongs to it.

@@ -5,8 +5,8 @@
 #
 #   bash scripts/setup.bash [dev]
 #
-#   REQUIREMENTS   requirements.txt or, for a P100 and other old GPUs, requirements-p100.txt
-#                  (default: what .venv was made with, else requirements.txt)
+#   REQUIREMENTS   requirements.txt or, for a P100 and other old GPUs, requirements-p100.txt, or, for CPUs alone,
+#                  requirements-cpu.txt (default: what .venv was made with, else requirements.txt)
 #   PYTHON3        the interpreter to make .venv with, 3.11 to 3.14
 set -euo pipefail
 cd "$(dirname "$0")/.."

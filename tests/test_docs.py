@@ -64,6 +64,7 @@ ELSEWHERE = {
 }
 # Options of other programs, and of the benchmarks.
 FOREIGN = {
+    "--base",
     "--build-arg",
     "--data-seeds",
     "--families",
@@ -83,6 +84,7 @@ FOREIGN = {
     "--shm-size",
     "--size",
     "--sizes",
+    "--tag",
     "--training-seeds",
     "--variants",
 }
@@ -121,10 +123,11 @@ def fixture_clone(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     programs_here.mkdir(parents=True)
     (programs_here / "activate").touch()
     (programs_here / "pre-commit").symlink_to(Path(sys.executable).parent / "pre-commit")
-    for name in ("docker", "conda"):  # not on every machine: what they are asked to do is kept
-        program = folder / "stubs" / name
+    empty_archive = 'case "$*" in *" tar "*) tar --create --files-from=/dev/null ;; esac'  # the data that it has made
+    for name, answer in (("docker", ""), ("conda", ""), ("buildah", empty_archive)):
+        program = folder / "stubs" / name  # not on every machine: what they are asked to do is kept
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"{folder}/asked.txt"\n', encoding="utf-8")
+        program.write_text(f'#!/bin/sh\necho "{name} $*" >>"{folder}/asked.txt"\n{answer}\n', encoding="utf-8")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return folder
 
@@ -249,6 +252,8 @@ def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
     mounted = re.findall(r"-v \w+:(\S+)", asked[1])
     assert mounted == [f"{folder}/data/segment", f"{folder}/data/video"]
     assert asked[1].startswith("docker run --gpus all") and asked[1].endswith("-ti yt8m")
+    assert asked[2].startswith("docker build -t yt8m-cpu ") and asked[2].endswith(" .")
+    assert [line for line in asked if line.startswith("buildah build ") and " --tag yt8m " in line]
     arguments = re.findall(r"--build-arg\s+(\w+)", documentation.text_of("README.md"))
     assert set(arguments) == set(re.findall(r"^ARG (\w+)", image, re.M))
 

@@ -22,7 +22,7 @@ def requirements(name: str) -> dict[str, str]:
         if line.startswith("-r "):
             pins |= requirements(line.removeprefix("-r "))
         elif line:
-            package, version = re.fullmatch(r"([\w.-]+)==([\w.]+)", line).groups()  # every line is a pin
+            package, version = re.fullmatch(r"([\w.-]+)==([\w.+]+)", line).groups()  # every line is a pin
             pins[normalized(package)] = version
     return pins
 
@@ -50,10 +50,10 @@ def test_what_the_packages_ask_for_is_pinned_and_nothing_else() -> None:
     assert not pinned & of_tests
 
 
-def test_old_and_new_cards_differ_in_torch_alone() -> None:
-    new, old = requirements("requirements.txt"), requirements("requirements-p100.txt")
-    assert (new.pop("torch"), old.pop("torch")) == ("2.13.0", "2.7.1")
-    assert new == old
+def test_old_cards_new_cards_and_cpus_differ_in_torch_alone() -> None:
+    new, old, cpu = (requirements(f"requirements{which}.txt") for which in ("", "-p100", "-cpu"))
+    assert (new.pop("torch"), old.pop("torch"), cpu.pop("torch")) == ("2.13.0", "2.7.1", "2.13.0+cpu")
+    assert new == old == cpu
 
 
 def test_the_environment_of_conda_is_that_of_pip() -> None:
@@ -78,6 +78,15 @@ def test_a_change_of_the_code_does_not_install_torch_again() -> None:
     users = [step for step in steps if step.startswith("USER")]
     (number,) = re.findall(r"^ARG UID=(\d+)$", "\n".join(steps), re.M)
     assert users == ["USER ${UID}"] and int(number) > 0
+
+
+def test_the_image_can_be_built_for_cpus() -> None:
+    """What chooses the torch and the place where it is to be had are arguments of the build, before torch is installed;
+    an index that lacks the build for CPUs cannot lead to one with CUDA."""
+    arguments, _, rest = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition("pip install -r ")
+    assert {"REQUIREMENTS", "PIP_EXTRA_INDEX_URL"} <= set(re.findall(r"^ARG (\w+)", arguments, re.M))
+    assert rest.startswith('"$REQUIREMENTS"')
+    assert requirements("requirements-cpu.txt")["torch"].endswith("+cpu")
 
 
 @pytest.fixture(name="installed", scope="module")
