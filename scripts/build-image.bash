@@ -90,7 +90,7 @@ in_image() {
 in_image yt8m --help >/dev/null
 in_image yt8m make_demo_data --data-dir /tmp/demo --classes 5 --train-videos 8 --valid-videos 8 --rated-videos 16 \
     --test-videos 4 --shard-videos 2 --min-seconds 44 --max-seconds 70
-in_image tar --create --directory /tmp/demo segment video | tar --extract --directory "$work"
+in_image tar --create --directory /tmp/demo segment video | tar --extract --preserve-permissions --directory "$work"
 chmod 755 "$work"
 for folder in segment video; do
     mounts+=(--volume "$work/$folder:/home/docker/src/data/$folder:ro")
