@@ -29,6 +29,7 @@ HEADER_BYTES, FOOTER_BYTES = 12, 4
 DOWNLOAD = "download the shard again"
 FEATURES = ("rgb", "audio")  # lists of frames, of which a data set without sound has the first alone
 _LENGTH_DELIMITED = 2  # the wire type of strings, messages and packed numbers
+_MOST_OF_VARINT = 10  # bytes
 
 _Values = list[bytes] | np.ndarray  # of a Feature: byte strings or numbers
 _Frames = list[Sequence[bytes]]  # of a FeatureList: the byte strings of each Feature, one in a frame
@@ -74,7 +75,7 @@ class Record:
     audio: FrameBlock | None
 
 
-def masked_crc(data: Buffer) -> int:
+def masked_crc(data: bytes | memoryview) -> int:
     """TFRecord's masked CRC-32C."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -372,7 +373,7 @@ def _integers(context: dict[str, _Values], key: str, error: Callable[[str], Reco
 # --- the protobuf wire format, as far as SequenceExample needs it ------------------------------------
 
 
-def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
+def _varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
     """An unsigned varint and the position behind it."""
     value = shift = 0
     while True:
@@ -392,10 +393,12 @@ def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
 def _fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Field number and the span of each field's value in a message; `_Unusual` where one has no length."""
     while position < end:
-        tag, position = _varint(buffer, position)
+        header = buffer[position : position + 2 * _MOST_OF_VARINT]
+        tag, after_tag = _varint(header, 0)
         if tag & 7 != _LENGTH_DELIMITED:
             raise _Unusual
-        size, position = _varint(buffer, position)
+        size, after_size = _varint(header, after_tag)
+        position += after_size
         stop = position + size
         if stop > end:
             raise _Unusual

@@ -5,7 +5,6 @@ import os
 from collections.abc import Sequence
 from io import FileIO
 from pathlib import Path
-from typing import overload
 
 from yt8m.common.errors import RecordError, UserError
 
@@ -14,7 +13,7 @@ _RANDOM, _WILL_NEED = (getattr(os, f"POSIX_FADV_{name}", None) for name in ("RAN
 
 
 class Shard:
-    """A shard that is open to be read, to be used like its bytes.
+    """A shard that is open to be read: slices of it are its bytes.
 
     It is not mapped into memory: touching a page of a mapped file that has been cut off, or whose disk or server
     fails, kills the process. Reading is a `RecordError` then. Of what is read in small pieces the last page is kept,
@@ -33,27 +32,16 @@ class Shard:
     def __len__(self) -> int:
         return self._size
 
-    @overload
-    def __getitem__(self, key: int) -> int: ...
-
-    @overload
-    def __getitem__(self, key: slice) -> bytes: ...
-
-    def __getitem__(self, key: int | slice) -> int | bytes:
-        if isinstance(key, int):
-            if not 0 <= key < self._size:
-                raise IndexError(key)
-            start, stop = key, key + 1
-        else:
-            start, stop, _ = key.indices(self._size)
-            if stop - start > _PAGE:
-                return self.read(start, stop)
+    def __getitem__(self, span: slice) -> bytes:
+        start, stop, _ = span.indices(self._size)
+        if stop - start > _PAGE:
+            return self.read(start, stop)
         first, page = self._page
         if not first <= start <= stop <= first + len(page):
             first = start - start % _PAGE
             page = self.read(first, min(-(-stop // _PAGE) * _PAGE, self._size))
             self._page = first, page
-        return page[start - first] if isinstance(key, int) else page[start - first : stop - first]
+        return page[start - first : stop - first]
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop`, and nothing else. Raises `RecordError` where they are not to be had."""
