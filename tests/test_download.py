@@ -34,7 +34,8 @@ from yt8m import download
 from yt8m.common import progress
 from yt8m.common.errors import UserError
 from yt8m.common.files import locked
-from yt8m.data.records import framed, stamp_of
+from yt8m.data.records import framed
+from yt8m.data.shard_files import stamp_of
 from yt8m.data.shard_names import N_SHARDS, official_name, server_name, shard_number
 from yt8m.download import parse_selection
 from yt8m.downloading import shards

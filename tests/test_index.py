@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import yt8m.data.index
+import yt8m.data.reader
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
 from yt8m.common.errors import RecordError, UserError
 from yt8m.data.damage import Damage
@@ -103,6 +104,12 @@ def assert_holds(index: Index, shards: list[list[Video]]) -> None:
     assert index.owners(index.label_ends).tolist() == [
         record for record, video in enumerate(videos) for _ in video.labels
     ]
+
+
+def open_shards(folder: Path) -> int:
+    """How many shards of a folder this process has open."""
+    found = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+    return sum(path.startswith(str(folder)) for path in found)
 
 
 def assert_reads(index: Index, shards: list[list[Video]]) -> None:
@@ -468,17 +475,74 @@ def test_a_shard_replaced_by_one_of_the_same_size_is_refused_before_a_wrong_byte
             ShardReader(index).read([Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))], whole)
 
 
-def test_a_shard_cut_while_it_is_mapped_is_an_error_not_a_crash(data):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_shard_cut_while_it_is_open_is_an_error_not_a_crash(whole, data):
     index = load(data)
     reader = ShardReader(index)
     request = Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))
     reader.read([request])
-    os.truncate(shard(data, 1), 5)
-    with pytest.raises(RecordError, match="train01.tfrecord: record at byte 0, video v002: the shard has changed"):
-        reader.read([request])
+    os.truncate(shard(data, 1), 15)
+    with pytest.raises(RecordError, match="train01.tfrecord: has been cut off before byte"):
+        reader.read([request], whole)
 
 
-def test_a_shard_removed_or_replaced_while_it_is_mapped_is_read_on_as_it_was(data):
+def test_a_shard_cut_while_it_is_indexed_is_damaged(data, monkeypatch):
+    sound = load_anew(data)
+    parse = yt8m.data.index.parse_record
+
+    def cut_and_parse(buffer, offset: int, length: int, path: Path):
+        if path == shard(data, 1):
+            os.truncate(path, offset + 20)  # of what has been read a page is kept
+            buffer._page = 0, b""  # pylint: disable=protected-access
+        return parse(buffer, offset, length, path)
+
+    monkeypatch.setattr(yt8m.data.index, "parse_record", cut_and_parse)
+    with pytest.raises(RecordError, match="train01.tfrecord: has been cut off before byte"):
+        load(data)
+    monkeypatch.undo()
+    damage = Damage(skip=True)
+    assert len(load_index(shard(data, 0).parent, data / "cache", damage)) == len(sound) - 2
+    assert len(damage.left_out) == 1
+
+
+def test_a_disk_that_fails_is_named_with_the_shard(data, monkeypatch):
+    index = load(data)
+    read = os.pread
+
+    def fail(handle: int, size: int, place: int) -> bytes:
+        if place:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(handle, size, place)
+
+    monkeypatch.setattr("os.pread", fail)
+    request = Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))
+    with pytest.raises(RecordError, match=r"train01.tfrecord: byte \d+ and .* cannot be read .Input/output error"):
+        ShardReader(index).read([request])
+    damage = Damage(skip=True)
+    assert not ShardReader(index, damage).read([request]).any()
+    assert len(damage.left_out) == 1
+
+
+def test_what_comes_in_pieces_is_put_together(data, monkeypatch):
+    """As from a file system on the network that is interrupted."""
+    read = os.pread
+    monkeypatch.setattr("os.pread", lambda handle, size, place: read(handle, min(size, 7), place))
+    assert_reads(load(data), [shard_videos(number) for number in range(4)])
+
+
+def test_that_no_more_files_may_be_open_is_no_damage(data, monkeypatch):
+    index = load(data)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    request = Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))
+    with pytest.raises(UserError, match="train01.tfrecord: cannot be opened .Too many open files.; raise the limit"):
+        ShardReader(index, Damage(skip=True)).read([request])
+
+
+def test_a_shard_removed_or_replaced_while_it_is_open_is_read_on_as_it_was(data):
     index = load(data)
     reader = ShardReader(index)
     assert reader.read([Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))]).all()
@@ -504,8 +568,21 @@ def test_more_shards_than_may_be_open_are_read_with_a_bounded_number_open(data, 
         out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
         reader.read([Frames(record, slice(0, len(out)), out)])
         np.testing.assert_array_equal(out, videos[record].frames)
-        most = max(most, Path("/proc/self/maps").read_text(encoding="utf-8").count(str(index.folder)))
+        most = max(most, open_shards(index.folder))
     assert most == 2
+    out = np.empty((8, 1, RGB + AUDIO), np.uint8)
+    most = 0
+    copy = yt8m.data.reader.read_frames
+
+    def copy_and_count(*arguments) -> bool:
+        nonlocal most
+        most = max(most, open_shards(index.folder))
+        return copy(*arguments)
+
+    monkeypatch.setattr(yt8m.data.reader, "read_frames", copy_and_count)
+    assert reader.read([Frames(record, slice(1, 2), out[record]) for record in range(8)]).all()  # of all shards at once
+    np.testing.assert_array_equal(out[:, 0], [video.frames[1] for video in videos])
+    assert most <= 3  # one is in use, though it is no longer among those that stay open
 
 
 @st.composite

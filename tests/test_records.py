@@ -41,13 +41,13 @@ from yt8m.data.records import (
     HEADER_BYTES,
     block_span,
     check_record,
-    map_shard,
     masked_crc,
     parse_record,
     read_frames,
     read_unusual_frames,
     record_spans,
 )
+from yt8m.data.shard_files import open_shard
 
 RATINGS = ((0, 7, 1.0), (5, 7, 0.0), (5, 9, 1.0))
 VIDEO = make_video(1, 6, labels=(3, 7, 300, 3861), ratings=RATINGS)
@@ -169,7 +169,7 @@ def test_what_protobuf_writes_is_read_without_it(videos: list[Video], data: st.D
                     continue
                 start = record.offset + HEADER_BYTES
                 begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(frames))] * 2)))
-                first, stop = block_span(start, block, begin, end)
+                first, stop = block_span(start, block, slice(begin, end))
                 assert shard[first:stop] == b"".join(frame_fields(frames[begin:end]))
                 out = np.empty((end - begin, block.width), np.uint8)
                 assert read_frames(shard, start, block, slice(begin, end), out)
@@ -464,7 +464,7 @@ def test_what_is_no_shard_is_told_apart(content, said, tmp_path):
 def test_a_shard_that_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
     for path, said in ((tmp_path / "gone.tfrecord", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(RecordError) as caught:
-            map_shard(path)
+            open_shard(path)
         assert str(caught.value) == f"{path}: cannot be read ({said})"
 
 

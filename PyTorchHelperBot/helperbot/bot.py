@@ -236,7 +236,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 self._checkpoint(flag)
             self.resumed = False
             while self.step < self.total_steps and self.stop_reason is None and not self.signal:
-                self._train_step(next(batches))
+                self._train_step(self._next_batch(batches))
                 progress_bar.disable = progress_bar.disable or bool(flag.number)  # its terminal may be gone
                 progress_bar.update(1)
                 self._after_step(flag, progress_bar, self._due(ckpt_interval))
@@ -444,6 +444,17 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                     raise ValueError(f"two results of the evaluation are named {name!r}")
                 results[name] = float(number)
         return results
+
+    def _next_batch(self, batches: Iterator[Any]) -> Any:
+        """The next batch to train on; where reading it fails, no step is lost."""
+        try:
+            return next(batches)
+        except Exception:
+            # Other processes may not fail, and would have to save with this one.
+            if self.step not in (self._first, self.saved_step) and not is_distributed():
+                self._check_finite()
+                self.save()
+            raise
 
     def _train_step(self, batch: Any) -> None:
         for callback in self.callbacks:

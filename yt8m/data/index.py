@@ -1,13 +1,12 @@
 """What lies where in a folder of shards: one pass over headers and contexts, remembered in a cache.
 
 The index of a folder holds for every record its shard, offset, id, labels, ratings and the place of its
-frames. It is kept in `cache/index/` beside the name and the stamp (`records.stamp_of`) of each shard, so that
+frames. It is kept in `cache/index/` beside the name and the stamp (`shard_files.stamp_of`) of each shard, so that
 a changed or added shard is read again and nothing else is.
 """
 
 import hashlib
 import logging
-import mmap
 import os
 import time
 from collections.abc import Callable, Collection
@@ -25,17 +24,8 @@ from yt8m.common.errors import ForeignRecordError, RecordError, UserError
 from yt8m.common.problems import Problems, listed
 from yt8m.common.progress import Progress
 from yt8m.data.damage import RAISE, Damage
-from yt8m.data.records import (
-    DOWNLOAD,
-    FrameBlock,
-    Record,
-    check_record,
-    map_shard,
-    parse_record,
-    read_payload,
-    record_spans,
-    stamp_of,
-)
+from yt8m.data.records import DOWNLOAD, FrameBlock, Record, check_record, parse_record, read_payload, record_spans
+from yt8m.data.shard_files import Shard, open_shard, stamp_of
 from yt8m.data.shard_names import SUFFIX, official_name
 from yt8m.data.video_ids import shown_id
 
@@ -309,10 +299,10 @@ def _scan_shard(path: Path, whole: bool) -> tuple[dict[str, np.ndarray], list[Re
     records: list[Record] = []
     errors: list[RecordError] = []
     try:
-        buffer = map_shard(path)
-        for offset, length in record_spans(buffer, path):
+        shard = open_shard(path)
+        for offset, length in record_spans(shard, path):
             try:
-                records.append(_scan_record(buffer, offset, length, path, whole))
+                records.append(_scan_record(shard, offset, length, path, whole))
             except ForeignRecordError as error:  # all others are, too
                 errors.append(error)
                 break
@@ -323,16 +313,16 @@ def _scan_shard(path: Path, whole: bool) -> tuple[dict[str, np.ndarray], list[Re
     return _table(records), errors
 
 
-def _scan_record(buffer: mmap.mmap, offset: int, length: int, path: Path, whole: bool) -> Record:
+def _scan_record(shard: Shard, offset: int, length: int, path: Path, whole: bool) -> Record:
     try:
-        record = parse_record(buffer, offset, length, path)
+        record = parse_record(shard, offset, length, path)
     except RecordError:
-        read_payload(buffer, offset, length, path)  # if it is damaged, that is what to say
+        read_payload(shard, offset, length, path)  # if it is damaged, that is what to say
         raise
     if record.rgb is not None and record.audio is None:  # laid out as usual, but the list of audio is left out
         record = replace(record, audio=FrameBlock(0, 0, 0))
     if whole:
-        check_record(buffer, record, path)
+        check_record(shard, record, path)
     return record
 
 

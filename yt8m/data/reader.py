@@ -1,12 +1,12 @@
-"""Frames of indexed records, copied straight from memory-mapped shards."""
+"""Frames of indexed records, read from shards of which a bounded number is open."""
 
-import mmap
 import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +21,11 @@ from yt8m.data.records import (
     HEADER_BYTES,
     FrameBlock,
     block_span,
-    map_shard,
     read_frames,
     read_payload,
     read_unusual_frames,
-    will_need,
 )
+from yt8m.data.shard_files import Shard, open_shard
 
 
 class Frames(NamedTuple):
@@ -35,13 +34,6 @@ class Frames(NamedTuple):
     record: int
     selection: slice | np.ndarray
     out: np.ndarray
-
-
-class _Place(NamedTuple):
-    """Where the frames of a record lie: in which map, and for the usual layout where in the payload, per feature."""
-
-    buffer: mmap.mmap
-    blocks: list[FrameBlock] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +48,7 @@ class _Feature:
 
 
 class ShardReader:
-    """Reads frames of indexed records from memory-mapped shards, a bounded number of them open at a time.
+    """Reads frames of indexed records, a bounded number of their shards open at a time.
 
     Opening a shard costs as much as reading a segment, so they stay open: up to `MAX_OPEN`, and up to a quarter
     of the files that the process may have open. That limit is raised as far as the process may raise it itself
@@ -70,7 +62,7 @@ class ShardReader:
         self.widths = _common_widths(index, damage.skip)
         self._features = _features(index, self.widths)
         self._odd = _other_widths(index, self.widths) if damage.skip else None
-        self._open: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._open: OrderedDict[int, Shard] = OrderedDict()
         self._max_open = min(self.MAX_OPEN, max(1, _open_files(4 * self.MAX_OPEN) // 4))
         self._lock = threading.Lock()
 
@@ -99,103 +91,91 @@ class ShardReader:
         met, (requests,) bool: all of them, unless damage is skipped. Raises `RecordError`.
         """
         met = np.ones(len(requests), bool)
-        places: list[_Place | None] = [None] * len(requests)
+        blocks: list[list[FrameBlock] | None] = [None] * len(requests)
         for row, request in enumerate(requests):
             try:
-                places[row] = self._locate(request, whole)
+                blocks[row] = self._announce(request, whole)
             except RecordError as error:
                 self.damage.meet(error)
                 met[row] = False
-        for row, (request, place) in enumerate(zip(requests, places)):
-            if place is not None:
-                try:
-                    if whole:
-                        self._payload(place.buffer, request.record)
-                    self._copy(request, place)
-                except RecordError as error:
-                    self.damage.meet(error)
-                    met[row] = False
+        # Shards are not held from there to here: there may be more of them than files that may be open.
+        for row in np.flatnonzero(met).tolist():
+            try:
+                self._copy(requests[row], whole, blocks[row])
+            except RecordError as error:
+                self.damage.meet(error)
+                met[row] = False
         return met
 
-    def _locate(self, request: Frames, whole: bool) -> _Place:
-        """Find the frames of a request and have the system read them."""
+    def _announce(self, request: Frames, whole: bool) -> list[FrameBlock] | None:
+        """Have the system read what a request is about.
+
+        Returns where in the payload the frames of each feature lie; None for an unusual layout.
+        """
         index, (record, selection, out) = self.index, request
         if self._odd is not None and self._odd[record]:
             raise _odd_frames(index, record, "of most records", *self.widths)
-        buffer = self._buffer(record)
-        offset, length = int(index.offset[record]), int(index.length[record])
+        shard = self._shard(record)
+        start = int(index.offset[record]) + HEADER_BYTES
         starts = [int(feature.start[record]) for feature in self._features]
         usual = UNUSUAL not in starts
         if whole or not usual:
-            will_need(buffer, offset, offset + HEADER_BYTES + length + FOOTER_BYTES)
+            shard.will_need(start, start + int(index.length[record]) + FOOTER_BYTES)
         if not usual:
-            return _Place(buffer, None)
+            return None
         blocks = [
-            FrameBlock(start, int(feature.count[record]), feature.width)
-            for start, feature in zip(starts, self._features)
+            FrameBlock(begin, int(feature.count[record]), feature.width)
+            for begin, feature in zip(starts, self._features)
         ]
         if out.size and not whole:
-            first, stop = (
-                (selection.start, selection.stop)
-                if isinstance(selection, slice)
-                else (int(selection[0]), int(selection[-1]) + 1)
-            )
             for block in blocks:
-                will_need(buffer, *block_span(offset + HEADER_BYTES, block, first, stop))
-        return _Place(buffer, blocks)
+                shard.will_need(*block_span(start, block, selection))
+        return blocks
 
-    def _copy(self, request: Frames, place: _Place) -> None:
+    def _copy(self, request: Frames, whole: bool, blocks: list[FrameBlock] | None) -> None:
         index, (record, selection, out) = self.index, request
-        if not out.size:
+        if not (whole or out.size):
             return
-        if place.blocks is not None:
-            start = int(index.offset[record]) + HEADER_BYTES
-            if all(
-                read_frames(place.buffer, start, block, selection, out[:, feature.columns])
-                for block, feature in zip(place.blocks, self._features)
+        shard = self._shard(record)
+        if blocks is not None:
+            buffer, start = (
+                (read_payload(*self._place(shard, record)), 0)
+                if whole
+                else (shard, int(index.offset[record]) + HEADER_BYTES)
+            )
+            if not out.size or all(
+                read_frames(buffer, start, block, selection, out[:, feature.columns])
+                for block, feature in zip(blocks, self._features)
             ):
                 return
-        found = read_unusual_frames(
-            place.buffer,
-            int(index.offset[record]),
-            int(index.length[record]),
-            index.path(record),
-            bytes(index.video_id[record]),
-        )
+        found = read_unusual_frames(*self._place(shard, record))
         expected = [(index.rgb_count[record], self.widths[0]), (index.audio_count[record], self.widths[1])]
         if [frames.shape for frames in found] != expected:
             raise index.error(record, "holds other frames than the size of its lists says")
         for frames, feature in zip(found, self._features):
             out[:, feature.columns] = frames[selection]
 
-    def _payload(self, buffer: mmap.mmap, record: int) -> memoryview:
+    def _place(self, shard: Shard, record: int) -> tuple[Shard, int, int, Path, bytes]:
+        """Where a record lies, and whose it is."""
         index = self.index
-        return read_payload(
-            buffer,
-            int(index.offset[record]),
-            int(index.length[record]),
-            index.path(record),
-            bytes(index.video_id[record]),
-        )
+        return shard, int(index.offset[record]), int(index.length[record]), shard.path, bytes(index.video_id[record])
 
-    def _buffer(self, record: int) -> mmap.mmap:
-        """The mapped shard of a record, opened if need be."""
+    def _shard(self, record: int) -> Shard:
+        """The shard of a record, opened if need be."""
         index = self.index
-        shard = int(index.shard[record])
+        number = int(index.shard[record])
         with self._lock:
-            buffer = self._open.get(shard)
-            if buffer is not None:
-                self._open.move_to_end(shard)
-        if buffer is None:
-            buffer = map_shard(index.path(record), index.stamps[shard])  # other threads need not wait for a slow disk
+            shard = self._open.get(number)
+            if shard is not None:
+                self._open.move_to_end(number)
+        if shard is None:
+            shard = open_shard(index.path(record), index.stamps[number])  # other threads need not wait for a slow disk
             with self._lock:
-                buffer = self._open.setdefault(shard, buffer)
-                self._open.move_to_end(shard)
+                shard = self._open.setdefault(number, shard)
+                self._open.move_to_end(number)
                 if len(self._open) > self._max_open:
                     self._open.popitem(last=False)
-        if buffer.size() != len(buffer):  # touching what has been cut off would kill the process
-            raise index.error(record, "the shard has changed its size since it was opened; run the command again")
-        return buffer
+        return shard
 
 
 def _open_files(wanted: int) -> int:

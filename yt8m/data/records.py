@@ -7,15 +7,13 @@ feature lie at a constant stride, so that they are a numpy view of the file and 
 by frame. Any other legal layout is decoded by protobuf, to the same arrays.
 """
 
-import mmap
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from crc32c import crc32c
@@ -23,13 +21,15 @@ from crc32c import crc32c
 from yt8m.common.errors import ForeignRecordError, RecordError
 from yt8m.data.partitions import PARTITIONS
 from yt8m.data.sequence_example import messages
+from yt8m.data.shard_files import Shard
 
-Buffer = mmap.mmap | bytes | memoryview
+Buffer = Shard | bytes | memoryview
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 DOWNLOAD = "download the shard again"
 FEATURES = ("rgb", "audio")  # lists of frames, of which a data set without sound has the first alone
 _LENGTH_DELIMITED = 2  # the wire type of strings, messages and packed numbers
+_MOST_OF_VARINT = 10  # bytes
 
 _Values = list[bytes] | np.ndarray  # of a Feature: byte strings or numbers
 _Frames = list[Sequence[bytes]]  # of a FeatureList: the byte strings of each Feature, one in a frame
@@ -39,8 +39,7 @@ class _Unusual(Exception):
     """The payload is not laid out as known writers do; it may still be legal."""
 
 
-@dataclass(frozen=True)
-class FrameBlock:
+class FrameBlock(NamedTuple):
     """Frames of one feature at a constant stride.
 
     `start`: offset of the first frame's wire header from the beginning of the payload; `count` frames
@@ -48,7 +47,7 @@ class FrameBlock:
     """
 
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # what tuples count is not asked for
     width: int
 
 
@@ -76,35 +75,7 @@ class Record:
     audio: FrameBlock | None
 
 
-def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
-    """What tells a changed shard: size in bytes, modification time in ns, inode, and time of change in ns.
-
-    Archives and copies set the modification time back, but nothing sets the last of these.
-    """
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
-
-
-def map_shard(path: Path, stamp: Sequence[int] | None = None) -> mmap.mmap:
-    """A shard as a read-only memory map from which the system reads just the pages that are asked for.
-
-    Raises `RecordError` for a file that is empty, cannot be read, or is not that of `stamp`. Of this the time of change
-    does not count: another hard link to the file would end a run.
-    """
-    try:
-        with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            if stamp is not None and stamp_of(stat)[:-1] != tuple(stamp[:-1]):
-                raise RecordError(path, "has changed since it was indexed; run the command again")
-            if not stat.st_size:
-                raise RecordError(path, f"empty file; {DOWNLOAD}")
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise RecordError(path, f"cannot be read ({error.strerror})") from None
-    buffer.madvise(mmap.MADV_RANDOM)
-    return buffer
-
-
-def masked_crc(data: Buffer) -> int:
+def masked_crc(data: bytes | memoryview) -> int:
     """TFRecord's masked CRC-32C."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
@@ -192,10 +163,10 @@ def _is_bare_example(buffer: Buffer) -> bool:
 
 
 def read_payload(buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None) -> memoryview:
-    """The payload of a record where it lies, its checksum verified. `video_id` is for the message, if known."""
+    """The payload of a record, its checksum verified. `video_id` is for the message, if known."""
     start = offset + HEADER_BYTES
-    payload = memoryview(buffer)[start : start + length]
-    footer = bytes(buffer[start + length : start + length + FOOTER_BYTES])
+    found = memoryview(buffer[start : start + length + FOOTER_BYTES])
+    payload, footer = found[:length], bytes(found[length:])
     if len(footer) < FOOTER_BYTES or masked_crc(payload) != struct.unpack("<I", footer)[0]:
         raise RecordError(path, f"checksum mismatch, the file is damaged; {DOWNLOAD}", offset, video_id)
     return payload
@@ -226,26 +197,22 @@ def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record
         )
 
 
-def will_need(buffer: Buffer, start: int, stop: int) -> None:
-    """Have the system read these bytes of a mapped file, all at once, while we go on.
-
-    Without it each page is waited for, or, with the system's own guess, far more is read than is used.
-    """
-    if isinstance(buffer, mmap.mmap):
-        first = start - start % mmap.PAGESIZE
-        buffer.madvise(mmap.MADV_WILLNEED, first, stop - first)
-
-
-def block_span(payload_start: int, block: FrameBlock, first: int, stop: int) -> tuple[int, int]:
-    """Where frames `first` to `stop` of a block lie in the file, headers included."""
+def block_span(payload_start: int, block: FrameBlock, selection: slice | np.ndarray) -> tuple[int, int]:
+    """Where the selected frames of a block lie in the file, from the first to the last, headers included."""
+    first, last = (
+        (selection.start, selection.stop - 1)
+        if isinstance(selection, slice)
+        else (int(selection[0]), int(selection[-1]))
+    )
     stride = len(_frame_header(block.width)) + block.width
-    return payload_start + block.start + first * stride, payload_start + block.start + stop * stride
+    start = payload_start + block.start
+    return start + first * stride, start + (last + 1) * stride
 
 
 def read_frames(
     buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray, out: np.ndarray
 ) -> bool:
-    """Copy the selected frames of a block into `out` (frames, width) uint8, reading nothing else.
+    """Copy the selected frames of a block into `out` (frames, width) uint8; reads no frame before or behind them.
 
     Returns False where one of those frames is not where the constant stride says: the record is then
     one for `read_unusual_frames`.
@@ -256,16 +223,18 @@ def read_frames(
 
 
 def _frame_rows(
-    buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray = slice(None)
+    buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray
 ) -> tuple[np.ndarray, bool]:
     """Selected frames with their headers, (frames, header + width) uint8, and whether the headers are all right."""
-    header = np.frombuffer(_frame_header(block.width), np.uint8)
-    rows = np.frombuffer(
-        buffer, np.uint8, block.count * (len(header) + block.width), payload_start + block.start
-    ).reshape(block.count, len(header) + block.width)
-    # take() copies whole rows; indexing rows and columns at once would go byte by byte.
-    rows = rows[selection] if isinstance(selection, slice) else rows.take(selection, axis=0)
-    return rows, bool((rows[:, : len(header)] == header).all())
+    start, stop = block_span(payload_start, block, selection)
+    header = _frame_header(block.width)
+    stride = len(header) + block.width
+    found = buffer.read(start, stop) if isinstance(buffer, Shard) else buffer[start:stop]
+    rows = np.frombuffer(found, np.uint8).reshape((stop - start) // stride, stride)
+    if not isinstance(selection, slice):
+        # take() copies whole rows; indexing rows and columns at once would go byte by byte.
+        rows = rows.take(selection - selection[0], axis=0)
+    return rows, rows[:, : len(header)].tobytes() == header * len(rows)
 
 
 def read_unusual_frames(
@@ -288,10 +257,11 @@ def read_unusual_frames(
 def check_record(buffer: Buffer, record: Record, path: Path) -> None:
     """Read all of a record: its checksum and the place of every frame. Raises `RecordError`."""
     offset, length, video_id = record.offset, record.length, record.video_id
-    will_need(buffer, offset, offset + HEADER_BYTES + length + FOOTER_BYTES)
-    read_payload(buffer, offset, length, path, video_id)
-    start = offset + HEADER_BYTES
-    if all(block is not None and _frame_rows(buffer, start, block)[1] for block in (record.rgb, record.audio)):
+    payload = read_payload(buffer, offset, length, path, video_id)
+    if all(
+        block is not None and _frame_rows(payload, 0, block, slice(0, block.count))[1]
+        for block in (record.rgb, record.audio)
+    ):
         return
     rgb, audio = read_unusual_frames(buffer, offset, length, path, video_id)
     if (len(rgb), len(audio)) != (record.rgb_count, record.audio_count):
@@ -409,7 +379,7 @@ def _integers(context: dict[str, _Values], key: str, error: Callable[[str], Reco
 # --- the protobuf wire format, as far as SequenceExample needs it ------------------------------------
 
 
-def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
+def _varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
     """An unsigned varint and the position behind it."""
     value = shift = 0
     while True:
@@ -429,10 +399,12 @@ def _varint(buffer: Buffer, position: int) -> tuple[int, int]:
 def _fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Field number and the span of each field's value in a message; `_Unusual` where one has no length."""
     while position < end:
-        tag, position = _varint(buffer, position)
+        header = buffer[position : position + 2 * _MOST_OF_VARINT]
+        tag, after_tag = _varint(header, 0)
         if tag & 7 != _LENGTH_DELIMITED:
             raise _Unusual
-        size, position = _varint(buffer, position)
+        size, after_size = _varint(header, after_tag)
+        position += after_size
         stop = position + size
         if stop > end:
             raise _Unusual
@@ -468,34 +440,34 @@ def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict[str, _Values], dic
             raise _Unusual
         for key, value, value_stop in _map_entries(buffer, message, stop):
             if number == 1:
-                context[key] = _feature_values(buffer, value, value_stop)
+                context[key] = _feature_values(bytes(buffer[value:value_stop]))
             else:
                 blocks[key] = _frame_block(buffer, start, value, value_stop) if key in FEATURES else []
     return context, blocks
 
 
-def _feature_values(buffer: Buffer, start: int, end: int) -> _Values:
+def _feature_values(feature: bytes) -> _Values:
     """Values of a Feature: byte strings, float32s or int64s."""
-    if start == end:
+    if not feature:
         return []
-    kind, start, end = _single(buffer, start, end)
+    kind, start, end = _single(feature, 0, len(feature))
     if kind == 1:
-        strings = list(_fields(buffer, start, end))
+        strings = list(_fields(feature, start, end))
         if any(number != 1 for number, _, _ in strings):
             raise _Unusual
-        return [bytes(buffer[first:stop]) for _, first, stop in strings]
+        return [feature[first:stop] for _, first, stop in strings]
     if start == end:
         return []
-    number, start, end = _single(buffer, start, end)  # packed values
+    number, start, end = _single(feature, start, end)  # packed values
     if number != 1 or kind not in (2, 3):
         raise _Unusual
     if kind == 2:
         if (end - start) % 4:
             raise _Unusual
-        return np.frombuffer(bytes(buffer[start:end]), "<f4")
+        return np.frombuffer(feature[start:end], "<f4")
     integers = []
     while start < end:
-        value, start = _varint(buffer, start)
+        value, start = _varint(feature, start)
         integers.append(value)
     if start != end:
         raise _Unusual

@@ -26,7 +26,7 @@ from urllib3.util.retry import Retry
 from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
-from yt8m.data.records import stamp_of
+from yt8m.data.shard_files import stamp_of
 from yt8m.data.shard_names import official_name
 
 LOGGER = logging.getLogger(__name__)

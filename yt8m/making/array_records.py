@@ -14,7 +14,7 @@ from yt8m.common.progress import Progress
 from yt8m.data.annotations import LabelRow, RatingRow
 from yt8m.data.features import PUBLISHED_RANGE, Scale
 from yt8m.data.folds import N_FOLDS
-from yt8m.making.feature_arrays import Survey, array_path, open_array, survey
+from yt8m.making.feature_arrays import Survey, array_path, read_array, survey
 from yt8m.making.record_writer import Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Feature:
 
     def read(self, video_id: str, n_frames: int) -> tuple[np.ndarray, int]:
         """The first frames of a video, (n_frames, width) uint8, and how many values were clipped."""
-        array = open_array(self.arrays.folder, video_id)
+        array = read_array(self.arrays.folder, video_id)
         if array.shape != (self.arrays.lengths[video_id], self.arrays.width):
             raise UserError(f"{array_path(self.arrays.folder, video_id)}: has changed meanwhile; run the command again")
         values = array[:n_frames, self.columns]

@@ -87,11 +87,15 @@ def check_ids(video_ids: Sequence[str], source: object) -> None:
     problems.raise_any()
 
 
-def open_array(folder: Path, video_id: str) -> np.ndarray:
-    """The array of a video (L, W), memory-mapped. Raises `UserError` for what is no array of features."""
+def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
+    """The array of a video (L, W). Raises `UserError` for what is no array of features.
+
+    Without `values` only the array's shape and type are read: it is mapped into memory, where reading a value that the
+    disk cannot give would kill the process.
+    """
     path = array_path(folder, video_id)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(path, mmap_mode=None if values else "r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
@@ -116,7 +120,9 @@ def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey
     for number, video_id in enumerate(video_ids):
         name = array_path(folder, video_id).name
         try:
-            array = open_array(folder, video_id)
+            array = read_array(folder, video_id, values=False)
+            if array.dtype.kind == "f":
+                array = read_array(folder, video_id)
         except UserError as error:
             problems.add(str(error).removeprefix(f"{folder}/"))
             continue

@@ -183,6 +183,10 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
         raise UserError(_diverged(folder, error, bot, experiment)) from None
     except StateError as error:
         raise UserError(f"{error}; begin anew with --restart") from None
+    except (UserError, OSError):  # of data that cannot be read, or a disk that is full
+        if bot.saved_step is not None:
+            LOGGER.info("%s: the same command goes on from the state of step %d", folder, bot.saved_step)
+        raise
     if bot.signal:
         LOGGER.info("%s: the state is saved; the same command goes on from step %d", folder, bot.step)
         sys.exit(128 + bot.signal)
