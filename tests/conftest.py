@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 from helperbot import close_logger
+from hypothesis import HealthCheck, settings
 
 from tests.warm import warm_interpreter
 from yt8m.cli import run
@@ -43,7 +44,10 @@ LONG_FILES = (
 
 
 def pytest_configure() -> None:
-    """Have the processes that tests start obey SIGINT, which a shell has its background jobs ignore."""
+    """Let no test fail for a busy machine, nor the processes that tests start ignore SIGINT, as a shell's background
+    jobs do."""
+    settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
