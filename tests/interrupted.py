@@ -3,9 +3,11 @@
 Moments: `step N` after the N-th step of this process; `save N` with the N-th state written but not in its place;
 `evaluation N` at the first batch of the N-th evaluation; `best N` after the N-th best checkpoint has been written;
 `export` with everything trained; `term N` is SIGTERM, not SIGKILL, after the N-th step, `term-evaluation N` in the
-N-th evaluation.
+N-th evaluation. `cut N` kills nothing, but cuts off the shard that the N-th frames are about to be read from, and `eio
+N` has no frames read from the N-th on, as a disk does that fails.
 """
 
+import errno
 import importlib
 import os
 import signal
@@ -17,6 +19,7 @@ import helperbot.bot
 import helperbot.callbacks
 import helperbot.files
 
+import yt8m.data.shard_files
 import yt8m.training.trainer
 from yt8m.cli import run
 
@@ -44,6 +47,30 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
     setattr(owner, name, counted)
 
 
+def fail_to_read(at: int, cut: bool) -> None:
+    """Cut a shard off, or have the disk fail, before the `at`-th piece of frames is read."""
+    shard = yt8m.data.shard_files.Shard
+    original = shard.read
+    calls = 0
+
+    def counted(self: yt8m.data.shard_files.Shard, start: int, stop: int) -> bytes:
+        nonlocal calls
+        calls += 1
+        if calls == at and cut:
+            os.truncate(self.path, start + 1)
+        return original(self, start, stop)
+
+    def failing(handle: int, size: int, place: int) -> bytes:
+        if calls >= at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(handle, size, place)
+
+    setattr(shard, "read", counted)
+    if not cut:
+        pread = os.pread
+        setattr(os, "pread", failing)
+
+
 def main() -> None:
     """See the module."""
     moment, at, module = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -62,6 +89,8 @@ def main() -> None:
         interrupt(bot, "_train_step", at, after=True, action=lambda: end(signal.SIGTERM))
     elif moment == "term-evaluation":
         interrupt(bot, "_evaluate", at, after=False, action=lambda: end(signal.SIGTERM))
+    elif moment in ("cut", "eio"):
+        fail_to_read(at, moment == "cut")
     else:
         raise ValueError(moment)
     command = importlib.import_module(f"yt8m.{module}")

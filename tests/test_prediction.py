@@ -62,17 +62,45 @@ def stored(data_dir: Path) -> dict[str, np.ndarray]:
 
 
 def test_killed_at_random_moments_twenty_times_the_files_are_the_same(data_dir: Path, python: str) -> None:
-    script = Path(__file__).parent / "killed_predictions.py"
+    arguments = "inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", "1"  # groups of few
     done = subprocess.run(
-        [python, script, data_dir, "20"],
+        [python, "-m", "tests.killed", "20", data_dir / "cache" / "predictions", *arguments],
         check=False,
         text=True,
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(script.parent.parent)},
+        cwd=Path(__file__).parent.parent,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("killed 2") and done.stdout.endswith("always the same\n")
     assert set(stored(data_dir)) == set(NAMES)
+
+
+def test_a_shard_cut_while_it_is_predicted_ends_with_its_name_and_nothing_is_lost(
+    data_dir: Path, python: str, command: Command
+) -> None:
+    line = ["inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1, "--workers", 0]
+    assert command(*line).status == 0
+    expected = stored(data_dir)
+    shutil.rmtree(data_dir / "cache" / "predictions")
+    shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[1]
+    content, stat = shard.read_bytes(), shard.stat()
+    ended = subprocess.run(
+        [python, "-m", "tests.interrupted", "cut", "6", *map(str, line)],
+        check=False,
+        text=True,
+        capture_output=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
+    assert f"{shard}: has been cut off before byte " in ended.stderr.splitlines()[-1]
+    shard.write_bytes(content)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    outcome = command(*line)
+    assert outcome.status == 0 and "are there already" in outcome.err
+    found = stored(data_dir)
+    assert found.keys() == expected.keys()
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, expected[name])
 
 
 def test_the_numbers_do_not_depend_on_batches_workers_or_neighbours(command: Command, data_dir: Path) -> None:

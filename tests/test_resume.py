@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,65 @@ def test_sigterm_saves_the_state_and_the_same_command_goes_on(
     outcome = command(*command_line)
     assert outcome.status == 0 and f"going on after step {step} of 7" in outcome.err
     assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
+
+
+@pytest.mark.parametrize("kind", ["dbof", "aware", "index"])
+def test_a_run_killed_at_random_moments_ends_in_the_same_files(
+    kind: str, made: Path, data_dir: Path, python: str
+) -> None:
+    """Trainings begin with the index of their shards. More kills: `KILLS=20 pytest tests/test_resume.py -k random`."""
+    command_line = ["prepare_test_meta", "--data-dir", data_dir]
+    if kind != "index":
+        command_line = [*arguments(kind, made, data_dir), "--save-every", "1"]
+    done = subprocess.run(
+        [python, "-m", "tests.killed", os.environ.get("KILLS", "3"), data_dir / "cache", *command_line],
+        check=False,
+        text=True,
+        capture_output=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith("always the same"), done.stdout
+
+
+@pytest.mark.parametrize("moment, said", [("cut", "has been cut off"), ("eio", "cannot be read (Input/output error)")])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_step_is_lost(
+    moment: str,
+    said: str,
+    workers: int,
+    made: Path,
+    data_dir: Path,
+    uninterrupted: Callable[[str], Path],
+    interrupt: Interrupt,
+    command: Command,
+) -> None:
+    command_line = [*arguments("dbof", made, data_dir, workers), "--save-every", "100"]
+    load_index(data_dir / "video" / "train", data_dir / "cache")
+    load_index(data_dir / "video" / "valid", data_dir / "cache")
+    shards = {path: (path.read_bytes(), path.stat()) for path in (data_dir / "video").rglob("*.tfrecord")}
+    ended = interrupt(moment, 33 + 16 * workers, command_line)  # a batch takes 16 reads, threads read ahead
+    assert ended.returncode == 2, ended.stderr
+    *_, before, last = ended.stderr.splitlines()
+    assert said in last and str(data_dir / "video") in last and "Traceback" not in ended.stderr
+    found = re.search(r"the same command goes on from the state of step (\d)", before)
+    assert found is not None
+    for path, (content, stat) in shards.items():
+        if path.stat().st_size != len(content):
+            path.write_bytes(content)
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    outcome = command(*command_line)
+    assert outcome.status == 0 and f"going on after step {found[1]} of 7" in outcome.err
+    assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
+
+
+def test_what_is_cut_off_a_shard_may_be_left_out(made: Path, data_dir: Path, interrupt: Interrupt) -> None:
+    load_index(data_dir / "video" / "train", data_dir / "cache")
+    load_index(data_dir / "video" / "valid", data_dir / "cache")
+    ended = interrupt("cut", 5, [*arguments("dbof", made, data_dir), "--on-error", "skip"])
+    assert ended.returncode == 0, ended.stderr
+    assert "left out: " in ended.stderr and "has been cut off" in ended.stderr
+    assert (folder_of("dbof", data_dir) / "model.pth").exists()
 
 
 def test_a_run_killed_again_and_again_gets_there(
