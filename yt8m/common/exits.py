@@ -42,18 +42,37 @@ def ending_of(error: Exception, args: argparse.Namespace) -> Ending | None:
     if isinstance(error, UserError):
         return Ending(MISTAKE, str(error))
     if isinstance(error, OSError):
-        return _of_system(error)
+        return _of_system(error, args)
     shortage = _shortage_of_memory(error)
-    return None if shortage is None else Ending(MISTAKE, f"{shortage}; {_less_memory(args)}")
+    if shortage is not None:
+        return Ending(MISTAKE, f"{shortage}; {_less_memory(args)}")
+    return _of_runtime(str(error), args) if isinstance(error, RuntimeError) else None
 
 
-def _of_system(error: OSError) -> Ending | None:
+def _of_system(error: OSError, args: argparse.Namespace) -> Ending | None:
     """A full disk, a folder without permission, a file where a folder should be, a pipe that nobody reads."""
     if isinstance(error, BrokenPipeError) and error.filename == _STANDARD_OUTPUT:
         return Ending(128 + signal.SIGPIPE, "")
     if error.filename is not None:
         return Ending(MISTAKE, f"{error.filename}: {error.strerror}")
+    if error.errno == errno.EAGAIN:  # of starting a process
+        return Ending(MISTAKE, _fewer_threads(args))
     return Ending(MISTAKE, os.strerror(error.errno)) if error.errno in _EXHAUSTED else None
+
+
+def _of_runtime(text: str, args: argparse.Namespace) -> Ending | None:
+    """What neither Python nor torch has an exception of its own for."""
+    if text in ("can't start new thread", os.strerror(errno.EAGAIN)):  # Python's, and C++'s
+        return Ending(MISTAKE, _fewer_threads(args))
+    if "gloo" in text and "by peer" in text:  # a connection was reset or closed
+        return Ending(MISTAKE, "another process of this run has ended; what that one says is the reason")
+    return None
+
+
+def _fewer_threads(args: argparse.Namespace) -> str:
+    """How the command could do with fewer threads than the system has refused."""
+    fewer = "set a lower --workers or OMP_NUM_THREADS, " if "workers" in args else "set a lower OMP_NUM_THREADS, "
+    return f"the system allows this user no more threads and processes; {fewer}end some, or raise the limit (ulimit -u)"
 
 
 class _NamedOutput:

@@ -16,10 +16,10 @@ from datetime import timedelta
 
 import numpy as np
 import torch
-from helperbot import get_logger, process_group
+from helperbot import get_logger
 from helperbot.distributed import barrier, rank, rank_zero_first, world_size
 
-from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
+from yt8m.common.devices import joined, resolve_device, resolve_half, resolve_workers
 from yt8m.common.memory import keep_freed_memory
 from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader
@@ -53,7 +53,7 @@ def run_predictions(args: argparse.Namespace) -> None:
         keep_freed_memory()
     cache = args.data_dir / "cache"
     computation = Computation(device, resolve_half(args.amp, device), tuple(sorted(args.shifts)))
-    with process_group(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
+    with joined(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
         main_process = rank() == 0
         get_logger(
             "yt8m",
