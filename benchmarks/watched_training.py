@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from helperbot import Metric
 from helperbot.devices import move_to
 from torch import Tensor, nn
 
@@ -38,7 +39,6 @@ from yt8m.training.experiments import (
     aware_experiment,
     video_experiment,
 )
-from yt8m.training.metrics import SegmentMetrics, VideoMetrics
 from yt8m.training.tasks import Task
 from yt8m.training.trainer import run_training
 
@@ -92,32 +92,42 @@ def watched(build: Builder) -> Builder:
         device = resolve_device(args.device)
         amp = resolve_half(args.amp, device)
         seen = _Seen(experiment.model, experiment.task, dataset, keys, experiment.settings.batch_size, device, amp)
-        original: type[VideoMetrics | SegmentMetrics] = experiment.task.metric_type
 
-        class Watched(original):  # type: ignore[valid-type, misc]
+        class Watched(Metric):
             """The task's metrics, the loss on what is trained on and the largest one of a single example."""
 
-            losses: list[float] = []
+            def __init__(self, own: Metric) -> None:
+                super().__init__(own.name)
+                self.own = own
+                self.losses: list[float] = []
 
             def reset(self) -> None:
                 """See `Metric`."""
-                super().reset()
+                self.own.reset()
                 self.losses = []
 
             def update(self, outputs: Tensor, batch: Any) -> None:
                 """See `Metric`."""
-                super().update(outputs, batch)
+                self.own.update(outputs, batch)
                 rows = zip(outputs.float().split(1), batch.split(len(outputs)))
                 self.losses += [experiment.task.criterion(*row).item() for row in rows]
 
+            def exchange(self) -> None:
+                """See `Metric`."""
+                self.own.exchange()
+
             def compute(self) -> dict[str, float]:
                 """See `Metric`; called in evaluation mode."""
-                return {**super().compute(), SEEN: seen.loss(), WORST: max(self.losses) / sum(self.losses)}
+                results = self.own.compute()
+                assert isinstance(results, dict)
+                return {**results, SEEN: seen.loss(), WORST: max(self.losses) / sum(self.losses)}
 
         class WatchedTask(type(experiment.task)):  # type: ignore[misc]
             """The task with these."""
 
-            metric_type = Watched
+            def metric(self, n_classes: int, folder: Path) -> Metric:
+                """See `Task`."""
+                return Watched(super().metric(n_classes, folder))
 
         return replace(experiment, task=WatchedTask(**vars(experiment.task)))
 

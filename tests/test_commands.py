@@ -1,21 +1,30 @@
 """What a user sees who makes a mistake: one line that names it, status 2, nothing lost."""
 
+import argparse
+import errno
 import importlib
+import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from helperbot import distributed
 
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folder, video_folder, write_config
 from yt8m.__main__ import COMMANDS
+from yt8m.common import devices
+from yt8m.common.exits import ending_of
 
 Command = Callable[..., Outcome]
 N_CLASSES = 5
@@ -291,6 +300,83 @@ def test_half_of_a_launchers_environment(command: Command, video_config: Path, m
     monkeypatch.delenv("MASTER_PORT", raising=False)
     outcome = command("train_video", video_config, "--name", "x", "--device", "cpu")
     assert_refused(outcome, "RANK and WORLD_SIZE are set, but MASTER_PORT not", "torchrun")
+
+
+def test_a_process_that_is_alone_says_what_it_waits_for(
+    command: Command,
+    video_config: Path,
+    data_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Training and prediction, of two ranks of which only one is started."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    host, _, port = place.partition(":")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", host), ("MASTER_PORT", port)):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_SILENCE", 0.1)
+    monkeypatch.setattr(devices, "ARRIVAL", timedelta(seconds=0.4))
+    for arguments in (("train_video", video_config, "--name", "x", "--device", "cpu"), ("inference_memmap",)):
+        outcome = command(*arguments, "--data-dir", data_dir)
+        assert_refused(outcome, f"in vain for 1 of 2 ranks at {place}: rank 1; start every rank", "unset RANK")
+        assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+            f"waiting for 1 of 2 ranks at {place}: rank 1 (for at most 0 s)"
+        ]
+        caplog.clear()
+    assert not (data_dir / "cache" / "video").exists()
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_compilation_without_a_compiler(
+    command: Command, video_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: bool
+) -> None:
+    """Or with one that cannot compile; before the data, which there is none of, is looked at."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    if found:
+        for name in ("g++", "c++", "clang++"):
+            (programs / name).write_text("#!/bin/sh\necho Python.h: No such file >&2\nexit 1\n", encoding="utf-8")
+            (programs / name).chmod(0o755)
+    for name, value in (("PATH", programs), ("TORCHINDUCTOR_CACHE_DIR", tmp_path / "compiled")):
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("CXX", raising=False)
+    torch.compiler.reset()
+    outcome = command("train_video", video_config, "--name", "x", "--compile", "--data-dir", tmp_path / "none")
+    assert_refused(outcome, "--compile: torch.compile does not work here (", "g++", "leave --compile away")
+
+
+def test_no_more_threads(command: Command, video_config: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = "train_video", video_config, "--name", "x", "--data-dir", data_dir, "--device", "cpu"
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        outcome = command(*train, "--workers", 2)
+    assert outcome.status == 2 and "Traceback" not in outcome.err
+    assert outcome.err.splitlines()[-1].endswith(
+        "error: the system allows this user no more threads and processes; set a lower --workers or OMP_NUM_THREADS, "
+        "end some, or raise the limit (ulimit -u)"
+    )
+    assert command(*train).status == 0  # goes on
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("can't start new thread"),  # of Python
+        RuntimeError("Resource temporarily unavailable"),  # of C++ in torch
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),  # of a new process
+    ],
+)
+def test_a_lack_of_threads_and_processes_is_known_in_each_form(error: Exception) -> None:
+    ending = ending_of(error, argparse.Namespace())
+    assert ending is not None and ending.status == 2
+    assert ending.text.startswith("the system allows this user no more threads and processes; set a lower OMP_NUM")
+    assert ending_of(RuntimeError("anything else"), argparse.Namespace()) is None
 
 
 def test_options_out_of_range(command: Command, video_config: Path) -> None:

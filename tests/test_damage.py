@@ -108,14 +108,28 @@ def test_a_batch_of_segments_lacks_those_whose_segment_or_video_cannot_be_read(i
                 np.testing.assert_array_equal(batch.videos[batch.video_index[row], 0], VIDEOS[record].frames[30])
 
 
-def test_a_batch_of_damaged_videos_alone_is_an_error_naming_the_folder(index: Index) -> None:
+@pytest.mark.parametrize("kind", ["videos", "segments", "context"])
+def test_a_batch_of_damaged_videos_alone_is_empty_and_as_wide_as_others(index: Index, kind: str) -> None:
     os.remove(index.folder / "train01.tfrecord")
-    dataset = VideoDataset(index, VOCABULARY, -1, None, Damage(skip=True))
-    batches = iter(BatchLoader(dataset, SequentialBatches(6, 3), 0))
-    assert next(batches).examples.tolist() == [0, 1, 2]
-    with pytest.raises(UserError, match="all 3 examples of a batch are damaged.*check_data") as caught:
-        next(batches)
-    assert str(index.folder) in str(caught.value)
+    damage = Damage(skip=True)
+    if kind == "videos":
+        dataset = VideoDataset(index, VOCABULARY, -1, None, damage)
+    else:
+        dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, kind == "context", -1, None, damage)
+    full, empty = BatchLoader(dataset, SequentialBatches(len(dataset), len(dataset) // 2), 0)
+    assert set(full.examples.tolist()) == {0, 1, 2}
+    for name, whole, nothing in zip(full._fields, full, empty):
+        if whole is None:
+            assert nothing is None
+            continue
+        assert nothing.dtype == whole.dtype and nothing.ndim == whole.ndim
+        if name == "totals":
+            assert nothing.tolist() == [0, 0]
+        else:
+            assert len(nothing) == 0
+            assert nothing.shape[2:] == whole.shape[2:]
+    for part in (empty, *empty.split(3)):
+        assert part.examples.shape == (0,)
 
 
 def test_the_index_holds_what_comes_before_the_damage(tmp_path: Path) -> None:

@@ -407,7 +407,7 @@ def run(
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except Exception as error:  # pylint: disable=broad-exception-caught  # a bug is raised again
-        ending = ending_of(error, _less_memory(args))
+        ending = ending_of(error, _less_memory(args), _fewer_threads(args))
         if ending is None:
             raise
         LOGGER.debug("%s was raised here:", type(error).__name__, exc_info=True)
@@ -452,6 +452,12 @@ def _less_memory(args: argparse.Namespace) -> str:
     if "device" in args:
         return "free some, try --device cpu where it was a GPU's, or name fewer models"
     return "free some, or use a machine with more"
+
+
+def _fewer_threads(args: argparse.Namespace) -> str:
+    """How the command could do with fewer threads."""
+    fewer = "set a lower --workers or OMP_NUM_THREADS" if "workers" in args else "set a lower OMP_NUM_THREADS"
+    return f"{fewer}, end some, or raise the limit (ulimit -u)"
 
 
 def _set_up_console(level: int) -> None:

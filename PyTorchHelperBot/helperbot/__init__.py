@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         MovingAverage,
     )
     from helperbot.devices import batch_size, move_to, pin_memory
-    from helperbot.distributed import process_group
-    from helperbot.guards import NonFiniteLossError
+    from helperbot.distributed import LaunchError, process_group
+    from helperbot.guards import NonFiniteLossError, TooFewExamplesError
     from helperbot.logs import close_logger, get_logger, logging_to
     from helperbot.metrics import MeanMetric, Metric
     from helperbot.optim import parameter_groups
@@ -36,6 +36,7 @@ _MODULES = {
     "Checkpoint": "callbacks",
     "EarlyStopping": "callbacks",
     "HistoryFile": "progress",
+    "LaunchError": "distributed",
     "LearningRateSchedule": "callbacks",
     "MeanMetric": "metrics",
     "Metric": "metrics",
@@ -43,6 +44,7 @@ _MODULES = {
     "NonFiniteLossError": "guards",
     "StateError": "state",
     "TensorBoardLog": "progress",
+    "TooFewExamplesError": "guards",
     "batch_size": "devices",
     "close_logger": "logs",
     "get_logger": "logs",
@@ -62,6 +64,7 @@ __all__ = [
     "Checkpoint",
     "EarlyStopping",
     "HistoryFile",
+    "LaunchError",
     "LearningRateSchedule",
     "MeanMetric",
     "Metric",
@@ -69,6 +72,7 @@ __all__ = [
     "NonFiniteLossError",
     "StateError",
     "TensorBoardLog",
+    "TooFewExamplesError",
     "batch_size",
     "close_logger",
     "get_logger",

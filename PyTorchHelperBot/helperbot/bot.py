@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from helperbot.callbacks import Callback, MovingAverage
 from helperbot.devices import move_to
-from helperbot.distributed import is_distributed, rank, sum_over_ranks, world_size
-from helperbot.guards import FiniteGuard, NonFiniteLossError, RecentBatches, check_parameters
+from helperbot.distributed import in_step, is_distributed, rank, sum_over_ranks
+from helperbot.guards import FiniteGuard, NonFiniteLossError, RecentBatches, TooFewExamplesError, check_parameters
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
 from helperbot.signals import SignalFlag
@@ -61,14 +61,17 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             With float16 the loss is scaled.
         accumulate: in how many parts a batch goes through the model, at least 1; the gradient is
             that of the whole batch, but for batch norms.
-        split_batch: gets (batch, parts) and returns that many batches, or fewer of a small one;
-            needed where `accumulate` is more than 1.
+        split_batch: gets (batch, parts) and returns that many batches; some may be empty, and in a
+            single process there may be fewer. Needed where `accumulate` is more than 1.
         compiled: whether to train through `torch.compile`.
         identify: gets a batch before it is moved and returns what a `NonFiniteLossError` is to
             say of it (`batch`), such as the ids of its examples.
+        least_examples: how many examples a step has to have, at least 1; batch norms need 2.
 
-    In processes of a launcher (see `helperbot.distributed`) each Bot trains on its own batches,
-    gradients are averaged, batch norms synchronized, and losses and metrics are those of all.
+    In processes of a launcher (see `helperbot.distributed`) each Bot trains on its own batches;
+    gradients are those of the mean over all their examples, batch norms synchronized, and losses
+    and metrics those of all. Batches may be of different sizes there, and some of them empty, if
+    the model and the criterion take batches without examples (a loss that is NaN does not count).
 
     Attributes:
         step: how many steps are finished, over all calls of `train`.
@@ -114,8 +117,13 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
         compiled: bool = False,
         identify: Callable[[Any], Any] | None = None,
+        least_examples: int = 1,
     ) -> None:
-        for name, value in (("log_interval", log_interval), ("save_every", save_every)):
+        for name, value in (
+            ("log_interval", log_interval),
+            ("save_every", save_every),
+            ("least_examples", least_examples),
+        ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.device = torch.device(device)
@@ -131,6 +139,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             split_batch,
             compiled,
             batch_size_of,
+            least_examples,
         )
         self.model = self._stepper.model
         self.optimizer = optimizer
@@ -159,7 +168,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self._recent = RecentBatches(identify, log_interval)
         self._loss_sum: torch.Tensor | None = None
         self._loss_count = 0
-        self._examples = 0  # of the steps since the last log line, in this process
+        self._examples = 0  # of the steps since the last log line, of all processes
         self._first = 0  # steps finished when `train` was called
         self._batches_taken = 0  # of the present iteration of the training batches
         self._clock = _StepClock()
@@ -205,6 +214,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         Raises:
             ValueError: an argument is less than 1, there is no batch, or the criterion does not
                 return a tensor without dimensions.
+            TooFewExamplesError: the batches of a step have less than `least_examples`.
             NonFiniteLossError: a loss, a measured gradient norm or a parameter is not finite. On
                 the CPU, a loss or norm is noticed before the optimizer's step, so the weights
                 are still good. Elsewhere that would mean waiting for the device in every step:
@@ -395,8 +405,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             values of the metrics.
 
         Raises:
-            ValueError: there are no batches, a batch has no examples, the criterion does not
-                return a tensor without dimensions, or two results have the same name.
+            TooFewExamplesError: there are no batches, or none with examples.
+            ValueError: the criterion does not return a tensor without dimensions, or two results
+                have the same name.
         """
         if batches is None:
             batches = self.valid_batches
@@ -411,24 +422,25 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         for metric in self.metrics:
             metric.reset()
         with _evaluation_mode(self.model), torch.inference_mode():
-            for batch in batches:
+            for batch in in_step(batches):
                 if flag is not None and flag.number and not is_distributed():
                     raise _Interrupted
-                batch = move_to(batch, self.device)
-                size = self._stepper.batch_size_of(batch)
-                if size < 1:
-                    raise ValueError(f"a validation batch has {size} examples")
-                with self._stepper.autocast():
-                    outputs = self.forward(self.model, batch)
-                    loss = self._stepper.loss(outputs, batch)
-                # Summed on the device: reading each batch's loss would wait for it every time.
-                loss_sum += loss.double() * size
-                examples += size
+                size = 0 if batch is None else self._stepper.batch_size_of(batch)
+                if size > 0:
+                    batch = move_to(batch, self.device)
+                    with self._stepper.autocast():
+                        outputs = self.forward(self.model, batch)
+                        loss = self._stepper.loss(outputs, batch)
+                    # Summed on the device: reading each batch's loss would wait for it every time.
+                    loss_sum += loss.double() * size
+                    examples += size
+                    for metric in self.metrics:
+                        metric.update(outputs, batch)
                 for metric in self.metrics:
-                    metric.update(outputs, batch)
+                    metric.exchange()
             total = int(sum_over_ranks(examples))
             if total == 0:
-                raise ValueError(
+                raise TooFewExamplesError(
                     "the validation set is empty (or is an iterator that is exhausted: give an "
                     "iterable that can be iterated many times)"
                 )
@@ -535,7 +547,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     def _log_step(self, progress_bar: "tqdm[Any]") -> None:
         loss = self._average.statistics()["loss"]  # waits for the device, so before the clock
         steps, seconds = self._clock.measure(self.step)
-        examples = self._examples * world_size() / seconds
+        examples = self._examples / seconds
         self._examples = 0
         progress_bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
         self.log.append({"step": self.step, "loss": loss, "lr": self.lr, "examples_per_second": examples})

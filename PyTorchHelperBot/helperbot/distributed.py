@@ -4,15 +4,31 @@ Everything here works with one process, too, and then costs nothing.
 """
 
 import gc
+import logging
 import os
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+LOGGER = logging.getLogger(__name__)
+ARRIVAL = timedelta(minutes=10)
+_SILENCE = 5.0  # seconds of waiting before it is said
+_PAUSE = 0.1  # seconds between one look and the next
+_SHOWN = 8  # ranks
+_PLACE = "MASTER_ADDR", "MASTER_PORT"  # what a launcher sets beside RANK and WORLD_SIZE
+
+Batch = TypeVar("Batch")
+
+
+class LaunchError(RuntimeError):
+    """What the environment says of the processes of a run is wrong, or some of them do not come."""
 
 
 def launched() -> bool:
@@ -26,21 +42,33 @@ def local_rank() -> int:
 
 
 @contextmanager
-def process_group(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
+def process_group(
+    device: torch.device, timeout: timedelta | None = None, arrival: timedelta = ARRIVAL
+) -> Iterator[None]:
     """Join the other processes of a launcher for the duration of the block; nothing without one.
 
     Args:
-        device: what the processes exchange lies on. CUDA devices talk through NCCL, CPUs through gloo. "cuda" without
-            a number is the GPU of this process's `local_rank`.
-        timeout: how long a process waits for the others before it gives up; None for torch's own,
-            10 minutes with NCCL and 30 with gloo.
+        device: what the processes exchange lies on. CUDA tensors go through NCCL, those on the CPU through gloo. "cuda"
+            without a number is the GPU of this process's `local_rank`.
+        timeout: how long a process waits for the others before it gives up; None for torch's own, 30 minutes.
+        arrival: how long it waits for the others to be started, where no `torchrun` sees to that. After some seconds
+            a log line says which are missing.
+
+    Raises:
+        LaunchError: the environment does not say where the processes meet, or not all have come in time.
     """
     if not launched():
         yield
         return
+    host, port, own, count = _launch()
     if device.type == "cuda":
         torch.cuda.set_device(local_rank() if device.index is None else device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if dist.is_torchelastic_launched():
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        store = _meet(host, port, own, count, arrival)
+        dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=timeout)
     try:
         yield
         dist.barrier()  # a process that is still talking needs the others
@@ -48,6 +76,74 @@ def process_group(device: torch.device, timeout: timedelta | None = None) -> Ite
         # A DistributedDataParallel that outlives the group may abort the process at its exit.
         gc.collect()
         dist.destroy_process_group()
+
+
+def _launch() -> tuple[str, int, int, int]:
+    """Host and port where the processes meet, rank, and how many they are. Raises `LaunchError`."""
+    missing = [name for name in _PLACE if name not in os.environ]
+    if missing:
+        raise LaunchError(
+            f"environment: RANK and WORLD_SIZE are set, but {' and '.join(missing)} not; start it with torchrun, or "
+            "unset them to run in one process"
+        )
+    numbers = {}
+    for name, most in (("MASTER_PORT", 65535), ("WORLD_SIZE", 2**31), ("RANK", 2**31)):
+        text = os.environ[name]
+        if not text.isdecimal() or int(text) > most:
+            raise LaunchError(f"environment: {name} is {text!r}, expected a whole number; torchrun sets it")
+        numbers[name] = int(text)
+    own, count = numbers["RANK"], numbers["WORLD_SIZE"]
+    if own >= count:
+        raise LaunchError(f"environment: RANK is {own}, expected 0 to WORLD_SIZE - 1, and WORLD_SIZE is {count}")
+    return os.environ["MASTER_ADDR"], numbers["MASTER_PORT"], own, count
+
+
+def _meet(host: str, port: int, own: int, count: int, arrival: timedelta) -> dist.Store:
+    """Wait until all processes are there; returns the store that process 0 holds for them. Raises `LaunchError`."""
+    place = f"{host}:{port}"
+    if own > 0:  # torch would wait itself, but say nothing, and write pages about it in the end
+        _wait_for(lambda: [] if _answers(host, port) else [0], count, place, arrival)
+    try:
+        store = dist.TCPStore(host, port, count, own == 0, wait_for_workers=False)
+        store.set(_arrived(own), "")
+        _wait_for(lambda: [n for n in range(count) if not store.check([_arrived(n)])], count, place, arrival)
+    except dist.DistError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LaunchError(f"the {count} ranks cannot meet at {place} (MASTER_ADDR, MASTER_PORT): {reason}") from None
+    return store
+
+
+def _arrived(number: int) -> str:
+    """The key by which a process says that it is there."""
+    return f"arrived/{number}"
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether anybody listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=_SILENCE):
+            return True
+    except OSError:
+        return False
+
+
+def _wait_for(missing: Callable[[], list[int]], count: int, place: str, arrival: timedelta) -> None:
+    """Wait until no rank is missing, and say so if it takes long. Raises `LaunchError` after `arrival`."""
+    start, told = time.monotonic(), False
+    while absent := missing():
+        waited = time.monotonic() - start
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        names = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, absent[:_SHOWN]))}{more}"
+        what = f"{len(absent)} of {count} ranks at {place}: {names}"
+        if waited > arrival.total_seconds():
+            raise LaunchError(
+                f"waited {waited:.0f} s in vain for {what}; start every rank from 0 to WORLD_SIZE - 1, all with the "
+                "same MASTER_ADDR and MASTER_PORT, or unset RANK and WORLD_SIZE to run in one process"
+            )
+        if not told and waited > _SILENCE:
+            LOGGER.warning("waiting for %s (for at most %.0f s)", what, arrival.total_seconds())
+            told = True
+        time.sleep(_PAUSE)
 
 
 def is_distributed() -> bool:
@@ -81,19 +177,37 @@ def rank_zero_first() -> Iterator[None]:
         barrier()
 
 
+def in_step(batches: Iterable[Batch]) -> Iterator[Batch | None]:
+    """The batches of this process, and then None for as long as another process has more of them.
+
+    All must iterate alike.
+    """
+    if not is_distributed():
+        yield from batches
+        return
+    rest = iter(batches)
+    while True:
+        batch = next(rest, None)
+        if not int(sum_over_ranks(torch.tensor(int(batch is not None)))):
+            return
+        yield batch
+
+
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """The sum of a tensor over all processes, without gradient. All must call this alike."""
     if not is_distributed():
         return value
-    total = value.detach().to(_common_device(), copy=True)
+    total = value.detach().to(_common_device(value), copy=True)
     dist.all_reduce(total)
     return total.to(value.device)
 
 
-def _common_device() -> torch.device:
-    """Where tensors have to be to go between the processes."""
-    cuda = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+def _common_device(value: torch.Tensor) -> torch.device:
+    """Where a tensor has to be to go between the processes: where it is, unless they have but one way."""
+    backend = dist.get_backend()
+    if backend == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu") if backend == "gloo" else value.device
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
@@ -104,15 +218,44 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """
     if not is_distributed():
         return rows
+    counts = _row_counts(rows)
+    padded = _padded(rows, max(counts))
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts)]).to(rows.device)
+
+
+def gather_on_first(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The rows of tensors of all processes, in process 0, its own first; in the others no rows.
+
+    Args:
+        tensors: (rows, ...) each, as many rows in all of them; the processes may have different numbers of rows.
+    """
+    if not is_distributed():
+        return list(tensors)
+    counts = _row_counts(tensors[0])
+    gathered = []
+    for rows in tensors:
+        padded = _padded(rows, max(counts))
+        parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
+        dist.gather(padded, parts)
+        own = [part[:count] for part, count in zip(parts, counts)] if parts is not None else [rows[:0]]
+        gathered.append(torch.cat(own).to(rows.device))
+    return gathered
+
+
+def _row_counts(rows: torch.Tensor) -> list[int]:
+    """How many rows each process has."""
     counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = len(rows)
-    counts = sum_over_ranks(counts)
-    padded = rows.new_zeros(int(counts.max()), *rows.shape[1:], device=_common_device())
+    return sum_over_ranks(counts).tolist()
+
+
+def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """So many rows, the last of them zeros, where they can go between the processes."""
+    padded = rows.new_zeros(count, *rows.shape[1:], device=_common_device(rows))
     padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(world_size())]
-    dist.all_gather(parts, padded)
-    gathered = torch.cat([part[:count] for part, count in zip(parts, counts.tolist())])
-    return gathered.to(rows.device)
+    return padded
 
 
 class _SumOverRanks(torch.autograd.Function):  # pylint: disable=abstract-method
@@ -130,7 +273,8 @@ class _SumOverRanks(torch.autograd.Function):  # pylint: disable=abstract-method
 class SyncBatchNorm1d(nn.BatchNorm1d):
     """Batch norm over the batches of all processes; torch's own has no CPU kernel.
 
-    The processes may have different numbers of examples.
+    The processes may have different numbers of examples, some of them none. In training raises `ValueError`, as
+    `nn.BatchNorm1d` does, where all together have but one value per channel.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # pylint: disable=redefined-builtin
@@ -146,6 +290,8 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         count = input.new_tensor([input.numel() / self.num_features])
         totals = _SumOverRanks.apply(torch.cat([input.sum(dims), count]))
         total = totals[-1].detach()
+        if total < 2:
+            raise ValueError(f"expected more than 1 value per channel when training, got {total:.0f} in all processes")
         mean = totals[:-1] / total
         centered = input - mean.view(shape)
         variance = _SumOverRanks.apply(centered.square().sum(dims)) / total

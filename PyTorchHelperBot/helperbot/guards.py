@@ -18,6 +18,10 @@ class NonFiniteLossError(ArithmeticError):
         self.batch: Any = None
 
 
+class TooFewExamplesError(ValueError):
+    """All processes together have too few examples for a step, or none to evaluate on."""
+
+
 class RecentBatches:
     """Remembers what identifies the batches of the last steps.
 

@@ -12,7 +12,7 @@ from helperbot.distributed import sum_over_ranks
 class Metric(ABC):
     """Something measured over all batches of one evaluation.
 
-    The Bot calls `reset` once, `update` for each batch and then `compute`, all in inference mode.
+    The Bot calls `reset` once, `update` and `exchange` for each batch and then `compute`, all in inference mode.
 
     Args:
         name: under what name the results hold the value of `compute`.
@@ -29,9 +29,15 @@ class Metric(ABC):
     def update(self, outputs: Any, batch: Any) -> None:
         """Take in the model's outputs for one batch; both are on the Bot's device."""
 
+    def exchange(self) -> None:  # noqa: B027  # most metrics have nothing to hand on
+        """Hand on what `update` has taken in, if it is not to be kept here; by default nothing.
+
+        All processes call this at once, also those without a batch of their own.
+        """
+
     @abstractmethod
     def compute(self) -> float | dict[str, float]:
-        """Return the value over all batches since `reset`.
+        """Return the value over all batches of all processes since `reset`, the same in each.
 
         A dict's own keys, instead of `name`, become the names in the results.
         """

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from helperbot.devices import batch_size
 from helperbot.distributed import is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
-from helperbot.guards import FiniteGuard, NonFiniteLossError
+from helperbot.guards import FiniteGuard, NonFiniteLossError, TooFewExamplesError
 
 _LEAST_LOSS_SCALE = 1e-3
 
@@ -38,6 +38,7 @@ class Stepper:
         split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
         compiled: bool = False,
         batch_size_of: Callable[[Any], int] | None = None,
+        least_examples: int = 1,
     ) -> None:
         if clip_grad_norm is not None and not clip_grad_norm > 0:
             raise ValueError(f"clip_grad_norm must be above 0 or None, got {clip_grad_norm}")
@@ -61,6 +62,7 @@ class Stepper:
         self.accumulate = accumulate
         self.split_batch = split_batch
         self.batch_size_of = batch_size if batch_size_of is None else batch_size_of
+        self.least_examples = least_examples
         # Without float16 the scaler passes everything through.
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
         self.last_loss: torch.Tensor | None = None
@@ -74,13 +76,16 @@ class Stepper:
         """Take step `number` (from 1) on a batch that is on the device.
 
         Returns:
-            How many examples the batch has.
+            How many examples the batches of all processes have.
 
         Raises:
             NonFiniteLossError: from `guard`.
+            TooFewExamplesError: all processes together have less than `least_examples`.
         """
-        size = self.batch_size_of(batch)
-        self.last_loss = self._backward(batch, size, number, guard)
+        parts, total = self._weighted_parts(batch)
+        if total < self.least_examples:
+            raise TooFewExamplesError(f"the batch of step {number} has {total} examples, needed {self.least_examples}")
+        self.last_loss = self._backward(parts, number, guard)
         self._scaler.unscale_(self.optimizer)
         if self.clip_grad_norm is not None:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -90,7 +95,7 @@ class Stepper:
             self.last_grad_norm = norm.detach()
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        return size
+        return total
 
     def check_loss_scale(self, step: int) -> None:
         """Check that float16 can hold the gradients at some scale; waits for the device.
@@ -102,23 +107,44 @@ class Stepper:
             message = f"the gradients overflow at every loss scale, seen at step {step}"
             raise NonFiniteLossError(message, step)
 
-    def _backward(self, batch: Any, size: int, number: int, guard: FiniteGuard) -> torch.Tensor:
-        """Compute the gradients of a batch; returns its loss, the mean over all processes."""
+    def _weighted_parts(self, batch: Any) -> tuple[list[tuple[Any, float]], int]:
+        """The parts that any process has examples in, and how many examples there are of all processes and parts.
+
+        With each part its weight, such that the weighted losses' mean over the processes, which is what their gradients
+        are averaged to, is the mean loss of all those examples. It is 0 where this process has none.
+        """
         parts: Sequence[Any] = [batch]
         if self.accumulate > 1 and self.split_batch is not None:
             parts = self.split_batch(batch, self.accumulate)
+        sizes = totals = [self.batch_size_of(part) for part in parts]
+        if is_distributed():
+            if len(parts) != self.accumulate:
+                raise ValueError(
+                    f"split_batch has made {len(parts)} parts, in several processes {self.accumulate} needed"
+                )
+            totals = sum_over_ranks(torch.tensor(sizes)).tolist()  # on the CPU, so that nobody waits for a device
+        whole = max(1, sum(totals))
+        weighted = [(part, size * world_size() / whole) for part, size, total in zip(parts, sizes, totals) if total > 0]
+        return weighted, sum(totals)
+
+    def _backward(self, parts: list[tuple[Any, float]], number: int, guard: FiniteGuard) -> torch.Tensor:
+        """Compute the gradients of a batch in weighted parts; returns its loss, the mean over all processes.
+
+        A process without examples goes through the same motions, since the others wait for its share of sums.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for place, part in enumerate(parts, 1):
+        for place, (part, weight) in enumerate(parts, 1):
             # The processes' gradients are averaged once, with the last part.
             last = place == len(parts)
             with nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 with self.autocast():
                     outputs = self.forward(self._trained, part)
                     loss = self.loss(outputs, part)
-                if len(parts) > 1:
-                    loss = loss * (self.batch_size_of(part) / size)
-                total = total + loss.detach()
+                if weight != 1:
+                    loss = loss * weight
+                # Without examples it is the mean over nothing, which is no number, but has a gradient: zeros.
+                total = total + (loss.detach() if weight > 0 else loss.new_zeros(()))
                 if last:
                     total = sum_over_ranks(total) / world_size()
                     guard.observe("the training loss", total, number)

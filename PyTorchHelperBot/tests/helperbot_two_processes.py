@@ -21,7 +21,17 @@ from helperbot import (
     NonFiniteLossError,
     process_group,
 )
-from helperbot.distributed import SyncBatchNorm1d, gather_rows, rank, rank_zero_first, sum_over_ranks, world_size
+from helperbot.distributed import (
+    SyncBatchNorm1d,
+    gather_on_first,
+    gather_rows,
+    rank,
+    rank_zero_first,
+    sum_over_ranks,
+    world_size,
+)
+from helperbot.guards import FiniteGuard, TooFewExamplesError
+from helperbot.stepping import Stepper
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -123,6 +133,87 @@ def train_variant(name, number, count, folder):
     }
 
 
+def quarters(batch, parts):
+    """For `split_batch`: exactly so many parts, some of them empty."""
+    return list(zip(*(tensor.tensor_split(parts) for tensor in batch)))
+
+
+# Kind of norm, --accumulate, and how many examples each process has.
+UNEQUAL = {
+    "unequal": (nn.BatchNorm1d, 1, (5, 3)),
+    "none in the second": (nn.BatchNorm1d, 1, (4, 0)),
+    "none in the first": (nn.BatchNorm1d, 1, (0, 7)),
+    "unequal, in parts": (nn.LayerNorm, 4, (9, 6)),
+    "more parts than examples": (nn.LayerNorm, 4, (5, 2)),
+    "parts that nobody has": (nn.LayerNorm, 4, (2, 1)),
+    "none in the second, in parts": (nn.LayerNorm, 4, (6, 0)),
+}
+
+
+def stepped(norm, accumulate, batch):
+    """A step on a batch: what has to be the same in one process with all the examples, in float64."""
+    model = network(norm).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    stepper = Stepper(
+        model,
+        optimizer,
+        lambda model, batch: model(batch[0]),
+        lambda outputs, batch: nn.functional.mse_loss(outputs, batch[1]),
+        CPU,
+        clip_grad_norm=100.0,
+        accumulate=accumulate,
+        split_batch=quarters,
+    )
+    total = stepper.step(tuple(tensor.double() for tensor in batch), 1, FiniteGuard(immediate=True))
+    return {
+        "examples": total,
+        "loss": stepper.last_loss,
+        "norm": stepper.last_grad_norm,
+        "gradients": {name: value.grad for name, value in model.named_parameters()},
+        "model": dict(model.state_dict()),
+    }
+
+
+def unequal(name, number=None):
+    """`stepped` of a case, in process `number` of two, or with the examples of both."""
+    norm, accumulate, sizes = UNEQUAL[name]
+    batch = batches_of([sum(sizes)], seed=4)[0]
+    if number is not None:
+        batch = tuple(tensor.split(sizes)[number] for tensor in batch)
+    return stepped(norm, accumulate, batch)
+
+
+def too_few():
+    """What a step says that no process has an example for, and batch norm of a single one."""
+    messages = []
+    for sizes in ((0, 0), (0, 1)):
+        batch = batches_of([sizes[rank()]], seed=1)[0]
+        try:
+            stepped(nn.BatchNorm1d, 1, batch)
+        except (TooFewExamplesError, ValueError) as error:
+            messages.append(str(error))
+    return messages
+
+
+class Exchange(MeanMetric):
+    """Counts how often the processes exchange something, and takes part in it."""
+
+    times = 0
+
+    def exchange(self):
+        """As many times in each process, else it would not come back."""
+        self.times += int(sum_over_ranks(torch.tensor(1)))
+
+
+def exchanged():
+    """Evaluate on batches of which this process has fewer or more than the other, and empty ones."""
+    sizes = ([3, 0, 2], [4])[rank()]
+    metric = Exchange("error", lambda outputs, batch: (outputs - batch[1]).abs()[:, 0])
+    bot = make_bot(network(nn.BatchNorm1d), Note(), rank(), 2)
+    bot.metrics = (metric,)
+    return {"results": bot.evaluate(batches_of(sizes, seed=6 + rank())), "times": metric.times}
+
+
 def normalized(case):
     """Batch norm of the rows of this process, and all gradients."""
     shape, options, dtype = case
@@ -171,6 +262,8 @@ def rows_gathered():
         "float": gather_rows(own.double()),
         "one has none": gather_rows(own[: 2 * rank()]),
         "none": gather_rows(own[:0]),
+        "on first": gather_on_first([own, own[:, 0] > 100]),
+        "of the second": gather_on_first([own[: 2 * rank()]])[0],
         "sum": sum_over_ranks(value * (1 + rank())),
         "number": sum_over_ranks(torch.tensor(3 + rank())),
         "untouched": value.detach(),
@@ -230,6 +323,9 @@ def begin(folder):
         "ordered": ordered(folder),
         "variants": {name: train_variant(name, rank(), 2, own / name.replace(" ", "_")) for name in VARIANTS},
         "half": half_precision(),
+        "unequal": {name: unequal(name, rank()) for name in UNEQUAL},
+        "too few": too_few(),
+        "exchanged": exchanged(),
         "diverged": diverged(),
     }
     for name, note in (

@@ -19,6 +19,7 @@ from helperbot import (
     Metric,
     MovingAverage,
     NonFiniteLossError,
+    TooFewExamplesError,
     logging_to,
 )
 from helperbot.guards import FiniteGuard
@@ -223,10 +224,22 @@ def test_validation_loss_and_metrics_weigh_examples():
     assert bot.evaluate() == {"loss": 2.5}
 
 
-def test_batch_without_examples_is_an_error():
-    bot = make_bot(valid_batches=[{"x": torch.zeros(0, 2), "y": torch.zeros(0, 1)}])
-    with pytest.raises(ValueError, match="0 examples"):
-        bot.evaluate()
+def test_batches_without_examples_are_passed_over_unless_there_is_nothing_else():
+    empty = {"x": torch.zeros(0, 2), "y": torch.zeros(0, 1)}
+    error = MeanMetric("error", lambda outputs, batch: (outputs - batch["y"]).abs()[:, 0])
+    bot = make_bot(valid_batches=[empty, *regression(2), empty], metrics=[error])
+    assert bot.evaluate() == bot.evaluate(regression(2))
+    with pytest.raises(TooFewExamplesError, match="validation set is empty"):
+        bot.evaluate([empty])
+
+
+@pytest.mark.parametrize("least, size", [(1, 0), (2, 1)])
+def test_a_step_needs_examples(least, size):
+    batches = [*regression(1), {"x": torch.zeros(size, 2), "y": torch.zeros(size, 1)}]
+    bot = make_bot(train_batches=batches, least_examples=least)
+    with pytest.raises(TooFewExamplesError, match=f"the batch of step 2 has {size} examples, needed {least}"):
+        bot.train(5, 5)
+    assert bot.step == 1
 
 
 class Extremes(Metric):

@@ -1,15 +1,17 @@
 """Several processes: two on this machine, with gloo, which have to come to what one comes to."""
 
+import os
 import signal
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 
 import helperbot_two_processes as script
 import pytest
 import torch
 import torch.distributed as dist
-from helperbot import process_group
+from helperbot import LaunchError, distributed, process_group
 from helperbot.distributed import (
     SyncBatchNorm1d,
     gather_rows,
@@ -102,6 +104,12 @@ def test_rows_are_gathered_in_the_order_of_the_processes(begun):
         assert not got["sum"].requires_grad
         assert got["untouched"].tolist() == [1.0, 2.0]
         assert got["number"].item() == 7 and got["number"].dtype == torch.int64
+    first, second = (results["rows"] for results in begun)
+    assert torch.equal(first["on first"][0], rows)
+    assert first["on first"][1].tolist() == [False, False, False, True, True]
+    assert torch.equal(first["of the second"], rows[2:4])
+    assert [values.shape for values in second["on first"]] == [(0, 2), (0,)]
+    assert second["of the second"].shape == (0, 2)
 
 
 def test_process_0_goes_first(begun):
@@ -122,6 +130,29 @@ def test_two_processes_train_as_one_with_the_doubled_batch(begun, variant, tmp_p
         assert entry["train_loss"] == pytest.approx(single["train_loss"], rel=1e-4)
         assert entry["results"] == pytest.approx(single["results"], rel=1e-3)
     assert one["stepped"] == two["stepped"] == expected["stepped"]
+
+
+@pytest.mark.parametrize("name", script.UNEQUAL)
+def test_a_step_is_that_on_all_examples_however_they_are_divided(begun, name):
+    expected = script.unequal(name)
+    one, two = (results["unequal"][name] for results in begun)
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    torch.testing.assert_close(one, expected, rtol=1e-11, atol=1e-13)
+
+
+def test_examples_are_counted_in_all_processes(begun):
+    for results in begun:
+        none, single = results["too few"]
+        assert none == "the batch of step 1 has 0 examples, needed 1"
+        assert single == "expected more than 1 value per channel when training, got 1 in all processes"
+
+
+def test_processes_evaluate_in_step_with_unequal_numbers_of_batches(begun):
+    batches = [*script.batches_of([3, 0, 2], seed=6), *script.batches_of([4], seed=7)]
+    expected = script.make_bot(script.network(nn.BatchNorm1d), script.Note(), 0, 1).evaluate(batches)
+    for results in begun:
+        assert results["exchanged"]["results"] == pytest.approx(expected, rel=1e-6)
+        assert results["exchanged"]["times"] == 2 * 3
 
 
 def test_only_process_0_writes(begun, folder):
@@ -189,18 +220,103 @@ def test_alone_the_synchronized_batch_norm_is_the_usual_one():
     assert torch.equal(model[0].running_var, usual.running_var)
 
 
-def test_a_launcher_may_start_a_single_process(monkeypatch):
+@pytest.fixture(name="environment")
+def fixture_environment(monkeypatch):
+    """Set what a launcher sets, all in one process at a free port, unless told otherwise; returns host:port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for name, value in (
-        ("RANK", 0),
-        ("LOCAL_RANK", 0),
-        ("WORLD_SIZE", 1),
-        ("MASTER_ADDR", "127.0.0.1"),
-        ("MASTER_PORT", port),
-    ):
-        monkeypatch.setenv(name, str(value))
+
+    def prepare(**values):
+        usual = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in {**usual, **values}.items():
+            monkeypatch.setenv(name, str(value))
+        return f"127.0.0.1:{port}"
+
+    return prepare
+
+
+@pytest.mark.parametrize("own, missing", [(0, "ranks 1, 2, 3, 4, 5, 6, 7, 8 and 1 more"), (1, "rank 0")])
+def test_a_process_says_what_it_waits_for_and_gives_up(environment, monkeypatch, caplog, own, missing):
+    place = environment(RANK=own, WORLD_SIZE=10)
+    monkeypatch.setattr(distributed, "_SILENCE", 0.2)
+    with pytest.raises(LaunchError) as caught, process_group(CPU, arrival=timedelta(seconds=0.6)):
+        pass
+    (record,) = caplog.records
+    count = 9 if own == 0 else 1
+    what = f"{count} of 10 ranks at {place}: {missing}"
+    assert record.getMessage() == f"waiting for {what} (for at most 1 s)"
+    assert str(caught.value).startswith(f"waited 1 s in vain for {what}; start every rank from 0")
+    assert not dist.is_initialized()
+
+
+BY_HAND = """
+import sys, torch
+from helperbot import LaunchError, distributed, process_group
+distributed._SILENCE = 0.1
+try:
+    with process_group(torch.device("cpu")):
+        print(int(distributed.sum_over_ranks(torch.tensor(1))))
+except LaunchError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_processes_that_are_started_by_hand_meet_or_learn_that_the_first_has_gone(environment, gone):
+    place = environment(WORLD_SIZE=3)
+
+    def start(number):
+        variables = os.environ | {"RANK": str(number)}
+        command = [sys.executable, "-c", BY_HAND]
+        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    second, first = start(1), start(0)
+    for line in second.stderr:
+        if line.startswith(f"waiting for 1 of 3 ranks at {place}: rank 2"):
+            break  # the first is there
+    processes = [first, second]
+    if gone:
+        first.kill()
+    else:
+        processes.append(start(2))
+    (out, _), (other, error), *_ = (process.communicate(timeout=120) for process in processes)
+    if gone:
+        assert (out, other, second.returncode) == ("", "", 1)
+        assert f"the 3 ranks cannot meet at {place} (MASTER_ADDR, MASTER_PORT): " in error
+    else:
+        assert (out, other) == ("3\n", "3\n")
+        assert [process.returncode for process in processes] == [0, 0, 0]
+
+
+def test_an_address_that_is_taken_is_named(environment):
+    place = environment(WORLD_SIZE=2)
+    with socket.socket() as taken:
+        taken.bind(("", int(place.partition(":")[2])))
+        taken.listen()
+        message = f"the 2 ranks cannot meet at {place} .*EADDRINUSE"
+        with pytest.raises(LaunchError, match=message), process_group(CPU):
+            pass
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"MASTER_PORT": "http"}, "environment: MASTER_PORT is 'http', expected a whole number"),
+        ({"MASTER_PORT": "70000"}, "environment: MASTER_PORT is '70000'"),
+        ({"WORLD_SIZE": "two"}, "environment: WORLD_SIZE is 'two'"),
+        ({"RANK": "-1"}, "environment: RANK is '-1'"),
+        ({"RANK": "1"}, "environment: RANK is 1, expected 0 to WORLD_SIZE - 1, and WORLD_SIZE is 1"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_is_refused(environment, values, message):
+    environment(**values)
+    with pytest.raises(LaunchError, match=message), process_group(CPU):
+        pass
+
+
+def test_a_launcher_may_start_a_single_process(environment):
+    environment()
     assert launched()
     with process_group(CPU):
         assert dist.is_initialized()

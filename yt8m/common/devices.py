@@ -2,11 +2,14 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from helperbot import resolve_amp
-from helperbot.distributed import launched, local_rank
+from helperbot import LaunchError, process_group, resolve_amp
+from helperbot.distributed import ARRIVAL, launched, local_rank
 
 from yt8m.common.errors import UserError
 
@@ -102,3 +105,27 @@ def resolve_workers(workers: int | None, device: torch.device) -> int:
     if workers is not None:
         return workers
     return 0 if device.type == "cpu" else 2
+
+
+def require_compilation(device: torch.device) -> None:
+    """Raise `UserError` where `torch.compile` does not work, as a small function shows; takes some seconds."""
+    try:
+        double = torch.compile(lambda values: values + values, options={"fx_graph_cache": False})  # truly compiled
+        double(torch.ones(1, device=device))
+    except RuntimeError as error:
+        reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())
+        raise UserError(
+            f"--compile: torch.compile does not work here ({reason}); install a C++ compiler and Python's headers "
+            "(Debian: apt-get install g++ python3-dev), or leave --compile away"
+        ) from None
+
+
+@contextmanager
+def joined(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
+    """`helperbot.process_group`, with `UserError` where the processes do not come together."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(process_group(device, timeout, ARRIVAL))
+        except LaunchError as error:
+            raise UserError(str(error)) from None
+        yield

@@ -24,6 +24,7 @@ STATUSES = {
 }
 
 _STANDARD_OUTPUT = "standard output"
+_NO_THREADS = "the system allows this user no more threads and processes"
 # What the system may be out of, whatever file it is about.
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
@@ -36,26 +37,39 @@ class Ending:
     text: str
 
 
-def ending_of(error: Exception, less_memory: str) -> Ending | None:
+def ending_of(error: Exception, less_memory: str, fewer_threads: str) -> Ending | None:
     """How a command ends that met an error; None for a bug, which needs its traceback.
 
-    `less_memory`: how it could do with less.
+    `less_memory` and `fewer_threads`: how it could do with those.
     """
     if isinstance(error, UserError):
         return Ending(MISTAKE, str(error))
     if isinstance(error, OSError):
-        return _of_system(error)
+        return _of_system(error, fewer_threads)
     shortage = _shortage_of_memory(error)
-    return None if shortage is None else Ending(MISTAKE, f"{shortage}; {less_memory}")
+    if shortage is not None:
+        return Ending(MISTAKE, f"{shortage}; {less_memory}")
+    return _of_runtime(str(error), fewer_threads) if isinstance(error, RuntimeError) else None
 
 
-def _of_system(error: OSError) -> Ending | None:
+def _of_system(error: OSError, fewer_threads: str) -> Ending | None:
     """A full disk, a folder without permission, a file where a folder should be, a pipe that nobody reads."""
     if isinstance(error, BrokenPipeError) and error.filename == _STANDARD_OUTPUT:
         return Ending(128 + signal.SIGPIPE, "")
     if error.filename is not None:
         return Ending(MISTAKE, f"{error.filename}: {error.strerror}")
+    if error.errno == errno.EAGAIN:  # of starting a process
+        return Ending(MISTAKE, f"{_NO_THREADS}; {fewer_threads}")
     return Ending(MISTAKE, os.strerror(error.errno)) if error.errno in _EXHAUSTED else None
+
+
+def _of_runtime(text: str, fewer_threads: str) -> Ending | None:
+    """What neither Python nor torch has an exception of its own for."""
+    if text in ("can't start new thread", os.strerror(errno.EAGAIN)):  # Python's, and C++'s
+        return Ending(MISTAKE, f"{_NO_THREADS}; {fewer_threads}")
+    if "gloo" in text and "by peer" in text:  # a connection was reset or closed
+        return Ending(MISTAKE, "another process of this run has ended; what that one says is the reason")
+    return None
 
 
 class _NamedOutput:

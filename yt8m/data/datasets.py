@@ -1,7 +1,7 @@
 """From indexed shards to batches: videos with labels, rated segments, test videos.
 
 Features stay uint8 until they are on the device. Where damage is skipped (`yt8m.data.damage`), a batch lacks
-the examples that cannot be read; one without any other example is an error all the same.
+the examples that cannot be read, all of them if need be.
 
 Dimensions: B videos, S segments, V distinct videos of a batch, L frames (padded), D features of a frame,
 C classes.
@@ -38,11 +38,11 @@ class VideoBatch(NamedTuple):
     labels: Tensor
     examples: Tensor
 
-    def split(self, parts: int) -> list["VideoBatch"]:
-        """The batch in so many parts of about equal size, or one a video if there are fewer."""
+    def split(self, parts: int, least: int = 1) -> list["VideoBatch"]:
+        """The batch in so many parts, see `_parts`."""
         return [
             VideoBatch(self.frames[rows], self.lengths[rows], self.labels[rows], self.examples[rows])
-            for rows in _parts(len(self.examples), parts)
+            for rows in _parts(len(self.examples), parts, least)
         ]
 
 
@@ -51,9 +51,8 @@ class SegmentBatch(NamedTuple):
 
     `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,) rated class; `scores` (S,) 0 or 1; `negatives`
     (S, C) bool, classes mined as negatives; `videos` (V, L, D) uint8 with `lengths` (V,), or None where no
-    context is asked for; `video_index` (S,) row in `videos`; `examples` (S,) rows of the index;
-    `mined_per_rating` () float32, how many classes are mined on average, also in a part of the batch that of
-    all of it.
+    context is asked for; `video_index` (S,) row in `videos`; `examples` (S,) rows of the index; `totals` (2,) int64,
+    how many ratings there are and how many classes they mine, also in a part of the batch those of all of it.
     """
 
     segments: Tensor
@@ -64,11 +63,11 @@ class SegmentBatch(NamedTuple):
     lengths: Tensor | None
     video_index: Tensor
     examples: Tensor
-    mined_per_rating: Tensor
+    totals: Tensor
 
-    def split(self, parts: int) -> list["SegmentBatch"]:
-        """The batch in so many parts of about equal size, each with the videos of its own segments."""
-        return [self._part(rows) for rows in _parts(len(self.examples), parts)]
+    def split(self, parts: int, least: int = 1) -> list["SegmentBatch"]:
+        """The batch in so many parts, see `_parts`, each with the videos of its own segments."""
+        return [self._part(rows) for rows in _parts(len(self.examples), parts, least)]
 
     def _part(self, rows: slice) -> "SegmentBatch":
         used, video_index = self.video_index[rows].unique(return_inverse=True)
@@ -81,13 +80,15 @@ class SegmentBatch(NamedTuple):
             None if self.lengths is None else self.lengths[used],
             video_index,
             self.examples[rows],
-            self.mined_per_rating,
+            self.totals,
         )
 
 
-def _parts(size: int, parts: int) -> list[slice]:
-    """0 to `size` cut into about equal, not empty parts."""
-    ends = [size * part // min(parts, size) for part in range(min(parts, size) + 1)]
+def _parts(size: int, parts: int, least: int) -> list[slice]:
+    """0 to `size` cut into so many parts of about equal size. Where that would be less than `least`, fewer have it, and
+    the rest, at the end, are empty."""
+    filled = max(1, min(parts, size // least))
+    ends = [size * min(part, filled) // filled for part in range(parts + 1)]
     return [slice(*span) for span in zip(ends, ends[1:])]
 
 
@@ -122,7 +123,7 @@ class ShardDataset(ABC, Generic[Batch]):
         ]
         lengths = [chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen) for chosen in selections]
         # numpy's, not torch's: filling a tensor would wake a thread pool for every video.
-        frames = np.empty((len(records), max(lengths), self.reader.frame_dim), np.uint8)
+        frames = np.empty((len(records), max(lengths, default=1), self.reader.frame_dim), np.uint8)
         for row, length in enumerate(lengths):
             frames[row, length:] = 0
         met = self.reader.read(
@@ -131,23 +132,18 @@ class ShardDataset(ABC, Generic[Batch]):
                 for row, (record, chosen, length) in enumerate(zip(records.tolist(), selections, lengths))
             ]
         )
-        return torch.from_numpy(frames), torch.tensor(lengths), met
-
-    def readable(self, keys: Sequence[Key], met: np.ndarray) -> list[Key]:
-        """The keys of a batch whose examples could be read. Raises `UserError` if none could."""
-        kept = [key for key, whole in zip(keys, met) if whole]
-        if not kept:
-            raise UserError(
-                f"{self.index.folder}: all {len(keys)} examples of a batch are damaged; "
-                f"`python -m yt8m.check_data {self.index.folder}` lists what to download again"
-            )
-        return kept
+        return torch.from_numpy(frames), torch.tensor(lengths, dtype=torch.int64), met
 
 
 def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and examples of a batch."""
-    epochs, examples = np.array(keys).T
+    epochs, examples = np.array(keys, np.int64).reshape(-1, 2).T
     return epochs, examples
+
+
+def _readable(keys: Sequence[Key], met: np.ndarray) -> list[Key]:
+    """The keys of a batch whose examples could be read."""
+    return [key for key, whole in zip(keys, met) if whole]
 
 
 class VideoDataset(ShardDataset[VideoBatch]):
@@ -186,7 +182,7 @@ class VideoDataset(ShardDataset[VideoBatch]):
         records = self.records[examples]
         frames, lengths, met = self.read_videos(records, epochs)
         if not met.all():
-            return self.__getitems__(self.readable(keys, met))
+            return self.__getitems__(_readable(keys, met))
         labels = np.zeros((len(keys), self.n_classes), bool)
         for row, record in enumerate(records):
             classes = self.index.of_record(record, self.classes, self.index.label_ends)
@@ -258,7 +254,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             videos, lengths, videos_met = self.read_videos(record, epoch)
             met &= videos_met[video_index]
         if not met.all():
-            return self.__getitems__(self.readable(keys, met))
+            return self.__getitems__(_readable(keys, met))
         negatives = np.ones((len(keys), self.n_classes), bool)
         for row, record in enumerate(records):
             negatives[row, self.index.of_record(record, *self._known)] = False
@@ -271,7 +267,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             lengths,
             torch.from_numpy(video_index),
             torch.from_numpy(records),
-            torch.tensor(negatives.sum() / len(keys), dtype=torch.float32),
+            torch.tensor([len(keys), negatives.sum()]),
         )
 
     def _read_segments(self, records: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

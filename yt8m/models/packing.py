@@ -39,7 +39,7 @@ class Packing:
         """`frames` (B, L, D); `lengths` (B,) in 1..L, or None when every frame is real."""
         self.batch, self.length = frames.shape[:2]
         self.lengths: Tensor | None = None
-        if lengths is not None and int(lengths.min()) < self.length:
+        if lengths is not None and self.batch and int(lengths.min()) < self.length:
             self.lengths = lengths.to(frames.device)
             steps = torch.arange(self.length, device=frames.device)
             self.index = (steps < self.lengths[:, None]).flatten().nonzero().squeeze(1)  # (N,)
@@ -75,11 +75,14 @@ class Packing:
         return torch.cat([padded.amax(dim=1), self.mean(padded)], dim=1)
 
     def split(self, n_parts: int) -> "Iterator[tuple[slice, slice, Packing]]":
-        """At most `n_parts` parts of the batch: where a part's videos are, where its rows, and its packing."""
-        size = -(-self.batch // n_parts)
+        """At most `n_parts` parts of the batch: where a part's videos are, where its rows, and its packing.
+
+        A batch without videos is a single part.
+        """
+        size = max(1, -(-self.batch // n_parts))
         lengths = [self.length] * self.batch if self.lengths is None else self.lengths.tolist()
         row = 0
-        for video in range(0, self.batch, size):
+        for video in range(0, max(1, self.batch), size):
             part = copy.copy(self)
             part.batch = min(size, self.batch - video)
             n_rows = sum(lengths[video : video + size])

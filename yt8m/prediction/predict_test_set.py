@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from helperbot import get_logger, process_group
+from helperbot import get_logger
 from helperbot.distributed import barrier, rank, rank_zero_first, world_size
 
-from yt8m.common.devices import resolve_workers
+from yt8m.common.devices import joined, resolve_workers
 from yt8m.common.memory import keep_freed_memory
 from yt8m.common.progress import Progress
 from yt8m.data.damage import RAISE, Damage
@@ -64,7 +64,7 @@ def predict_test_set(
     if device.type == "cpu":
         keep_freed_memory()
     cache = data_dir / "cache"
-    with process_group(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
+    with joined(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
         main_process = rank() == 0
         get_logger(
             "yt8m",

@@ -37,6 +37,7 @@ from yt8m.models.video_models import VideoModel, build_video_model
 from yt8m.training.tasks import SegmentTask, Task, VideoTask
 
 LOGGER = logging.getLogger(__name__)
+LEAST_EXAMPLES = 2  # what batch norms can train on
 
 Batch = TypeVar("Batch")
 
@@ -106,7 +107,7 @@ def require_parts(experiment: Experiment[Any], accumulate: int) -> None:
     size = batch_size // accumulate * world_size()  # the smallest
     in_parts = f"training.batch_size {batch_size}" + (f" in --accumulate {accumulate} parts" if accumulate > 1 else "")
     remedy = "set a greater batch_size" + (", or a lower --accumulate" if accumulate > 1 else "")
-    if size < 2:
+    if size < LEAST_EXAMPLES:
         raise UserError(f"{in_parts}: batch norms cannot train on a single example; {remedy}")
     model = experiment.model
     if isinstance(model, ContextAwareModel) and model.config.finetune_context:

@@ -3,13 +3,17 @@
 Dimensions: B videos, S segments, C classes.
 """
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 import torch
 from helperbot import Metric
-from helperbot.distributed import gather_rows, sum_over_ranks
+from helperbot.distributed import gather_on_first, gather_rows, rank, sum_over_ranks
 from torch import Tensor
 
 from yt8m.data.datasets import SegmentBatch, VideoBatch
+from yt8m.training.columns import Columns
 
 GAP_TOP = 20
 
@@ -20,38 +24,84 @@ def _ratio(part: float, whole: float) -> float:
 
 def _of_all_ranks(batches: list[np.ndarray]) -> np.ndarray:
     """The rows of all batches of all processes."""
-    return gather_rows(torch.from_numpy(np.concatenate(batches))).numpy()
+    return gather_rows(torch.from_numpy(np.concatenate([np.empty(0, np.float32), *batches]))).numpy()
 
 
 class VideoMetrics(Metric):
-    """Accuracy, recall and precision at probability 0.5 over all (video, class) pairs, GAP@20 and mAP."""
+    """Accuracy, recall and precision at probability 0.5 over all (video, class) pairs, GAP@20 and mAP.
 
-    def __init__(self) -> None:
+    GAP is YouTube-8M's: average precision of the pooled `GAP_TOP` predictions of each video, where all labels count,
+    also those not among the top. mAP is the mean over the classes with a positive of average precision over all videos.
+
+    Only process 0 keeps anything: in memory 100 bytes a video and 8 a label, with as much again at the end, and the
+    logits, which the ranks of the positives in their classes come from, 4 bytes a class, in `Columns` in `folder`.
+    """
+
+    NAMES = "accuracy", "recall", "precision", "gap", "map"
+
+    def __init__(self, n_classes: int, folder: Path) -> None:
         super().__init__("video")
-        self.reset()
+        self.n_classes, self.folder = n_classes, folder
+        self._forget()
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self._logits: list[np.ndarray] = []
-        self._labels: list[np.ndarray] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        n_top = min(GAP_TOP, self.n_classes)
+        self._nothing: list[Tensor] = [
+            torch.empty(0, width, dtype=dtype)
+            for width in (self.n_classes, n_top)
+            for dtype in (torch.float32, torch.bool)
+        ]
+        self._pending = self._nothing
+        self._logits = Columns(self.n_classes, self.folder)
+        self._right = self._hits = self._predicted = 0  # (video, class) pairs
+        # Buffers that grow as a whole: many small arrays would lie scattered among what batches have freed.
+        self._top, self._top_labels = bytearray(), bytearray()  # float32 and bool, of the `GAP_TOP` of each video
+        self._positives, self._classes = bytearray(), bytearray()  # float32 and int32, of each label
 
     def update(self, outputs: Tensor, batch: VideoBatch) -> None:
         """Take logits (B, C) of a batch."""
-        self._logits.append(outputs.float().cpu().numpy())
-        self._labels.append(batch.labels.cpu().numpy())
+        logits, labels = outputs.float(), batch.labels
+        top, classes = logits.topk(min(GAP_TOP, self.n_classes))
+        self._pending = [values.cpu() for values in (logits, labels, top, labels.gather(1, classes))]
+
+    def exchange(self) -> None:
+        """Give the batch to process 0, which keeps what matters of it."""
+        logits, labels, top, top_labels = (values.numpy() for values in gather_on_first(self._pending))
+        self._pending = self._nothing
+        if logits.shape[0] == 0:
+            return
+        predicted = logits > 0
+        self._right += int((predicted == labels).sum())
+        self._hits += int((predicted & labels).sum())
+        self._predicted += int(predicted.sum())
+        self._top += top.tobytes()
+        self._top_labels += top_labels.tobytes()
+        self._positives += logits[labels].tobytes()
+        self._classes += labels.nonzero()[1].astype(np.int32).tobytes()
+        self._logits.add(logits)
 
     def compute(self) -> dict[str, float]:
-        """The metrics over all batches since `reset`, in percent but for GAP and mAP in 0..1."""
-        logits, labels = _of_all_ranks(self._logits), _of_all_ranks(self._labels)
-        positive = logits > 0
-        hits = float((positive & labels).sum())
-        return {
-            "accuracy": 100 * float((positive == labels).mean()),
-            "recall": 100 * _ratio(hits, labels.sum()),
-            "precision": 100 * _ratio(hits, positive.sum()),
-            "gap": global_average_precision(logits, labels),
-            "map": mean_average_precision(logits, labels),
-        }
+        """The metrics over all batches since `reset`, in percent but for GAP and mAP in 0..1; then all is forgotten."""
+        values = self._measure() if rank() == 0 else [0.0] * len(self.NAMES)
+        self._forget()
+        return dict(zip(self.NAMES, sum_over_ranks(torch.tensor(values, dtype=torch.float64)).tolist()))
+
+    def _measure(self) -> list[float]:
+        """In the order of `NAMES`."""
+        top, top_labels = np.frombuffer(self._top, np.float32), np.frombuffer(self._top_labels, bool)
+        positives, classes = np.frombuffer(self._positives, np.float32), np.frombuffer(self._classes, np.int32)
+        pairs = len(self._logits) * self.n_classes
+        return [
+            100 * _ratio(self._right, pairs),
+            100 * _ratio(self._hits, len(classes)),
+            100 * _ratio(self._hits, self._predicted),
+            pooled_average_precision(top, top_labels, len(classes)),
+            mean_average_precision(self._logits, positives, classes),
+        ]
 
 
 class SegmentMetrics(Metric):
@@ -89,40 +139,32 @@ class SegmentMetrics(Metric):
         }
 
 
-def global_average_precision(logits: np.ndarray, labels: np.ndarray, top: int = GAP_TOP) -> float:
-    """YouTube-8M's GAP: average precision of the pooled `top` predictions of each video, (B, C) each.
+def pooled_average_precision(scores: np.ndarray, positive: np.ndarray, n_positives: int) -> float:
+    """Average precision of a list of predictions, (any,) each; equal scores stay in the order in which they are.
 
-    The denominator counts all labels, also those not among the top.
+    `n_positives` counts also those not among the predictions; NaN where it is 0.
     """
-    top = min(top, logits.shape[1])
-    chosen = np.argpartition(-logits, top - 1, axis=1)[:, :top]
-    confidence = np.take_along_axis(logits, chosen, axis=1).ravel()
-    relevant = np.take_along_axis(labels, chosen, axis=1).ravel()[np.argsort(-confidence, kind="stable")]
-    return _ratio(_precision_sum(relevant), labels.sum())
+    ranks = np.flatnonzero(positive[np.argsort(-scores, kind="stable")]) + 1
+    return _ratio(float((np.arange(1, len(ranks) + 1) / ranks).sum()), n_positives)
 
 
-def mean_average_precision(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the classes with a positive of average precision; (B, C) each. NaN without positives."""
-    classes = np.flatnonzero(labels.any(axis=0))
-    if not classes.size:
-        return float("nan")
-    return float(np.mean([_average_precision(logits[:, c], labels[:, c]) for c in classes]))
+def mean_average_precision(columns: Iterable[np.ndarray], positives: np.ndarray, classes: np.ndarray) -> float:
+    """Mean over the classes with a positive of average precision; NaN without positives.
 
-
-def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Σ precision · step of recall over the distinct scores, (B,) each, as scikit-learn has it, ten times as fast.
-
-    Of equal scores all count as found at once.
+    `columns`: the scores (B,) of all videos, class by class; `positives` and their `classes`: the scores of labels,
+    (labels,) each, in any order.
     """
-    order = np.argsort(-scores)
-    ranked = scores[order]
-    found = np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)  # of each run of equal scores
-    steps = np.diff(found[last], prepend=0)
-    return float((steps * found[last] / (last + 1)).sum() / found[-1])
+    order = np.argsort(classes, kind="stable")
+    found, starts = np.unique(classes[order], return_index=True)
+    own = dict(zip(found.tolist(), np.split(positives[order], starts[1:])))
+    precisions = [average_precision(scores, own[number]) for number, scores in enumerate(columns) if number in own]
+    return float(np.mean(precisions)) if precisions else float("nan")
 
 
-def _precision_sum(relevant: np.ndarray) -> float:
-    """Σ precision(rank) · relevance over a ranked list of booleans."""
-    ranks = np.flatnonzero(relevant) + 1
-    return float((np.arange(1, len(ranks) + 1) / ranks).sum())
+def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
+    """Σ precision · step of recall over the distinct scores, as scikit-learn has it: of equal scores all count as found
+    at once. `scores` (B,) of all, `positives` (at least 1,) those of the positives among them."""
+    distinct, counts = np.unique(positives, return_counts=True)
+    found = counts[::-1].cumsum()[::-1]
+    retrieved = len(scores) - np.searchsorted(np.sort(scores), distinct)
+    return float((counts * found / retrieved).sum() / len(positives))

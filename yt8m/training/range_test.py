@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from helperbot import NonFiniteLossError, get_logger, move_to
+from helperbot import NonFiniteLossError, TooFewExamplesError, get_logger, move_to
 from helperbot.files import replacing
 from helperbot.guards import FiniteGuard
 from helperbot.stepping import Stepper
@@ -21,6 +21,7 @@ from yt8m.common.errors import UserError
 from yt8m.common.pictures import new_figure
 from yt8m.common.progress import Progress
 from yt8m.training.experiments import (
+    LEAST_EXAMPLES,
     Builder,
     Experiment,
     Sources,
@@ -29,7 +30,7 @@ from yt8m.training.experiments import (
     require_parts,
     video_experiment,
 )
-from yt8m.training.trainer import describe_device
+from yt8m.training.trainer import describe_device, examples_remedy
 
 LOGGER = logging.getLogger(__name__)
 BETA = 0.9  # of the moving average of the loss
@@ -126,7 +127,16 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
     ratios = [group["lr"] / settings.lr for group in optimizer.param_groups]
     task = experiment.task
     model = experiment.model.train()
-    stepper = Stepper(model, optimizer, task.forward, task.criterion, device, settings.clip_grad_norm, amp)
+    stepper = Stepper(
+        model,
+        optimizer,
+        task.forward,
+        task.criterion,
+        device,
+        settings.clip_grad_norm,
+        amp,
+        least_examples=LEAST_EXAMPLES,
+    )
     guard = FiniteGuard(immediate=True)
     losses: list[float] = []
     smoothed: list[float] = []
@@ -144,6 +154,8 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
             except NonFiniteLossError as error:
                 ended = str(error)
                 break
+            except TooFewExamplesError as error:
+                raise UserError(f"{error}; {examples_remedy(experiment)}") from None
             assert stepper.last_loss is not None
             losses.append(stepper.last_loss.item())
             average = BETA * average + (1 - BETA) * losses[-1]

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 import torch
+from helperbot import Metric
 from helperbot.callbacks import Mode
-from helperbot.distributed import sum_over_ranks, world_size
+from helperbot.distributed import sum_over_ranks
 from torch import Tensor, nn
 
 from yt8m.data.datasets import SegmentBatch, VideoBatch
@@ -24,7 +26,10 @@ class Task(ABC, Generic[Batch]):
 
     monitor: ClassVar[str]
     mode: ClassVar[Mode]
-    metric_type: ClassVar[type[VideoMetrics] | type[SegmentMetrics]]
+
+    @abstractmethod
+    def metric(self, n_classes: int, folder: Path) -> Metric:
+        """What is measured in an evaluation; `folder` is for what does not fit the memory meanwhile."""
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -40,7 +45,10 @@ class VideoTask(Task[VideoBatch]):
     """Pre-training: labels of videos; the best checkpoint has the lowest validation loss."""
 
     monitor, mode = "loss", "min"
-    metric_type = VideoMetrics
+
+    def metric(self, n_classes: int, folder: Path) -> Metric:
+        """Of labels."""
+        return VideoMetrics(n_classes, folder)
 
     def forward(self, model: nn.Module, batch: VideoBatch) -> Tensor:
         """Logits (B, C)."""
@@ -62,7 +70,10 @@ class SegmentTask(Task[SegmentBatch]):
     mined_weight: float
 
     monitor, mode = "auc", "max"
-    metric_type = SegmentMetrics
+
+    def metric(self, n_classes: int, folder: Path) -> Metric:
+        """Of ratings, which are few."""
+        return SegmentMetrics()
 
     def forward(self, model: nn.Module, batch: SegmentBatch) -> Tensor:
         """Logits (S, C)."""
@@ -72,9 +83,10 @@ class SegmentTask(Task[SegmentBatch]):
 
     def criterion(self, logits: Tensor, batch: SegmentBatch) -> Tensor:
         """Loss of the ratings and of the mined negatives."""
-        mined_per_rating = batch.mined_per_rating
+        totals = batch.totals
         if torch.is_grad_enabled():  # in training all ranks take this step together
-            mined_per_rating = sum_over_ranks(mined_per_rating) / world_size()
+            totals = sum_over_ranks(totals)
+        ratings, mined = totals
         return segment_loss(
             logits,
             batch.classes,
@@ -82,5 +94,5 @@ class SegmentTask(Task[SegmentBatch]):
             batch.negatives,
             self.negative_weight,
             self.mined_weight,
-            mined_per_rating,
+            mined / ratings,
         )

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,20 +22,20 @@ from helperbot import (
     NonFiniteLossError,
     StateError,
     TensorBoardLog,
+    TooFewExamplesError,
     get_logger,
-    process_group,
     warmup_linear_decay,
 )
-from helperbot.distributed import launched, rank, world_size
+from helperbot.distributed import rank, world_size
 from helperbot.files import remove_leftovers
 
-from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
+from yt8m.common.devices import joined, require_compilation, resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.common.files import locked
 from yt8m.models.artifacts import save_model
 from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.training.curves import plot_curves
-from yt8m.training.experiments import Builder, Experiment, Sources, require_parts
+from yt8m.training.experiments import LEAST_EXAMPLES, Builder, Experiment, Sources, require_parts
 from yt8m.training.notifications import reporting
 from yt8m.training.runs import begin_run
 
@@ -44,7 +43,6 @@ LOGGER = logging.getLogger(__name__)
 LOG, CHECKPOINTS, STATE, LOCK = "train.log", "checkpoints", "state.pt", ".lock"
 HISTORY, CURVES, TENSORBOARD = "history.csv", "curves.png", "tensorboard"
 IDS_SHOWN = 20
-LAUNCHED = "MASTER_ADDR", "MASTER_PORT"  # what a launcher sets beside RANK and WORLD_SIZE
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,9 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
     Raises `UserError`. Ends the process with status 128 + n after signal n, the state of the run saved.
     """
     device = resolve_device(args.device)
-    _require_launcher()
-    with process_group(device):
+    if args.compile:
+        require_compilation(device)
+    with joined(device):
         level = min(args.console_level, logging.INFO) if rank() == 0 else logging.ERROR
         get_logger("yt8m", level=level, console_level=args.console_level)
         amp = resolve_half(args.amp, device)
@@ -92,6 +91,8 @@ def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None
         workers = resolve_workers(args.workers, device)
         LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
         experiment = build(args, Sources(args.data_dir, args.seed, workers, device, args.damage))
+        if rank() > 0:  # from here on it may meet damage that no other process does
+            get_logger("yt8m", level=logging.WARNING)
         require_parts(experiment, args.accumulate)
         if experiment.validation is None and args.patience is not None:
             raise UserError(
@@ -137,16 +138,6 @@ def _claimed(folder: Path, restart: bool) -> Iterator[None]:
             (folder / LOCK).unlink()
 
 
-def _require_launcher() -> None:
-    """Raise `UserError` where the environment says that this is one of several processes, but not where they meet."""
-    missing = [name for name in LAUNCHED if name not in os.environ]
-    if launched() and missing:
-        raise UserError(
-            f"environment: RANK and WORLD_SIZE are set, but {' and '.join(missing)} not; start it with torchrun, or "
-            "unset them to train in one process"
-        )
-
-
 def describe_device(device: torch.device) -> str:
     """What a device is, for people: its name and, of a GPU, its memory; of a CPU the threads that compute."""
     if device.type == "cuda":
@@ -181,6 +172,8 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
         bot.train(settings.steps, settings.ckpt_interval)
     except NonFiniteLossError as error:
         raise UserError(_diverged(folder, error, bot, experiment)) from None
+    except TooFewExamplesError as error:
+        raise UserError(f"{folder}: {error}; {examples_remedy(experiment)}") from None
     except StateError as error:
         raise UserError(f"{error}; begin anew with --restart") from None
     except (UserError, OSError):  # of data that cannot be read, or a disk that is full
@@ -248,7 +241,7 @@ def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best:
         task.criterion,
         experiment.training,
         experiment.validation,
-        metrics=[task.metric_type()],
+        metrics=[task.metric(len(experiment.vocabulary), folder)],
         callbacks=callbacks,
         device=options.device,
         clip_grad_norm=settings.clip_grad_norm,
@@ -259,10 +252,18 @@ def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best:
         log_interval=log_interval,
         amp=options.amp,
         accumulate=options.accumulate,
-        split_batch=lambda batch, parts: batch.split(parts),
+        split_batch=lambda batch, parts: batch.split(parts, LEAST_EXAMPLES),
         compiled=options.compiled,
         identify=lambda batch: batch.examples,
+        least_examples=LEAST_EXAMPLES,
     )
+
+
+def examples_remedy(experiment: Experiment[Any]) -> str:
+    """What to do where damage leaves too few examples."""
+    loaders = experiment.training, experiment.validation
+    folders = {str(loader.dataset.index.folder): None for loader in loaders if loader is not None}
+    return f"the others are damaged: `python -m yt8m.check_data {' '.join(folders)}` lists what to download again"
 
 
 def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, experiment: Experiment[Any]) -> str:
