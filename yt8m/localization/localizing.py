@@ -4,7 +4,6 @@ Dimensions: L frames of a video, D features of a frame, S segments of a video, C
 """
 
 import argparse
-import difflib
 import logging
 import os
 import sys
@@ -19,6 +18,7 @@ from helperbot.files import replacing
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.common.memory import keep_freed_memory
+from yt8m.common.names import did_you_mean
 from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
@@ -112,13 +112,7 @@ def _choose_records(index: Index, video_ids: Sequence[str] | None) -> np.ndarray
 
 def _suggestion(text: str, known: Sequence[str]) -> str:
     """What a user may have meant who wrote `text`, or at least what there is."""
-    folded = {name.casefold(): name for name in known}
-    text = text.strip().casefold()
-    near = difflib.get_close_matches(text, folded, 3) or [name for name in folded if text in name][:3]
-    if near:
-        *others, last = [folded[name] for name in near]
-        return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
-    return f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"
+    return did_you_mean(text, known) or f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"
 
 
 # --- prediction ---------------------------------------------------------------------------------------
