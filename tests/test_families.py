@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.conftest import Outcome
 from tests.documentation import blocks
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from tests.test_commands import assert_refused
+from yt8m.__main__ import main
 from yt8m.common.config import Count
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import WholeVideoDataset
@@ -26,7 +28,7 @@ from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, fold, register
 from yt8m.models.config import VideoSection, parse_config
 from yt8m.models.heads import HEADS, LogisticHead, MixtureHead, register_head
 from yt8m.models.packing import Windows
-from yt8m.models.registry import Entry
+from yt8m.models.registry import Entry, NameTakenError
 from yt8m.models.segment_models import ContextAgnosticModel
 from yt8m.models.video_models import VideoModel, build_segment_encoder, build_video_model
 
@@ -86,7 +88,8 @@ def fixture_families(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forget() -> None:
     """As in a new process."""
-    sys.modules.pop("attention", None)
+    for module in ("attention", "another"):
+        sys.modules.pop(module, None)
     FAMILIES.pop("attention", None)
 
 
@@ -226,11 +229,33 @@ def test_an_encoder_that_cannot_pool_says_so() -> None:
     assert isinstance(build_segment_encoder(config), RecurrentEncoder)
 
 
+def test_two_files_with_a_family_of_the_same_name(attention: Path) -> None:
+    attention.with_name("another.py").write_text(SOURCE, encoding="utf-8")
+    models = ATTENTION, {**ATTENTION, "module": "another"}
+    with pytest.raises(UserError) as caught:
+        parse_config(
+            {name: {"model": model} for name, model in zip(("context_base", "segment_base"), models)}, "c.yaml"
+        )
+    assert str(caught.value).startswith("c.yaml: 1 problem: segment_base.model.module: another.AttentionEncoder is ")
+
+
+def test_the_program_finds_modules_where_it_is_started(
+    attention: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(attention.parent)
+    elsewhere = [path for path in sys.path if path not in ("", str(attention.parent))]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    assert find_spec("attention") is None
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert find_spec("attention") is not None and capsys.readouterr().out
+
+
 def test_a_name_belongs_to_one_class() -> None:
     assert register("recurrent", RecurrentConfig)(RecurrentEncoder) is RecurrentEncoder  # as when it is imported anew
-    with pytest.raises(ValueError, match=r"'dbof' is that of yt8m\.models\.dbof\.DbofEncoder"):
+    with pytest.raises(NameTakenError, match=r"'dbof', as is yt8m\.models\.dbof\.DbofEncoder"):
         register("dbof", RecurrentConfig)(RecurrentEncoder)
-    with pytest.raises(ValueError, match="'moe'"):
+    with pytest.raises(NameTakenError, match="'moe'"):
         register_head("moe", HEADS["logistic"].config)(LogisticHead)
 
 

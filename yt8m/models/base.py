@@ -117,5 +117,8 @@ Family = TypeVar("Family", bound=Encoder)
 
 
 def register(name: str, config: type[EncoderConfig]) -> Callable[[type[Family]], type[Family]]:
-    """Decorates the encoder of a family: `type: name` in a configuration means it, with the keys of `config`."""
+    """Decorates the encoder of a family: `type: name` in a configuration means it, with the keys of `config`.
+
+    Raises `NameTakenError`.
+    """
     return FAMILIES.register(name, config)

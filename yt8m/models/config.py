@@ -26,7 +26,7 @@ from yt8m.common.names import did_you_mean
 from yt8m.models import dbof, nextvlad
 from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig
 from yt8m.models.heads import HEADS
-from yt8m.models.registry import Entry, Registry, import_module
+from yt8m.models.registry import Entry, NameTakenError, Registry, import_module
 from yt8m.models.segment_models import ContextModelConfig
 
 OWN_FAMILIES = dbof, nextvlad  # which have registered themselves
@@ -61,6 +61,8 @@ def _import(module: object) -> None:
         raise _problem("module", f"expected the name of a Python module, such as my_family, found {module!r}")
     try:
         import_module(module)
+    except NameTakenError as error:
+        raise _problem("module", str(error)) from None
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise  # what the module itself lacks

@@ -66,7 +66,10 @@ Registered = TypeVar("Registered", bound=Head)
 
 
 def register_head(name: str, config: type[Section]) -> Callable[[type[Registered]], type[Registered]]:
-    """Decorates a head: `head: name` in a configuration means it, with the keys of `config`."""
+    """Decorates a head: `head: name` in a configuration means it, with the keys of `config`.
+
+    Raises `NameTakenError`.
+    """
     return HEADS.register(name, config)
 
 

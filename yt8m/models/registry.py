@@ -10,6 +10,10 @@ Kind = TypeVar("Kind")
 Registered = TypeVar("Registered")
 
 
+class NameTakenError(Exception):
+    """Two classes of a kind under the same name."""
+
+
 class Entry(NamedTuple, Generic[Kind]):
     """A class, and the keys that it has in configurations."""
 
@@ -23,13 +27,13 @@ class Registry(dict[str, Entry[Kind]]):
     def register(self, name: str, config: type[Section]) -> Callable[[type[Registered]], type[Registered]]:
         """Decorates a class that a configuration is to call `name`, its keys being those of `config`.
 
-        Raises `ValueError` for a name that another class has.
+        Raises `NameTakenError` for a name that another class has.
         """
 
         def add(cls: type[Registered]) -> type[Registered]:
             known = self.get(name)
             if known is not None and _path(known.cls) != _path(cls):  # else its module is imported anew
-                raise ValueError(f"{_path(cls)}: the name {name!r} is that of {_path(known.cls)}; take another")
+                raise NameTakenError(f"{_path(cls)} is called {name!r}, as is {_path(known.cls)}; give it another name")
             self[name] = Entry(cls, config)  # type: ignore[arg-type]
             return cls
 
