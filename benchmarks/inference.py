@@ -25,7 +25,6 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.harness import rates
 from benchmarks.plain_inference import plain_metadata, plain_model, plain_predictions, plain_submission
 from yt8m import make_demo_data
-from yt8m.common.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.features import feature_contract
 from yt8m.data.index import load_index
@@ -33,6 +32,7 @@ from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS
 from yt8m.data.test_meta import load_test_meta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import copy_encoder, exported_config, load_segment_model, open_folder, save_model
+from yt8m.models.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
 from yt8m.models.video_models import build_video_model
 from yt8m.prediction.inference import Computation, Member, Predictor

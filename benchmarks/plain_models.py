@@ -1,7 +1,7 @@
 """The models written the obvious way, from their formulas: padding kept in every layer, one operation after another.
 
 The names of the parameters are those of the package's models, so that both load the same state dict. Dimensions as in
-`yt8m.models.encoders`.
+`yt8m.models.dbof`, `yt8m.models.nextvlad`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from yt8m.common.config import ContextModelConfig, DbofConfig, NextvladConfig, VideoModelConfig
+from yt8m.models.base import EncoderConfig
+from yt8m.models.dbof import DbofConfig
+from yt8m.models.nextvlad import NextvladConfig
+from yt8m.models.segment_models import ContextModelConfig
 
 
 class PlainGating(nn.Module):
@@ -170,7 +173,7 @@ class PlainNextvlad(PlainVideoModel):
         return self.intermediate_fc[0](pooled)
 
 
-def build_plain_model(config: VideoModelConfig, n_classes: int) -> PlainDbof | PlainNextvlad:
+def build_plain_model(config: EncoderConfig, n_classes: int) -> PlainDbof | PlainNextvlad:
     """The plain model for a configuration, to load a state dict into."""
     return PlainDbof(config, n_classes) if isinstance(config, DbofConfig) else PlainNextvlad(config, n_classes)
 
@@ -179,7 +182,7 @@ class PlainContextAware(PlainMixture):
     """A segment encoder beside a context encoder; every segment comes with its whole video."""
 
     def __init__(
-        self, config: ContextModelConfig, context: VideoModelConfig, segment: VideoModelConfig, n_classes: int
+        self, config: ContextModelConfig, context: EncoderConfig, segment: EncoderConfig, n_classes: int
     ) -> None:
         super().__init__(config.fcn_dim, config.p_drop, n_classes, config.n_mixture)
         self.context_model, self.segment_model = build_plain_model(context, 1), build_plain_model(segment, 1)

@@ -44,15 +44,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.plain_models import frame_mask
 from benchmarks.watched_training import SEEN, WORST, model_folder, seen_examples
 from yt8m import train_pure_segment, train_segment_w_context, train_video
-from yt8m.common.config import (
-    BaseSection,
-    SegmentTraining,
-    Training,
-    VideoTraining,
-    load_config,
-    override_steps,
-    required,
-)
+from yt8m.common.config import SegmentTraining, Training, VideoTraining
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
 from yt8m.data.folds import split_fold
 from yt8m.data.index import load_index
@@ -61,9 +53,9 @@ from yt8m.data.sampling import Key, TrainingBatches
 from yt8m.data.segments import context_frames
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
 from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model, save_model
+from yt8m.models.base import Encoder
 from yt8m.models.centering import begin_centered, center
-from yt8m.models.encoders import Encoder
-from yt8m.models.mixture import begin_with_shares
+from yt8m.models.config import BaseSection, load_config, override_steps, required
 from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.models.packing import Packing
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
@@ -88,28 +80,28 @@ class PaddedBatch(Packing):
     def __init__(self, frames: Tensor, lengths: Tensor) -> None:
         """Frames (B, L, D) and lengths (B,), of which any may be 0."""
         super().__init__(frames, None)
-        self.mask = frame_mask(frames, lengths)  # (B, L)
+        self.real = frame_mask(frames, lengths)  # (B, L)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """(B·L, ·) → (B, L, ·) with zeros in the padding."""
         padded = super().unpack(rows)
-        return padded * self.mask.view(*self.mask.shape, *[1] * (padded.ndim - 2))
+        return padded * self.real.view(*self.real.shape, *[1] * (padded.ndim - 2))
 
 
 def encode_padded(encoder: Encoder, frames: Tensor, lengths: Tensor) -> Tensor:
     """Frames (B, L, D) and lengths (B,) → (B, F)."""
     packing = PaddedBatch(frames, lengths)
-    return encoder.pool(encoder.encode_frames(packing.pack(frames)), packing)
+    return encoder.pool_rows(encoder.encode_frames(packing.pack(frames)), packing)
 
 
 def padded_forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
     """Logits of a batch, (B, C) of videos or (S, C) of segments; these have no padding, the videos around them have."""
     if isinstance(batch, VideoBatch):
-        return model.classify(encode_padded(model, batch.frames, batch.lengths))
+        return model.logits(encode_padded(model, batch.frames, batch.lengths))
     if batch.videos is None or batch.lengths is None:
         return model(batch.segments)
     contexts = encode_padded(model.context_model, batch.videos, batch.lengths)
-    return model.classify(model.segment_model(batch.segments), contexts[batch.video_index])
+    return model.classify(model.segment_model(batch.segments), lambda _: contexts[batch.video_index])
 
 
 def packed_forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
@@ -314,7 +306,7 @@ def video_training(args: argparse.Namespace, folder: Path, aspects: frozenset[st
     if settings.center_inputs:
         begin_centered(model)
     if settings.prior_bias:
-        begin_with_shares(model.expert_fc, datasets[0].class_shares())
+        model.begin_with_shares(datasets[0].class_shares())
     groups = groups_of(model, settings.lr, settings, aspects)
     config = exported_config(video=section.model_copy(update={"training": settings}))
     return Trainer(folder, model, groups, settings, datasets, vocabulary, config, aspects)
@@ -352,7 +344,7 @@ def aware_training(args: argparse.Namespace, folder: Path, aspects: frozenset[st
     copy_encoder(model.segment_model, segment_base)
     if settings.center_inputs:
         center(model.segment_model)
-    head = nn.ModuleList([model.intermediate_fc, model.expert_fc, model.gating_fc])
+    head = nn.ModuleList([model.intermediate_fc, *model.head_layers.values()])
     groups = [
         *groups_of(head, settings.lr, settings, aspects),
         *groups_of(model.segment_model, settings.lr * settings.segment_encoder_lr_factor, settings, aspects),

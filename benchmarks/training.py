@@ -23,7 +23,7 @@ from helperbot import parameter_groups
 
 from benchmarks.harness import rates
 from benchmarks.plain_models import build_plain_model
-from yt8m.common.config import load_config
+from yt8m.models.config import load_config
 from yt8m.models.video_models import build_video_model
 from yt8m.training.loss import video_loss
 

@@ -65,10 +65,10 @@ def fail_to_read(at: int, cut: bool) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return pread(handle, size, place)
 
-    setattr(shard, "read", counted)
+    shard.read = counted
     if not cut:
         pread = os.pread
-        setattr(os, "pread", failing)
+        os.pread = failing
 
 
 def main() -> None:

@@ -9,9 +9,10 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from yt8m.common.config import Config, load_config, override_steps, parse_config, read_yaml
+from yt8m.common.config import read_yaml
 from yt8m.common.errors import UserError
 from yt8m.models.artifacts import exported_config
+from yt8m.models.config import Config, load_config, override_steps, parse_config
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SHIPPED = sorted(path.relative_to(SCRIPTS).as_posix() for path in SCRIPTS.rglob("*.yaml"))
@@ -391,7 +392,11 @@ def test_soft_assignment_belongs_to_nextvlad(tmp_path: Path) -> None:
 
 def test_the_type_of_a_model_decides_its_keys(tmp_path: Path) -> None:
     path = "video.model.type"
-    assert _only_problem(tmp_path, {path: "netvlad"}) == f"{path}: expected one of 'dbof', 'nextvlad', found 'netvlad'"
+    known = f"{path}: expected one of 'dbof', 'nextvlad', found "
+    assert _only_problem(tmp_path, {path: "netvlad"}) == f"{known}'netvlad' (did you mean nextvlad?)"
+    for stranger in ("transformer", 7, None):
+        problem = _only_problem(tmp_path, {path: stranger})
+        assert problem.startswith(f"{known}{stranger!r} (") and "`module`" in problem
     assert _only_problem(tmp_path, {path: ABSENT}) == f"{path}: missing key"
     problems = _problems(tmp_path, _changed({path: "nextvlad"}))
     assert "video.model.hidden_dim: unknown key" in problems

@@ -203,14 +203,11 @@ def _command(page: str, block: Block, folder: Path, values: dict[str, str]) -> l
         text = re.sub(re.escape(written) + r"(?![\w.])", typed.format(**values), text)
     if block.language == "bash":
         return ["bash", "-euo", "pipefail", "-c", text]
-    if block.language == "python":
+    name = text.splitlines()[0].removeprefix("# ")
+    if block.language == "python" and not name.endswith(".py"):
         return ["python", "-c", text]
-    if block.language == "diff":
-        (folder / "change.diff").write_text(text, encoding="utf-8")
-        return ["patch", "--strip=1", "--fuzz=0", "--input=change.diff"]
-    if block.language == "yaml":
-        name = text.splitlines()[0].removeprefix("# ")
-        assert re.fullmatch(r"[\w/.-]+\.yaml", name), (
+    if block.language in ("python", "yaml"):
+        assert re.fullmatch(r"[\w/.-]+\.(py|yaml)", name), (
             f"{page}, line {block.line}: a YAML block begins with its file's name"
         )
         (folder / name).write_text(text, encoding="utf-8")
@@ -292,10 +289,9 @@ def test_own_features(read: Callable[..., None], tmp_path: Path) -> None:
 
 
 def test_adding_a_model(read: Callable[..., None], tiny_data: Path, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "yt8m", tmp_path / "yt8m", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(tiny_data, tmp_path / "data")
     read("docs/adding-a-model.md", tmp_path)
-    assert (tmp_path / "data" / "cache" / "segment" / "mean_0" / "model.pth").is_file()
+    assert (tmp_path / "data" / "cache" / "segment" / "attention_0" / "model.torchscript").is_file()
 
 
 def test_every_page_with_something_to_run_is_run() -> None:

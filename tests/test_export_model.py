@@ -226,9 +226,8 @@ def test_logits_count_where_probabilities_say_nothing(
     state = torch.load(folder / "model.pth", weights_only=True)
     state["_model.expert_fc.2.bias"] -= 1000
     torch.save(state, folder / "model.pth")
-    for name in ("reference_logits", "exact_logits"):
-        function = getattr(exporting, name)
-        monkeypatch.setattr(exporting, name, lambda *arguments, function=function: 1.001 * function(*arguments))
+    right = exporting.reference_logits
+    monkeypatch.setattr(exporting, "reference_logits", lambda *arguments: 1.001 * right(*arguments))
     assert_refused(export(folder, "--format", "torchscript"), "not written", "0.0e+00 in probabilities")
     assert names_of_files(folder) == ["config.yaml", "model.pth"]
 

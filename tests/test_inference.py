@@ -12,7 +12,7 @@ from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, vi
 from yt8m.common.errors import UserError
 from yt8m.data.segments import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
 from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.models.nextvlad import fold
+from yt8m.models.base import fold
 from yt8m.models.packing import Windows
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
 

@@ -13,15 +13,16 @@ from torch import nn
 from torch.nn import functional
 
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
-from yt8m.common.config import ContextModelConfig, VideoModelConfig
 from yt8m.models.artifacts import copy_encoder
+from yt8m.models.base import fold
 from yt8m.models.centering import CenteredLinear, begin_centered, center, uncenter
-from yt8m.models.encoders import DbofEncoder, NextvladEncoder
+from yt8m.models.config import VideoModelConfig
+from yt8m.models.dbof import DbofEncoder
 from yt8m.models.gating import GatedPooling, NormedLinear, SEGating
-from yt8m.models.mixture import begin_with_shares, mix_experts, mixture_layers
-from yt8m.models.nextvlad import NextvladLayer, fold
+from yt8m.models.heads import begin_with_shares, mix_experts, mixture_layers
+from yt8m.models.nextvlad import NextvladEncoder, NextvladLayer
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAwareModel
+from yt8m.models.segment_models import ContextAwareModel, ContextModelConfig
 from yt8m.models.video_models import build_video_model
 
 N_CLASSES = 3

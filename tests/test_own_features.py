@@ -25,11 +25,11 @@ from tests.shards import (
     write_payloads,
 )
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, write_config
-from yt8m.common.config import NextvladConfig
 from yt8m.data.index import UNUSUAL, Index, load_index
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.models.encoders import NextvladEncoder
-from yt8m.models.nextvlad import fold
+from yt8m.models.base import fold
+from yt8m.models.config import VideoSection
+from yt8m.models.nextvlad import NextvladEncoder
 
 Command = Callable[..., Outcome]
 QUICK = {**TRAINING, "steps": 2, "ckpt_interval": 2}
@@ -121,8 +121,8 @@ def test_unusual_records_without_audio_are_read_through_protobuf(tmp_path: Path)
 def encoder(audio_dim: int) -> NextvladEncoder:
     """A NeXtVLAD encoder for 6 visual columns and these many of audio, in eval mode."""
     torch.manual_seed(1)
-    config = NextvladConfig.model_validate({**NEXTVLAD, "video_dim": 6, "audio_dim": audio_dim})
-    return NextvladEncoder(config).eval()
+    section = VideoSection.model_validate({"model": {**NEXTVLAD, "video_dim": 6, "audio_dim": audio_dim}})
+    return NextvladEncoder(section.model).eval()
 
 
 def test_without_audio_nextvlad_is_its_visual_half() -> None:

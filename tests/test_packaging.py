@@ -22,7 +22,9 @@ def requirements(name: str) -> dict[str, str]:
         if line.startswith("-r "):
             pins |= requirements(line.removeprefix("-r "))
         elif line:
-            package, version = re.fullmatch(r"([\w.-]+)==([\w.+]+)(?:; python_version < .*)?", line).groups()  # every line is a pin
+            package, version = re.fullmatch(
+                r"([\w.-]+)==([\w.+]+)(?:; python_version < .*)?", line
+            ).groups()  # every line is a pin
             pins[normalized(package)] = version
     return pins
 

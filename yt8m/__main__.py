@@ -89,6 +89,8 @@ def _module_name(word: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that the first of the arguments names, with the others; by default those of the process."""
+    if "" not in sys.path:
+        sys.path.append("")  # where families of models of one's own may be, as `python -m` has it
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = _module_name(words[0]) if words else ""
     if name in COMMANDS:

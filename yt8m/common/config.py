@@ -1,35 +1,15 @@
-"""YAML configurations, checked once at the edge and frozen.
+"""What configurations are made of: YAML read strictly, keys that check their values, and sections without a model.
 
-A configuration file holds one or more of these sections:
-
-    video.model, video.training                              pre-training
-    pure_segment.training                                    context-agnostic fine-tuning
-    segment_w_context.model, segment_w_context.training      context-aware fine-tuning
-    context_base.model, segment_base.model                   written into exported context-aware models
-    features, vocabulary                                     written into all exported models: what goes in, what
-                                                             comes out; a training takes both from its data
-
-Unknown, missing and mistyped keys are all reported together, in one `UserError`.
+`yt8m.models.config` has the file as a whole.
 """
 
 import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    ValidationError,
-    ValidationInfo,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
 from yt8m.common.errors import UserError
 
@@ -79,76 +59,13 @@ def _ascends(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     """Frozen, and without room for keys nobody reads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _VideoModel(_Section):
-    """What both families of video models share.
-
-    `video_dim` and `audio_dim` are the widths of the `rgb` and `audio` features, `audio_dim` 0 where there
-    is no audio; `max_len` is the most frames sampled from a video in training (-1: all).
-    """
-
-    fcn_dim: Count
-    p_drop: Fraction
-    max_len: MaxLen
-    n_mixtures: Count
-    per_class: StrictBool = False
-    video_dim: Count = 1024
-    audio_dim: Annotated[StrictInt, Field(ge=0)] = 128
-
-    @property
-    def frame_dim(self) -> int:
-        """Width of one frame: visual and audio features side by side."""
-        return self.video_dim + self.audio_dim
-
-
-class DbofConfig(_VideoModel):
-    """Context-gated deep bag of frames."""
-
-    type: Literal["dbof"]
-    hidden_dim: Count
-    frame_se_reduction: Reduction
-    video_se_reduction: Reduction
-
-
-def _divides(groups: int, info: ValidationInfo) -> int:
-    """Expanded frames, twice as wide as the features, are cut into so many equal parts."""
-    for name in ("video_dim", "audio_dim"):
-        if 2 * info.data.get(name, 0) % groups:
-            raise ValueError(f"expected a divisor of 2 * {name}, which is {2 * info.data[name]}")
-    return groups
-
-
-class NextvladConfig(_VideoModel):
-    """NeXtVLAD; `soft_assignment` chooses the 2019 release's reading of the assignment logits or the paper's."""
-
-    type: Literal["nextvlad"]
-    n_clusters: Annotated[StrictInt, Field(ge=2)]  # the audio encoder, if there is one, takes half of them
-    groups: Annotated[Count, AfterValidator(_divides)]
-    se_reduction: Reduction
-    add_batchnorm: StrictBool
-    soft_assignment: Annotated[Literal["2019", "paper"], BeforeValidator(str)] = "2019"
-
-
-VideoModelConfig = Annotated[DbofConfig | NextvladConfig, Field(discriminator="type")]
-
-
-class ContextModelConfig(_Section):
-    """The part of a context-aware model above its two encoders."""
-
-    fcn_dim: Count
-    p_drop: Fraction
-    se_reduction: Reduction
-    max_len: MaxLen
-    finetune_context: StrictBool
-    n_mixture: Count
-
-
-class Training(_Section):
+class Training(Section):
     """What all trainings have: `steps` and `ckpt_interval` in optimizer steps, and how they go.
 
     The learning rate rises linearly from `lr * start_lr_factor` to `lr` over `warmup_ratio` of the steps, then falls
@@ -199,40 +116,14 @@ class ContextTraining(SegmentTraining):
     context_encoder_lr_factor: NonNegative = 0.25
 
 
-class VideoSection(_Section):
-    """`video:`"""
-
-    model: VideoModelConfig
-    training: VideoTraining | None = None
-
-
-class PureSegmentSection(_Section):
-    """`pure_segment:`"""
-
-    training: SegmentTraining | None = None
-
-
-class ContextSection(_Section):
-    """`segment_w_context:`"""
-
-    model: ContextModelConfig
-    training: ContextTraining | None = None
-
-
-class BaseSection(_Section):
-    """`context_base:` and `segment_base:`"""
-
-    model: VideoModelConfig
-
-
-class FeatureMeaning(_Section):
+class FeatureMeaning(Section):
     """A feature: its `width` in bytes, and the values that the bytes 0 and 255 stand for."""
 
     width: Count
     range: Annotated[tuple[Number, Number], AfterValidator(_ascends)]
 
 
-class FeatureContract(_Section):
+class FeatureContract(Section):
     """`features:`, what a model takes: visual features and, where there is sound, audio features of each second."""
 
     rgb: FeatureMeaning
@@ -242,21 +133,6 @@ class FeatureContract(_Section):
     def widths(self) -> tuple[int, int]:
         """Width of the visual and of the audio features, 0 where there are none."""
         return self.rgb.width, self.audio.width if self.audio is not None else 0
-
-
-class Config(_Section):
-    """One configuration file; a section that is absent is None.
-
-    `vocabulary` has the label id and the name of each class, in the order of the model's outputs.
-    """
-
-    video: VideoSection | None = None
-    pure_segment: PureSegmentSection | None = None
-    segment_w_context: ContextSection | None = None
-    context_base: BaseSection | None = None
-    segment_base: BaseSection | None = None
-    features: FeatureContract | None = None
-    vocabulary: tuple[tuple[Annotated[StrictInt, Field(ge=0, lt=2**31)], str], ...] | None = None
 
 
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?")
@@ -303,72 +179,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
     return data
-
-
-def load_config(path: Path, *sections: str) -> Config:
-    """Read and check a configuration; `sections` (such as "pure_segment.training") must be there.
-
-    Raises `UserError` with every unknown, missing or mistyped key of the file in one message.
-    """
-    return parse_config(read_yaml(path), path, *sections)
-
-
-def parse_config(data: Mapping[str, Any], source: object, *sections: str) -> Config:
-    """Check a mapping read from `source`; see `load_config`."""
-    problems = []
-    config = None
-    try:
-        config = Config.model_validate(data)
-    except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-    for section in sections:
-        found: Any = data
-        for key in section.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        if found is None and f"{section}: missing key" not in problems:
-            problems.append(f"{section}: missing section")
-    if config is None or problems:
-        unique = list(dict.fromkeys(problems))
-        raise UserError(f"{source}: {len(unique)} problem{'s' * (len(unique) > 1)}: " + "; ".join(unique))
-    return config
-
-
-Section = TypeVar("Section")
-
-
-def required(section: Section | None) -> Section:
-    """A section that whoever read the configuration asked for (`load_config(path, "video.model")`), so it is there.
-
-    Raises `LookupError` where nobody did, which is a mistake of the program and not of the user.
-    """
-    if section is None:
-        raise LookupError("a section of a configuration that was not asked for when it was read")
-    return section
-
-
-Trained = TypeVar("Trained", VideoSection, PureSegmentSection, ContextSection)
-
-
-def override_steps(section: Trained, steps: int | None) -> Trained:
-    """The section with `training.steps` as the command line has it, if it says so."""
-    if steps is None or section.training is None:
-        return section
-    return section.model_copy(update={"training": section.training.model_copy(update={"steps": steps})})
-
-
-def _describe(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as `section.key: what is wrong (the value)`."""
-    # The discriminator of a union appears in the location ("video.model.dbof.p_drop") but not in the file.
-    location = problem["loc"]
-    where = ".".join(str(part) for part in (location[:2] + location[3:] if len(location) > 3 else location))
-    kind = problem["type"]
-    if kind == "missing":
-        return f"{where}: missing key"
-    if kind == "extra_forbidden":
-        return f"{where}: unknown key"
-    if kind == "union_tag_not_found":
-        return f"{where}.type: missing key"
-    if kind == "union_tag_invalid":
-        return f"{where}.type: expected one of {problem['ctx']['expected_tags']}, found {problem['ctx']['tag']!r}"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{where}: expected {message.removeprefix('expected ')}, found {problem['input']!r}"

@@ -15,12 +15,12 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from yt8m.common.config import required
 from yt8m.data.segments import HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
 from yt8m.models.artifacts import ModelFolder
-from yt8m.models.encoders import Encoder
+from yt8m.models.base import Encoder
+from yt8m.models.config import required
 from yt8m.models.gating import SEGating
-from yt8m.models.packing import Packing
+from yt8m.models.packing import Layout, Packing
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel
 
@@ -29,8 +29,8 @@ OUTPUT = "probabilities"
 Model = TypeVar("Model", bound=VideoModel | SegmentModel)
 
 
-class _SeenFrames:
-    """Pools, of the frames of one video, those that a video model sees (`segments.context_frames`).
+class _SeenFrames(Layout):
+    """Of all frames of one video those that a video model sees (`segments.context_frames`), the others as padding.
 
     All are encoded and some count for nothing, so that no shape depends on anything but L: cutting frames off would
     take a branch, which tracing does not keep.
@@ -40,29 +40,37 @@ class _SeenFrames:
         """`frames` (L, D) uint8."""
         number = (frames[:, 0] >= 0).cumsum(0)  # 1 to L; an `arange` would be traced with the device that it was on
         n_frames = number[-1:]
-        inside = (number > HEAD_FRAMES) & (number <= n_frames - TAIL_FRAMES)
-        self.seen = (inside | (n_frames <= HEAD_FRAMES + TAIL_FRAMES)).float()  # (L,)
+        cut = (n_frames > HEAD_FRAMES + TAIL_FRAMES).to(number.dtype)
+        self._order = (number - 1 + cut * HEAD_FRAMES) % n_frames  # (L,), those first that are seen
+        self._seen = number <= n_frames - cut * (HEAD_FRAMES + TAIL_FRAMES)  # (L,)
 
-    def max_and_mean(self, rows: Tensor) -> Tensor:
-        """Maximum and mean over the frames that are seen: (L, H), nowhere negative → (1, 2H)."""
-        rows = rows * self.seen[:, None]
-        return torch.cat([rows.amax(dim=0), rows.sum(dim=0) / self.seen.sum()])[None]
+    def pack(self, frames: Tensor) -> Tensor:
+        """(L, D) → rows (L, D), float."""
+        return frames[self._order].float()
 
-    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """As those of `Packing`: (L, G, K) and (L, G, P) → (1, K, P) and (1, G, K)."""
-        weights = weights * self.seen[:, None, None]
-        return (weights.flatten(0, 1).T @ parts.flatten(0, 1))[None], weights.sum(dim=0)[None]
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(L, ·) → (1, L, ·) with zeros for frames that are not seen."""
+        seen = self._seen.view(-1, *[1] * (rows.dim() - 1))
+        return torch.where(seen, rows, torch.zeros_like(rows))[None]
+
+    def mask(self, padded: Tensor) -> Tensor:
+        """See `Layout`."""
+        return self._seen[None]
+
+
+def _encode(encoder: Encoder, frames: Tensor, layout: _SeenFrames | Packing) -> Tensor:
+    """What the encoder makes of frames in a layout, without the ways of its own that training has."""
+    return encoder.pool_rows(encoder.encode_frames(layout.pack(frames)), layout)
 
 
 def _encode_video(encoder: Encoder, frames: Tensor) -> Tensor:
     """Frames (L, D) uint8 of a whole video → (1, F)."""
-    return encoder.pool(encoder.encode_frames(frames.float()), _SeenFrames(frames))
+    return _encode(encoder, frames, _SeenFrames(frames))
 
 
 def _encode_segments(encoder: Encoder, segments: Tensor) -> Tensor:
     """Segments (S, W, D) uint8 → (S, F)."""
-    packing = Packing(segments, None)
-    return encoder.pool(encoder.encode_frames(packing.pack(segments)), packing)
+    return _encode(encoder, segments, Packing(segments, None))
 
 
 class Portable(nn.Module, Generic[Model]):  # pylint: disable=abstract-method  # its inputs are named by `forward`
@@ -83,7 +91,7 @@ class _PortableVideoModel(Portable[VideoModel]):
 
     def logits(self, frames: Tensor) -> Tensor:
         """Frames (L, D) uint8 of one whole video → (C,)."""
-        return self.model.classify(_encode_video(self.model, frames)).squeeze(0)
+        return self.model.logits(_encode_video(self.model, frames)).squeeze(0)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (L, D) uint8 of one whole video → probabilities (C,)."""
@@ -107,8 +115,10 @@ class _PortableAwareModel(Portable[ContextAwareModel]):
 
     def logits(self, segments: Tensor, frames: Tensor) -> Tensor:
         """Segments (S, W, D) uint8 and the frames (L, D) uint8 of the whole video that they come from → (S, C)."""
-        context = _encode_video(self.model.context_model, frames).expand(segments.shape[0], -1)
-        return self.model.classify(_encode_segments(self.model.segment_encoder, segments), context)
+        features = _encode_segments(self.model.segment_encoder, segments)
+        return self.model.classify(
+            features, lambda encoder: _encode_video(encoder, frames).expand(segments.shape[0], -1)
+        )
 
     def forward(self, segments: Tensor, frames: Tensor) -> Tensor:
         """Segments (S, W, D) uint8 and the frames (L, D) uint8 of the whole video that they come from →
@@ -159,6 +169,9 @@ def interface_of(folder: ModelFolder, n_classes: int) -> Interface:
 
 def make_portable(model: VideoModel | SegmentModel) -> Portable[Any]:
     """The portable form of a model in eval mode, which is changed, though not in what it computes."""
+    if isinstance(model, VideoModel):
+        return _PortableVideoModel(model)
     if isinstance(model, ContextAwareModel):
         return _PortableAwareModel(model)
-    return _PortableAgnosticModel(model) if isinstance(model, ContextAgnosticModel) else _PortableVideoModel(model)
+    assert isinstance(model, ContextAgnosticModel)
+    return _PortableAgnosticModel(model)

@@ -3,13 +3,13 @@
 Dimensions: S segments of a video, C classes.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from yt8m.common.errors import UserError
+from yt8m.common.names import did_you_mean
 from yt8m.data.segments import SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary, plain_name
 
@@ -120,10 +120,4 @@ def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
 
 def suggestion(text: str, known: Sequence[str]) -> str:
     """What a user may have meant who wrote `text`, or at least what there is."""
-    folded = {name.casefold(): name for name in known}
-    text = text.strip().casefold()
-    near = difflib.get_close_matches(text, folded, 3) or [name for name in folded if text in name][:3]
-    if near:
-        *others, last = [folded[name] for name in near]
-        return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
-    return f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"
+    return did_you_mean(text, known) or f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"

@@ -22,16 +22,17 @@ from helperbot.state import write_state
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from yt8m.common.config import DEFAULT_OFFSET, Config, FeatureContract, parse_config, read_yaml, required
+from yt8m.common.config import DEFAULT_OFFSET, FeatureContract, read_yaml
 from yt8m.common.errors import UserError
 from yt8m.data.features import feature_contract
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
 from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
 from yt8m.models.centering import uncenter
-from yt8m.models.mixture import reorder_classes
+from yt8m.models.config import Config, parse_config, required
+from yt8m.models.heads import Head
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel, build_video_model
+from yt8m.models.video_models import VideoModel, build_video_model, make_head
 
 LOGGER = logging.getLogger(__name__)
 _VIDEO_PREFIX = "model."
@@ -63,11 +64,11 @@ class ModelFolder:
         return self.path.name
 
     @property
-    def n_mixtures(self) -> int:
-        """M of the model's head."""
+    def head(self) -> Head:
+        """The model's head."""
         if self.config.segment_w_context is not None:
-            return self.config.segment_w_context.model.n_mixture
-        return required(self.config.video).model.n_mixtures
+            return ContextAwareModel.make_head(self.config.segment_w_context.model)
+        return make_head(required(self.config.video).model)
 
     @property
     def prefix(self) -> str:
@@ -232,7 +233,7 @@ def _ordered_state(folder: ModelFolder, vocabulary: Vocabulary | None) -> tuple[
     LOGGER.info(
         "%s: has the classes of %s in another order; its outputs are mapped by label id", folder.path, vocabulary.source
     )
-    return reorder_classes(state, folder.prefix, folder.n_mixtures, rows), n_classes
+    return folder.head.reorder(state, folder.prefix, rows), n_classes
 
 
 def _load_weights(folder: ModelFolder, device: str = "cpu") -> dict[str, Tensor]:
@@ -244,16 +245,15 @@ def _load_weights(folder: ModelFolder, device: str = "cpu") -> dict[str, Tensor]
 
 
 def _count_classes(folder: ModelFolder, state: dict[str, Tensor]) -> int:
-    """C of a state dict's mixture head. Raises `UserError` where it has none that fits the configuration."""
-    key = f"{folder.prefix}expert_fc.2.bias"
+    """C of a state dict's head. Raises `UserError` where it has none that fits the configuration."""
+    problem = f"{folder.path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: "
+    layer, per_class = next(iter(folder.head.class_rows.items()))
+    key = f"{folder.prefix}{layer}.weight"
     if key not in state:
-        raise UserError(f"{folder.path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: no {key}")
-    n_classes, rest = divmod(len(state[key]), folder.n_mixtures)
+        raise UserError(f"{problem}no {key}")
+    n_classes, rest = divmod(len(state[key]), per_class)
     if rest:
-        raise UserError(
-            f"{folder.path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: {len(state[key])} experts are no multiple of "
-            f"{folder.n_mixtures} mixtures"
-        )
+        raise UserError(f"{problem}{len(state[key])} rows of {key} are no multiple of {per_class}, those of a class")
     return n_classes
 
 

@@ -1,15 +1,41 @@
-"""The NeXtVLAD layer (Lin 2018, arXiv 1811.05014, section 3): frames into sums over clusters.
+"""NeXtVLAD (Lin 2018, arXiv 1811.05014, section 3): frames into sums over clusters.
 
-Dimensions: B examples, N rows, D features of a row, K clusters, G groups.
+Dimensions as in `base`; K clusters, G groups.
 """
 
+from typing import Annotated, Literal
+
 import torch
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, ValidationInfo
 from torch import Tensor, nn
 from torch.nn import functional
 
+from yt8m.common.config import Count, Fraction, Reduction
+from yt8m.models.base import Encoder, EncoderConfig, register
 from yt8m.models.centering import CenteredLinear
+from yt8m.models.gating import SEGating
 from yt8m.models.initialization import initialize
-from yt8m.models.packing import AnyPacking, EndToEnd
+from yt8m.models.packing import EndToEnd, Layout
+
+
+def _divides(groups: int, info: ValidationInfo) -> int:
+    """Expanded frames, twice as wide as the features, are cut into so many equal parts."""
+    for name in ("video_dim", "audio_dim"):
+        if 2 * info.data.get(name, 0) % groups:
+            raise ValueError(f"expected a divisor of 2 * {name}, which is {2 * info.data[name]}")
+    return groups
+
+
+class NextvladConfig(EncoderConfig):
+    """NeXtVLAD; `soft_assignment` chooses the 2019 release's reading of the assignment logits or the paper's."""
+
+    fcn_dim: Count
+    p_drop: Fraction
+    n_clusters: Annotated[StrictInt, Field(ge=2)]  # the audio encoder, if there is one, takes half of them
+    groups: Annotated[Count, AfterValidator(_divides)]
+    se_reduction: Reduction
+    add_batchnorm: StrictBool
+    soft_assignment: Annotated[Literal["2019", "paper"], BeforeValidator(str)] = "2019"
 
 
 class AssignmentNorm(nn.Module):
@@ -123,13 +149,13 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
             assignment = logits.unflatten(1, (self.groups, self.n_clusters)).softmax(dim=2)
         return (assignment * attention.sigmoid().unsqueeze(2)).contiguous()  # they are read a frame after the other
 
-    def aggregate(self, weights: Tensor, expanded: Tensor, packing: AnyPacking) -> Tensor:
+    def aggregate(self, weights: Tensor, expanded: Tensor, layout: Layout) -> Tensor:
         """Weights (N, G, K) and expanded frames (N, 2D) → (B, K·2D/G).
 
         Σ w·(x − c) = Σ w·x − c·Σ w: two matrix products, where the difference taken literally
         would need a (B, L, K, G, 2D/G) tensor.
         """
-        sums, totals = packing.weighted_sums(weights, expanded.unflatten(1, (self.groups, -1)))
+        sums, totals = layout.weighted_sums(weights, expanded.unflatten(1, (self.groups, -1)))
         return self._finish(sums, totals)
 
     def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
@@ -158,8 +184,69 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         return functional.dropout1d(clusters, self.p_drop, self.training).flatten(1)
 
 
-def fold(model: nn.Module) -> None:
-    """Make a model in eval mode, with parameters and device settled, do less work, until the next `train()`."""
-    for layer in model.modules():
-        if isinstance(layer, NextvladLayer):
+@register("nextvlad", NextvladConfig)
+class NextvladEncoder(Encoder):
+    """NeXtVLAD on visual features and, unless `audio_dim` is 0, audio, up to and with the gating.
+
+    With `gated` False it ends at the first Linear of `intermediate_fc`, as the segment encoder of a
+    context-aware model does.
+    """
+
+    def __init__(self, config: NextvladConfig, gated: bool = True) -> None:
+        super().__init__()
+        self.out_features = config.fcn_dim
+        self.video_encoder = _nextvlad_layer(config, config.video_dim, config.n_clusters)
+        self.widths, pooled = [config.video_dim], self.video_encoder.out_features
+        if config.audio_dim:
+            self.audio_encoder = _nextvlad_layer(config, config.audio_dim, config.n_clusters // 2)
+            self.widths.append(config.audio_dim)
+            pooled += self.audio_encoder.out_features
+        intermediate: list[nn.Module] = [nn.Linear(pooled, config.fcn_dim)]
+        if gated:
+            intermediate.append(nn.ReLU())
+        self.intermediate_fc = nn.Sequential(*intermediate)
+        initialize(self.intermediate_fc)
+        self.se_gating: nn.Module = nn.Identity()
+        if gated and config.se_reduction:
+            self.se_gating = SEGating(config.fcn_dim, config.se_reduction)
+            initialize(self.se_gating)
+
+    @classmethod
+    def for_segments(cls, config: NextvladConfig) -> "NextvladEncoder":
+        """Without what follows the first Linear of `intermediate_fc`."""
+        return cls(config, gated=False)
+
+    @property
+    def _layers(self) -> list[NextvladLayer]:
+        """One a feature, in the order of the columns of a frame."""
+        return [self.video_encoder, self.audio_encoder] if len(self.widths) > 1 else [self.video_encoder]
+
+    def encode_frames(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Frames (N, D) → weights (N, G, K) and expanded frames (N, 2D), of the visual features and then of the
+        audio, if there is any."""
+        parts = zip(self._layers, rows.split(self.widths, dim=1))
+        return tuple(tensor for layer, part in parts for tensor in layer.encode_frames(part))
+
+    def pool_rows(self, encoded: tuple[Tensor, ...], layout: Layout) -> Tensor:
+        """What `encode_frames` gave → (B, F)."""
+        pairs = zip(encoded[::2], encoded[1::2])
+        return self._join([layer.aggregate(*pair, layout) for layer, pair in zip(self._layers, pairs)])
+
+    def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
+        """Frames (N, D) of videos of these lengths, end to end → (B, F). For inference, folded."""
+        parts = rows.split(self.widths, dim=1)
+        return self._join([layer.encode_whole(part, lengths) for layer, part in zip(self._layers, parts)])
+
+    def fold(self) -> None:
+        """Make one map of those between a normalized frame and its weights, until the next `train()`."""
+        for layer in self._layers:
             layer.fold()
+
+    def _join(self, pooled: list[Tensor]) -> Tensor:
+        return self.se_gating(self.intermediate_fc(torch.cat(pooled, dim=1)))
+
+
+def _nextvlad_layer(config: NextvladConfig, dim: int, n_clusters: int) -> NextvladLayer:
+    return NextvladLayer(
+        dim, n_clusters, config.groups, config.p_drop / 2, config.add_batchnorm, config.soft_assignment
+    )

@@ -1,38 +1,46 @@
 """Which rows belong to which example: padded batches without their padding, videos end to end, overlapping windows.
 
-Layers that look at single frames work on rows, (N, ·); what pools frames works on examples. A packing knows which rows
-an example has, and pools them.
+Layers that look at single frames work on rows, (N, ·); what pools frames works on examples. A layout knows which rows
+an example has, pads them, and pools them in the ways that the families of 2019 do.
 
 Dimensions: B examples in a batch, L frames of each (padded), N rows, D and H features of a row, G groups, K clusters,
 P features of a group.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
-class AnyPacking(Protocol):
-    """What pools rows: knows which of them each of B examples has (`packing`)."""
+class Layout(ABC):
+    """Which of N rows each of B examples has."""
+
+    @abstractmethod
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(N, ·) → (B, L, ·), the rows of each example first, then zeros."""
+
+    @abstractmethod
+    def mask(self, padded: Tensor) -> Tensor:
+        """Where `unpack` has put rows, for what it gave, (B, L, ·) → (B, L) bool."""
 
     def max_and_mean(self, rows: Tensor) -> Tensor:
-        """Maximum and mean over the rows of each example: (N, H) → (B, 2H)."""
+        """Maximum and mean over the rows of each example: (N, H), nowhere negative → (B, 2H)."""
+        padded = self.unpack(rows)
+        total = padded.sum(dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))  # halves would overflow
+        return torch.cat([padded.amax(dim=1), total / self.mask(padded).sum(dim=1, keepdim=True)], dim=1)
 
     def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
         """Σ weights · parts over rows and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over rows,
         (B, G, K)."""
+        weights, parts = self.unpack(weights), self.unpack(parts)
+        return weights.flatten(1, 2).transpose(1, 2) @ parts.flatten(1, 2), weights.sum(dim=1)
 
 
-def _weighted_sums(weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ weights · parts over frames and groups, (B, L, G, K) and (B, L, G, P) → (B, K, P), and Σ weights over frames,
-    (B, G, K)."""
-    return weights.flatten(1, 2).transpose(1, 2) @ parts.flatten(1, 2), weights.sum(dim=1)
-
-
-class Packing:
+class Packing(Layout):
     """Where the real frames of a padded batch are; turns (B, L, ·) into rows (N, ·) and back."""
 
     def __init__(self, frames: Tensor, lengths: Tensor | None) -> None:
@@ -41,8 +49,7 @@ class Packing:
         self.lengths: Tensor | None = None
         if lengths is not None and self.batch and int(lengths.min()) < self.length:
             self.lengths = lengths.to(frames.device)
-            steps = torch.arange(self.length, device=frames.device)
-            self.index = (steps < self.lengths[:, None]).flatten().nonzero().squeeze(1)  # (N,)
+            self.index = _inside(self.lengths, self.length).flatten().nonzero().squeeze(1)  # (N,)
 
     def pack(self, frames: Tensor) -> Tensor:
         """(B, L, D) → (N, D), in float32 or, if the frames are, in float64."""
@@ -57,22 +64,9 @@ class Packing:
             rows = padded.index_copy_(0, self.index, rows)
         return rows.unflatten(0, (self.batch, self.length))
 
-    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
-        (B, G, K)."""
-        return _weighted_sums(self.unpack(weights), self.unpack(parts))
-
-    def mean(self, padded: Tensor) -> Tensor:
-        """Mean over the real frames of (B, L, ·), zero in the padding → (B, ·)."""
-        dtype = torch.promote_types(padded.dtype, torch.float32)  # a sum of halves would overflow
-        if self.lengths is None:
-            return padded.mean(dim=1, dtype=dtype)
-        return padded.sum(dim=1, dtype=dtype) / self.lengths[:, None]
-
-    def max_and_mean(self, rows: Tensor) -> Tensor:
-        """Maximum and mean over the frames of each video: (N, H), nowhere negative → (B, 2H)."""
-        padded = self.unpack(rows)
-        return torch.cat([padded.amax(dim=1), self.mean(padded)], dim=1)
+    def mask(self, padded: Tensor) -> Tensor:
+        """See `Layout`."""
+        return _everything(padded) if self.lengths is None else _inside(self.lengths, self.length)
 
     def split(self, n_parts: int) -> "Iterator[tuple[slice, slice, Packing]]":
         """At most `n_parts` parts of the batch: where a part's videos are, where its rows, and its packing.
@@ -93,7 +87,7 @@ class Packing:
             row += n_rows
 
 
-class Windows:
+class Windows(Layout):
     """Windows of `size` rows, one beginning every `step` rows: what overlaps is there once. For inference.
 
     Of N rows there are (N - size) // step + 1 windows.
@@ -106,10 +100,9 @@ class Windows:
         """(N, ·) → (B, size, ·), a view."""
         return rows.unfold(0, self.size, self.step).movedim(-1, 1)
 
-    def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """Σ weights · parts over frames and groups, (N, G, K) and (N, G, P) → (B, K, P), and Σ weights over frames,
-        (B, G, K)."""
-        return _weighted_sums(self.unpack(weights), self.unpack(parts))
+    def mask(self, padded: Tensor) -> Tensor:
+        """See `Layout`."""
+        return _everything(padded)
 
     def max_and_mean(self, rows: Tensor) -> Tensor:
         """Maximum and mean over the rows of each window: (N, H) → (B, 2H)."""
@@ -122,11 +115,19 @@ class Windows:
         return torch.cat([maximum, total.div_(self.size)], dim=1)
 
 
-class EndToEnd:
+class EndToEnd(Layout):
     """Examples of different lengths one after the other, without any padding. For inference."""
 
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = lengths
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """(N, ·) → (B, L, ·) with zeros in the padding."""
+        return pad_sequence(rows.split(self.lengths), batch_first=True)
+
+    def mask(self, padded: Tensor) -> Tensor:
+        """See `Layout`."""
+        return _inside(torch.tensor(self.lengths, device=padded.device), padded.shape[1])
 
     def max_and_mean(self, rows: Tensor) -> Tensor:
         """Maximum and mean over the rows of each example: (N, H) → (B, 2H)."""
@@ -136,9 +137,19 @@ class EndToEnd:
         )
 
     def weighted_sums(self, weights: Tensor, parts: Tensor) -> tuple[Tensor, Tensor]:
-        """As those of `Packing`."""
+        """See `Layout`."""
         pairs = list(zip(weights.split(self.lengths), parts.split(self.lengths)))
         return (
             torch.stack([own.flatten(0, 1).T @ part.flatten(0, 1) for own, part in pairs]),
             torch.stack([own.sum(dim=0) for own, _ in pairs]),
         )
+
+
+def _inside(lengths: Tensor, length: int) -> Tensor:
+    """Which of so many places are before the end of each example, (B,) → (B, L) bool."""
+    return torch.arange(length, device=lengths.device) < lengths[:, None]
+
+
+def _everything(padded: Tensor) -> Tensor:
+    """(B, L, ·) → (B, L), all True."""
+    return padded.new_ones(padded.shape[:2], dtype=torch.bool)

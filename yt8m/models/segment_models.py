@@ -1,20 +1,47 @@
 """Segment classifiers: a video model on an expanded segment, alone or beside the context of its video.
 
-Dimensions as in `encoders`; S segments in a batch, V distinct videos they come from.
+Dimensions as in `base`; S segments in a batch, V distinct videos they come from, C classes.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
+from pydantic import StrictBool
 from torch import Tensor, nn
 
-from yt8m.common.config import ContextModelConfig, VideoModelConfig
-from yt8m.models.encoders import Encoder, build_encoder
+from yt8m.common.config import Count, Fraction, MaxLen, Reduction, Section
+from yt8m.models.base import Encoder, EncoderConfig
 from yt8m.models.gating import SEGating
+from yt8m.models.heads import Classifier, Head, MixtureConfig, MixtureHead
 from yt8m.models.initialization import initialize
-from yt8m.models.mixture import mix_experts, mixture_layers
-from yt8m.models.video_models import VideoModel
+from yt8m.models.video_models import VideoModel, build_encoder, build_segment_encoder
+
+Contexts = Callable[[Encoder], Tensor]  # a context encoder → what it makes of each segment's video, (S, F)
 
 
-class ContextAgnosticModel(nn.Module):
+class SegmentModel(nn.Module, ABC):
+    """A classifier of segments. `base_config` is that of the video model, or of the context encoder if there is one."""
+
+    needs_context: ClassVar[bool]
+    base_config: EncoderConfig
+
+    @property
+    @abstractmethod
+    def segment_encoder(self) -> Encoder:
+        """What sees the frames of a segment; gives features (S, F)."""
+
+    @abstractmethod
+    def classify(self, features: Tensor, contexts: Contexts | None = None) -> Tensor:
+        """What `segment_encoder` gives (S, F) → logits (S, C).
+
+        Models that need context ask `contexts` for it, which may keep what it computes: several models can have the
+        same context encoder.
+        """
+
+
+class ContextAgnosticModel(SegmentModel):
     """The video model, unchanged, on the frames of a segment (Lee 2019, context-agnostic classifiers)."""
 
     needs_context = False
@@ -23,7 +50,6 @@ class ContextAgnosticModel(nn.Module):
         super().__init__()
         self._model = video_model
         self.base_config = video_model.config
-        self.base_configs: tuple[VideoModelConfig, ...] = (video_model.config,)
 
     def forward(self, segments: Tensor) -> Tensor:
         """Segments (S, 5 + 2·offset, D), raw features 0..255 → logits (S, C)."""
@@ -31,15 +57,26 @@ class ContextAgnosticModel(nn.Module):
 
     @property
     def segment_encoder(self) -> Encoder:
-        """What sees the frames of a segment; gives features (S, F)."""
+        """See `SegmentModel`."""
         return self._model
 
-    def classify(self, features: Tensor) -> Tensor:
-        """What `segment_encoder` gives (S, F) → logits (S, C)."""
-        return self._model.classify(features)
+    def classify(self, features: Tensor, contexts: Contexts | None = None) -> Tensor:
+        """See `SegmentModel`."""
+        return self._model.logits(features)
 
 
-class ContextAwareModel(nn.Module):
+class ContextModelConfig(Section):
+    """The part of a context-aware model above its two encoders."""
+
+    fcn_dim: Count
+    p_drop: Fraction
+    se_reduction: Reduction
+    max_len: MaxLen
+    finetune_context: StrictBool
+    n_mixture: Count
+
+
+class ContextAwareModel(SegmentModel, Classifier):
     """A segment encoder beside a context encoder that sees the video (Lee 2019, context-aware classifiers).
 
     The context encoder is frozen, in eval mode and without gradient, unless `finetune_context`.
@@ -48,23 +85,25 @@ class ContextAwareModel(nn.Module):
     needs_context = True
 
     def __init__(
-        self, config: ContextModelConfig, context_base: VideoModelConfig, segment_base: VideoModelConfig, n_classes: int
+        self, config: ContextModelConfig, context_base: EncoderConfig, segment_base: EncoderConfig, n_classes: int
     ) -> None:
         super().__init__()
         self.config, self.base_config = config, context_base
-        self.base_configs: tuple[VideoModelConfig, ...] = (context_base, segment_base)
         self.context_model = build_encoder(context_base)
-        self.segment_model = build_encoder(segment_base, gated=False)
+        self.segment_model = build_segment_encoder(segment_base)
         joint = self.context_model.out_features + self.segment_model.out_features
         intermediate = [nn.BatchNorm1d(joint), nn.Dropout(config.p_drop), nn.Linear(joint, config.fcn_dim), nn.ReLU()]
         if config.se_reduction:
             intermediate.append(SEGating(config.fcn_dim, config.se_reduction))
         self.intermediate_fc = nn.Sequential(*intermediate)
         initialize(self.intermediate_fc)
-        self.expert_fc, self.gating_fc = mixture_layers(
-            config.fcn_dim, n_classes, config.n_mixture, False, config.p_drop
-        )
+        self.add_head(self.make_head(config), config.fcn_dim, n_classes)
         self.context_model.requires_grad_(config.finetune_context)
+
+    @staticmethod
+    def make_head(config: ContextModelConfig) -> Head:
+        """The head that a `segment_w_context.model` section describes."""
+        return MixtureHead(MixtureConfig(n_mixtures=config.n_mixture, p_drop=config.p_drop))
 
     def train(self, mode: bool = True) -> "ContextAwareModel":
         """As `nn.Module.train`; a frozen context encoder stays in eval mode."""
@@ -79,19 +118,17 @@ class ContextAwareModel(nn.Module):
 
     @property
     def segment_encoder(self) -> Encoder:
-        """What sees the frames of a segment; gives features (S, F)."""
+        """See `SegmentModel`."""
         return self.segment_model
 
-    def classify(self, features: Tensor, contexts: Tensor) -> Tensor:
-        """What `segment_encoder` gives (S, F) and the context vector of each one's video (S, F) → logits (S, C)."""
-        joint = torch.cat([contexts, features], dim=1)
-        features = self.intermediate_fc(joint)
-        return mix_experts(self.expert_fc(features), self.gating_fc(features), self.config.n_mixture)
+    def classify(self, features: Tensor, contexts: Contexts | None = None) -> Tensor:
+        """See `SegmentModel`."""
+        assert contexts is not None
+        joint = torch.cat([contexts(self.context_model), features], dim=1)
+        return self.logits(self.intermediate_fc(joint))
 
     def forward(self, segments: Tensor, videos: Tensor, lengths: Tensor | None, video_index: Tensor) -> Tensor:
         """Segments (S, ·, D), videos (V, L, D) with lengths (V,), and the row of `videos` that each
         segment belongs to, (S,) → logits (S, C)."""
-        return self.classify(self.segment_model(segments), self.encode_context(videos, lengths)[video_index])
-
-
-SegmentModel = ContextAgnosticModel | ContextAwareModel
+        features = self.segment_model(segments)
+        return self.classify(features, lambda _: self.encode_context(videos, lengths)[video_index])

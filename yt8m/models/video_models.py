@@ -1,44 +1,48 @@
-"""Video classifiers: an encoder and a mixture-of-experts head. Dimensions as in `encoders`."""
+"""Video classifiers: the encoder of a family with a head. Dimensions as in `base`; C classes."""
 
-from torch import Tensor, nn
+from functools import cache
+from typing import Any
 
-from yt8m.common.config import DbofConfig, VideoModelConfig
-from yt8m.models.encoders import DbofEncoder, NextvladEncoder
-from yt8m.models.mixture import mix_experts, mixture_layers
+from torch import Tensor
+
+from yt8m.models.base import FAMILIES, Encoder, EncoderConfig
+from yt8m.models.heads import HEADS, Classifier, Head
 
 
-class _Classifier(nn.Module):
-    """A mixture-of-experts head on the encoder that comes next among the base classes."""
+class VideoModel(Classifier, Encoder):  # pylint: disable=abstract-method  # the encoder comes with `build_video_model`
+    """A head on the encoder that comes next among the base classes, so that the layers of both have plain names."""
 
-    def __init__(self, config: VideoModelConfig, n_classes: int) -> None:
+    def __init__(self, config: EncoderConfig, n_classes: int) -> None:
         super().__init__(config)
         self.config = config
-        self.expert_fc, self.gating_fc = mixture_layers(
-            config.fcn_dim, n_classes, config.n_mixtures, config.per_class, config.p_drop
-        )
+        self.add_head(make_head(config), self.out_features, n_classes)
 
     def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Frames (B, L, D), uint8 or float in 0..255, lengths (B,) → logits (B, C)."""
-        return self.classify(super().forward(frames, lengths))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """What the encoder gives (B, F) → logits (B, C)."""
-        return mix_experts(self.expert_fc(features), self.gating_fc(features), self.config.n_mixtures)
+        return self.logits(self.encode(frames, lengths))
 
 
-class DbofModel(_Classifier, DbofEncoder):
-    """Context-gated DBoF video classifier."""
+def make_head(config: EncoderConfig) -> Head:
+    """The head that a `video.model` section describes."""
+    return HEADS[config.head].cls(config)
 
 
-class NextvladModel(_Classifier, NextvladEncoder):
-    """NeXtVLAD video classifier."""
+def build_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that a `video.model` section describes."""
+    return FAMILIES[config.type].cls(config)
 
 
-VideoModel = DbofModel | NextvladModel
+def build_segment_encoder(config: EncoderConfig) -> Encoder:
+    """The same as the segment encoder of a context-aware model has it."""
+    return FAMILIES[config.type].cls.for_segments(config)
 
 
-def build_video_model(config: VideoModelConfig, n_classes: int) -> VideoModel:
+def build_video_model(config: EncoderConfig, n_classes: int) -> VideoModel:
     """The video classifier that a `video.model` section describes."""
-    if isinstance(config, DbofConfig):
-        return DbofModel(config, n_classes)
-    return NextvladModel(config, n_classes)
+    encoder: Any = FAMILIES[config.type].cls
+    return _with_head(encoder)(config, n_classes)
+
+
+@cache
+def _with_head(encoder: Any) -> type[VideoModel]:
+    return type(f"{encoder.__name__}WithHead", (VideoModel, encoder), {})

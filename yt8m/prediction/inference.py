@@ -7,9 +7,9 @@ Dimensions: V videos of a group, L frames of a video, N frames of a strip, D fea
 group that are predicted, F features of a segment, C classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cache, reduce
 from operator import add
 from typing import TypeVar
 
@@ -19,8 +19,7 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames
-from yt8m.models.encoders import Encoder
-from yt8m.models.nextvlad import fold
+from yt8m.models.base import Encoded, Encoder, each, fold
 from yt8m.models.packing import Windows
 from yt8m.models.segment_models import ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel
@@ -81,14 +80,14 @@ class Strip:
         self.owners = owners.to(frames.device)  # (S,), the video of each segment
         self.segments = (torch.arange(len(owners)) + spare * owners).to(frames.device)  # (S,), its number among windows
 
-    def pool(self, encoder: Encoder, encoded: tuple[Tensor, ...], offset: int, shift: int) -> Tensor:
+    def pool(self, encoder: Encoder, encoded: Encoded, offset: int, shift: int) -> Tensor:
         """Features (S, F) of the segments, `shift` seconds later and with `offset` frames on either side.
 
         `encoded` is what the encoder gives for `frames`.
         """
         first = self.reach - offset + shift
         windows = Windows(SEGMENT_SECONDS + 2 * offset, SEGMENT_SECONDS)
-        return encoder.pool(tuple(part[first:] for part in encoded), windows)[self.segments]
+        return encoder.pool_rows(each(lambda rows: rows[first:], encoded), windows)[self.segments]
 
 
 class Predictor:
@@ -110,22 +109,14 @@ class Predictor:
         members = [self.members[number] for number in chosen]
         frames = [video.to(device, non_blocking=True) for video in videos]
         strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)), trim)
-        contexts: dict[Encoder, Tensor] = {}
+        contexts = cache(lambda encoder: _encode_videos(encoder, frames)[strip.owners])
         results = []
         with self.computation.autocast():
             for model, offset in ((member.model, member.offset) for member in members):
-                classify: Callable[[Tensor], Tensor]
-                if isinstance(model, ContextAwareModel):
-                    if model.context_model not in contexts:
-                        contexts[model.context_model] = _encode_videos(model.context_model, frames)
-                    classify = partial(model.classify, contexts=contexts[model.context_model][strip.owners])
-                else:
-                    classify = model.classify
                 encoder = model.segment_encoder
                 encoded = encoder.encode_frames(strip.frames)
-                total = reduce(
-                    add, (classify(strip.pool(encoder, encoded, offset, shift)).float().sigmoid() for shift in shifts)
-                )
+                features = (strip.pool(encoder, encoded, offset, shift) for shift in shifts)
+                total = reduce(add, (model.classify(shifted, contexts).float().sigmoid() for shifted in features))
                 results.append((total * (SCALE / len(shifts))).round().nan_to_num(_NOT_A_NUMBER).to(torch.int16))
         return results
 
@@ -230,4 +221,4 @@ def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Com
     """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8."""
     frames = [video.to(computation.device, non_blocking=True) for video in videos]
     with computation.autocast():
-        return model.classify(_encode_videos(model, frames)).float().sigmoid()
+        return model.logits(_encode_videos(model, frames)).float().sigmoid()

@@ -23,8 +23,8 @@ from yt8m.data.sampling import SequentialBatches
 from yt8m.data.test_meta import TestMeta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder, load_video_model
+from yt8m.models.base import fold
 from yt8m.models.model_files import folder_digest
-from yt8m.models.nextvlad import fold
 from yt8m.prediction.inference import Computation, predict_videos
 
 LOGGER = logging.getLogger(__name__)

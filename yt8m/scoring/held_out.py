@@ -4,9 +4,9 @@ Dimensions: R ratings, S of a batch, M models.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,9 @@ from yt8m.data.index import Index
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
-from yt8m.models.encoders import Encoder
+from yt8m.models.base import Encoder, fold
 from yt8m.models.model_files import read_origin
-from yt8m.models.nextvlad import fold
-from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAwareModel, SegmentModel
+from yt8m.models.segment_models import SegmentModel
 from yt8m.prediction.inference import share_context_encoders
 from yt8m.prediction.members import load_members, require_features
 from yt8m.scoring.ratings import Ratings
@@ -164,20 +162,15 @@ def _damaged_records(dataset: RatedSegmentDataset, damage: Damage) -> np.ndarray
 def _predict(models: Sequence[SegmentModel], batch: SegmentBatch, device: torch.device) -> Tensor:
     """Probabilities (M, S) of the rated classes of a batch, on the CPU."""
     batch = move_to(batch, device)
-    packing = Packing(batch.segments, None)
-    contexts: dict[Encoder, Tensor] = {}
+
+    @cache
+    def contexts(encoder: Encoder) -> Tensor:
+        assert batch.videos is not None  # they come along where a model needs them
+        return encoder.encode(batch.videos, batch.lengths)[batch.video_index]
+
     results = []
     for model in models:
-        classify: Callable[[Tensor], Tensor]
-        if isinstance(model, ContextAwareModel):
-            assert batch.videos is not None  # they come along where a model needs them
-            if model.context_model not in contexts:
-                contexts[model.context_model] = model.encode_context(batch.videos, batch.lengths)
-            classify = partial(model.classify, contexts=contexts[model.context_model][batch.video_index])
-        else:
-            classify = model.classify
-        encoder = model.segment_encoder
-        logits = classify(encoder.pool(encoder.encode_frames(packing.pack(batch.segments)), packing))
+        logits = model.classify(model.segment_encoder.encode(batch.segments), contexts)
         rated = logits.gather(1, batch.classes.unsqueeze(1)).squeeze(1)
         results.append(rated.double().sigmoid())  # as floats, many sure ones would be equal
     return torch.stack(results).cpu()

@@ -17,7 +17,7 @@ from helperbot import parameter_groups
 from helperbot.distributed import rank, rank_zero_first, world_size
 from torch import nn
 
-from yt8m.common.config import BaseSection, FeatureContract, Training, load_config, override_steps, required
+from yt8m.common.config import FeatureContract, Training
 from yt8m.common.errors import UserError
 from yt8m.common.problems import SHOWN
 from yt8m.data.damage import Damage
@@ -30,7 +30,7 @@ from yt8m.data.sampling import SequentialBatches, TrainingBatches
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
 from yt8m.models.artifacts import ModelFolder, copy_encoder, exported_config, load_video_model, open_folder
 from yt8m.models.centering import begin_centered, center
-from yt8m.models.mixture import begin_with_shares
+from yt8m.models.config import BaseSection, load_config, override_steps, required
 from yt8m.models.model_files import folder_digest
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
@@ -142,7 +142,7 @@ def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[V
     if settings.center_inputs:
         begin_centered(model)
     if settings.prior_bias:
-        begin_with_shares(model.expert_fc, train_set.class_shares())
+        model.begin_with_shares(train_set.class_shares())
     return Experiment(
         model,
         parameter_groups(model, settings.lr, settings.weight_decay),
@@ -220,7 +220,7 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[S
         center(model.segment_model)
         if architecture.finetune_context:
             center(model.context_model)
-    head = nn.ModuleList([model.intermediate_fc, model.expert_fc, model.gating_fc])
+    head = nn.ModuleList([model.intermediate_fc, *model.head_layers.values()])
     groups = [
         group
         for module, lr in (

@@ -15,11 +15,11 @@ from helperbot.files import replacing
 from helperbot.guards import FiniteGuard
 from helperbot.stepping import Stepper
 
-from yt8m.common.config import load_config
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.common.pictures import new_figure
 from yt8m.common.progress import Progress
+from yt8m.models.config import load_config
 from yt8m.training.experiments import (
     LEAST_EXAMPLES,
     Builder,

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from helperbot.files import replacing
 from pydantic import BaseModel
 
 from yt8m import __version__
-from yt8m.common.config import parse_config
 from yt8m.common.errors import UserError
 from yt8m.models.artifacts import exported_config
+from yt8m.models.config import parse_config
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
 
 LOGGER = logging.getLogger(__name__)
@@ -26,14 +28,21 @@ _FORMERLY, _FORMERLY_VIDEO = {"center_inputs": False}, {"center_inputs": False, 
 _RETIRED = frozenset({"ema_decay"})  # keys that this release does not have, which None left alone
 
 
-def code_identity() -> dict[str, str]:
-    """The `version` of this package, and a `digest` (SHA-256) of the modules that decide which weights come out."""
+def code_identity(modules: Iterable[str] = ()) -> dict[str, str]:
+    """The `version` of this package, and a `digest` (SHA-256) of the modules that decide which weights come out.
+
+    `modules`: names of those outside of this package, which have been imported.
+    """
     package = Path(__file__).parent.parent
+    files = [
+        (path.relative_to(folder.parent).as_posix(), path)
+        for folder in (Path(helperbot.__file__).parent, *(package / part for part in _DECIDING))
+        for path in sorted(folder.rglob("*.py"))
+    ]
+    files += [(module, Path(str(sys.modules[module].__file__))) for module in modules]
     digest = hashlib.sha256()
-    for folder in (Path(helperbot.__file__).parent, *(package / part for part in _DECIDING)):
-        for path in sorted(folder.rglob("*.py")):
-            name = path.relative_to(folder.parent).as_posix()
-            digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for name, path in files:
+        digest.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return {"version": __version__, "digest": digest.hexdigest()}
 
 
@@ -48,7 +57,7 @@ def begin_run(
     another origin, naming what differs, and, unless `allow_other_code`, where other code began what is not finished.
     """
     origin = json.loads(json.dumps(origin))  # as it will be read
-    code = code_identity()
+    code = code_identity(_outside_modules(origin["config"]))
     codes: list[Any] = [code]
     finished = (folder / WEIGHTS_NAME).exists()
     begun = finished or any((folder / name).exists() for name in leftovers)
@@ -79,6 +88,12 @@ def begin_run(
             temporary.write_text(json.dumps({**origin, _CODE: codes}, indent=1) + "\n", encoding="utf-8")
     barrier()
     return True
+
+
+def _outside_modules(config: dict[str, Any]) -> list[str]:
+    """The modules with models of their own that a configuration names, sorted."""
+    models = [section["model"] for section in config.values() if "model" in section]
+    return sorted({model["module"] for model in models if "module" in model})
 
 
 def _codes_of(folder: Path, earlier: list[Any], now: dict[str, str], allowed: bool) -> list[Any]:
