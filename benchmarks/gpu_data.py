@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from benchmarks.inference import settle
-from yt8m.common.config import VideoSection, parse_config, read_yaml, required
+from yt8m.common.config import read_yaml
 from yt8m.common.devices import resolve_half, resolve_workers
 from yt8m.data.features import feature_contract
 from yt8m.data.partitions import PARTITIONS, Partition
@@ -22,6 +22,7 @@ from yt8m.data.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, TAIL_SEGMENTS
 from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, challenge_vocabulary
 from yt8m.making.record_writer import Rating, VideoRecord, write_shard
 from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model, save_model
+from yt8m.models.config import VideoSection, parse_config, required
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
 
