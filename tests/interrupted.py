@@ -50,7 +50,7 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
 def fail_to_read(at: int, cut: bool) -> None:
     """Cut a shard off, or have the disk fail, before the `at`-th piece of frames is read."""
     shard = yt8m.data.shard_files.Shard
-    original = shard.read
+    original, pread = shard.read, os.pread
     calls = 0
 
     def counted(self: yt8m.data.shard_files.Shard, start: int, stop: int) -> bytes:
@@ -65,9 +65,8 @@ def fail_to_read(at: int, cut: bool) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return pread(handle, size, place)
 
-    shard.read = counted
+    shard.read = counted  # type: ignore[method-assign]
     if not cut:
-        pread = os.pread
         os.pread = failing
 
 

@@ -127,6 +127,18 @@ def test_the_commands_are_listed_with_what_they_are_for(words: list[str], capsys
     assert all(f"{status} {' '.join(meaning.split())}" in flat for status, meaning in STATUSES.items())
 
 
+def test_other_systems_are_refused(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_data = importlib.import_module("yt8m.check_data")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SystemExit) as end:
+        run(check_data.main, check_data.build_parser(), ["--data-dir", str(data_dir)])
+    gc.unfreeze()
+    assert end.value.code == 2
+    assert "error: runs on Linux alone, this is darwin; use the Docker image" in capsys.readouterr().err
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--version"], ["report", "--version"]):
         assert call(words) == 0

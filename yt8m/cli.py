@@ -430,6 +430,8 @@ def _parse_and_call(
     args: argparse.Namespace,
 ) -> None:
     """Fill `args` and run the command."""
+    if sys.platform != "linux":
+        raise UserError(f"runs on Linux alone, this is {sys.platform}; use the Docker image, or on Windows WSL 2")
     vars(args).update(vars(parser.parse_args(arguments)))  # all of them, or none
     if "console_level" in args:
         _set_up_console(args.console_level)
@@ -491,9 +493,8 @@ def _spent(start: float) -> str:
     """The time since `start`, and the most memory that was in use."""
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
     own, children = (
-        resource.getrusage(who).ru_maxrss * unit / 1e9 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        resource.getrusage(who).ru_maxrss * 1024 / 1e9 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     parts = [f"{time.monotonic() - start:.1f} s", f"at most {own:.2f} GB of memory"]
     if children:

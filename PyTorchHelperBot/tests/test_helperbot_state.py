@@ -332,6 +332,40 @@ def test_the_same_bot_goes_back_to_its_state(tmp_path, kind, died, saved):
     assert same(outcome(bot, folder), expected)
 
 
+class Failing(Stream):
+    """Batches of which one cannot be read the first time."""
+
+    def __init__(self, batches, at):
+        super().__init__(batches)
+        self.left = at
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            self.left -= 1
+            if self.left == 0:
+                self.taken -= 1  # has not been given
+                raise OSError("cannot be read")
+            yield batch
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 6, 8, 11])
+def test_where_a_batch_cannot_be_read_no_step_is_lost(tmp_path, at):
+    expected = uninterrupted(tmp_path / "all", "stream", save_every=50)
+    folder = tmp_path / "failed"
+    bot = make_bot(folder, train_batches=Failing(regression(4), at), save_every=50)
+    with pytest.raises(OSError, match="cannot be read"):
+        bot.train(11, 4)
+    assert bot.step == at - 1 and bot.saved_step == (at - 1 or None)
+    again = make_bot(folder, seed=7, train_batches=batches_of("stream"), save_every=50)
+    if again.resume():
+        assert again.step == at - 1
+    else:
+        assert at == 1
+        again = make_bot(folder, train_batches=batches_of("stream"), save_every=50)
+    again.train(11, 4)
+    assert same(outcome(again, folder), expected)
+
+
 def test_a_second_call_of_train_is_resumed_in_its_own_steps(tmp_path):
     outcomes = {}
     for name, step in (("all", NEVER), ("killed", 9)):

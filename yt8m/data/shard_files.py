@@ -9,7 +9,6 @@ from pathlib import Path
 from yt8m.common.errors import RecordError, UserError
 
 _PAGE = 4096
-_RANDOM, _WILL_NEED = (getattr(os, f"POSIX_FADV_{name}", None) for name in ("RANDOM", "WILLNEED"))  # not on macOS
 
 
 class Shard:
@@ -24,7 +23,7 @@ class Shard:
     def __init__(self, path: Path, file: FileIO, size: int) -> None:
         self.path, self._file, self._size, self._handle = path, file, size, file.fileno()
         self._page = 0, b""  # where it begins, and its bytes; replaced as one
-        self._advise(0, 0, _RANDOM)
+        self._advise(0, 0, os.POSIX_FADV_RANDOM)
 
     def __del__(self) -> None:
         self._file.close()
@@ -61,14 +60,13 @@ class Shard:
 
     def will_need(self, start: int, stop: int) -> None:
         """Have the system read these bytes, all at once, while we go on."""
-        self._advise(start, stop - start, _WILL_NEED)
+        self._advise(start, stop - start, os.POSIX_FADV_WILLNEED)
 
-    def _advise(self, start: int, length: int, advice: int | None) -> None:
-        if advice is not None:
-            try:
-                os.posix_fadvise(self._handle, start, length, advice)
-            except OSError:  # reading will tell what is wrong
-                pass
+    def _advise(self, start: int, length: int, advice: int) -> None:
+        try:
+            os.posix_fadvise(self._handle, start, length, advice)
+        except OSError:  # reading will tell what is wrong
+            pass
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
