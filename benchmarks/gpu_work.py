@@ -21,7 +21,8 @@ from torch import Tensor
 
 from benchmarks.gpu_data import OFFSET, Place
 from benchmarks.gpu_timing import REPEATS, WARM_ITEMS, Stretches
-from benchmarks.watched_training import COMMANDS, model_folder
+from benchmarks.watched_training import COMMANDS
+from yt8m.cli import training_options
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import load_index
@@ -30,7 +31,7 @@ from yt8m.data.vocabulary import challenge_vocabulary
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, one_behind, video_groups
 from yt8m.prediction.memmaps import PartialPredictions, PredictionFile
 from yt8m.training.experiments import Experiment, Sources
-from yt8m.training.trainer import run_training
+from yt8m.training.trainer import train
 
 # Of each configuration the command and the base models.
 TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -87,15 +88,16 @@ class Training(Work):
     def __init__(self, name: str, place: Place) -> None:
         command, bases = TRAININGS[name]
         self.unit, self.amp, self.resident = "segments" if bases else "videos", place.amp, 0
-        module, self._build = COMMANDS[command]
+        module = COMMANDS[command]
         arguments = [place.folder / f"{name}.yaml", *map(place.base_folder, bases), "--name", "timed", "--seed", 8]
         arguments += ["--data-dir", place.folder, "--device", place.device, "--save-every", 10**9, "--restart"]
         arguments += ["--quiet", *(["--fold", "none"] if bases else [])]
+        self._module = module
         self._args = module.build_parser().parse_args(list(map(str, arguments)))
         self._place = place
         torch.manual_seed(self._args.seed)
         sources = Sources(place.folder, self._args.seed, place.workers, place.device, self._args.damage)
-        experiment = self._build(self._args, sources)
+        experiment = module.builder(self._args)(sources)
         self._loader = experiment.training
         with closing(iter(self._loader)) as batches:
             self._batches = [move_to(batch, place.device) for batch in islice(batches, N_BATCHES)]
@@ -121,15 +123,16 @@ class Training(Work):
         args = argparse.Namespace(**{**vars(self._args), "steps": WARM_ITEMS + n_steps + 1})
         stretches = Stretches(self._place)
 
-        def build(args: argparse.Namespace, sources: Sources) -> Experiment[Any]:
-            experiment = self._build(args, sources)
+        def build(sources: Sources) -> Experiment[Any]:
+            experiment = self._module.builder(args)(sources)
             return replace(
                 experiment, training=TimedLoader(experiment.training, stretches, args.steps), validation=None
             )
 
-        run_training(args, model_folder(args), build)
+        folder = self._module.model_folder(args)
+        train(folder, args.data_dir, build, training_options(args))
         close_logger(logging.getLogger("yt8m"))
-        shutil.rmtree(model_folder(args))
+        shutil.rmtree(folder)
         return stretches.rate()
 
 

@@ -27,26 +27,19 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from yt8m import train_pure_segment, train_segment_w_context, train_video
-from yt8m.cli import run
-from yt8m.common.devices import resolve_device, resolve_half
+from yt8m.cli import run, training_options
+from yt8m.common.devices import resolve_half
 from yt8m.data.datasets import ShardDataset
 from yt8m.data.sampling import Key
-from yt8m.training.experiments import (
-    Builder,
-    Experiment,
-    Sources,
-    agnostic_experiment,
-    aware_experiment,
-    video_experiment,
-)
+from yt8m.training.experiments import Builder, Experiment, Sources
 from yt8m.training.tasks import Task
-from yt8m.training.trainer import run_training
+from yt8m.training.trainer import train
 
 SEEN, WORST = "seen_loss", "worst_share"
 COMMANDS = {
-    "train_video": (train_video, video_experiment),
-    "train_pure_segment": (train_pure_segment, agnostic_experiment),
-    "train_segment_w_context": (train_segment_w_context, aware_experiment),
+    "train_video": train_video,
+    "train_pure_segment": train_pure_segment,
+    "train_segment_w_context": train_segment_w_context,
 }
 
 
@@ -79,18 +72,18 @@ class _Seen:
         return total / len(self.keys)
 
 
-def watched(build: Builder) -> Builder:
-    """A builder of the same experiments with one metric more."""
+def watched(build: Builder, amp_name: str) -> Builder:
+    """A builder of the same experiments with one metric more; `amp_name`: the precision to compute in."""
 
-    def build_watched(args: argparse.Namespace, sources: Sources) -> Experiment[Any]:
-        experiment = build(args, sources)
+    def build_watched(sources: Sources) -> Experiment[Any]:
+        experiment = build(sources)
         if experiment.validation is None:
             return experiment  # nothing to compare with
         dataset = copy.copy(experiment.training.dataset)
         dataset.seed = None  # read for evaluation
         keys = seen_examples(dataset, len(experiment.validation.dataset))
-        device = resolve_device(args.device)
-        amp = resolve_half(args.amp, device)
+        device = sources.device
+        amp = resolve_half(amp_name, device)
         seen = _Seen(experiment.model, experiment.task, dataset, keys, experiment.settings.batch_size, device, amp)
 
         class Watched(Metric):
@@ -134,20 +127,19 @@ def watched(build: Builder) -> Builder:
     return build_watched
 
 
-def model_folder(args: argparse.Namespace) -> Path:
-    """The model folder of a trainer's command line."""
-    cache = args.data_dir / "cache"
-    return cache / "segment" / f"{args.name}_{args.fold}" if "fold" in args else cache / "video" / args.name
-
-
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
     outer = parser.parse_args()
-    command, build = COMMANDS[outer.command]
-    run(lambda args: run_training(args, model_folder(args), watched(build)), command.build_parser(), outer.arguments)
+    command = COMMANDS[outer.command]
+
+    def train_watched(args: argparse.Namespace) -> None:
+        build = watched(command.builder(args), args.amp)
+        train(command.model_folder(args), args.data_dir, build, training_options(args))
+
+    run(train_watched, command.build_parser(), outer.arguments)
 
 
 if __name__ == "__main__":

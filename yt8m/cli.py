@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from yt8m.data.segments import Trim
     from yt8m.prediction.inference import Computation
     from yt8m.prediction.members import ModelChoice
+    from yt8m.training.trainer import Options
 
 LOGGER = logging.getLogger(__name__)
 DEFAULT_SEED = 0
@@ -204,6 +205,27 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
         help="take each batch in N parts, to need less memory (default: 1)",
     )
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+
+
+def training_options(args: argparse.Namespace) -> "Options":
+    """How to train, by the options that the trainers have in common."""
+    from yt8m.training.trainer import Options
+
+    return Options(
+        seed=args.seed,
+        device=args.device,
+        amp=args.amp,
+        workers=args.workers,
+        damage=args.damage,
+        patience=args.patience,
+        save_every=args.save_every,
+        log_every=args.log_every,
+        accumulate=args.accumulate,
+        compiled=args.compile,
+        restart=args.restart,
+        allow_other_code=args.allow_other_code,
+        console_level=args.console_level,
+    )
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:

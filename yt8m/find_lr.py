@@ -74,9 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Measure, write table and picture, print the rate. Raises `UserError`."""
-    from yt8m.training.range_test import run_range_test
+    from yt8m.training.range_test import Rates, configured_experiment, run_range_test
+    from yt8m.training.trainer import Options
 
-    print(run_range_test(args, args.output or args.data_dir / "cache" / "find_lr" / f"{args.config.stem}.png"))
+    options = Options(args.seed, args.device, args.amp, args.workers, args.damage, console_level=args.console_level)
+    picture = args.output or args.data_dir / "cache" / "find_lr" / f"{args.config.stem}.png"
+    build = configured_experiment(args.config, args.base_models, args.fold, args.vocabulary)
+    print(run_range_test(build, Rates(args.start, args.end, args.steps), picture, args.data_dir, options))
 
 
 if __name__ == "__main__":

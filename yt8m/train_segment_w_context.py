@@ -1,9 +1,14 @@
 """Fine-tune a segment classifier that sees the video around the segment (context-aware): `cache/segment/NAME_FOLD`."""
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from yt8m.cli import add_fold, add_training_options, add_vocabulary, make_parser, run
+from yt8m.cli import add_fold, add_training_options, add_vocabulary, make_parser, run, training_options
+
+if TYPE_CHECKING:
+    from yt8m.training.experiments import Builder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,12 +40,31 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def model_folder(args: argparse.Namespace) -> Path:
+    """Where the model goes."""
+    return args.data_dir / "cache" / "segment" / f"{args.name}_{args.fold}"
+
+
+def builder(args: argparse.Namespace) -> "Builder":
+    """What makes the experiment."""
+    from yt8m.training.experiments import aware_experiment
+
+    return partial(
+        aware_experiment,
+        config=args.config,
+        context_model=args.context_model,
+        segment_model=args.segment_model,
+        fold=args.fold,
+        steps=args.steps,
+        vocabulary_file=args.vocabulary,
+    )
+
+
 def main(args: argparse.Namespace) -> None:
     """Train and export. Raises `UserError`."""
-    from yt8m.training.experiments import aware_experiment
-    from yt8m.training.trainer import run_training
+    from yt8m.training.trainer import train
 
-    run_training(args, args.data_dir / "cache" / "segment" / f"{args.name}_{args.fold}", aware_experiment)
+    train(model_folder(args), args.data_dir, builder(args), training_options(args))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,14 @@
 """Pre-train a video classifier on video-level labels: `cache/video/NAME`."""
 
 import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from yt8m.cli import add_training_options, make_parser, positive, run
+from yt8m.cli import add_training_options, make_parser, positive, run, training_options
+
+if TYPE_CHECKING:
+    from yt8m.training.experiments import Builder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,12 +36,23 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def model_folder(args: argparse.Namespace) -> Path:
+    """Where the model goes."""
+    return args.data_dir / "cache" / "video" / args.name
+
+
+def builder(args: argparse.Namespace) -> "Builder":
+    """What makes the experiment."""
+    from yt8m.training.experiments import video_experiment
+
+    return partial(video_experiment, config=args.config, steps=args.steps, window=args.window)
+
+
 def main(args: argparse.Namespace) -> None:
     """Train and export. Raises `UserError`."""
-    from yt8m.training.experiments import video_experiment
-    from yt8m.training.trainer import run_training
+    from yt8m.training.trainer import train
 
-    run_training(args, args.data_dir / "cache" / "video" / args.name, video_experiment)
+    train(model_folder(args), args.data_dir, builder(args), training_options(args))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ An `Experiment` is all that a run is made of, ready to be trained; making one re
 checks everything that can be wrong, but writes nothing.
 """
 
-import argparse
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
 from yt8m.data.features import require_same
-from yt8m.data.folds import NO_FOLD, split_fold
+from yt8m.data.folds import NO_FOLD, Fold, split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.sampling import SequentialBatches, TrainingBatches
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
@@ -119,13 +118,18 @@ def require_parts(experiment: Experiment[Any], accumulate: int) -> None:
             )
 
 
-Builder = Callable[[argparse.Namespace, Sources], Experiment[Any]]
+Builder = Callable[[Sources], Experiment[Any]]  # one of the functions below, with all but the sources settled
 
 
-def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[VideoBatch]:
-    """Pre-training on video-level labels. Raises `UserError`."""
-    config = load_config(args.config, "video.model", "video.training")
-    section = override_steps(required(config.video), args.steps)
+def video_experiment(
+    sources: Sources, config: Path, *, steps: int | None = None, window: int | None = None
+) -> Experiment[VideoBatch]:
+    """Pre-training on video-level labels.
+
+    `config`: a YAML file; `steps`: instead of the configuration's; `window`: how many shards' videos are shuffled at a
+    time, None for all. Raises `UserError`.
+    """
+    section = override_steps(required(load_config(config, "video.model", "video.training").video), steps)
     architecture, settings = section.model, required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
     parts = "video/train", "video/valid"
@@ -148,13 +152,13 @@ def video_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[V
         parameter_groups(model, settings.lr, settings.weight_decay),
         VideoTask(),
         settings,
-        *sources.loaders(train_set, valid_set, settings.batch_size, args.window),
+        *sources.loaders(train_set, valid_set, settings.batch_size, window),
         exported_config(video=section),
         vocabulary,
         train_set.reader.features,
         {
             "vocabulary": vocabulary.digest,
-            "window": args.window,
+            "window": window,
             **{part: index.digest for part, index in zip(parts, indexes)},
         },
     )
@@ -173,15 +177,26 @@ def _warn_of_shared_videos(training: Index, validation: Index) -> None:
         )
 
 
-def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[SegmentBatch]:
-    """Context-agnostic fine-tuning of a video model on rated segments. Raises `UserError`."""
-    config = load_config(args.config, "pure_segment.training")
-    section = override_steps(required(config.pure_segment), args.steps)
+def agnostic_experiment(
+    sources: Sources,
+    config: Path,
+    base_model: Path,
+    *,
+    fold: Fold,
+    steps: int | None = None,
+    vocabulary_file: Path | None = None,
+) -> Experiment[SegmentBatch]:
+    """Context-agnostic fine-tuning of the video model in the folder `base_model` on rated segments.
+
+    `fold`: which shards are for validation, or "none"; `steps`: instead of the configuration's; `vocabulary_file`: the
+    classes of a base model that does not say which it has. Raises `UserError`.
+    """
+    section = override_steps(required(load_config(config, "pure_segment.training").pure_segment), steps)
     settings = required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
-    base = open_folder(args.base_model, named_vocabulary(args.vocabulary))
+    base = open_folder(base_model, named_vocabulary(vocabulary_file))
     video_model = load_video_model(base, vocabulary)
-    train_set, valid_set = _rated_sets(args, sources, vocabulary, (base,), settings.offset, None)
+    train_set, valid_set = _rated_sets(sources, fold, vocabulary, (base,), settings.offset, None)
     if settings.center_inputs:
         center(video_model)
     model = ContextAgnosticModel(video_model)
@@ -196,23 +211,35 @@ def agnostic_experiment(args: argparse.Namespace, sources: Sources) -> Experimen
         train_set.reader.features,
         {
             "vocabulary": vocabulary.digest,
-            "fold": args.fold,
+            "fold": fold,
             "segment/train": train_set.index.digest,
-            "base model": folder_digest(args.base_model),
+            "base model": folder_digest(base_model),
         },
     )
 
 
-def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[SegmentBatch]:
-    """Context-aware fine-tuning: a segment encoder beside a context encoder. Raises `UserError`."""
-    config = load_config(args.config, "segment_w_context.model", "segment_w_context.training")
-    section = override_steps(required(config.segment_w_context), args.steps)
+def aware_experiment(
+    sources: Sources,
+    config: Path,
+    context_model: Path,
+    segment_model: Path,
+    *,
+    fold: Fold,
+    steps: int | None = None,
+    vocabulary_file: Path | None = None,
+) -> Experiment[SegmentBatch]:
+    """Context-aware fine-tuning: the encoder of one video model for segments, that of another for their videos.
+
+    Both are folders; all else as for `agnostic_experiment`. Raises `UserError`.
+    """
+    sections = load_config(config, "segment_w_context.model", "segment_w_context.training")
+    section = override_steps(required(sections.segment_w_context), steps)
     architecture, settings = section.model, required(section.training)
     vocabulary = load_vocabulary(sources.data_dir)
-    named = named_vocabulary(args.vocabulary)
-    bases = [open_folder(path, named) for path in (args.context_model, args.segment_model)]
+    named = named_vocabulary(vocabulary_file)
+    bases = [open_folder(path, named) for path in (context_model, segment_model)]
     context_base, segment_base = (load_video_model(base, vocabulary) for base in bases)
-    train_set, valid_set = _rated_sets(args, sources, vocabulary, bases, settings.offset, architecture.max_len)
+    train_set, valid_set = _rated_sets(sources, fold, vocabulary, bases, settings.offset, architecture.max_len)
     model = ContextAwareModel(architecture, context_base.config, segment_base.config, len(vocabulary))
     copy_encoder(model.context_model, context_base)
     copy_encoder(model.segment_model, segment_base)
@@ -245,17 +272,17 @@ def aware_experiment(args: argparse.Namespace, sources: Sources) -> Experiment[S
         train_set.reader.features,
         {
             "vocabulary": vocabulary.digest,
-            "fold": args.fold,
+            "fold": fold,
             "segment/train": train_set.index.digest,
-            "context model": folder_digest(args.context_model),
-            "segment model": folder_digest(args.segment_model),
+            "context model": folder_digest(context_model),
+            "segment model": folder_digest(segment_model),
         },
     )
 
 
 def _rated_sets(
-    args: argparse.Namespace,
     sources: Sources,
+    fold: Fold,
     vocabulary: Vocabulary,
     bases: Sequence[ModelFolder],
     offset: int,
@@ -272,9 +299,7 @@ def _rated_sets(
             index, vocabulary, shards, offset, context_max_len is not None, context_max_len or -1, seed, sources.damage
         )
 
-    train_shards, valid_shards = (
-        (np.arange(len(index.shards)), None) if args.fold == NO_FOLD else split_fold(index, args.fold)
-    )
+    train_shards, valid_shards = (np.arange(len(index.shards)), None) if fold == NO_FOLD else split_fold(index, fold)
     train_set = rated_set(train_shards, sources.seed)
     for base in bases:
         require_same(train_set.reader.features, index.folder, base.features, base.path)
@@ -283,7 +308,7 @@ def _rated_sets(
     valid_set = rated_set(valid_shards, None)
     if len(set(valid_set.scores > 0)) < 2:
         raise UserError(
-            f"{index.folder}: all {len(valid_set)} ratings of fold {args.fold}'s validation shards agree, "
+            f"{index.folder}: all {len(valid_set)} ratings of fold {fold}'s validation shards agree, "
             "so that ROC AUC is not defined; choose another --fold or add rated shards"
         )
     return train_set, valid_set

@@ -1,9 +1,10 @@
 """A learning-rate range test (Smith 2017): the loss of a short run whose learning rate grows at every step."""
 
-import argparse
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.common.pictures import new_figure
 from yt8m.common.progress import Progress
+from yt8m.data.folds import Fold
 from yt8m.models.config import load_config
 from yt8m.training.experiments import (
     LEAST_EXAMPLES,
@@ -30,7 +32,7 @@ from yt8m.training.experiments import (
     require_parts,
     video_experiment,
 )
-from yt8m.training.trainer import describe_device, examples_remedy
+from yt8m.training.trainer import Options, describe_device, examples_remedy
 
 LOGGER = logging.getLogger(__name__)
 BETA = 0.9  # of the moving average of the loss
@@ -38,12 +40,31 @@ EXPLODED = 4.0  # times the lowest smoothed loss
 _FEWEST_STEPS = 10
 _FIRST_IGNORED, _LAST_IGNORED = 5, 3  # the average has just begun; the loss is about to explode
 
-# Of each training section: how its experiment is made, and the arguments that name its base models.
-_KINDS: dict[str, tuple[Builder, tuple[str, ...]]] = {
-    "video": (video_experiment, ()),
-    "pure_segment": (agnostic_experiment, ("base_model",)),
-    "segment_w_context": (aware_experiment, ("context_model", "segment_model")),
+# Of each training section: what the base models are called that its experiment begins with.
+_BASE_MODELS: dict[str, tuple[str, ...]] = {
+    "video": (),
+    "pure_segment": ("base_model",),
+    "segment_w_context": ("context_model", "segment_model"),
 }
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates to try: `steps` of them, from `start` to `end`, each a constant factor greater than the last."""
+
+    start: float
+    end: float
+    steps: int
+
+    def values(self) -> np.ndarray:
+        """All of them, (steps,). Raises `UserError` for what is no range."""
+        if self.start >= self.end:
+            raise UserError(
+                f"--from {self.start:g} --to {self.end:g}: the learning rate has to grow; expected --from below --to"
+            )
+        if self.steps < _FEWEST_STEPS:
+            raise UserError(f"--steps {self.steps}: at least {_FEWEST_STEPS} are needed to see where the loss falls")
+        return np.geomspace(self.start, self.end, self.steps)
 
 
 @dataclass(frozen=True)
@@ -55,33 +76,24 @@ class Curve:
     smoothed: np.ndarray
 
 
-def run_range_test(args: argparse.Namespace, picture: Path) -> str:
-    """Measure what the command line of `find_lr` asks for; write `picture` (PNG) and a CSV beside it.
+def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, options: Options) -> str:
+    """Measure what `build` makes of the data; write `picture` (PNG) and a CSV beside it.
 
-    Returns the line to tell of the outcome. Raises `UserError`.
+    Of the options those count that are about a single short run. Returns the line to tell of the outcome. Raises
+    `UserError`.
     """
-    if args.start >= args.end:
-        raise UserError(
-            f"--from {args.start:g} --to {args.end:g}: the learning rate has to grow; expected --from below --to"
-        )
-    if args.steps < _FEWEST_STEPS:
-        raise UserError(f"--steps {args.steps}: at least {_FEWEST_STEPS} are needed to see where the loss falls")
+    values = rates.values()
     if picture.suffix.lower() != ".png":
         raise UserError(f"--output {picture}: expected the name of a picture that ends in .png")
-    build, names = _training_of(args.config, len(args.base_models))
-    device = resolve_device(args.device)
-    amp = resolve_half(args.amp, device)
-    get_logger("yt8m", level=min(args.console_level, logging.INFO), console_level=args.console_level)
-    models = {"base_model": None, "context_model": None, "segment_model": None, **dict(zip(names, args.base_models))}
-    wanted = argparse.Namespace(
-        config=args.config, steps=None, window=None, fold=args.fold, vocabulary=args.vocabulary, **models
-    )
-    torch.manual_seed(args.seed)
-    workers = resolve_workers(args.workers, device)
+    device = resolve_device(options.device)
+    amp = resolve_half(options.amp, device)
+    get_logger("yt8m", level=min(options.console_level, logging.INFO), console_level=options.console_level)
+    torch.manual_seed(options.seed)
+    workers = resolve_workers(options.workers, device)
     LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
-    experiment = build(wanted, Sources(args.data_dir, args.seed, workers, device, args.damage))
+    experiment = build(Sources(data_dir, options.seed, workers, device, options.damage))
     require_parts(experiment, 1)
-    curve = measure(experiment, np.geomspace(args.start, args.end, args.steps), device, amp)
+    curve = measure(experiment, values, device, amp)
     configured = experiment.settings.lr
     best = steepest_descent(curve)
     write_table(curve, picture.with_suffix(".csv"))
@@ -94,25 +106,49 @@ def run_range_test(args: argparse.Namespace, picture: Path) -> str:
     return f"{picture}: {found}; the configuration has {_short(configured, 6)}"
 
 
-def _training_of(path: Path, n_models: int) -> tuple[Builder, tuple[str, ...]]:
-    """The entry of `_KINDS` for a configuration. Raises `UserError` unless it is one, with so many base models."""
+def configured_experiment(
+    config: Path, base_models: Sequence[Path], fold: Fold, vocabulary_file: Path | None = None
+) -> Builder:
+    """What makes the experiment of the only training section of a configuration.
+
+    Raises `UserError` unless there is one, and as many base models as it takes.
+    """
+    section = _training_section(config, len(base_models))
+    if section == "video":
+        return partial(video_experiment, config=config)
+    if section == "pure_segment":
+        (base,) = base_models
+        return partial(agnostic_experiment, config=config, base_model=base, fold=fold, vocabulary_file=vocabulary_file)
+    context, segment = base_models
+    return partial(
+        aware_experiment,
+        config=config,
+        context_model=context,
+        segment_model=segment,
+        fold=fold,
+        vocabulary_file=vocabulary_file,
+    )
+
+
+def _training_section(path: Path, n_models: int) -> str:
+    """The name of the section. Raises `UserError`."""
     config = load_config(path)
-    sections = {name: getattr(config, name) for name in _KINDS}
+    sections = {name: getattr(config, name) for name in _BASE_MODELS}
     found = [name for name, section in sections.items() if section is not None and section.training is not None]
     if len(found) != 1:
-        every = ", ".join(f"{name}.training" for name in found or _KINDS)
+        every = ", ".join(f"{name}.training" for name in found or _BASE_MODELS)
         raise UserError(
             f"{path}: {'several training sections' if found else 'no training section'}; expected exactly "
             f"one of {every}"
         )
-    build, names = _KINDS[found[0]]
+    names = _BASE_MODELS[found[0]]
     if n_models != len(names):
         expected = " and ".join(f"{name.upper()}_DIR" for name in names) or "no base model"
         raise UserError(
             f"{path}: has {found[0]}.training, which takes {expected} after the configuration; found "
             f"{n_models} model folders"
         )
-    return build, names
+    return found[0]
 
 
 def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device, amp: torch.dtype | None) -> Curve:

@@ -1,6 +1,5 @@
 """A training run: from an experiment to an exported model, through any interruption."""
 
-import argparse
 import logging
 import shutil
 import sys
@@ -32,6 +31,8 @@ from helperbot.files import remove_leftovers
 from yt8m.common.devices import joined, require_compilation, resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
 from yt8m.common.files import locked
+from yt8m.data.damage import RAISE, Damage
+from yt8m.data.folds import NO_FOLD
 from yt8m.models.artifacts import save_model
 from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.training.curves import plot_curves
@@ -47,77 +48,73 @@ IDS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Options:
-    """How to train, from the command line.
+    """How to train.
 
-    `patience`: evaluations without improvement before the end, or None; `console_level`: the least level of log
+    `device` and `amp`: as `resolve_device` and `resolve_half` take them; `workers`: reading threads, None for what suits
+    the device; `patience`: evaluations without improvement before the end, or None; `save_every` and `log_every` steps;
+    `accumulate`: in how many parts a batch is taken; `compiled`: through `torch.compile`; `restart`: begin anew;
+    `allow_other_code`: go on with a run of another version of this package; `console_level`: the least level of log
     lines that the console shows.
     """
 
-    device: torch.device
     seed: int
-    patience: int | None
-    save_every: int
-    log_every: int
-    amp: torch.dtype | None
-    accumulate: int
-    compiled: bool
-    console_level: int
+    device: str = "auto"
+    amp: str = "auto"
+    workers: int | None = None
+    damage: Damage = RAISE
+    patience: int | None = None
+    save_every: int = 500
+    log_every: int = 100
+    accumulate: int = 1
+    compiled: bool = False
+    restart: bool = False
+    allow_other_code: bool = False
+    console_level: int = logging.INFO
 
 
-def run_training(args: argparse.Namespace, folder: Path, build: Builder) -> None:
-    """Train what `build` makes of the command line and export it to `folder`; go on where a run was interrupted.
+def train(folder: Path, data_dir: Path, build: Builder, options: Options) -> None:
+    """Train what `build` makes of the data and export it to `folder`; go on where a run was interrupted.
 
     Raises `UserError`. Ends the process with status 128 + n after signal n, the state of the run saved.
     """
-    device = resolve_device(args.device)
-    if args.compile:
+    device = resolve_device(options.device)
+    if options.compiled:
         require_compilation(device)
     with joined(device):
-        level = min(args.console_level, logging.INFO) if rank() == 0 else logging.ERROR
-        get_logger("yt8m", level=level, console_level=args.console_level)
-        amp = resolve_half(args.amp, device)
-        options = Options(
-            device,
-            args.seed,
-            args.patience,
-            args.save_every,
-            args.log_every,
-            amp,
-            args.accumulate,
-            args.compile,
-            args.console_level,
-        )
-        torch.manual_seed(args.seed)
-        workers = resolve_workers(args.workers, device)
+        level = min(options.console_level, logging.INFO) if rank() == 0 else logging.ERROR
+        get_logger("yt8m", level=level, console_level=options.console_level)
+        amp = resolve_half(options.amp, device)
+        torch.manual_seed(options.seed)
+        workers = resolve_workers(options.workers, device)
         LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
-        experiment = build(args, Sources(args.data_dir, args.seed, workers, device, args.damage))
+        experiment = build(Sources(data_dir, options.seed, workers, device, options.damage))
         if rank() > 0:  # from here on it may meet damage that no other process does
             get_logger("yt8m", level=logging.WARNING)
-        require_parts(experiment, args.accumulate)
-        if experiment.validation is None and args.patience is not None:
+        require_parts(experiment, options.accumulate)
+        if experiment.validation is None and options.patience is not None:
             raise UserError(
-                f"--patience {args.patience} with --fold {args.fold}: without validation nothing tells "
+                f"--patience {options.patience} with --fold {NO_FOLD}: without validation nothing tells "
                 "when to stop; leave --patience out, or choose a fold to validate on"
             )
         origin = {
-            "seed": args.seed,
+            "seed": options.seed,
             "processes": world_size(),
             "amp": str(amp),
-            "accumulate": args.accumulate,
-            "compile": args.compile,
-            "patience": args.patience,
+            "accumulate": options.accumulate,
+            "compile": options.compiled,
+            "patience": options.patience,
             **experiment.origin,
             "features": experiment.features.model_dump(mode="json"),
             "config": experiment.config,
         }
         leftovers = CHECKPOINTS, HISTORY, CURVES, TENSORBOARD
-        with _claimed(folder, args.restart):
-            if not begin_run(folder, origin, args.restart, args.allow_other_code, leftovers):
+        with _claimed(folder, options.restart):
+            if not begin_run(folder, origin, options.restart, options.allow_other_code, leftovers):
                 return
             if rank() > 0:
-                torch.manual_seed(args.seed + rank())  # dropout of its own; the weights come from rank 0
+                torch.manual_seed(options.seed + rank())  # dropout of its own; the weights come from rank 0
             with reporting(f"{folder}, {experiment.settings.steps} steps") as report:
-                report.result = _train(folder, experiment, options)
+                report.result = _train(folder, experiment, options, device, amp)
 
 
 @contextmanager
@@ -146,7 +143,9 @@ def describe_device(device: torch.device) -> str:
     return f"{device}, {torch.get_num_threads()} threads compute"
 
 
-def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
+def _train(
+    folder: Path, experiment: Experiment[Any], options: Options, device: torch.device, amp: torch.dtype | None
+) -> str:
     """Train and export; returns what to tell of the outcome."""
     settings, task = experiment.settings, experiment.task
     if rank() == 0:
@@ -154,7 +153,7 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
     best = None
     if experiment.validation is not None:
         best = BestCheckpoints(folder / CHECKPOINTS, task.monitor, task.mode)
-    bot = _make_bot(folder, experiment, options, best)
+    bot = _make_bot(folder, experiment, options, device, amp, best)
     try:
         if bot.resume():
             LOGGER.info("%s: going on after step %d of %d", folder, bot.step, settings.steps)
@@ -165,7 +164,7 @@ def _train(folder: Path, experiment: Experiment[Any], options: Options) -> str:
                 options.seed,
                 settings.steps,
                 settings.batch_size,
-                options.device,
+                device,
                 world_size(),
                 sum(value.numel() for value in experiment.model.parameters()),
             )
@@ -212,7 +211,14 @@ def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: B
     return f"step {step}, {experiment.task.monitor} {score:.6g}"
 
 
-def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best: BestCheckpoints | None) -> Bot:
+def _make_bot(
+    folder: Path,
+    experiment: Experiment[Any],
+    options: Options,
+    device: torch.device,
+    amp: torch.dtype | None,
+    best: BestCheckpoints | None,
+) -> Bot:
     settings, task = experiment.settings, experiment.task
     factor = partial(
         warmup_linear_decay,
@@ -243,14 +249,14 @@ def _make_bot(folder: Path, experiment: Experiment[Any], options: Options, best:
         experiment.validation,
         metrics=[task.metric(len(experiment.vocabulary), folder)],
         callbacks=callbacks,
-        device=options.device,
+        device=device,
         clip_grad_norm=settings.clip_grad_norm,
         logger=LOGGER,
         progress=options.console_level <= logging.INFO,
         state_file=folder / CHECKPOINTS / STATE,
         save_every=options.save_every,
         log_interval=log_interval,
-        amp=options.amp,
+        amp=amp,
         accumulate=options.accumulate,
         split_batch=lambda batch, parts: batch.split(parts, LEAST_EXAMPLES),
         compiled=options.compiled,
