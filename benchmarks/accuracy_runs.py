@@ -22,11 +22,11 @@ from helperbot.files import replacing
 from benchmarks.plain_training import HISTORY
 from benchmarks.planted import TRUTH
 from benchmarks.watched_training import SEEN, WORST
+from yt8m.data.candidates import CANDIDATES_FILE
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS
-from yt8m.data.test_meta import META_NAME
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
-from yt8m.training.runs import code_identity
+from yt8m.training.run_folder import code_identity
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -99,7 +99,7 @@ class Place:
     def prepare(self, seed: int) -> None:
         """Make the data of a seed, its indexes and its test metadata, unless they are there."""
         folder = self.shards(seed)
-        if (folder / "cache" / META_NAME).exists():  # written last
+        if (folder / "cache" / CANDIDATES_FILE).exists():  # written last
             return
         folder.mkdir(parents=True, exist_ok=True)
         sizes = [f"{n_shards}x{n_videos}" for n_shards, n_videos in self.sizes]
@@ -174,7 +174,7 @@ class Run:
     def _link_data(self) -> None:
         shards = self.place.shards(self.data_seed).absolute()
         (self.folder / "cache").mkdir(parents=True, exist_ok=True)
-        for name in ("video", "segment", VOCABULARY_NAME, TRUTH, "cache/index", f"cache/{META_NAME}"):
+        for name in ("video", "segment", VOCABULARY_NAME, TRUTH, "cache/index", f"cache/{CANDIDATES_FILE}"):
             if not (self.folder / name).exists():
                 (self.folder / name).symlink_to(shards / name)
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from benchmarks.harness import drop_from_page_cache
-from yt8m.data.test_meta import TestMeta, save_test_meta
+from yt8m.data.candidates import Candidates, save_candidates
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.prediction.memmaps import SCALE
 from yt8m.ranking.fusion import Fusion
@@ -41,12 +41,12 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
 
 
-def make_meta() -> TestMeta:
+def make_meta() -> Candidates:
     """Metadata of as many videos and segments as the challenge has; ids of four letters."""
     counts = np.full(N_VIDEOS, N_ROWS // N_VIDEOS)
     counts[: N_ROWS % N_VIDEOS] += 1
     ids = np.array([f"{number:04x}" for number in range(N_VIDEOS)], np.bytes_)
-    return TestMeta(np.arange(N_VIDEOS), ids, np.cumsum(counts))
+    return Candidates(np.arange(N_VIDEOS), ids, np.cumsum(counts))
 
 
 def score_table() -> np.ndarray:
@@ -63,9 +63,9 @@ def make_files(data_dir: Path) -> list[Path]:
     (data_dir / "segment_vocabulary.csv").write_text(
         "Index,Name\n" + "".join(f"{3 * label},class {label}\n" for label in range(N_CLASSES)), encoding="utf-8"
     )
-    meta = make_meta()
-    save_test_meta(meta, data_dir / "cache")
-    origin = json.dumps({"test_meta": meta.digest, "vocabulary": load_vocabulary(data_dir).digest})
+    candidates = make_meta()
+    save_candidates(candidates, data_dir / "cache")
+    origin = json.dumps({"test_meta": candidates.digest, "vocabulary": load_vocabulary(data_dir).digest})
     table = score_table()
     paths = [folder / f"model_{number}.npy" for number in range(N_MODELS)]
     for number, path in enumerate(paths):

@@ -18,7 +18,7 @@ from yt8m.models.centering import begin_centered
 from yt8m.models.segment_models import SegmentModel
 from yt8m.models.video_models import VideoModel
 from yt8m.prediction.inference import Computation, Member, Predictor
-from yt8m.training.tasks import VideoTask
+from yt8m.training.objectives import VideoTask
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3  # relative to the norm of what the CPU gives
 SMALL_GRADIENT = 1e-3  # of the greatest norm: what is smaller is compared with that

@@ -23,10 +23,10 @@ from benchmarks.gpu_data import OFFSET, Place
 from benchmarks.gpu_timing import REPEATS, WARM_ITEMS, Stretches
 from benchmarks.watched_training import COMMANDS
 from yt8m.cli import training_options
+from yt8m.data.candidates import find_candidates
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import load_index
-from yt8m.data.test_meta import make_test_meta
 from yt8m.data.vocabulary import challenge_vocabulary
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, one_behind, video_groups
 from yt8m.prediction.memmaps import PartialPredictions, PredictionFile
@@ -148,7 +148,7 @@ class Prediction(Work):
         self.resident = _allocated(place.device) - before
         self._numbers = range(len(members))
         index = load_index(place.folder / "segment" / "test", place.folder / "cache")
-        self._meta = make_test_meta(index)
+        self._meta = find_candidates(index)
         self._groups = video_groups(self._meta.row_ends, place.size.segments)
         self._dataset = WholeVideoDataset(index, self._meta.records)
         with closing(self._load()) as loaded:

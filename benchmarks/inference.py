@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.harness import rates
 from benchmarks.plain_inference import plain_metadata, plain_model, plain_predictions, plain_submission
 from yt8m import make_demo_data
+from yt8m.data.candidates import load_candidates
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.features import feature_contract
 from yt8m.data.index import load_index
 from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS
-from yt8m.data.test_meta import load_test_meta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import copy_encoder, exported_config, load_segment_model, open_folder, save_model
 from yt8m.models.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
@@ -135,8 +135,8 @@ def time_metadata(data_dir: Path, repeats: int) -> None:
     """The rows of the test set."""
     folder = data_dir / "segment" / "test"
     command("prepare_test_meta", data_dir, remove=("index",))
-    meta = load_test_meta(data_dir / "cache")
-    assert plain_metadata(folder) == list(zip(meta.row_videos().tolist(), meta.row_segments().tolist()))
+    candidates = load_candidates(data_dir / "cache")
+    assert plain_metadata(folder) == list(zip(candidates.row_videos().tolist(), candidates.row_segments().tolist()))
     script = (
         "import sys; from pathlib import Path; from benchmarks.plain_inference import plain_metadata; "
         "plain_metadata(Path(sys.argv[1]))"
@@ -151,7 +151,7 @@ def time_metadata(data_dir: Path, repeats: int) -> None:
         repeats,
     )
     print_seconds(
-        f"metadata of {len(meta.records)} videos, {meta.n_rows} segments, commands",
+        f"metadata of {len(candidates.records)} videos, {candidates.n_rows} segments, commands",
         1 / found["plain"],
         {"ours": 1 / found["ours"], "ours, shards indexed before": 1 / found["again"]},
     )
@@ -161,8 +161,8 @@ def time_predictions(data_dir: Path, repeats: int) -> None:
     """The predictions of four models."""
     folders = [open_folder(path) for path in sorted((data_dir / "cache" / "segment").iterdir())]
     index = load_index(data_dir / "segment" / "test", data_dir / "cache")
-    meta = load_test_meta(data_dir / "cache")
-    dataset = WholeVideoDataset(index, meta.records)
+    candidates = load_candidates(data_dir / "cache")
+    dataset = WholeVideoDataset(index, candidates.records)
     videos = [frames for _, frames in dataset.__getitems__([(0, row) for row in range(len(dataset))])]
     members = [Member(folder.name, load_segment_model(folder).eval(), OFFSET) for folder in folders]
     predictor = Predictor(members, Computation(torch.device("cpu")))
@@ -205,27 +205,27 @@ def time_predictions(data_dir: Path, repeats: int) -> None:
         },
         repeats,
     )
-    seconds = meta.n_rows * sum(1 / measured[folder.name] for folder in folders)
+    seconds = candidates.n_rows * sum(1 / measured[folder.name] for folder in folders)
     print_seconds(
-        f"predictions of {len(folders)} models for {meta.n_rows} segments, float32",
+        f"predictions of {len(folders)} models for {candidates.n_rows} segments, float32",
         seconds,
-        {"ours": meta.n_rows / measured["ours"], "ours, command": 1 / measured["command"]},
+        {"ours": candidates.n_rows / measured["ours"], "ours, command": 1 / measured["command"]},
     )
     print(f"  the plain way's time is that of {PLAIN_VIDEOS} videos times {len(videos) / PLAIN_VIDEOS:g}")
-    arithmetic = meta.n_rows * flops / (2 * MATRIX**3 * measured["matrix"])
+    arithmetic = candidates.n_rows * flops / (2 * MATRIX**3 * measured["matrix"])
     print(f"  {'ours, matrix products at the rate of a large one':<50}{arithmetic:>9.2f} s")
 
 
 def time_submission(data_dir: Path, repeats: int) -> None:
     """The submission from the predictions of four models."""
-    meta = load_test_meta(data_dir / "cache")
+    candidates = load_candidates(data_dir / "cache")
     paths = sorted((data_dir / "cache" / "predictions").glob("*.npy"))
     maps = [np.load(path, mmap_mode="r") for path in paths]
-    names, labels = meta.row_names().astype(str).tolist(), [3 * label for label in range(N_CLASSES)]
+    names, labels = candidates.row_names().astype(str).tolist(), [3 * label for label in range(N_CLASSES)]
     ours, plain = data_dir / "ours.csv", data_dir / "plain.csv"
     command("create_submission_from_memmaps", data_dir, "--output", str(ours))
     some = labels[:PLAIN_CLASSES]
-    plain_submission(maps, names, some, meta.n_rows, plain)
+    plain_submission(maps, names, some, candidates.n_rows, plain)
     total = np.sum(maps, axis=0, dtype=np.int32)
     rows = {name: row for row, name in enumerate(names)}
     lists = dict(read_submission(ours))
@@ -234,13 +234,13 @@ def time_submission(data_dir: Path, repeats: int) -> None:
         assert (scores[0] == scores[1]).all() and sorted(segments) == sorted(lists[label])
     found = rates(
         {
-            "plain": partial(timed, plain_submission, maps, names, some, meta.n_rows, plain),
+            "plain": partial(timed, plain_submission, maps, names, some, candidates.n_rows, plain),
             "ours": partial(command, "create_submission_from_memmaps", data_dir, "--output", str(ours)),
         },
         repeats,
     )
     print_seconds(
-        f"submission of {meta.n_rows} rows and {N_CLASSES} classes from {len(maps)} models",
+        f"submission of {candidates.n_rows} rows and {N_CLASSES} classes from {len(maps)} models",
         N_CLASSES / PLAIN_CLASSES / found["plain"],
         {"ours, command": 1 / found["ours"]},
     )

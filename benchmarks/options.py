@@ -24,19 +24,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yt8m.data.candidates import Candidates, load_candidates, load_test_index
 from yt8m.data.damage import RAISE
 from yt8m.data.partitions import NAMES_FILE
-from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.models.artifacts import open_folder
 from yt8m.prediction.memmaps import StoredScores, prediction_files
 from yt8m.prediction.video_scores import CandidateRules, video_scores
 from yt8m.ranking.fusion import Fusion
-from yt8m.ranking.fusion import Kind as FusionKind
-from yt8m.scoring.placing import TestRatings
-from yt8m.scoring.ratings import ratings_of_table
+from yt8m.ranking.fusion import FusionKind as FusionKind
+from yt8m.scoring.ratings import ratings_of_table, read_truth
 from yt8m.scoring.scores import Ranking, resampled_maps
-from yt8m.scoring.truth import read_truth
+from yt8m.scoring.trials import PlacedRatings
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -146,8 +145,8 @@ def beside(data_dir: Path, name: str) -> Path:
 class World:
     """A data set with all predictions: maps by name of the variant, one a model, and what video models say."""
 
-    test: TestRatings
-    meta: TestMeta
+    test: PlacedRatings
+    candidates: Candidates
     maps: dict[str, list[StoredScores]]
     scores_of_videos: dict[str, np.ndarray]
 
@@ -163,7 +162,7 @@ class World:
         """How a submission of these models and options ranks the ratings."""
         factors = row_videos = None
         if rules is not None:
-            factors, row_videos = rules.factors(self.scores_of_videos[video_model], SEED), self.meta.row_videos()
+            factors, row_videos = rules.factors(self.scores_of_videos[video_model], SEED), self.candidates.row_videos()
         fusion = Fusion(self.maps[variant][models], kind, weights, factors, row_videos)
         return Ranking(self.test.ratings, self.test.places(fusion, TOP_K, SEED))
 
@@ -171,21 +170,21 @@ class World:
 def load(data_dir: Path, models: tuple[str, ...]) -> World:
     """The data set of a folder, with the predictions of these models."""
     cache = data_dir / "cache"
-    vocabulary, meta = load_vocabulary(data_dir), load_test_meta(cache)
+    vocabulary, candidates = load_vocabulary(data_dir), load_candidates(cache)
     folders = {"plain": cache} | {f"shifts-{name}": data_dir / f"shifts-{name}" / "cache" for name in SHIFTS}
     maps = {
-        variant: [file.read(meta, vocabulary) for file in prediction_files(folder, list(models))]
+        variant: [file.read(candidates, vocabulary) for file in prediction_files(folder, list(models))]
         for variant, folder in folders.items()
     }
     ratings = ratings_of_table(read_truth(data_dir / "truth.csv", data_dir / NAMES_FILE))
-    index = load_test_index(data_dir, meta, RAISE)
+    index = load_test_index(data_dir, candidates, RAISE)
     scores = {
         base: video_scores(
-            open_folder(cache / "video" / base), index, meta, vocabulary, cache, 0, torch.device("cpu"), RAISE
+            open_folder(cache / "video" / base), index, candidates, vocabulary, cache, 0, torch.device("cpu"), RAISE
         )
         for base in BASES
     }
-    return World(TestRatings(ratings, meta, vocabulary), meta, maps, scores)
+    return World(PlacedRatings(ratings, candidates, vocabulary), candidates, maps, scores)
 
 
 Variants = Iterator[tuple[str, Callable[[World], Ranking]]]

@@ -60,8 +60,8 @@ from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.models.packing import Packing
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
-from yt8m.training.loss import segment_loss, video_loss
 from yt8m.training.metrics import SegmentMetrics
+from yt8m.training.objectives import segment_loss, video_loss
 
 ASPECTS = frozenset({"frames", "padding", "inputs", "head", "decay", "order"})
 NEGATIVE_WEIGHT = MINED_WEIGHT = 0.5

@@ -32,7 +32,7 @@ from yt8m.common.devices import resolve_half
 from yt8m.data.datasets import ShardDataset
 from yt8m.data.sampling import Key
 from yt8m.training.experiments import Builder, Experiment, Sources
-from yt8m.training.tasks import Task
+from yt8m.training.objectives import Task
 from yt8m.training.trainer import train
 
 SEEN, WORST = "seen_loss", "worst_share"

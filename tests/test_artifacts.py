@@ -18,7 +18,7 @@ from yt8m.models.artifacts import (
     save_model,
 )
 from yt8m.models.model_files import folder_digest
-from yt8m.prediction.members import ModelChoice
+from yt8m.prediction.inference import ModelChoice
 
 N_CLASSES = 3
 

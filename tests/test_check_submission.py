@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Outcome
-from yt8m.data.test_meta import TestMeta, save_test_meta
+from yt8m.data.candidates import Candidates, save_candidates
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.ranking.submission_check import SubmissionCheck
+from yt8m.ranking.submission import SubmissionCheck
 
 Command = Callable[..., Outcome]
 VIDEOS = {"aB3d": 3, "0012": 1}  # candidate segments of each
 NAMES = ["aB3d:30", "aB3d:35", "aB3d:40", "0012:30"]
-META = TestMeta(np.arange(2), np.array(list(VIDEOS), np.bytes_), np.cumsum(list(VIDEOS.values())))
+META = Candidates(np.arange(2), np.array(list(VIDEOS), np.bytes_), np.cumsum(list(VIDEOS.values())))
 GOOD = ["Class,Segments", "3,aB3d:35 0012:30 aB3d:30", "40,aB3d:40 aB3d:30 0012:30"]
 
 
 @pytest.fixture(name="data_dir")
 def _data_dir(tmp_path: Path) -> Path:
     (tmp_path / "segment_vocabulary.csv").write_text("Index,Name\n3,three\n40,forty\n", encoding="utf-8")
-    save_test_meta(META, tmp_path / "cache")
+    save_candidates(META, tmp_path / "cache")
     return tmp_path
 
 
@@ -145,7 +145,7 @@ def test_counts_are_those_of_a_check_one_by_one(first: list[str], second: list[s
     found = {
         kind: sum(
             count
-            for problem, (count, _) in findings.problems.items()
+            for problem, (count, _) in findings.faults.items()
             if kind in problem.replace("more than once", "again")
         )
         for kind in expected

@@ -32,9 +32,10 @@ from tests.small_models import DBOF, TRAINING, agnostic_folder, write_config
 from yt8m import __version__
 from yt8m.__main__ import COMMANDS, GROUPS, build_command_parser
 from yt8m.__main__ import main as yt8m
-from yt8m.cli import counted, run
+from yt8m.cli import run
 from yt8m.common.errors import UserError
 from yt8m.common.exits import STATUSES
+from yt8m.common.wording import counted
 
 Command = Callable[..., Outcome]
 PACKAGE = Path(importlib.import_module("yt8m").__file__ or "").parent
@@ -346,11 +347,11 @@ def raising(error: BaseException) -> Callable[[argparse.Namespace], None]:
 def fixture_prepared(command: Command, data_dir: Path) -> Path:
     """A data folder with what the commands that print results need."""
     assert command("prepare_test_meta", "--data-dir", data_dir).status == 0
-    from yt8m.data.test_meta import load_test_meta
+    from yt8m.data.candidates import load_candidates
     from yt8m.data.vocabulary import load_vocabulary
 
     names = [
-        name if isinstance(name, str) else name.decode() for name in load_test_meta(data_dir / "cache").row_names()
+        name if isinstance(name, str) else name.decode() for name in load_candidates(data_dir / "cache").row_names()
     ]
     with (data_dir / "sub.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -72,7 +72,6 @@ PARTS = (
     "common",
     "data",
     "making",
-    "downloading",
     "models",
     "export",
     "training",

@@ -95,16 +95,16 @@ def _load(tmp_path: Path, data: dict[str, Any], *sections: str) -> Config:
 
 
 def _problems(tmp_path: Path, data: dict[str, Any], *sections: str) -> list[str]:
-    """The problems that the one message about a configuration lists; it says how many they are."""
+    """The faults that the one message about a configuration lists; it says how many they are."""
     with pytest.raises(UserError) as caught:
         _load(tmp_path, data, *sections)
     message = str(caught.value)
     assert "\n" not in message
     found = re.fullmatch(re.escape(str(tmp_path / "config.yaml")) + r": (\d+) problems?: (.*)", message)
     assert found, message
-    problems = found[2].split("; ")
-    assert len(problems) == int(found[1])
-    return sorted(problems)
+    faults = found[2].split("; ")
+    assert len(faults) == int(found[1])
+    return sorted(faults)
 
 
 def _only_problem(tmp_path: Path, changes: dict[str, Any], *sections: str) -> str:
@@ -398,9 +398,9 @@ def test_the_type_of_a_model_decides_its_keys(tmp_path: Path) -> None:
         problem = _only_problem(tmp_path, {path: stranger})
         assert problem.startswith(f"{known}{stranger!r} (") and "`module`" in problem
     assert _only_problem(tmp_path, {path: ABSENT}) == f"{path}: missing key"
-    problems = _problems(tmp_path, _changed({path: "nextvlad"}))
-    assert "video.model.hidden_dim: unknown key" in problems
-    assert "video.model.n_clusters: missing key" in problems
+    faults = _problems(tmp_path, _changed({path: "nextvlad"}))
+    assert "video.model.hidden_dim: unknown key" in faults
+    assert "video.model.n_clusters: missing key" in faults
 
 
 def test_a_missing_section_is_named_once(tmp_path: Path) -> None:

@@ -200,8 +200,8 @@ def test_predictions_of_damaged_videos_are_0_until_they_are_mended(command: Comm
     flip(shard, middle)
     outcome = command("inference_memmap", *where, "--device", "cpu", "--workers", 2)
     assert outcome.status == 0 and "Download again" in outcome.err and str(shard) in outcome.err
-    meta = np.load(data_dir / "cache" / "test_meta.npz")
-    first, last = meta["row_ends"][:2]
+    candidates = np.load(data_dir / "cache" / "test_meta.npz")
+    first, last = candidates["row_ends"][:2]
     damaged = np.load(predictions)
     assert not damaged[first:last].any() and whole[first:last].any()
     np.testing.assert_array_equal(

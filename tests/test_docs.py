@@ -19,8 +19,7 @@ import pytest
 from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
-from yt8m.data.partitions import PARTITIONS
-from yt8m.data.shard_names import server_name
+from yt8m.data.partitions import PARTITIONS, server_name
 
 # What is typed otherwise here than on a page, and why. Each has to occur there.
 ELSEWHERE = {

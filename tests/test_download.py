@@ -33,13 +33,13 @@ from tests.shards import context_entries, context_field, list_entries, lists_fie
 from yt8m import download
 from yt8m.common import progress
 from yt8m.common.errors import UserError
-from yt8m.common.files import locked
+from yt8m.common.locks import locked
+from yt8m.data import downloads
+from yt8m.data.downloads import parse_plan
+from yt8m.data.partitions import N_SHARDS, official_name, server_name, shard_number
 from yt8m.data.records import framed
 from yt8m.data.shard_files import stamp_of
-from yt8m.data.shard_names import N_SHARDS, official_name, server_name, shard_number
 from yt8m.download import parse_selection
-from yt8m.downloading import shards
-from yt8m.downloading.shards import parse_plan
 
 Command = Callable[..., Outcome]
 PIECE = 1 << 16  # of what the server sends
@@ -281,7 +281,7 @@ def test_shards_come_from_the_real_addresses_once(
     assert server.asked[:2] == asked[:2] and Counter(server.asked) == Counter(asked)
     server.asked.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(shards.hashlib, "file_digest", None)  # reading a file would fail
+        patch.setattr(downloads.hashlib, "file_digest", None)  # reading a file would fail
         outcome = fetch("--shards", "0-3")
     assert outcome.status == 0 and "4 were there, 0 fetched" in outcome.out
     assert server.asked == [("GET", PLAN, None)]
@@ -373,7 +373,7 @@ def test_a_file_that_cannot_be_read(fetch: Fetch, folder: Path, monkeypatch: pyt
         raise OSError(errno.EIO, "Input/output error")
 
     (folder / NAMES[0]).write_bytes(b"on a bad disk")
-    monkeypatch.setattr(shards.hashlib, "file_digest", fail)
+    monkeypatch.setattr(downloads.hashlib, "file_digest", fail)
     assert_refused(fetch(), f"{folder / NAMES[0]}: Input/output error", "move it away")
 
 
@@ -678,7 +678,7 @@ def test_what_is_no_plan(
     content: bytes,
     why: str,
 ) -> None:
-    monkeypatch.setattr(shards, "SMALL_BYTES", 300_000)
+    monkeypatch.setattr(downloads, "SMALL_BYTES", 300_000)
     server.files[PLAN] = content
     assert_refused(fetch(), "/frame_validate.json", why)
     assert not list(tmp_path.iterdir())

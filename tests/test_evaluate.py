@@ -16,11 +16,11 @@ from sklearn.metrics import roc_auc_score
 from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from tests.test_scoring import Key, slow_map
+from yt8m.data.candidates import load_candidates
 from yt8m.data.folds import split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.segments import context_frames
-from yt8m.data.test_meta import load_test_meta
 from yt8m.evaluate import build_parser, main
 from yt8m.models.artifacts import load_segment_model, open_folder
 from yt8m.ranking.submission import read_submission
@@ -239,7 +239,9 @@ def test_probabilities_of_predictions(predicted_dir: Path, command: Command, cap
         keep_default_na=False,
         na_values={name: [""] for name in ("dbof_0", "both_1", "ensemble")},
     )
-    rows = {segment: row for row, segment in enumerate(load_test_meta(predicted_dir / "cache").row_names().astype(str))}
+    rows = {
+        segment: row for row, segment in enumerate(load_candidates(predicted_dir / "cache").row_names().astype(str))
+    }
     labels = pd.read_csv(predicted_dir / "segment_vocabulary.csv")["Index"].tolist()
     maps = {name: np.load(predicted_dir / "cache" / "predictions" / f"{name}.npy") for name in ("dbof_0", "both_1")}
     assert len(table) == len(truth) + 1
@@ -527,7 +529,7 @@ def test_the_baselines_are_lists_of_all_candidates(predicted_dir: Path, command:
         "--video-labels",
         predicted_dir / "test_labels.csv",
     )
-    n_rows = load_test_meta(predicted_dir / "cache").n_rows
+    n_rows = load_candidates(predicted_dir / "cache").n_rows
     listed = {}
     for top_k in (n_rows // 2, n_rows):
         assert command("evaluate", *how, "--top-k", top_k).status == 0

@@ -17,7 +17,7 @@ from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m.data.index import Index, load_index
 from yt8m.models.centering import uncenter
-from yt8m.training.tasks import SegmentTask
+from yt8m.training.objectives import SegmentTask
 
 Command = Callable[..., Outcome]
 

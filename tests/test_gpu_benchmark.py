@@ -183,7 +183,7 @@ def test_kernels_that_overlap_count_once(place: Place, monkeypatch: pytest.Monke
     class Profiler:
         """Has seen these events."""
 
-        def __init__(self, activities: list[Any]) -> None:
+        def __init__(self, activities: list[Any], acc_events: bool) -> None:
             assert activities == [torch.profiler.ProfilerActivity.CUDA]
 
         def __enter__(self) -> "Profiler":

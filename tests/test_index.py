@@ -23,8 +23,8 @@ from yt8m.common.errors import RecordError, UserError
 from yt8m.data.damage import Damage
 from yt8m.data.folds import split_fold
 from yt8m.data.index import Index, index_file, load_index
+from yt8m.data.partitions import official_name
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.shard_names import official_name
 
 
 @pytest.fixture(name="data")

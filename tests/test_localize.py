@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
+from yt8m.data.candidates import load_candidates
 from yt8m.data.segments import context_frames
-from yt8m.data.test_meta import load_test_meta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.localization import localizer, localizing
 from yt8m.localization.span_formats import CSV_COLUMNS, clock, digits, table_lines, write_json
@@ -218,12 +218,12 @@ def test_candidate_segments_have_the_numbers_of_inference_memmap(
         assert command(*arguments, "--data-dir", other).status == 0
     maps = [np.load(other / "cache" / "predictions" / f"{name}.npy") for name in MODELS]
     means = np.mean(maps, axis=0) / SCALE
-    meta = load_test_meta(other / "cache")
+    candidates = load_candidates(other / "cache")
     threshold = threshold_between([means], 0.3)
     answers = answers_of(localize("--format", "json", "--threshold", threshold, "--top", N_CLASSES, file=shard))
     covered = 0
-    for start, end, video in zip(meta.row_starts, meta.row_ends, meta.video_ids.tolist()):
-        seconds = 5 * meta.row_segments()[start:end]
+    for start, end, video in zip(candidates.row_starts, candidates.row_ends, candidates.video_ids.tolist()):
+        seconds = 5 * candidates.row_segments()[start:end]
         for number, label in enumerate(LABELS):
             inside = np.zeros(len(seconds), bool)
             for span in answers[video.decode()]["spans"]:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.test_test_meta import index_of
 from yt8m.common.errors import UserError
-from yt8m.data.test_meta import TestMeta, make_test_meta
+from yt8m.data.candidates import Candidates, find_candidates
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
 from yt8m.prediction.memmaps import PartialPredictions, PredictionFile, StoredScores, origin_of_model, prediction_files
@@ -27,8 +27,8 @@ NEWER = {**ORIGIN, "model": "5a"}
 TWO = Vocabulary(np.array([9, 4]), ("a", "b"))
 
 
-def _meta() -> TestMeta:
-    return make_test_meta(index_of([("aaaa", 50, 50), ("shrt", 20, 20), ("bbbb", 45, 61)]))  # 2 + 0 + 1 rows
+def _meta() -> Candidates:
+    return find_candidates(index_of([("aaaa", 50, 50), ("shrt", 20, 20), ("bbbb", 45, 61)]))  # 2 + 0 + 1 rows
 
 
 def _begin(file: PredictionFile, origin: dict, n_classes: int = 2) -> PartialPredictions:

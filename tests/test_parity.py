@@ -20,7 +20,7 @@ from yt8m.data.vocabulary import CHALLENGE_FILE
 from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
 from yt8m.models.segment_models import SegmentModel
 from yt8m.models.video_models import VideoModel
-from yt8m.training.loss import segment_loss
+from yt8m.training.objectives import segment_loss
 
 FOLDER = Path(__file__).parent / "parity_2019"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
-from yt8m.data.test_meta import TestMeta, load_test_meta
+from yt8m.data.candidates import Candidates, load_candidates
 from yt8m.prediction import predict_test_set as prediction
 from yt8m.prediction.predict_test_set import remaining_work
 
@@ -142,14 +142,16 @@ def test_two_processes_write_the_file_of_one(command: Command, data_dir: Path, p
     done=st.lists(st.lists(st.integers(0, 2), min_size=15, max_size=15), min_size=1, max_size=3),
 )
 def test_groups_do_not_depend_on_what_is_done(counts: list[int], batch_size: int, done: list[list[int]]) -> None:
-    meta = TestMeta(np.arange(len(counts)), np.array([b"%d" % row for row in range(len(counts))]), np.cumsum(counts))
+    candidates = Candidates(
+        np.arange(len(counts)), np.array([b"%d" % row for row in range(len(counts))]), np.cumsum(counts)
+    )
     nothing = [np.zeros(len(counts), np.uint32)]
-    groups = [work.videos for work in remaining_work(meta, batch_size, nothing)]
+    groups = [work.videos for work in remaining_work(candidates, batch_size, nothing)]
     assert [video for group in groups for video in range(group.start, group.stop)] == list(range(len(counts)))
     for group in groups[:-1]:
         assert sum(counts[group]) >= batch_size > sum(counts[group][:-1])
     journals = [np.array(own[: len(counts)], np.uint32) for own in done]
-    work = remaining_work(meta, batch_size, journals)
+    work = remaining_work(candidates, batch_size, journals)
     lacking = [[number for number, journal in enumerate(journals) if (journal[group] != 1).any()] for group in groups]
     assert [(item.videos, item.members) for item in work] == [
         (group, members) for group, members in zip(groups, lacking) if members
@@ -212,8 +214,8 @@ def test_shifted_segments_are_those_so_many_seconds_later(command: Command, data
     plain = predict(command, data_dir, *options)[NAMES[0]]
     shifted = predict(command, data_dir, *options, "--shifts", 5)[NAMES[0]]
     both = predict(command, data_dir, *options, "--shifts", 0, 5)[NAMES[0]]
-    meta = load_test_meta(data_dir / "cache")
-    for first, end in zip(meta.row_starts, meta.row_ends):
+    candidates = load_candidates(data_dir / "cache")
+    for first, end in zip(candidates.row_starts, candidates.row_ends):
         assert np.abs(shifted[first : end - 1] - plain[first + 1 : end]).max() <= 1
     assert np.abs(both - (plain.astype(int) + shifted) / 2).max() <= 1.5
 
@@ -272,8 +274,8 @@ def test_damaged_videos_are_left_out_and_predicted_once_they_are_mended(
         "inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--on-error", "skip", "--batch-size", 1
     )
     assert outcome.status == 0
-    meta = load_test_meta(data_dir / "cache")
-    rows = slice(meta.row_starts[4], meta.row_ends[5])
+    candidates = load_candidates(data_dir / "cache")
+    rows = slice(candidates.row_starts[4], candidates.row_ends[5])
     assert f"{rows.stop - rows.start} segments of damaged videos have probability 0" in outcome.err
     for name, values in stored(data_dir).items():
         assert not values[rows].any()
@@ -298,6 +300,6 @@ def test_progress_is_logged_where_there_is_no_terminal(
     monkeypatch.setattr("yt8m.common.progress.SECONDS_BETWEEN_LINES", 0)
     outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1)
     lines = [line for line in outcome.err.splitlines() if "segments/s" in line]
-    n_rows = load_test_meta(data_dir / "cache").n_rows
+    n_rows = load_candidates(data_dir / "cache").n_rows
     assert len(lines) == 6
     assert f"predicting: {n_rows} of {n_rows}, " in lines[-1] and lines[-1].endswith("segments/s, 00:00 left")

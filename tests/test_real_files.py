@@ -27,10 +27,9 @@ from tests.shards import (
 )
 from tests.small_models import DBOF, TRAINING, agnostic_folder, write_config
 from tests.test_commands import assert_refused
-from yt8m.data.derived_vocabulary import derive_vocabulary
 from yt8m.data.index import index_file, load_index
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.vocabulary import CHALLENGE_FILE, challenge_vocabulary, load_vocabulary
+from yt8m.data.vocabulary import CHALLENGE_FILE, challenge_vocabulary, derive_vocabulary, load_vocabulary
 
 Command = Callable[..., Outcome]
 FILES = Path(__file__).parent / "real_files"

@@ -12,13 +12,12 @@ from tests.browser import DESKTOP, PHONE, OpenPage, running_browser
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
+from yt8m.data.candidates import load_candidates
 from yt8m.data.folds import split_fold
 from yt8m.data.index import load_index
-from yt8m.data.test_meta import load_test_meta
 from yt8m.data.vocabulary import load_vocabulary
-from yt8m.reporting.timelines import TestTimelines
-from yt8m.scoring.ratings import ratings_of_table
-from yt8m.scoring.truth import read_truth
+from yt8m.reporting.timelines import PredictedTimelines
+from yt8m.scoring.ratings import ratings_of_table, read_truth
 
 Command = Callable[..., Outcome]
 REAL_ID = b"dQw-_9WgXcQ"
@@ -177,14 +176,14 @@ def test_names_are_text(opened: OpenPage) -> None:
 
 def test_a_timeline_shows_the_predictions(opened: OpenPage, folder: Path) -> None:
     page, cache = opened.page, folder / "cache"
-    meta, vocabulary = load_test_meta(cache), load_vocabulary(folder)
+    candidates, vocabulary = load_candidates(cache), load_vocabulary(folder)
     mean = np.mean([np.load(cache / "predictions" / f"{name}.npy") for name in ("vlad_0", "both_0")], axis=0) / 9999
     choose(page, "v100")
     own = next(
         own for own in json.loads(page.locator("#data").text_content() or "")["timelines"] if own["video"] == "v100"
     )
-    video = meta.video_ids.tolist().index(b"v100")
-    rows = mean[meta.row_starts[video] : meta.row_ends[video]]
+    video = candidates.video_ids.tolist().index(b"v100")
+    rows = mean[candidates.row_starts[video] : candidates.row_ends[video]]
     assert own["start"] == 30 and own["url"] is None
     for entry, values in zip(own["classes"], own["probabilities"], strict=True):
         number = vocabulary.labels.tolist().index(entry["label"])
@@ -368,17 +367,17 @@ def test_mistakes(
 def test_certainty_is_entropy(folder: Path, report: Path) -> None:
     del report
     rng = np.random.default_rng(1)
-    meta, vocabulary = load_test_meta(folder / "cache"), load_vocabulary(folder)
-    maps = [rng.integers(0, 10000, (meta.n_rows, len(vocabulary))).astype(np.int16) for _ in range(2)]
+    candidates, vocabulary = load_candidates(folder / "cache"), load_vocabulary(folder)
+    maps = [rng.integers(0, 10000, (candidates.n_rows, len(vocabulary))).astype(np.int16) for _ in range(2)]
     for values, video, level in ((maps, 0, 20), (maps, 2, 9990)):
         for own in values:
-            own[meta.row_starts[video] : meta.row_ends[video]] = level
-    timelines = TestTimelines(
-        maps, meta, vocabulary, ratings_of_table(read_truth(folder / "truth.csv", folder / "vocabulary.csv"))
+            own[candidates.row_starts[video] : candidates.row_ends[video]] = level
+    timelines = PredictedTimelines(
+        maps, candidates, vocabulary, ratings_of_table(read_truth(folder / "truth.csv", folder / "vocabulary.csv"))
     )
     chosen = timelines.by_certainty(1)
     # Video 0 is surest, but that there is nothing; video 2 shows something surely.
-    assert [own.video_id.encode() for own in chosen] == [meta.video_ids[2], meta.video_ids[1]]
+    assert [own.video_id.encode() for own in chosen] == [candidates.video_ids[2], candidates.video_ids[1]]
     share = 9990 / 9999
     bits = -len(vocabulary) * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
     assert f"{bits:.2f} bits" in chosen[0].note

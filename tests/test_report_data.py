@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.small_models import DBOF, agnostic_folder, video_folder
-from yt8m.reporting.report_data import describe_models
+from yt8m.reporting.report import describe_models
 
 
 def test_models_that_cannot_be_understood_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

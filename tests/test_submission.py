@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from yt8m.common.errors import UserError
 from yt8m.create_submission_from_memmaps import build_parser, main
-from yt8m.data.test_meta import TestMeta, save_test_meta
+from yt8m.data.candidates import Candidates, save_candidates
 from yt8m.ranking.submission import open_submission, read_submission, write_submission
 
 ENTRY = st.builds(
@@ -155,7 +155,7 @@ def _data_dir(maps: dict[str, np.ndarray], tmp_path: Path) -> Path:
         "Index,KnowledgeGraphId,Name,PositiveSegmentCount,TotalSegmentCount\n" + rows, encoding="utf-8"
     )
     counts = list(VIDEOS.values())
-    save_test_meta(TestMeta(np.arange(3), np.array(list(VIDEOS), np.bytes_), np.cumsum(counts)), tmp_path / "cache")
+    save_candidates(Candidates(np.arange(3), np.array(list(VIDEOS), np.bytes_), np.cumsum(counts)), tmp_path / "cache")
     (tmp_path / "cache" / "predictions").mkdir()
     for name in ("dbof-3_0", "nextvlad-2_1"):
         np.save(tmp_path / "cache" / "predictions" / f"{name}.npy", maps[name])

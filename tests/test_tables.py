@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import read_labels, read_ratings, read_video_ids
-from yt8m.data.label_names import LabelText, plain_label, resolve_labels
+from yt8m.data.annotations import LabelText, plain_label, read_labels, read_ratings, read_video_ids, resolve_labels
 from yt8m.data.tables import read_column, read_table, whole_number
 from yt8m.data.vocabulary import read_vocabulary
 

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from tests.shards import make_video, serialize, write_payloads
 from yt8m.common.errors import UserError
+from yt8m.data.candidates import (
+    CANDIDATES_FILE,
+    LOGGER,
+    Candidates,
+    find_candidates,
+    load_candidates,
+    load_test_index,
+    save_candidates,
+)
 from yt8m.data.damage import RAISE
 from yt8m.data.index import Index, load_index
-from yt8m.data.test_meta import (
-    LOGGER,
-    META_NAME,
-    TestMeta,
-    load_test_index,
-    load_test_meta,
-    make_test_meta,
-    save_test_meta,
-)
 
 
 def index_of(videos: list[tuple[str, int, int]]) -> Index:
@@ -78,14 +78,14 @@ def test_rows_are_the_candidate_segments_in_order(videos: list[tuple[str, int, i
     expected = _slow_rows(videos)
     if not expected:
         with pytest.raises(UserError, match="data/segment/test: no video is long enough"):
-            make_test_meta(index_of(videos))
+            find_candidates(index_of(videos))
         return
-    meta = make_test_meta(index_of(videos))
-    assert meta.n_rows == len(expected)
-    records = meta.records[meta.row_videos()].tolist()
-    assert list(zip(records, meta.row_segments().tolist(), meta.row_names().tolist())) == expected
-    assert meta.video_ids[meta.row_videos()].tolist() == [name.split(b":")[0] for _, _, name in expected]
-    assert meta.row_starts.tolist() == [
+    candidates = find_candidates(index_of(videos))
+    assert candidates.n_rows == len(expected)
+    records = candidates.records[candidates.row_videos()].tolist()
+    assert list(zip(records, candidates.row_segments().tolist(), candidates.row_names().tolist())) == expected
+    assert candidates.video_ids[candidates.row_videos()].tolist() == [name.split(b":")[0] for _, _, name in expected]
+    assert candidates.row_starts.tolist() == [
         row for row, (record, _, _) in enumerate(expected) if row == 0 or record != expected[row - 1][0]
     ]
 
@@ -94,52 +94,52 @@ def test_a_repeated_video_is_left_out_with_a_warning(caplog: pytest.LogCaptureFi
     LOGGER.addHandler(caplog.handler)  # the command's own logger does not pass its records on
     try:
         with caplog.at_level(logging.WARNING, LOGGER.name):
-            meta = make_test_meta(index_of([("same", 50, 50), ("else", 45, 45), ("same", 300, 300)]))
+            candidates = find_candidates(index_of([("same", 50, 50), ("else", 45, 45), ("same", 300, 300)]))
     finally:
         LOGGER.removeHandler(caplog.handler)
-    assert meta.row_names().tolist() == [b"same:30", b"same:35", b"else:30"]
+    assert candidates.row_names().tolist() == [b"same:30", b"same:35", b"else:30"]
     assert {record.getMessage() for record in caplog.records} == {
         "data/segment/test: 1 records repeat a video id and are left out"
     }
 
 
-def _meta() -> TestMeta:
-    return make_test_meta(index_of([("aaaa", 50, 50), ("shrt", 20, 20), ("bbbb", 45, 61)]))  # 2 + 0 + 1 rows
+def _meta() -> Candidates:
+    return find_candidates(index_of([("aaaa", 50, 50), ("shrt", 20, 20), ("bbbb", 45, 61)]))  # 2 + 0 + 1 rows
 
 
 def test_digest_tells_row_orders_apart() -> None:
     videos = [("aaaa", 50, 50), ("bbbb", 45, 45)]
     digests = {
-        make_test_meta(index_of(order)).digest
+        find_candidates(index_of(order)).digest
         for order in (videos, videos[::-1], videos[:1], [("aaaa", 45, 45), ("bbbb", 50, 50)])
     }
     assert len(digests) == 4
-    assert make_test_meta(index_of(videos)).digest in digests
+    assert find_candidates(index_of(videos)).digest in digests
 
 
 def test_metadata_survives_saving(tmp_path: Path) -> None:
-    path = save_test_meta(_meta(), tmp_path / "cache")
-    loaded = load_test_meta(tmp_path / "cache")
-    assert path == tmp_path / "cache" / META_NAME
-    assert [entry.name for entry in path.parent.iterdir()] == [META_NAME]
+    path = save_candidates(_meta(), tmp_path / "cache")
+    loaded = load_candidates(tmp_path / "cache")
+    assert path == tmp_path / "cache" / CANDIDATES_FILE
+    assert [entry.name for entry in path.parent.iterdir()] == [CANDIDATES_FILE]
     assert loaded.digest == _meta().digest
     assert loaded.records.tolist() == [0, 2]
     assert loaded.row_names().tolist() == [b"aaaa:30", b"aaaa:35", b"bbbb:30"]
 
 
 def test_shards_whose_records_have_moved_need_new_metadata(data_dir: Path) -> None:
-    meta = make_test_meta(load_index(data_dir / "segment" / "test", data_dir / "cache"))
-    assert len(load_test_index(data_dir, meta, RAISE)) == len(meta.records)
+    candidates = find_candidates(load_index(data_dir / "segment" / "test", data_dir / "cache"))
+    assert len(load_test_index(data_dir, candidates, RAISE)) == len(candidates.records)
     first = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0]
     write_payloads(first.with_name("a.tfrecord"), [serialize(make_video(1, 9))])  # without a segment to rank
-    assert make_test_meta(load_index(data_dir / "segment" / "test", data_dir / "cache")).digest == meta.digest
+    assert find_candidates(load_index(data_dir / "segment" / "test", data_dir / "cache")).digest == candidates.digest
     with pytest.raises(UserError, match="not the shards that the test metadata was made from; run `python -m"):
-        load_test_index(data_dir, meta, RAISE)
+        load_test_index(data_dir, candidates, RAISE)
 
 
 def test_missing_metadata_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"test_meta.npz: no test metadata; run `python -m yt8m.prepare_test_meta`"):
-        load_test_meta(tmp_path)
+        load_candidates(tmp_path)
 
 
 def test_ids_that_a_submission_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -147,13 +147,13 @@ def test_ids_that_a_submission_cannot_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match="data/segment/test: .* the video ids 'D:/v1.mp4', 'short one'; an id may .*blank"
     ):
-        make_test_meta(index_of(videos))
-    old = TestMeta(np.arange(1), np.array([b"D:/v1.mp4"]), np.array([2]))
-    save_test_meta(old, tmp_path)
+        find_candidates(index_of(videos))
+    old = Candidates(np.arange(1), np.array([b"D:/v1.mp4"]), np.array([2]))
+    save_candidates(old, tmp_path)
     with pytest.raises(
         UserError, match="test_meta.npz: .* 'D:/v1.mp4'; .*other ids, and run .*prepare_test_meta` again"
     ):
-        load_test_meta(tmp_path)
+        load_candidates(tmp_path)
 
 
 def _pickled_meta(path: Path) -> None:
@@ -196,6 +196,6 @@ def _flipped_meta(path: Path) -> None:
     ],
 )
 def test_damaged_metadata_names_the_remedy(damage, tmp_path: Path) -> None:
-    damage(save_test_meta(_meta(), tmp_path))
+    damage(save_candidates(_meta(), tmp_path))
     with pytest.raises(UserError, match="test_meta.npz: cannot be read .*run `python -m yt8m.prepare_test_meta` again"):
-        load_test_meta(tmp_path)
+        load_candidates(tmp_path)

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, index_videos, make_video
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
-from yt8m.common.files import locked
+from yt8m.common.locks import locked
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.training.tasks import SegmentTask, VideoTask
+from yt8m.training.objectives import SegmentTask, VideoTask
 
 Command = Callable[..., Outcome]
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))

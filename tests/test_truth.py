@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from yt8m.common.errors import UserError
-from yt8m.scoring.truth import read_truth, read_video_labels
+from yt8m.scoring.ratings import read_truth, read_video_labels
 
 NAMES = "Index,TrainVideoCount,Name\n4,9,dog\n9,8,bicycle\n11,7,dog bicycle\n"
 

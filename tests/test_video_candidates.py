@@ -109,9 +109,9 @@ def test_segments_of_the_videos_that_count_in_the_order_of_the_product(command: 
         assert few[label] == [item for item in everything[label] if item.split(":")[0] in allowed]
     values = np.load(predicted / "cache" / "predictions" / "m_0.npy").astype(float)
     weighted = _submit(command, predicted, "--video-model", folder, "--video-weight", 0.5)
-    from yt8m.data.test_meta import load_test_meta
+    from yt8m.data.candidates import load_candidates
 
-    names = load_test_meta(predicted / "cache").row_names().astype(str).tolist()
+    names = load_candidates(predicted / "cache").row_names().astype(str).tolist()
     for column, (label, segments) in enumerate(weighted.items()):
         assert sorted(segments) == sorted(everything[label])
         own = {name: values[row, column] * scores[name.split(":")[0]][column] ** 0.5 for row, name in enumerate(names)}

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from tests.shards import index_videos, make_video
 from yt8m.common.errors import UserError
-from yt8m.data.derived_vocabulary import derive_vocabulary, save_vocabulary
-from yt8m.data.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
+from yt8m.data.vocabulary import FILE_NAME, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
 
 RATED = [
     [make_video(0, 9, (9,), ((0, 20, 1.0), (0, 7, 0.0), (5, 20, 0.0))), make_video(1, 9)],

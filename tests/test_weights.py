@@ -16,8 +16,8 @@ from tests.conftest import Outcome
 from tests.small_models import DBOF, agnostic_folder
 from tests.test_evaluate import evaluated, trained_without
 from tests.test_scoring import KEYS, Key, keys_of, ratings_from, slow_map
+from yt8m.data.candidates import Candidates, load_candidates, save_candidates
 from yt8m.data.index import load_index
-from yt8m.data.test_meta import TestMeta, load_test_meta, save_test_meta
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.ranking.fusion import weights_text
 from yt8m.scoring import weights as searching
@@ -127,16 +127,16 @@ def fixture_folder(tmp_path: Path) -> Path:
     segments."""
     (tmp_path / "segment_vocabulary.csv").write_text("Index,Name\n3,Three\n7,Seven\n", encoding="utf-8")
     ids = np.array([f"v{number:03d}" for number in range(N_VIDEOS)], np.bytes_)
-    meta = TestMeta(np.arange(N_VIDEOS), ids, N_SEGMENTS * np.arange(1, N_VIDEOS + 1))
-    save_test_meta(meta, tmp_path / "cache")
+    candidates = Candidates(np.arange(N_VIDEOS), ids, N_SEGMENTS * np.arange(1, N_VIDEOS + 1))
+    save_candidates(candidates, tmp_path / "cache")
     rng = np.random.default_rng(4)
-    positive = rng.random((meta.n_rows, len(LABELS))) < 0.4
+    positive = rng.random((candidates.n_rows, len(LABELS))) < 0.4
     for name, noise in (("poor_0", 4.0), ("good_1", 0.9), ("fair_2", 1.5)):
         logits = np.where(positive, 1, -1) + rng.normal(0, noise, positive.shape)
         write_predictions(tmp_path, name, np.rint(9999 / (1 + np.exp(-logits))).astype(np.int16))
     rows = [
         f"{segment.rpartition(':')[0]},{segment.rpartition(':')[2]},{label},{int(positive[row, column])}"
-        for row, segment in enumerate(meta.row_names().astype(str).tolist())
+        for row, segment in enumerate(candidates.row_names().astype(str).tolist())
         for column, label in enumerate(LABELS)
     ]
     (tmp_path / "truth.csv").write_text("\n".join(["vid,start,label,score", *rows]) + "\n", encoding="utf-8")
@@ -148,8 +148,8 @@ def write_predictions(folder: Path, name: str, values: np.ndarray, model: str = 
     path = folder / "cache" / "predictions" / f"{name}.npy"
     path.parent.mkdir(exist_ok=True)
     np.save(path, values)
-    meta, vocabulary = load_test_meta(folder / "cache"), load_vocabulary(folder)
-    origin = {"test_meta": meta.digest, "vocabulary": vocabulary.digest, "model": f"{name}, {model}"}
+    candidates, vocabulary = load_candidates(folder / "cache"), load_vocabulary(folder)
+    origin = {"test_meta": candidates.digest, "vocabulary": vocabulary.digest, "model": f"{name}, {model}"}
     path.with_suffix(".json").write_text(json.dumps(origin), encoding="utf-8")
 
 
@@ -424,7 +424,7 @@ def test_weights_of_kinds_of_models_found_out_of_fold(data_dir: Path, command: C
     assert any(line.split()[:3] == ["best", "weights", "MAP"] for line in outcome.out.splitlines())  # fold by fold
     assert command("prepare_test_meta", "--data-dir", data_dir).status == 0
     (cache / "predictions").mkdir()
-    n_rows = load_test_meta(cache).n_rows
+    n_rows = load_candidates(cache).n_rows
     rewrite(path, weights={**found, "models": {"x-cv": 3, "y-cv": 2}})
     for name in ("x-cv_0", "x-cv_1", "x-cv_none", "y-cv_none", "y-cv_5", "y-cv"):
         np.save(cache / "predictions" / f"{name}.npy", np.zeros((n_rows, 5), np.int16))

@@ -20,26 +20,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print what is wrong, and a verdict. Raises `UserError` where the file cannot be read."""
-    from yt8m.data.test_meta import load_test_meta
+    from yt8m.data.candidates import load_candidates
     from yt8m.data.vocabulary import load_vocabulary
-    from yt8m.ranking.submission_check import SubmissionCheck
+    from yt8m.ranking.submission import SubmissionCheck
 
     vocabulary = load_vocabulary(args.data_dir)
-    meta = load_test_meta(args.data_dir / "cache")
-    findings = SubmissionCheck(meta, vocabulary, args.top_k).check(args.submission)
+    candidates = load_candidates(args.data_dir / "cache")
+    findings = SubmissionCheck(candidates, vocabulary, args.top_k).check(args.submission)
     print(
         f"{args.submission}: {findings.n_lines:,} classes of {len(vocabulary):,}, {findings.n_entries:,} segments "
-        f"listed, of {meta.n_rows:,} in {len(meta.records):,} videos"
+        f"listed, of {candidates.n_rows:,} in {len(candidates.records):,} videos"
     )
     if findings.n_short:
         print(
             f"  {findings.n_short:,} classes list fewer than they may, {findings.n_empty:,} of them none; that is "
             "allowed"
         )
-    for problem, (count, example) in findings.problems.items():
+    for problem, (count, example) in findings.faults.items():
         print(f"  {count:,} {problem}; the first: {example}")
-    print("NOT VALID" if findings.problems else "valid")
-    if findings.problems:
+    print("NOT VALID" if findings.faults else "valid")
+    if findings.faults:
         sys.exit(1)
 
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.common.exits import INTERRUPTED, ending_of, named_output, settle
+from yt8m.common.wording import counted
 from yt8m.data.damage import Damage
 from yt8m.data.folds import N_FOLDS, NO_FOLD, Fold
 
 if TYPE_CHECKING:
     from yt8m.data.segments import Trim
-    from yt8m.prediction.inference import Computation
-    from yt8m.prediction.members import ModelChoice
+    from yt8m.prediction.inference import Computation, ModelChoice
     from yt8m.training.trainer import Options
 
 LOGGER = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> Non
 
 def model_choice(args: argparse.Namespace) -> "ModelChoice":
     """The models that `--model-dir`, `--model-names` and `--vocabulary` choose."""
-    from yt8m.prediction.members import ModelChoice
+    from yt8m.prediction.inference import ModelChoice
 
     return ModelChoice(args.model_dir or args.data_dir / "cache" / "segment", args.model_names, args.vocabulary)
 
@@ -406,11 +406,6 @@ def number_type(name: str, accepts: Callable[[float], bool] = lambda value: True
 
 nonnegative = number_type("number of at least 0", lambda value: value >= 0)
 probability = number_type("number from 0 to 1", lambda value: 0 <= value <= 1)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things: "1 evaluation", "2,000 evaluations"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def run(

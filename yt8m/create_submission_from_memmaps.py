@@ -21,7 +21,7 @@ from yt8m.cli import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from yt8m.data.test_meta import TestMeta
+    from yt8m.data.candidates import Candidates
     from yt8m.data.vocabulary import Vocabulary
 
 LOGGER = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def main(args: argparse.Namespace) -> None:
     """Write the submission. Raises `UserError`."""
     from yt8m.common.errors import UserError
     from yt8m.common.progress import Progress
-    from yt8m.data.test_meta import load_test_meta
+    from yt8m.data.candidates import load_candidates
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.prediction.memmaps import prediction_files
     from yt8m.ranking.fusion import Fusion, weights_text
@@ -135,24 +135,24 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"--output {args.output}: is a folder, or in one that cannot be written to")
     vocabulary = load_vocabulary(args.data_dir)
     cache = args.data_dir / "cache"
-    meta = load_test_meta(cache)
+    candidates = load_candidates(cache)
     files = prediction_files(cache, args.model_names)
-    maps = [file.read(meta, vocabulary) for file in files]
+    maps = [file.read(candidates, vocabulary) for file in files]
     names = [file.path.stem for file in files]
     if weights == [AUTO]:
-        from yt8m.scoring.written_weights import newest_weights
+        from yt8m.scoring.weights import newest_weights
 
         found = newest_weights(args.data_dir, files)
         weights = found.weights
         print(f"--weights {AUTO}: {weights_text(names, weights)}, {found.origin}")
-    factors = _factors(args, meta, vocabulary)
-    fusion = Fusion(maps, args.fusion, weights, factors, None if factors is None else meta.row_videos())
-    with Progress("ranking", meta.n_rows, "row", LOGGER) as progress:
+    factors = _factors(args, candidates, vocabulary)
+    fusion = Fusion(maps, args.fusion, weights, factors, None if factors is None else candidates.row_videos())
+    with Progress("ranking", candidates.n_rows, "row", LOGGER) as progress:
         ranked = top_rows(fusion, args.top_k, args.seed, progress.update)
     with Progress("writing", len(vocabulary), "class", LOGGER) as progress:
-        write_submission(args.output, vocabulary.labels.tolist(), meta.row_names(), ranked, progress.update)
+        write_submission(args.output, vocabulary.labels.tolist(), candidates.row_names(), ranked, progress.update)
     print(
-        f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, meta.n_rows)} of {meta.n_rows} "
+        f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, candidates.n_rows)} of {candidates.n_rows} "
         f"segments each{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
         f"{', '.join(names) if weights is None else weights_text(names, weights)}"
     )
@@ -163,7 +163,7 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
-def _factors(args: argparse.Namespace, meta: "TestMeta", vocabulary: "Vocabulary") -> "np.ndarray | None":
+def _factors(args: argparse.Namespace, candidates: "Candidates", vocabulary: "Vocabulary") -> "np.ndarray | None":
     """What the video model multiplies scores by, (videos, classes) float32; None without one."""
     from yt8m.common.errors import UserError
 
@@ -182,7 +182,7 @@ def _factors(args: argparse.Namespace, meta: "TestMeta", vocabulary: "Vocabulary
         raise UserError(f"--video-model {args.video_model}: needs one of {', '.join(rules)}, or changes nothing")
 
     from yt8m.common.devices import resolve_device, resolve_workers
-    from yt8m.data.test_meta import load_test_index
+    from yt8m.data.candidates import load_test_index
     from yt8m.data.vocabulary import named_vocabulary
     from yt8m.models.artifacts import open_folder
     from yt8m.prediction.video_scores import CandidateRules, video_scores
@@ -190,8 +190,8 @@ def _factors(args: argparse.Namespace, meta: "TestMeta", vocabulary: "Vocabulary
     device = resolve_device(args.device)
     scores = video_scores(
         open_folder(args.video_model, named_vocabulary(args.vocabulary)),
-        load_test_index(args.data_dir, meta, args.damage),
-        meta,
+        load_test_index(args.data_dir, candidates, args.damage),
+        candidates,
         vocabulary,
         args.data_dir / "cache",
         resolve_workers(args.workers, device),

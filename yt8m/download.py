@@ -28,12 +28,11 @@ from helperbot.files import replacing
 
 from yt8m.cli import Distinct, count, make_parser, number_type, positive, run
 from yt8m.common.errors import UserError
-from yt8m.common.files import locked
-from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
-from yt8m.data.shard_names import N_SHARDS, server_name, shard_number
+from yt8m.common.locks import locked
+from yt8m.data.partitions import N_SHARDS, NAME_COLUMNS, NAMES_FILE, PARTITIONS, server_name, shard_number
 
 if TYPE_CHECKING:
-    from yt8m.downloading.shards import Batch, Fetcher
+    from yt8m.data.downloads import Fetcher, ShardDownloads
 
 LOGGER = logging.getLogger(__name__)
 VOCABULARY_URL = "https://research.google.com/youtube8m/csv/"
@@ -155,7 +154,7 @@ def parse_selection(text: str) -> Selection:
 
 def main(args: argparse.Namespace) -> None:
     """Fetch what is missing and say what came of it; ends with status 1 if not all is there. Raises `UserError`."""
-    from yt8m.downloading.shards import Fetcher
+    from yt8m.data.downloads import Fetcher
 
     if not args.plan and not args.vocabulary:
         raise UserError("nothing to download: name a --plan or --vocabulary")
@@ -179,12 +178,12 @@ def main(args: argparse.Namespace) -> None:
         _download(batches, args, fetcher)
 
 
-def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
+def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDownloads":
     """The wanted shards of a plan: a partition, a URL or a path; none if they have all been taken from a plan file.
 
     Raises `UserError` if it cannot be had, is none, has no such shards, or does not say where they are or go to.
     """
-    from yt8m.downloading.shards import SITE, Batch, Shard, parse_plan
+    from yt8m.data.downloads import SITE, Shard, ShardDownloads, parse_plan
 
     location, base, folder = plan, "", args.to
     content: bytes | None = None
@@ -203,7 +202,7 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
         known = _folder_of(partition, plan, args.data_dir)
         folder = folder or known
     if content is not None and not parse_plan(content, plan):
-        return Batch(plan, args.data_dir, [], args.data_dir)
+        return ShardDownloads(plan, args.data_dir, [], args.data_dir)
     if folder is None:
         raise UserError(f"--plan {plan}: say with --to which folder its shards go to")
     if args.base_url is not None:
@@ -218,12 +217,12 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "Batch":
     chosen = args.shards.of(list(files), location)
     if not chosen and (content is None or None in map(shard_number, files)):
         raise UserError(f"--shards: {location} lists {len(files)} shards, and none of them is chosen")
-    return Batch(plan, folder, [Shard(name, base + name, files[name]) for name in chosen], args.data_dir)
+    return ShardDownloads(plan, folder, [Shard(name, base + name, files[name]) for name in chosen], args.data_dir)
 
 
 def _content(path: str) -> bytes:
     """What a plan file holds. Raises `UserError` if that is too much."""
-    from yt8m.downloading.shards import SMALL_BYTES
+    from yt8m.data.downloads import SMALL_BYTES
 
     with open(path, "rb") as file:
         content = file.read(SMALL_BYTES + 1)
@@ -281,7 +280,7 @@ def _vocabulary(name: str, args: argparse.Namespace, fetcher: "Fetcher") -> None
     print(f"{url} -> {path}: fetched")
 
 
-def _list(batch: "Batch", fetcher: "Fetcher") -> None:
+def _list(batch: "ShardDownloads", fetcher: "Fetcher") -> None:
     """Print what a download would do."""
     states = {shard: batch.state(shard) for shard in batch.shards}
     numbers = Counter(states.values())
@@ -296,7 +295,7 @@ def _list(batch: "Batch", fetcher: "Fetcher") -> None:
         print(f"  {shard.url} -> {shard.name}")
 
 
-def _download(batches: "list[Batch]", args: argparse.Namespace, fetcher: "Fetcher") -> None:
+def _download(batches: "list[ShardDownloads]", args: argparse.Namespace, fetcher: "Fetcher") -> None:
     """Fetch what is missing, and print what came of it; ends with status 1 if not all is there."""
     failed, aside = [], []
     with ExitStack() as stack:

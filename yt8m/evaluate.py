@@ -26,7 +26,7 @@ from yt8m.data.folds import N_FOLDS
 
 if TYPE_CHECKING:
     from yt8m.data.vocabulary import Vocabulary
-    from yt8m.scoring.subjects import Counting, Trial
+    from yt8m.scoring.trials import Counting, Trial
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -108,7 +108,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.scoring.evaluation import Setting, evaluate, summary_lines, write_evaluation
-    from yt8m.scoring.subjects import Counting
+    from yt8m.scoring.trials import Counting
 
     _check_options(args)
     vocabulary = load_vocabulary(args.data_dir)
@@ -127,7 +127,7 @@ def main(args: argparse.Namespace) -> None:
 def _trial(args: argparse.Namespace, vocabulary: "Vocabulary", counting: "Counting") -> "Trial":
     """What the command line wants to be measured. Raises `UserError`."""
     from yt8m.common.devices import resolve_device, resolve_workers
-    from yt8m.scoring.subjects import Loading, on_fold, on_test_set, on_unseen_shards
+    from yt8m.scoring.trials import Loading, on_fold, on_test_set, on_unseen_shards
 
     if args.truth is not None:
         return on_test_set(

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Measure, write table and picture, print the rate. Raises `UserError`."""
-    from yt8m.training.range_test import Rates, configured_experiment, run_range_test
+    from yt8m.training.lr_range import Rates, configured_experiment, run_range_test
     from yt8m.training.trainer import Options
 
     options = Options(args.seed, args.device, args.amp, args.workers, args.damage, console_level=args.console_level)

@@ -15,8 +15,7 @@ from yt8m.cli import make_parser, number_type, positive, run
 from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
-    from yt8m.data.annotations import LabelRow, RatingRow
-    from yt8m.data.label_names import LabelIds
+    from yt8m.data.annotations import LabelIds, LabelRow, RatingRow
     from yt8m.making.array_records import RecordWriter
 
 RATED, TEST = "segment/train", "segment/test"
@@ -115,7 +114,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> "LabelIds":
     from yt8m.common.errors import UserError
-    from yt8m.data.label_names import LabelText, resolve_labels
+    from yt8m.data.annotations import LabelText, resolve_labels
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
     from yt8m.making.array_records import has_shards
 
@@ -138,7 +137,7 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
 
 def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
     """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
-    from yt8m.common.problems import Problems
+    from yt8m.common.errors import Faults
     from yt8m.data.annotations import read_video_ids
     from yt8m.making.feature_arrays import check_ids, list_arrays
 
@@ -155,10 +154,10 @@ def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: 
     check_ids(chosen, source)
     for folder, known in ((args.features, there), (args.audio, [] if args.audio is None else list_arrays(args.audio))):
         if folder is not None:
-            problems = Problems(source, f"leave such videos out of it, or put their arrays into {folder}")
+            faults = Faults(source, f"leave such videos out of it, or put their arrays into {folder}")
             for video_id in sorted(set(chosen) - set(known)):
-                problems.add(f"video {video_id} has no {video_id}.npy in {folder}")
-            problems.raise_any()
+                faults.add(f"video {video_id} has no {video_id}.npy in {folder}")
+            faults.raise_any()
     return chosen
 
 
@@ -185,9 +184,8 @@ def _log_losses(args: argparse.Namespace, writer: "RecordWriter", n_shards: int)
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
-    from yt8m.data.annotations import read_labels, read_ratings
+    from yt8m.data.annotations import read_labels, read_ratings, save_names
     from yt8m.data.features import Scale, save_contract
-    from yt8m.data.label_names import save_names
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
     from yt8m.making import array_records as own
     from yt8m.making import doubts
@@ -201,7 +199,7 @@ def main(args: argparse.Namespace) -> None:
     resolved = _label_ids(args, labels, ratings)
     videos = _choose_videos(args, labels, ratings)
     scales = [None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range)]
-    features = own.open_features(own.Sources(args.features, args.audio, args.audio_width, *scales), videos)
+    features = own.open_features(own.ArraySources(args.features, args.audio, args.audio_width, *scales), videos)
     n_frames = own.count_frames(features, videos)
     annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
     own.check_ratings(annotations, n_frames)

@@ -2,7 +2,8 @@
 
 import argparse
 
-from yt8m.cli import counted, make_parser, run
+from yt8m.cli import make_parser, run
+from yt8m.common.wording import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -16,15 +17,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Write the metadata. Raises `UserError`."""
+    from yt8m.data.candidates import find_candidates, save_candidates
     from yt8m.data.index import load_index
-    from yt8m.data.test_meta import make_test_meta, save_test_meta
 
     cache = args.data_dir / "cache"
     index = load_index(args.data_dir / "segment" / "test", cache, args.damage)
-    meta = make_test_meta(index)
-    path = save_test_meta(meta, cache)
+    candidates = find_candidates(index)
+    path = save_candidates(candidates, cache)
     print(
-        f"{path}: {counted(meta.n_rows, 'segment')} of {counted(len(meta.records), 'video')} "
+        f"{path}: {counted(candidates.n_rows, 'segment')} of {counted(len(candidates.records), 'video')} "
         f"({counted(len(index), 'record')} in {counted(len(index.shards), 'shard')})"
     )
 

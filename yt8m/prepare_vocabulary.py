@@ -6,7 +6,8 @@ The challenge's own file comes with the software (data/segment_vocabulary.csv); 
 import argparse
 from pathlib import Path
 
-from yt8m.cli import counted, make_parser, run
+from yt8m.cli import make_parser, run
+from yt8m.common.wording import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,10 +33,9 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
 
     from yt8m.common.errors import UserError
-    from yt8m.data.derived_vocabulary import derive_vocabulary, save_vocabulary
     from yt8m.data.index import load_index
     from yt8m.data.partitions import NAMES_FILE
-    from yt8m.data.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
+    from yt8m.data.vocabulary import FILE_NAME, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
 
     names = args.names
     if names is None and (args.data_dir / NAMES_FILE).is_file():

@@ -9,12 +9,12 @@ from yt8m.cli import (
     add_model_names,
     add_truth,
     add_vocabulary,
-    counted,
     make_parser,
     model_choice,
     positive,
     run,
 )
+from yt8m.common.wording import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,8 +78,7 @@ def main(args: argparse.Namespace) -> None:
 
     from yt8m import __version__
     from yt8m.data.vocabulary import load_vocabulary
-    from yt8m.reporting.report_data import describe_models, read_evaluations
-    from yt8m.reporting.report_page import render_page
+    from yt8m.reporting.report import describe_models, read_evaluations, render_page
     from yt8m.reporting.timelines import collect_timelines, page_values
 
     cache = args.data_dir / "cache"

@@ -1,6 +1,8 @@
-"""Exceptions for mistakes a user can mend: they name file, field and remedy in one line."""
+"""Mistakes of users: one line that names file, field and remedy, also of several faults at once."""
 
 from pathlib import Path
+
+from yt8m.common.wording import SHOWN
 
 
 class UserError(ValueError):
@@ -27,3 +29,25 @@ class RecordError(UserError):
 
 class ForeignRecordError(RecordError):
     """A sound record of another kind than frame-level features: no damage, and never left out like one."""
+
+
+class Faults:
+    """Collects what is wrong with `source` and how to mend it, and raises it as one error."""
+
+    def __init__(self, source: object, remedy: str = "") -> None:
+        self._source, self.remedy = source, remedy
+        self._shown: list[str] = []
+        self._count = 0
+
+    def add(self, what: str) -> None:
+        """One thing more; of many only the first few are kept."""
+        self._count += 1
+        if len(self._shown) < SHOWN:
+            self._shown.append(what)
+
+    def raise_any(self) -> None:
+        """Raise a `UserError` if anything is wrong."""
+        if self._count:
+            more = f"; and {self._count - SHOWN} more" if self._count > SHOWN else ""
+            remedy = f"; {self.remedy}" if self.remedy else ""
+            raise UserError(f"{self._source}: {'; '.join(self._shown)}{more}{remedy}")

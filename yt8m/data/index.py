@@ -20,13 +20,13 @@ import joblib
 import numpy as np
 from helperbot.files import replacing
 
-from yt8m.common.errors import ForeignRecordError, RecordError, UserError
-from yt8m.common.problems import Problems, listed
+from yt8m.common.errors import Faults, ForeignRecordError, RecordError, UserError
 from yt8m.common.progress import Progress
+from yt8m.common.wording import listed
 from yt8m.data.damage import RAISE, Damage
+from yt8m.data.partitions import SUFFIX, official_name
 from yt8m.data.records import DOWNLOAD, FrameBlock, Record, check_record, parse_record, read_payload, record_spans
 from yt8m.data.shard_files import Shard, open_shard, stamp_of
-from yt8m.data.shard_names import SUFFIX, official_name
 from yt8m.data.video_ids import shown_id
 
 LOGGER = logging.getLogger(__name__)
@@ -120,12 +120,12 @@ def shard_paths(folder: Path) -> list[Path]:
     if not found:
         raise UserError(f"{folder}: no .tfrecord files in this folder")
     by_name: dict[str, Path] = {}
-    problems = Problems(folder, "remove one of the two, or all of their videos count twice")
+    faults = Faults(folder, "remove one of the two, or all of their videos count twice")
     for path in sorted(found):
         name = official_name(path.name)
         if by_name.setdefault(name, path) != path:
-            problems.add(f"{by_name[name].name} and {path.name} are names of the same shard")
-    problems.raise_any()
+            faults.add(f"{by_name[name].name} and {path.name} are names of the same shard")
+    faults.raise_any()
     return [path for _, path in sorted(by_name.items())]
 
 

@@ -1,5 +1,7 @@
-"""The partitions of the data set: where the commands look for their shards, and what the data set calls them."""
+"""The partitions of the data set: folders, and names of shards on its servers and on disks."""
 
+import re
+import string
 from dataclasses import dataclass
 
 NAMES_FILE = "vocabulary.csv"  # the official names of all labels, in the data folder
@@ -24,3 +26,34 @@ PARTITIONS = (
     Partition("segment/test", "3/frame/test", "test", False),
 )
 FOLDERS = tuple(partition.folder for partition in PARTITIONS)
+
+
+SUFFIX = ".tfrecord"
+_DIGITS = string.ascii_lowercase + string.ascii_uppercase + string.digits
+N_SHARDS = len(_DIGITS) ** 2  # of a partition
+_SERVER_NAME = re.compile(r"(train|validate|test)([A-Za-z0-9])([A-Za-z0-9])\.tfrecord", re.ASCII)
+_OFFICIAL_NAME = re.compile(r"(train|validate|test)([0-9]{4})\.tfrecord", re.ASCII)
+
+
+def official_name(name: str) -> str:
+    """The name with the number of a shard that has a server's name; any other name as it is."""
+    match = _SERVER_NAME.fullmatch(name)
+    if match is None:
+        return name
+    stem, first, second = match.groups()
+    return f"{stem}{_DIGITS.index(first) * len(_DIGITS) + _DIGITS.index(second):04d}{SUFFIX}"
+
+
+def shard_number(name: str) -> int | None:
+    """The number, 0 to 3843, of a shard that has a server's or an official name; None for any other."""
+    match = _OFFICIAL_NAME.fullmatch(official_name(name))
+    return int(match[2]) if match is not None and int(match[2]) < N_SHARDS else None
+
+
+def server_name(name: str) -> str:
+    """The server's name of a shard that has an official name; any other name as it is."""
+    number = shard_number(name)
+    match = _OFFICIAL_NAME.fullmatch(name)
+    if number is None or match is None:
+        return name
+    return f"{match[1]}{_DIGITS[number // len(_DIGITS)]}{_DIGITS[number % len(_DIGITS)]}{SUFFIX}"

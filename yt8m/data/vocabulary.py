@@ -8,10 +8,13 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from helperbot.files import replacing
 
-from yt8m.common.errors import UserError
-from yt8m.common.problems import Problems, listed
-from yt8m.data.partitions import NAMES_FILE
+from yt8m.common.errors import Faults, UserError
+from yt8m.common.wording import listed
+from yt8m.data.index import Index
+from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE
 from yt8m.data.tables import read_table, whole_number
 
 LOGGER = logging.getLogger(__name__)
@@ -134,17 +137,17 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
     Raises `UserError` for anything else.
     """
-    problems = Problems(path, f"expected in column Index distinct label ids from 0 to {LARGEST_LABEL}, in any order")
+    faults = Faults(path, f"expected in column Index distinct label ids from 0 to {LARGEST_LABEL}, in any order")
     lines: dict[int, int] = {}
     names = []
     for line, (text, name) in read_table(path, ("Index",), ("Name",)):
         label = whole_number(text)
         if label is None or not 0 <= label <= LARGEST_LABEL:
-            problems.add(f"line {line}: Index {text!r} is no label id")
+            faults.add(f"line {line}: Index {text!r} is no label id")
         elif lines.setdefault(label, line) != line:
-            problems.add(f"line {line}: Index {label} is on line {lines[label]} already")
+            faults.add(f"line {line}: Index {label} is on line {lines[label]} already")
         names.append(name)
-    problems.raise_any()
+    faults.raise_any()
     return Vocabulary(np.array(list(lines), np.int64), tuple(names), str(path))
 
 
@@ -161,3 +164,53 @@ def challenge_vocabulary() -> Vocabulary:
     """
     vocabulary = read_vocabulary(CHALLENGE_FILE)
     return Vocabulary(vocabulary.labels, vocabulary.names, "the challenge's vocabulary")
+
+
+COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
+
+
+def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
+    """The vocabulary table of a rated set: its distinct rated labels, ascending, or if they are the challenge's in the
+    challenge's order.
+
+    Names and Knowledge Graph ids come from the data set's official `vocabulary.csv` where that is given, else from the
+    challenge's table if the labels are its own; otherwise the name is "label <id>".
+    """
+    if not index.rating_label.size:
+        raise UserError(f"{index.folder}: no record has segment ratings; the vocabulary comes from the rated set")
+    table = pd.DataFrame({"Index": index.rating_label, "positive": index.rating_score > 0})
+    grouped = table.groupby("Index")["positive"]
+    counts = pd.DataFrame({"PositiveSegmentCount": grouped.sum(), "TotalSegmentCount": grouped.size()})
+    counts = counts.reset_index()
+    challenge = challenge_vocabulary()
+    if set(counts["Index"]) == set(challenge.labels.tolist()):
+        counts = counts.set_index("Index").loc[challenge.labels].reset_index()
+        official = official or CHALLENGE_FILE
+    counts["KnowledgeGraphId"] = ""
+    counts["Name"] = [f"label {label}" for label in counts["Index"]]
+    if official is not None:
+        known = _read_csv(official)
+        if not set(NAME_COLUMNS) <= set(known.columns) or not pd.api.types.is_integer_dtype(known["Index"]):
+            raise UserError(f"{official}: expected the columns Index (of label ids), KnowledgeGraphId and Name")
+        known = known.drop_duplicates("Index").set_index("Index")
+        for column in ("KnowledgeGraphId", "Name"):
+            found = counts["Index"].map(known[column])
+            counts[column] = found.where(found.notna() & (found != ""), counts[column])
+    return counts[list(COLUMNS)]
+
+
+def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
+    """Write a vocabulary table into a data folder; returns its path."""
+    path = data_dir / FILE_NAME
+    with replacing(path) as temporary:
+        table.to_csv(temporary, index=False)
+    return path
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """The columns of names as text, Index as integers where it has nothing else."""
+    table = pd.DataFrame([fields for _, fields in read_table(path, NAME_COLUMNS)], columns=list(NAME_COLUMNS))
+    labels = [whole_number(text) for text in table["Index"]]
+    if all(label is not None and 0 <= label <= LARGEST_LABEL for label in labels):
+        table["Index"] = np.array(labels, np.int64)
+    return table

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from yt8m.common.config import FeatureMeaning
-from yt8m.common.devices import resolve_device, resolve_half
+from yt8m.common.devices import keep_freed_memory, resolve_device, resolve_half
 from yt8m.common.errors import UserError
-from yt8m.common.memory import keep_freed_memory
 from yt8m.data.features import Scale, require_same
 from yt8m.data.segments import EVERYTHING
 from yt8m.data.vocabulary import named_vocabulary
@@ -22,8 +21,7 @@ from yt8m.localization.results import Result
 from yt8m.localization.spans import Query, find_classes, find_spans
 from yt8m.models.artifacts import ModelFolder, list_folders, open_folder
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
-from yt8m.prediction.inference import Computation, Predictor, mean_probabilities
-from yt8m.prediction.members import load_members
+from yt8m.prediction.inference import Computation, Predictor, load_members, mean_probabilities
 
 MOST_CLIPPED = 0.05  # of float features outside of the model's range: another film has some, other features have many
 FolderPath = str | Path

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from yt8m.common.wording import counted
 from yt8m.data.segments import EVERYTHING, SEGMENT_SECONDS
 from yt8m.localization.spans import Localization, Query, Span
 
@@ -112,8 +113,3 @@ def clock(seconds: int) -> str:
     """Seconds as m:ss, from an hour on as h:mm:ss."""
     minutes, rest = divmod(seconds, 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def counted(number: int, unit: str) -> str:
-    """Such as "1 video" or "2 videos"."""
-    return f"{number} {unit}" + "s" * (number != 1)

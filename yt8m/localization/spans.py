@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from yt8m.common.errors import UserError
-from yt8m.common.names import did_you_mean
+from yt8m.common.wording import did_you_mean
 from yt8m.data.segments import SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary, plain_name
 

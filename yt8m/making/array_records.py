@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.config import FeatureContract, FeatureMeaning
-from yt8m.common.errors import UserError
-from yt8m.common.problems import Problems, listed
+from yt8m.common.errors import Faults, UserError
 from yt8m.common.progress import Progress
+from yt8m.common.wording import listed
 from yt8m.data.annotations import LabelRow, RatingRow
 from yt8m.data.features import PUBLISHED_RANGE, Scale
 from yt8m.data.folds import N_FOLDS
@@ -47,7 +47,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Sources:
+class ArraySources:
     """Where features come from: `audio` is a folder of its own, or None; `audio_width` columns of `rgb`'s arrays are
     audio, the last ones. `scale` and `audio_scale` are for float arrays."""
 
@@ -86,7 +86,7 @@ def annotate(
     return Annotations(own_labels, own_ratings, ratings_path)
 
 
-def open_features(sources: Sources, video_ids: Sequence[str]) -> list[Feature]:
+def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Feature]:
     """Read all arrays of these videos once. Raises `UserError` for what cannot become records."""
     folders = [folder for folder in (sources.rgb, sources.audio) if folder is not None]
     with Progress("checking arrays", len(folders) * len(video_ids), "array", LOGGER) as progress:
@@ -146,7 +146,7 @@ def contract_of(features: Sequence[Feature]) -> FeatureContract:
 
 def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:
     """The seconds of each video that have all features; what is left out is logged. Raises `UserError`."""
-    problems = Problems(features[0].arrays.folder, "features of so long a video do not fit into one record; cut it")
+    faults = Faults(features[0].arrays.folder, "features of so long a video do not fit into one record; cut it")
     n_frames, unlike, n_left_out = {}, [], 0
     for video_id in video_ids:
         lengths = [feature.arrays.lengths[video_id] for feature in features]
@@ -155,8 +155,8 @@ def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[
             unlike.append(f"{video_id} ({' and '.join(map(str, lengths))})")
         n_left_out += max(lengths) - min(lengths)
         if min(lengths) * sum(feature.width + 20 for feature in features) > _LARGEST_RECORD:
-            problems.add(f"{array_path(features[0].arrays.folder, video_id).name}: has {min(lengths)} seconds")
-    problems.raise_any()
+            faults.add(f"{array_path(features[0].arrays.folder, video_id).name}: has {min(lengths)} seconds")
+    faults.raise_any()
     if unlike:
         LOGGER.warning(
             "%d of %d videos have visual and audio features of different length: %s; %d seconds with only one of them "
@@ -171,12 +171,12 @@ def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[
 
 def check_ratings(annotations: Annotations, n_frames: dict[str, int]) -> None:
     """Raise `UserError` for ratings beyond the end of their video."""
-    problems = Problems(annotations.ratings_path)
+    faults = Faults(annotations.ratings_path)
     for video_id, length in n_frames.items():
         for line, rating in annotations.ratings.get(video_id, ()):
             if rating.start >= length:
-                problems.add(f"line {line}: start: {rating.start} is beyond the end of {video_id}, {length} s long")
-    problems.raise_any()
+                faults.add(f"line {line}: start: {rating.start} is beyond the end of {video_id}, {length} s long")
+    faults.raise_any()
 
 
 def divide(video_ids: Sequence[str], shard_videos: int | None, seed: int) -> list[list[str]]:

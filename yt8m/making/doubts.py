@@ -1,17 +1,19 @@
 """What is probably a mistake in users' data, though records can be made of it: a warning each."""
 
 import logging
+import os
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from yt8m.common.errors import UserError
-from yt8m.common.problems import listed
+from yt8m.common.wording import listed
 from yt8m.data.annotations import LabelRow, RatingRow
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS
 from yt8m.making.array_records import Feature, has_shards
-from yt8m.making.near_names import near_names
 
 LOGGER = logging.getLogger(__name__)
 _TYPICAL_WIDTHS = frozenset((64, 128, 192, 256, 384, 512, 640, 768, 1024, 1152, 1280, 1536, 2048, 4096))
@@ -98,3 +100,37 @@ def doubt_shapes(features: Sequence[Feature]) -> None:
 
 def _rows(count: int) -> str:
     return f"{count} row{'' if count == 1 else 's'}"
+
+
+_SHORT = 2  # characters: an edit makes another name of these
+_DIGITS = re.compile(r"\d+")
+
+
+def near_names(names: Collection[str]) -> list[tuple[str, str]]:
+    """Pairs of different names that are the same but for case and at most one edit, each pair and all pairs in order.
+
+    An edit inserts, deletes or replaces a character, or swaps two neighbours. What differs in digits, such as "label 1"
+    and "label 2", is meant to, and names of one or two characters are near each other only where case is all.
+    """
+    sharing: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        for key in _with_one_less(name.casefold()):
+            sharing.setdefault(key, []).append(name)
+    return sorted({pair for group in sharing.values() for pair in combinations(group, 2) if _are_near(*pair)})
+
+
+def _with_one_less(text: str) -> set[str]:
+    """A text and what is left of it without one of its characters: of two texts an edit apart, both have one of these
+    in common."""
+    return {text, *(text[:place] + text[place + 1 :] for place in range(len(text)))}
+
+
+def _are_near(name: str, other: str) -> bool:
+    short, long = sorted((name.casefold(), other.casefold()), key=len)
+    if short == long:
+        return True
+    if len(long) <= _SHORT or _DIGITS.sub("", short) == _DIGITS.sub("", long):
+        return False
+    start = len(os.path.commonprefix([short, long]))
+    swapped = short[start : start + 2][::-1] + short[start + 2 :]
+    return long[start + 1 :] in (short[start:], short[start + 1 :]) or long[start:] == swapped

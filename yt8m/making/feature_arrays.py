@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m.common.errors import UserError
-from yt8m.common.problems import Problems
+from yt8m.common.errors import Faults, UserError
 from yt8m.common.progress import Progress
 from yt8m.data.features import pieces
 from yt8m.data.video_ids import RULE, unfit_ids
@@ -80,11 +79,11 @@ def list_arrays(folder: Path) -> list[str]:
 
 def check_ids(video_ids: Sequence[str], source: object) -> None:
     """Raise `UserError` for ids that a submission could not hold, or that are no names of files."""
-    problems = Problems(source, f"{RULE}; nor a slash, since it is a name of files")
+    faults = Faults(source, f"{RULE}; nor a slash, since it is a name of files")
     for video_id in video_ids:
         if "/" in video_id or unfit_ids([video_id.encode(errors="surrogatepass")]):
-            problems.add(f"video id {video_id!r}")
-    problems.raise_any()
+            faults.add(f"video id {video_id!r}")
+    faults.raise_any()
 
 
 def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
@@ -111,7 +110,7 @@ def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
 
 def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey:
     """Read the arrays of these videos, one at a time. Raises `UserError` that lists what is wrong with them."""
-    problems = Problems(folder)
+    faults = Faults(folder)
     lengths: dict[str, int] = {}
     dtype, low, high = np.dtype(np.uint8), np.empty(0), np.empty(0)
     first = ""
@@ -124,7 +123,7 @@ def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey
             if array.dtype.kind == "f":
                 array = read_array(folder, video_id)
         except UserError as error:
-            problems.add(str(error).removeprefix(f"{folder}/"))
+            faults.add(str(error).removeprefix(f"{folder}/"))
             continue
         if not lengths:
             first, dtype = name, array.dtype
@@ -132,13 +131,13 @@ def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey
             if dtype.kind == "f":
                 low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
         if array.shape[1] != len(low):
-            problems.add(f"{name}: {array.shape[1]} columns wide, {first} is {len(low)}")
+            faults.add(f"{name}: {array.shape[1]} columns wide, {first} is {len(low)}")
         elif array.dtype.kind != dtype.kind:
-            problems.add(f"{name}: values are {array.dtype}, those of {first} {dtype}")
+            faults.add(f"{name}: values are {array.dtype}, those of {first} {dtype}")
         elif dtype.kind == "f":
             own = _extremes(array)
             if not np.isfinite(own).all():
-                problems.add(f"{name}: has values that are not finite numbers")
+                faults.add(f"{name}: has values that are not finite numbers")
             else:
                 low, high = np.minimum(low, own[0]), np.maximum(high, own[1])
                 samples.append(_sample(array, number, len(video_ids)))
@@ -146,8 +145,8 @@ def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey
         widths.add(array.shape[1])
         progress.update(1)
     if len(widths) > 1 and len(set(lengths.values())) == 1:
-        problems.remedy = "probably transposed, (width, seconds): save array.T"
-    problems.raise_any()
+        faults.remedy = "probably transposed, (width, seconds): save array.T"
+    faults.raise_any()
     if dtype.kind != "f":
         low, high = np.zeros(len(low)), np.full(len(low), 255.0)
         samples = [np.empty((0, len(low)))]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helperbot.files import sync
 
-from yt8m.common.files import locked
+from yt8m.common.locks import locked
 
 
 def finish_interrupted(folder: Path) -> None:

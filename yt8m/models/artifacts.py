@@ -38,7 +38,7 @@ LOGGER = logging.getLogger(__name__)
 _VIDEO_PREFIX = "model."
 
 Model = TypeVar("Model", bound=nn.Module)
-Kind = Literal["video", "context-agnostic", "context-aware"]
+ModelKind = Literal["video", "context-agnostic", "context-aware"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelFolder:
     """
 
     path: Path
-    kind: Kind
+    kind: ModelKind
     config: Config
     offset: int
     features: FeatureContract
@@ -99,7 +99,7 @@ def open_folder(path: Path, named: Vocabulary | None = None) -> ModelFolder:
     content = read_yaml(source)
     outputs: dict[str, Any] = {key: content.pop(key) for key in ("features", "vocabulary") if key in content}
     sections = {key: _mapping(section, f"{source}: {key}") for key, section in content.items()}
-    kind: Kind = "video"
+    kind: ModelKind = "video"
     if "segment_w_context" in sections:
         kind, names = "context-aware", ["context_base", "segment_base", "segment_w_context"]
     elif "pure_segment" in sections:
@@ -329,15 +329,15 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 def _fill(model: Model, state: dict[str, Tensor], path: Path) -> Model:
     """Put a state dict into a model without weights. Raises `UserError` saying how they do not fit."""
     expected = model.state_dict()
-    problems = [f"no {key}" for key in expected if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in expected]
-    problems += [
+    faults = [f"no {key}" for key in expected if key not in state]
+    faults += [f"unknown {key}" for key in state if key not in expected]
+    faults += [
         f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: {'; '.join(problems[:3])}{more}")
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UserError(f"{path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: {'; '.join(faults[:3])}{more}")
     model.load_state_dict({key: value.to(expected[key].dtype) for key, value in state.items()}, assign=True)
     return model

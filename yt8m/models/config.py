@@ -22,7 +22,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from yt8m.common.config import ContextTraining, FeatureContract, Section, SegmentTraining, VideoTraining, read_yaml
 from yt8m.common.errors import UserError
-from yt8m.common.names import did_you_mean
+from yt8m.common.wording import did_you_mean
 from yt8m.models import dbof, nextvlad
 from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig
 from yt8m.models.heads import HEADS
@@ -30,7 +30,7 @@ from yt8m.models.registry import Entry, NameTakenError, Registry, import_module
 from yt8m.models.segment_models import ContextModelConfig
 
 OWN_FAMILIES = dbof, nextvlad  # which have registered themselves
-_IN_WORDS = "in_words"  # the type of problems whose text is for people
+_IN_WORDS = "in_words"  # the type of faults whose text is for people
 
 Kind = TypeVar("Kind")
 
@@ -141,20 +141,20 @@ def load_config(path: Path, *sections: str) -> Config:
 
 def parse_config(data: Mapping[str, Any], source: object, *sections: str) -> Config:
     """Check a mapping read from `source`; see `load_config`."""
-    problems = []
+    faults = []
     config = None
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        faults = [_describe(problem) for problem in error.errors()]
     for section in sections:
         found: Any = data
         for key in section.split("."):
             found = found.get(key) if isinstance(found, Mapping) else None
-        if found is None and f"{section}: missing key" not in problems:
-            problems.append(f"{section}: missing section")
-    if config is None or problems:
-        unique = list(dict.fromkeys(problems))
+        if found is None and f"{section}: missing key" not in faults:
+            faults.append(f"{section}: missing section")
+    if config is None or faults:
+        unique = list(dict.fromkeys(faults))
         raise UserError(f"{source}: {len(unique)} problem{'s' * (len(unique) > 1)}: " + "; ".join(unique))
     return config
 

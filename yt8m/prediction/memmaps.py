@@ -23,7 +23,7 @@ import numpy as np
 from helperbot.files import remove_leftovers, replacing, sync
 
 from yt8m.common.errors import UserError
-from yt8m.data.test_meta import TestMeta
+from yt8m.data.candidates import Candidates
 from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
 from yt8m.models.model_files import folder_digest, folder_stamps
 
@@ -86,24 +86,24 @@ class PredictionFile:
         """What the values were made from."""
         return self.path.with_suffix(".json")
 
-    def is_current(self, origin: dict[str, Any], meta: TestMeta, n_classes: int) -> bool:
+    def is_current(self, origin: dict[str, Any], candidates: Candidates, n_classes: int) -> bool:
         """Whether the file is there, whole, and made from the same model, metadata and settings."""
-        return self.left_out(origin, meta, n_classes) == []
+        return self.left_out(origin, candidates, n_classes) == []
 
-    def left_out(self, origin: dict[str, Any], meta: TestMeta, n_classes: int) -> list[int] | None:
+    def left_out(self, origin: dict[str, Any], candidates: Candidates, n_classes: int) -> list[int] | None:
         """The videos of which rows are left out, if the file is there, whole, and of that origin; else None."""
         found = _read_json(self.origin_path)
         if found is None or _essence(found) != _essence(origin):
             return None
         try:
-            self._map(meta, n_classes)
+            self._map(candidates, n_classes)
         except UserError:
             return None
         return found.get("left_out", [])
 
-    def read(self, meta: TestMeta, vocabulary: Vocabulary) -> StoredScores:
+    def read(self, candidates: Candidates, vocabulary: Vocabulary) -> StoredScores:
         """The values, checked against the metadata, the vocabulary and the model. Raises `UserError`."""
-        values = self._map(meta, len(vocabulary))
+        values = self._map(candidates, len(vocabulary))
         origin = _read_json(self.origin_path)
         if origin is None:  # made elsewhere
             challenge = challenge_vocabulary()
@@ -119,7 +119,7 @@ class PredictionFile:
                 vocabulary.source,
             )
         else:
-            if origin.get("test_meta") != meta.digest:
+            if origin.get("test_meta") != candidates.digest:
                 raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
             if origin.get("vocabulary") != vocabulary.digest:
                 raise UserError(
@@ -136,7 +136,7 @@ class PredictionFile:
                 )
         return StoredScores(values, doubted=origin is None)
 
-    def _map(self, meta: TestMeta, n_classes: int) -> np.memmap:
+    def _map(self, candidates: Candidates, n_classes: int) -> np.memmap:
         """The file, mapped, if it is whole and of the right size. Raises `UserError`."""
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such predictions; {_PREDICT_AGAIN}")
@@ -144,10 +144,10 @@ class PredictionFile:
             values = np.lib.format.open_memmap(self.path, "r")  # refuses pickled objects
         except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
             raise UserError(f"{self.path}: cannot be read as a memory map ({error}); {_PREDICT_AGAIN}") from None
-        if values.shape != (meta.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
+        if values.shape != (candidates.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
             raise UserError(
                 f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary ask "
-                f"for int16 {(meta.n_rows, n_classes)}; {_PREDICT_AGAIN}"
+                f"for int16 {(candidates.n_rows, n_classes)}; {_PREDICT_AGAIN}"
             )
         return values
 
@@ -228,15 +228,15 @@ class PartialPredictions:
     written only once the rows are on the disk. It is also the lock that keeps other commands away.
     """
 
-    def __init__(self, file: PredictionFile, meta: TestMeta, n_classes: int, origin: dict[str, Any]) -> None:
-        self.file, self.meta, self.origin, self.n_classes = file, meta, origin, n_classes
+    def __init__(self, file: PredictionFile, candidates: Candidates, n_classes: int, origin: dict[str, Any]) -> None:
+        self.file, self.candidates, self.origin, self.n_classes = file, candidates, origin, n_classes
         self.path = file.path.with_name(f"{file.path.name}.partial")
         self._origin_path = self.path.with_name(f"{self.path.name}.json")
         self._journal_path = self.path.with_name(f"{self.path.name}.done")
         self._values = self._journal = self._lock = -1  # file descriptors
         self._waiting: list[tuple[int, np.ndarray]] = []  # first video and entries of the journal
         self._waiting_lock = threading.Lock()
-        self._size = meta.n_rows * n_classes * 2
+        self._size = candidates.n_rows * n_classes * 2
 
     def prepare(self) -> None:
         """Make the file, or keep it if it was begun with the same model, metadata and settings. Raises `UserError`.
@@ -270,18 +270,18 @@ class PartialPredictions:
             and _essence(found) == _essence(self.origin)
             and self.path.is_file()
             and self.path.stat().st_size > self._size
-            and os.fstat(self._lock).st_size == 4 * len(self.meta.records)
+            and os.fstat(self._lock).st_size == 4 * len(self.candidates.records)
         )
 
     def _begin(self) -> None:
-        done = np.zeros(len(self.meta.records), "<u4")
-        lacking = self.file.left_out(self.origin, self.meta, self.n_classes)
+        done = np.zeros(len(self.candidates.records), "<u4")
+        lacking = self.file.left_out(self.origin, self.candidates, self.n_classes)
         if lacking:
             shutil.copyfile(self.file.path, self.path)
             done[:] = 1
             done[lacking] = 0
         else:
-            np.lib.format.open_memmap(self.path, "w+", np.int16, (self.meta.n_rows, self.n_classes))
+            np.lib.format.open_memmap(self.path, "w+", np.int16, (self.candidates.n_rows, self.n_classes))
             with self.path.open("r+b") as values:  # all of it now, not an error after hours
                 os.posix_fallocate(values.fileno(), 0, self.path.stat().st_size)
         self._journal_path.write_bytes(done.tobytes())
@@ -336,7 +336,7 @@ class PartialPredictions:
         self._write(
             self._values,
             np.ascontiguousarray(values).data.cast("B"),
-            header + int(self.meta.row_starts[videos.start]) * self.n_classes * 2,
+            header + int(self.candidates.row_starts[videos.start]) * self.n_classes * 2,
         )
         with self._waiting_lock:
             self._waiting.append((videos.start, np.where(read, 1, 2).astype("<u4")))
@@ -389,4 +389,4 @@ class PartialPredictions:
         os.replace(self.path, self.file.path)
         sync(self.file.path.parent)  # before what would be gone on with is gone
         self.discard()
-        return int((self.meta.row_ends - self.meta.row_starts)[left_out].sum())
+        return int((self.candidates.row_ends - self.candidates.row_starts)[left_out].sum())

@@ -19,17 +19,24 @@ import torch
 from helperbot import get_logger
 from helperbot.distributed import barrier, rank, rank_zero_first, world_size
 
-from yt8m.common.devices import joined, resolve_workers
-from yt8m.common.memory import keep_freed_memory
+from yt8m.common.devices import joined, keep_freed_memory, resolve_workers
 from yt8m.common.progress import Progress
+from yt8m.data.candidates import Candidates, load_candidates, load_test_index
 from yt8m.data.damage import RAISE, Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
-from yt8m.data.test_meta import TestMeta, load_test_index, load_test_meta
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
 from yt8m.models.artifacts import ModelFolder
-from yt8m.prediction.inference import Arrival, Computation, Predictor, one_behind, video_groups
-from yt8m.prediction.members import ModelChoice, load_members, require_features
+from yt8m.prediction.inference import (
+    Arrival,
+    Computation,
+    ModelChoice,
+    Predictor,
+    load_members,
+    one_behind,
+    require_features,
+    video_groups,
+)
 from yt8m.prediction.memmaps import PREDICTIONS_NAME, PartialPredictions, PredictionFile, origin_of_model
 
 LOGGER = logging.getLogger(__name__)
@@ -72,13 +79,13 @@ def predict_test_set(
             logging.INFO if main_process else logging.WARNING,
         )
         vocabulary = load_vocabulary(data_dir)
-        meta = load_test_meta(cache)
+        candidates = load_candidates(cache)
         with rank_zero_first():
-            index = load_test_index(data_dir, meta, damage)
-        dataset = WholeVideoDataset(index, meta.records, damage)
+            index = load_test_index(data_dir, candidates, damage)
+        dataset = WholeVideoDataset(index, candidates.records, damage)
         folders = models.open_all()
         require_features(folders, dataset.reader)
-        outdated = _outdated(cache, folders, offset, meta, vocabulary, computation)
+        outdated = _outdated(cache, folders, offset, candidates, vocabulary, computation)
         if outdated:
             members = load_members([folder for folder, _ in outdated], offset, vocabulary, device)
             predictor = Predictor(members, computation)
@@ -89,7 +96,7 @@ def _outdated(
     cache: Path,
     folders: Sequence[ModelFolder],
     offset: int | None,
-    meta: TestMeta,
+    candidates: Candidates,
     vocabulary: Vocabulary,
     computation: Computation,
 ) -> list[tuple[ModelFolder, PartialPredictions]]:
@@ -98,7 +105,7 @@ def _outdated(
     for folder in folders:
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
         origin = origin_of_model(folder.path) | {
-            "test_meta": meta.digest,
+            "test_meta": candidates.digest,
             "vocabulary": vocabulary.digest,
             "outputs": folder.vocabulary(
                 vocabulary
@@ -107,8 +114,8 @@ def _outdated(
             "shifts": list(computation.shifts),
             "amp": str(computation.amp),
         }
-        partial = PartialPredictions(file, meta, len(vocabulary), origin)
-        if not file.is_current(origin, meta, len(vocabulary)):
+        partial = PartialPredictions(file, candidates, len(vocabulary), origin)
+        if not file.is_current(origin, candidates, len(vocabulary)):
             outdated.append((folder, partial))
             continue
         LOGGER.info("%s: up to date", file.path)
@@ -132,16 +139,16 @@ def _fill(
             file.open()
         journals = [file.journal() for file in files]
         barrier()  # all have read what was done before anyone does more
-        meta = files[0].meta
-        work = remaining_work(meta, batch_size, journals)
-        n_left = sum(_n_rows(meta, item.videos) for item in work)
+        candidates = files[0].candidates
+        work = remaining_work(candidates, batch_size, journals)
+        n_left = sum(_n_rows(candidates, item.videos) for item in work)
         LOGGER.info(
             "predicting %d segments with %s on %s%s%s",
             n_left,
             names,
             predictor.computation.device,
             f" in {world_size()} processes" if world_size() > 1 else "",
-            f"; {meta.n_rows - n_left} are there already" if n_left < meta.n_rows else "",
+            f"; {candidates.n_rows - n_left} are there already" if n_left < candidates.n_rows else "",
         )
         _predict(files, predictor, dataset, work[rank() :: world_size()], workers)
         for file in files:
@@ -154,28 +161,28 @@ def _fill(
             LOGGER.info("wrote %s", ", ".join(str(file.file.path) for file in files))
 
 
-def remaining_work(meta: TestMeta, batch_size: int, journals: list[np.ndarray]) -> list[Work]:
+def remaining_work(candidates: Candidates, batch_size: int, journals: list[np.ndarray]) -> list[Work]:
     """The groups (see `video_groups`) that some model has not predicted yet.
 
     `journals` (videos,) of each model: 1 where a video has been predicted; what could not be read is tried again.
     """
     work = []
-    for videos in video_groups(meta.row_ends, batch_size):
+    for videos in video_groups(candidates.row_ends, batch_size):
         members = [number for number, journal in enumerate(journals) if (journal[videos] != 1).any()]
         if members:
             work.append(Work(videos, members))
     return work
 
 
-def _n_rows(meta: TestMeta, videos: slice) -> int:
-    return int(meta.row_ends[videos.stop - 1] - meta.row_starts[videos.start])
+def _n_rows(candidates: Candidates, videos: slice) -> int:
+    return int(candidates.row_ends[videos.stop - 1] - candidates.row_starts[videos.start])
 
 
 def _predict(
     files: list[PartialPredictions], predictor: Predictor, dataset: WholeVideoDataset, work: list[Work], workers: int
 ) -> None:
     """Do this process's part of the work. What is done is kept even if it ends with an error or Ctrl-C."""
-    meta = files[0].meta
+    candidates = files[0].candidates
     keys = [[(0, video) for video in range(item.videos.start, item.videos.stop)] for item in work]
     loader = BatchLoader(dataset, keys, workers, predictor.computation.device)
 
@@ -188,14 +195,14 @@ def _predict(
             yield (item, numbers), Arrival(predicted, predictor.computation.device)
 
     last_save = time.monotonic()
-    n_rows = sum(_n_rows(meta, item.videos) for item in work)
+    n_rows = sum(_n_rows(candidates, item.videos) for item in work)
     with ThreadPoolExecutor(1) as thread, Progress("predicting", n_rows, "segment", LOGGER) as progress:
         saving = thread.submit(_save, files)
         try:
             for (item, numbers), results in one_behind(arrivals()):
                 for number, values in zip(item.members, predictor.checked(results, item.members)):
                     _write(files[number], item.videos, numbers, values)
-                progress.update(_n_rows(meta, item.videos))
+                progress.update(_n_rows(candidates, item.videos))
                 if saving.done() and time.monotonic() - last_save >= SECONDS_BETWEEN_SAVES:
                     saving.result()
                     saving = thread.submit(_save, files)
@@ -212,8 +219,8 @@ def _save(files: list[PartialPredictions]) -> None:
 
 def _write(file: PartialPredictions, videos: slice, numbers: list[int], values: np.ndarray) -> None:
     """Write the predictions for those `numbers` of consecutive `videos` that could be read; the others get 0."""
-    meta = file.meta
-    counts = (meta.row_ends - meta.row_starts)[videos]
+    candidates = file.candidates
+    counts = (candidates.row_ends - candidates.row_starts)[videos]
     read = np.isin(np.arange(videos.start, videos.stop), numbers)
     if not read.all():
         whole = np.zeros((counts.sum(), file.n_classes), np.int16)

@@ -14,13 +14,13 @@ from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
+from yt8m.data.candidates import Candidates
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.features import require_same
 from yt8m.data.index import Index
 from yt8m.data.sampling import SequentialBatches
-from yt8m.data.test_meta import TestMeta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder, load_video_model
 from yt8m.models.base import fold
@@ -69,7 +69,7 @@ class CandidateRules:
 def video_scores(
     folder: ModelFolder,
     index: Index,
-    meta: TestMeta,
+    candidates: Candidates,
     vocabulary: Vocabulary,
     cache_dir: Path,
     workers: int,
@@ -82,14 +82,14 @@ def video_scores(
     Raises `UserError`.
     """
     path, n_classes = folder.path, len(vocabulary)
-    dataset = WholeVideoDataset(index, meta.records, damage)
+    dataset = WholeVideoDataset(index, candidates.records, damage)
     require_same(dataset.reader.features, index.folder, folder.features, path)
     model = load_video_model(folder, vocabulary).to(device).eval()
     kept = cache_dir / VIDEO_PREDICTIONS_NAME / f"{path.resolve().name}.npz"
     origin = json.dumps(
         {
             "model": folder_digest(path),
-            "test_meta": meta.digest,
+            "test_meta": candidates.digest,
             "vocabulary": vocabulary.digest,
             "outputs": folder.vocabulary(vocabulary).digest,
         }
@@ -99,7 +99,7 @@ def video_scores(
         LOGGER.info("%s: up to date", kept)
         return scores
     fold(model)
-    scores = np.full((len(meta.records), n_classes), np.nan, np.float32)
+    scores = np.full((len(candidates.records), n_classes), np.nan, np.float32)
     n_read = 0
     batches = BatchLoader(dataset, SequentialBatches(len(dataset), BATCH_SIZE), workers, device)
     with Progress(f"scoring videos with {path}", len(dataset), "video", LOGGER) as progress:

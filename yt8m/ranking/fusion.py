@@ -10,14 +10,14 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from yt8m.data.ahead import map_ahead
+from yt8m.data.threads import map_ahead
 from yt8m.prediction.memmaps import SCALE
 
 RANK_OFFSET = 60  # of reciprocal-rank fusion, as Cormack et al. 2009 chose it
 COUNTED_BYTES = 16 << 20  # of the scores counted at a time, as int64
 EXACT = 2**24  # float32 holds all integers up to it
 FINEST = 2**39  # the most that weights may add up to: sums of so many scores are exact in float64
-Kind = Literal["mean", "geometric", "rank", "reciprocal-rank"]
+FusionKind = Literal["mean", "geometric", "rank", "reciprocal-rank"]
 
 
 class Scores(Protocol):
@@ -68,7 +68,7 @@ class Fusion:
     def __init__(
         self,
         maps: Sequence[Scores],
-        kind: Kind = "mean",
+        kind: FusionKind = "mean",
         weights: Sequence[float] | None = None,
         factors: np.ndarray | None = None,
         row_videos: np.ndarray | None = None,

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from yt8m.data.ahead import map_ahead
+from yt8m.data.threads import map_ahead
 from yt8m.ranking.fusion import Fusion
 
 BLOCK_ROWS, BLOCK_BYTES = 16384, 256 << 20

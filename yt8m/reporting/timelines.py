@@ -15,21 +15,26 @@ import torch
 
 from yt8m.common.devices import resolve_device
 from yt8m.common.errors import UserError
+from yt8m.data.candidates import Candidates, load_candidates
 from yt8m.data.damage import RAISE, Damage
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.segments import EVERYTHING, HEAD_SEGMENTS, SEGMENT_SECONDS
-from yt8m.data.test_meta import TestMeta, load_test_meta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
-from yt8m.prediction.inference import Computation, Predictor, mean_probabilities
-from yt8m.prediction.members import ModelChoice, load_members, require_features
+from yt8m.prediction.inference import (
+    Computation,
+    ModelChoice,
+    Predictor,
+    load_members,
+    mean_probabilities,
+    require_features,
+)
 from yt8m.prediction.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
 from yt8m.scoring.held_out import training_of
-from yt8m.scoring.ratings import Ratings, ratings_of_table
-from yt8m.scoring.truth import read_truth
+from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_ROWS = 4096
@@ -71,15 +76,15 @@ class Timeline:
         return np.array(strongest + sorted(rated, key=lambda label: -peaks[label]))
 
 
-class TestTimelines:
+class PredictedTimelines:
     """Timelines of test videos, from prediction files and their mean."""
 
-    __test__ = False  # not a test case, whatever its name says to pytest
-
-    def __init__(self, maps: Sequence[Scores], meta: TestMeta, vocabulary: Vocabulary, truth: Ratings | None) -> None:
-        self._maps, self._meta = maps, meta
+    def __init__(
+        self, maps: Sequence[Scores], candidates: Candidates, vocabulary: Vocabulary, truth: Ratings | None
+    ) -> None:
+        self._maps, self._meta = maps, candidates
         self._numbers = {
-            video_id.decode(errors="replace"): number for number, video_id in enumerate(meta.video_ids.tolist())
+            video_id.decode(errors="replace"): number for number, video_id in enumerate(candidates.video_ids.tolist())
         }
         self._marks: dict[str, list[Mark]] = {}
         if truth is not None:
@@ -223,9 +228,9 @@ def collect_timelines(
     ratings = None if truth is None else ratings_of_table(read_truth(truth, data_dir / NAMES_FILE))
     test = None
     if _are_predictions(cache, models.names, needed=ratings is not None or (bool(models.names) and video_ids is None)):
-        meta = load_test_meta(cache)
-        maps = [file.read(meta, vocabulary) for file in prediction_files(cache, models.names)]
-        test = TestTimelines(maps, meta, vocabulary, ratings)
+        candidates = load_candidates(cache)
+        maps = [file.read(candidates, vocabulary) for file in prediction_files(cache, models.names)]
+        test = PredictedTimelines(maps, candidates, vocabulary, ratings)
     if video_ids is None:
         return [] if test is None else test.by_certainty(n_videos)
     rated = None

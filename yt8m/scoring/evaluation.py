@@ -39,7 +39,7 @@ FORMAT_VERSION = 1
 _LEVEL = 95  # percent of the resamples that an interval holds
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
-Kind = Literal["baseline", "model", "ensemble", "weighted", "submission"]
+SubjectKind = Literal["baseline", "model", "ensemble", "weighted", "submission"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Subject:
     """
 
     name: str
-    kind: Kind
+    kind: SubjectKind
     places: np.ndarray
     probabilities: np.ndarray | None = None
     duplicates: int = 0

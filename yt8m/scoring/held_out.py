@@ -27,8 +27,7 @@ from yt8m.models.artifacts import ModelFolder
 from yt8m.models.base import Encoder, fold
 from yt8m.models.model_files import read_origin
 from yt8m.models.segment_models import SegmentModel
-from yt8m.prediction.inference import share_context_encoders
-from yt8m.prediction.members import load_members, require_features
+from yt8m.prediction.inference import load_members, require_features, share_context_encoders
 from yt8m.scoring.ratings import Ratings
 
 LOGGER = logging.getLogger(__name__)

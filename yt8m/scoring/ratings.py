@@ -3,11 +3,16 @@
 Dimensions: R ratings, V videos, C classes that something is rated for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from yt8m.common.errors import UserError
+from yt8m.data.annotations import LabelRow, LabelText, RatingRow, read_labels, read_ratings, resolve_labels
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,36 @@ def ratings_of_table(truth: pd.DataFrame) -> Ratings:
         truth["label"].to_numpy(np.int64),
         truth["score"].to_numpy() > 0,
     )
+
+
+def read_truth(path: Path, names: Path) -> pd.DataFrame:
+    """Ratings of a CSV: columns vid, start (second), label (id), score (0 or 1).
+
+    In the file a label is an id, or a name, whose id `names`, a `vocabulary.csv`, says. A segment may be rated
+    for a label more than once if the ratings agree. Raises `UserError`.
+    """
+    rows = read_ratings(path)
+    return pd.DataFrame(
+        {
+            "vid": [row.video_id for row in rows],
+            "start": [row.start for row in rows],
+            "label": _ids(path, rows, names),
+            "score": [row.score for row in rows],
+        }
+    )
+
+
+def read_video_labels(path: Path, names: Path) -> pd.DataFrame:
+    """Labels of videos of a CSV: columns vid, label (id); `names` as for `read_truth`. Raises `UserError`."""
+    rows = read_labels(path)
+    return pd.DataFrame({"vid": [row.video_id for row in rows], "label": _ids(path, rows, names)})
+
+
+def _ids(path: Path, rows: Sequence[LabelRow | RatingRow], names: Path) -> list[int]:
+    resolved = resolve_labels([LabelText(path, row.line, row.label) for row in rows], names)
+    if resolved.new_names:
+        raise UserError(
+            f"{names}: not there, but {path} names labels, such as {resolved.new_names[0]!r}; put the file there that "
+            "says which id each name has, or write ids"
+        )
+    return [resolved.ids[row.label] for row in rows]

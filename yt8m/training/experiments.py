@@ -18,7 +18,7 @@ from torch import nn
 
 from yt8m.common.config import FeatureContract, Training
 from yt8m.common.errors import UserError
-from yt8m.common.problems import SHOWN
+from yt8m.common.wording import SHOWN
 from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
@@ -33,7 +33,7 @@ from yt8m.models.config import BaseSection, load_config, override_steps, require
 from yt8m.models.model_files import folder_digest
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
 from yt8m.models.video_models import VideoModel, build_video_model
-from yt8m.training.tasks import SegmentTask, Task, VideoTask
+from yt8m.training.objectives import SegmentTask, Task, VideoTask
 
 LOGGER = logging.getLogger(__name__)
 LEAST_EXAMPLES = 2  # what batch norms can train on

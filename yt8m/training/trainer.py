@@ -30,7 +30,7 @@ from helperbot.files import remove_leftovers
 
 from yt8m.common.devices import joined, require_compilation, resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
-from yt8m.common.files import locked
+from yt8m.common.locks import locked
 from yt8m.data.damage import RAISE, Damage
 from yt8m.data.folds import NO_FOLD
 from yt8m.models.artifacts import save_model
@@ -38,7 +38,7 @@ from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.training.curves import plot_curves
 from yt8m.training.experiments import LEAST_EXAMPLES, Builder, Experiment, Sources, require_parts
 from yt8m.training.notifications import reporting
-from yt8m.training.runs import begin_run
+from yt8m.training.run_folder import begin_run
 
 LOGGER = logging.getLogger(__name__)
 LOG, CHECKPOINTS, STATE, LOCK = "train.log", "checkpoints", "state.pt", ".lock"

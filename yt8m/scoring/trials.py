@@ -1,4 +1,4 @@
-"""Who is measured on which ratings. Dimensions: R ratings."""
+"""Where submissions and prediction files put rated segments. Dimensions: R ratings."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -7,30 +7,161 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from yt8m.common.errors import UserError
+from yt8m.data.candidates import CANDIDATES_FILE, Candidates, load_candidates
 from yt8m.data.damage import RAISE, Damage
 from yt8m.data.folds import N_FOLDS, split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
-from yt8m.data.test_meta import META_NAME, load_test_meta
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.model_files import folder_digest
-from yt8m.prediction.members import ModelChoice
-from yt8m.prediction.memmaps import prediction_files
-from yt8m.ranking.fusion import Fusion, weights_text
-from yt8m.scoring.evaluation import Kind, Subject
+from yt8m.prediction.inference import ModelChoice
+from yt8m.prediction.memmaps import SCALE, prediction_files
+from yt8m.ranking.fusion import Fusion, Scores, weights_text
+from yt8m.ranking.submission import read_submission
+from yt8m.ranking.top_k import top_rows
+from yt8m.scoring.evaluation import Subject, SubjectKind
 from yt8m.scoring.held_out import HeldOutRatings, training_of
-from yt8m.scoring.placing import TestRatings, subject_of_submission
-from yt8m.scoring.ratings import Ratings, ratings_of_table
-from yt8m.scoring.scores import places_by_score
-from yt8m.scoring.truth import read_truth, read_video_labels
-from yt8m.scoring.weights import BestWeights, best_weights
-from yt8m.scoring.written_weights import model_digest
+from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth, read_video_labels
+from yt8m.scoring.scores import NOT_LISTED, places_by_score
+from yt8m.scoring.weights import BestWeights, best_weights, model_digest
 
 LOGGER = logging.getLogger(__name__)
+BLOCK_ROWS = 4096
+
+
+def subject_of_submission(path: Path, ratings: Ratings, top_k: int) -> Subject:
+    """A submission, of whose lists the first `top_k` entries count.
+
+    Raises `UserError` where it cannot be read, and where it lists segments, but none of a rated video.
+    """
+    places = np.full(len(ratings), NOT_LISTED)
+    class_rows = {label: row for row, label in enumerate(ratings.labels.tolist())}
+    duplicates = 0
+    rated, n_listed, meets = set(map(_video_of, ratings.segment_names())), 0, False
+    for label, segments in read_submission(path):
+        n_listed += len(segments)
+        meets = meets or not rated.isdisjoint(map(_video_of, segments))
+        del segments[top_k:]
+        place_of = dict(zip(reversed(segments), range(len(segments) - 1, -1, -1)))  # of several places the first
+        duplicates += len(segments) - len(place_of)
+        if label in class_rows:
+            own = ratings.of_class(class_rows.pop(label))
+            places[own] = [place_of.get(name, NOT_LISTED) for name in ratings.segment_names(own)]
+    if n_listed and not meets:
+        raise UserError(
+            f"{path}: none of its {n_listed} entries is of one of the {len(rated)} rated videos, such as {min(rated)}; "
+            "name the truth of the test set that it is for"
+        )
+    note = f"{len(class_rows)} rated classes are missing" if class_rows else ""
+    return Subject(path.name, "submission", places, duplicates=duplicates, note=note)
+
+
+def _video_of(segment: str) -> str:
+    return segment.rpartition(":")[0]
+
+
+class _EqualScores:
+    """The same score for all rows and classes, (rows, C), without a place in memory."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Consecutive rows."""
+        return np.ones((len(range(*rows.indices(self.shape[0]))), *self.shape[1:]), np.int16)
+
+
+class PlacedRatings:
+    """Ratings of test segments, and where those are in prediction files: `rows` and `classes` (R,), -1 for nowhere.
+
+    Raises `UserError` if all are nowhere.
+    """
+
+    def __init__(self, ratings: Ratings, candidates: Candidates, vocabulary: Vocabulary) -> None:
+        self.ratings = ratings
+        names = np.char.decode(candidates.row_names(), "utf-8", "replace")
+        order = np.argsort(names)
+        wanted = np.array(ratings.segment_names())
+        found = order[np.searchsorted(names, wanted, sorter=order).clip(max=len(names) - 1)]
+        self.rows = np.where(names[found] == wanted, found, -1)
+        self.classes = vocabulary.classes(ratings.label)
+        self._meta, self._vocabulary = candidates, vocabulary
+        self._shape = (candidates.n_rows, len(vocabulary))
+        lost = (self.rows < 0) | (self.classes < 0)
+        if lost.all():
+            raise UserError(
+                f"none of the {len(ratings)} ratings is of a candidate segment of the test set and of a class of "
+                f"{vocabulary.source}, such as {wanted[0]}, label {ratings.label[0]}; name the truth of this test set, "
+                "whose ids and starts are those of its shards"
+            )
+        if lost.any():
+            LOGGER.warning(
+                "%d of %d ratings are of segments that are no candidates of the test set or of classes that "
+                "are not in the vocabulary; nothing ranks them",
+                lost.sum(),
+                len(ratings),
+            )
+
+    def subject(self, name: str, kind: SubjectKind, maps: Sequence[Scores], top_k: int, seed: int) -> Subject:
+        """A model, or the mean of several, by their prediction files."""
+        return Subject(
+            name,
+            kind,
+            self.places(Fusion(maps), top_k, seed),
+            np.mean([self._probabilities(values) for values in maps], axis=0),
+        )
+
+    def baselines(self, labels: pd.DataFrame | None, top_k: int, seed: int) -> list[Subject]:
+        """What no model is needed for: all candidate segments in random order and, given a table of the labels of test
+        videos (columns vid, label), those of videos that have the label before the others."""
+        equal = _EqualScores(self._shape)
+        subjects = [Subject("random order", "baseline", self.places(Fusion([equal]), top_k, seed))]
+        if labels is not None:
+            numbers = {
+                video_id.decode(errors="replace"): number
+                for number, video_id in enumerate(self._meta.video_ids.tolist())
+            }
+            classes = self._vocabulary.classes(labels["label"].to_numpy())
+            known = labels["vid"].isin(numbers).to_numpy() & (classes >= 0)
+            factors = np.ones((len(numbers), self._shape[1]), np.float32)
+            factors[labels["vid"][known].map(numbers), classes[known]] = 2
+            fusion = Fusion([equal], factors=factors, row_videos=self._meta.row_videos())
+            subjects.append(Subject("video labels only", "baseline", self.places(fusion, top_k, seed)))
+        return subjects
+
+    def places(self, fusion: Fusion, top_k: int, seed: int) -> np.ndarray:
+        """Where the ratings are in the lists of the `top_k` best segments of each class, (R,)."""
+        places = np.full(len(self.ratings), NOT_LISTED)
+        ranked = top_rows(fusion, top_k, seed)
+        place_of = np.full(fusion.shape[0], NOT_LISTED)
+        for row in range(len(self.ratings.labels)):
+            own = self.ratings.of_class(row)
+            label = self.classes[own.start]
+            if label >= 0:
+                best = ranked[label]()
+                place_of[best] = np.arange(len(best))
+                places[own] = np.where(self.rows[own] >= 0, place_of[self.rows[own]], NOT_LISTED)
+                place_of[best] = NOT_LISTED
+        return places
+
+    def _probabilities(self, values: Scores) -> np.ndarray:
+        """What a prediction file says of the ratings, (R,); NaN where it says nothing."""
+        probabilities = np.full(len(self.ratings), np.nan)
+        known = np.flatnonzero((self.rows >= 0) & (self.classes >= 0))
+        known = known[np.argsort(self.rows[known], kind="stable")]
+        blocks = self.rows[known] // BLOCK_ROWS
+        for part in np.split(known, np.flatnonzero(np.diff(blocks)) + 1):
+            if part.size:
+                first, last = self.rows[part[0]], self.rows[part[-1]]
+                probabilities[part] = values[first : last + 1][self.rows[part] - first, self.classes[part]] / SCALE
+        return probabilities
+
+
 _MEAN, _WEIGHTED = "ensemble", "best weights"
 _UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
 _SEEN = "TRAINED ON THESE SHARDS, or may have been"
@@ -57,7 +188,9 @@ class Counting:
     top_k: int
     seed: int
 
-    def subject(self, ratings: Ratings, name: str, kind: Kind, probabilities: np.ndarray, note: str = "") -> Subject:
+    def subject(
+        self, ratings: Ratings, name: str, kind: SubjectKind, probabilities: np.ndarray, note: str = ""
+    ) -> Subject:
         """Who gives the ratings these probabilities (R,)."""
         places = places_by_score(ratings, probabilities, self.top_k, self.seed)
         return Subject(name, kind, places, probabilities, note=note)
@@ -94,14 +227,14 @@ def on_test_set(
     top_k, seed = counting.top_k, counting.seed
     subjects, weights = [], None
     predicted = submission is None or model_names is not None
-    if predicted or video_labels is not None or (cache / META_NAME).exists():
-        meta = load_test_meta(cache)
-        test = TestRatings(ratings, meta, vocabulary)
+    if predicted or video_labels is not None or (cache / CANDIDATES_FILE).exists():
+        candidates = load_candidates(cache)
+        test = PlacedRatings(ratings, candidates, vocabulary)
         labels = None if video_labels is None else read_video_labels(video_labels, names)
         subjects += test.baselines(labels, top_k, seed)
         if predicted:
             files = prediction_files(cache, model_names)
-            maps = [file.read(meta, vocabulary) for file in files]
+            maps = [file.read(candidates, vocabulary) for file in files]
             models = [test.subject(file.path.stem, "model", [scores], top_k, seed) for file, scores in zip(files, maps)]
             subjects += models
             if len(maps) > 1:

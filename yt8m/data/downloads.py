@@ -26,8 +26,8 @@ from urllib3.util.retry import Retry
 from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
+from yt8m.data.partitions import official_name
 from yt8m.data.shard_files import stamp_of
-from yt8m.data.shard_names import official_name
 
 LOGGER = logging.getLogger(__name__)
 SITE = "data.yt8m.org"
@@ -43,7 +43,7 @@ _SECONDS_BETWEEN_SAVES = 5.0
 _MEMORY_VERSION = 2
 _PAGE = "an HTML or XML page came in its place; is there a login page or a proxy in between?"
 
-Task = TypeVar("Task")
+Job = TypeVar("Job")
 Result = TypeVar("Result")
 Advance = Callable[[int], None]  # is told how many bytes more there are; fewer, if they have to come again
 
@@ -247,8 +247,8 @@ def _discard(file: FileIO, advance: Advance) -> None:
 
 
 def in_threads(
-    title: str, total: int, unit: str, work: Callable[[Task, Advance], Result], tasks: Sequence[Task], n_threads: int
-) -> Generator[tuple[Task, Result], None, None]:
+    title: str, total: int, unit: str, work: Callable[[Job, Advance], Result], tasks: Sequence[Job], n_threads: int
+) -> Generator[tuple[Job, Result], None, None]:
     """Do `work` on each task in threads, with a bar of how they advance; yields tasks and results as they come.
 
     An exception ends it all, and so does leaving the iteration; nobody waits for a connection that hangs.
@@ -263,7 +263,7 @@ def in_threads(
             progress.update(min(done + number, total) - min(done, total))  # the total may be an estimate
             done += number
 
-    def run(task: Task) -> tuple[Task, Result]:
+    def run(task: Job) -> tuple[Job, Result]:
         try:
             advance(0)
             return task, work(task, advance)
@@ -278,7 +278,7 @@ def in_threads(
             ends.append(RuntimeError("not wanted any more"))
 
 
-class Batch:
+class ShardDownloads:
     """The wanted shards of a plan and the folder they go to: which of them are there, and how the others come there.
 
     MD5s of files are remembered in the cache of the data folder, so that a terabyte is not read again at each start;

@@ -1,4 +1,4 @@
-"""Locks for what is written over a while."""
+"""Advisory locks for what is written over a while."""
 
 import fcntl
 import logging

@@ -1,4 +1,4 @@
-"""Test metadata: which row of a prediction file is which segment of which video."""
+"""The candidate segments of a test set: which row of a prediction file is which segment of which video."""
 
 import hashlib
 import logging
@@ -10,25 +10,23 @@ import numpy as np
 from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.common.problems import listed
+from yt8m.common.wording import listed
 from yt8m.data.damage import Damage
 from yt8m.data.index import Index, load_index
 from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
 from yt8m.data.video_ids import RULE, shown_id, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
-META_NAME = "test_meta.npz"
+CANDIDATES_FILE = "test_meta.npz"
 
 
 @dataclass(frozen=True)
-class TestMeta:
+class Candidates:
     """The candidate segments of a test set, video after video.
 
     `records` (V,) rows of the index; `video_ids` (V,) bytes; `row_ends` (V,): rows of video v are
     row_ends[v-1] to row_ends[v], its segments 6, 7, ... in order.
     """
-
-    __test__ = False  # not a test case, whatever its name says to pytest
 
     records: np.ndarray
     video_ids: np.ndarray
@@ -66,7 +64,7 @@ class TestMeta:
         return digest.hexdigest()
 
 
-def make_test_meta(index: Index) -> TestMeta:
+def find_candidates(index: Index) -> Candidates:
     """The candidate segments of a folder of test shards; videos without any are left out.
 
     Of several records with the same video id the first counts; the others are reported. Raises `UserError` for ids that
@@ -80,38 +78,38 @@ def make_test_meta(index: Index) -> TestMeta:
     records = np.sort(first[counts[first] > 0])
     if not records.size:
         raise UserError(f"{index.folder}: no video is long enough to have a candidate segment")
-    return TestMeta(records, index.video_id[records], np.cumsum(counts[records]))
+    return Candidates(records, index.video_id[records], np.cumsum(counts[records]))
 
 
-def save_test_meta(meta: TestMeta, cache_dir: Path) -> Path:
+def save_candidates(candidates: Candidates, cache_dir: Path) -> Path:
     """Write the metadata into the cache folder; returns its path."""
-    path = cache_dir / META_NAME
+    path = cache_dir / CANDIDATES_FILE
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, records=meta.records, video_ids=meta.video_ids, row_ends=meta.row_ends)
+        np.savez(file, records=candidates.records, video_ids=candidates.video_ids, row_ends=candidates.row_ends)
     return path
 
 
-def load_test_meta(cache_dir: Path) -> TestMeta:
+def load_candidates(cache_dir: Path) -> Candidates:
     """Read the metadata of a cache folder. Raises `UserError` if it is missing or damaged, or has ids that a submission
     cannot hold."""
-    path = cache_dir / META_NAME
+    path = cache_dir / CANDIDATES_FILE
     remedy = "run `python -m yt8m.prepare_test_meta`"
     if not path.is_file():
         raise UserError(f"{path}: no test metadata; {remedy}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            meta = TestMeta(file["records"], file["video_ids"], file["row_ends"])
+            candidates = Candidates(file["records"], file["video_ids"], file["row_ends"])
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
-    _check_ids(meta.video_ids, path, f"write the records with other ids, and {remedy} again")
-    return meta
+    _check_ids(candidates.video_ids, path, f"write the records with other ids, and {remedy} again")
+    return candidates
 
 
-def load_test_index(data_dir: Path, meta: TestMeta, damage: Damage) -> Index:
+def load_test_index(data_dir: Path, candidates: Candidates, damage: Damage) -> Index:
     """The index of the test shards. Raises `UserError` where the metadata was made from others."""
     index = load_index(data_dir / "segment" / "test", data_dir / "cache", damage)
-    found = make_test_meta(index)
-    if found.digest != meta.digest or not np.array_equal(found.records, meta.records):
+    found = find_candidates(index)
+    if found.digest != candidates.digest or not np.array_equal(found.records, candidates.records):
         raise UserError(
             f"{index.folder}: not the shards that the test metadata was made from; "
             "run `python -m yt8m.prepare_test_meta` again"

@@ -4,7 +4,9 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import pandas as pd
@@ -13,7 +15,7 @@ from yt8m.common.errors import UserError
 from yt8m.models.artifacts import ModelFolder, load_state, open_folder
 from yt8m.models.model_files import WEIGHTS_NAME, read_origin
 from yt8m.scoring.evaluation import FORMAT_VERSION
-from yt8m.training.tasks import SegmentTask, VideoTask
+from yt8m.training.objectives import SegmentTask, VideoTask
 from yt8m.training.trainer import HISTORY
 
 LOGGER = logging.getLogger(__name__)
@@ -99,3 +101,29 @@ def _curves(table: pd.DataFrame) -> dict[str, list[float | None]]:
         for name in table
         if table[name].notna().any()
     }
+
+
+def render_page(data: dict[str, Any]) -> str:
+    """The page for these plain values, of which `page/report.js` says what they are."""
+    from plotly.offline import get_plotlyjs
+
+    page, tables = files("yt8m.reporting") / "page", files("itables") / "html"
+    template = Template(page.joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=_escaped(data["title"]),
+        data=_json(data),
+        style=page.joinpath("report.css").read_text(encoding="utf-8"),
+        script=page.joinpath("report.js").read_text(encoding="utf-8"),
+        chart_library=get_plotlyjs(),
+        table_style=tables.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
+        table_library=_json(tables.joinpath("dt_bundle.js").read_text(encoding="utf-8")),
+    )
+
+
+def _json(value: Any) -> str:
+    """JSON that is safe inside a script element, whatever the texts in it say."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
