@@ -1,4 +1,7 @@
-"""Where submissions and prediction files put rated segments. Dimensions: R ratings."""
+"""Who is measured on which ratings: submissions, predictions of a test set, models on held-out shards.
+
+Dimensions: R ratings.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence

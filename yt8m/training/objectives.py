@@ -1,4 +1,7 @@
-"""Losses of the two training stages. Dimensions: B videos, S segments, C classes."""
+"""What is learned, labels of videos or ratings of segments, and its loss.
+
+Dimensions: B videos, S segments, C classes.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
