@@ -30,6 +30,7 @@ FEW_STEPS = {  # else 12,000 for some
 ELSEWHERE = {
     "README.md": {
         "git clone ADDRESS yt8m\ncd yt8m": ":",  # the fixture is a clone
+        "Xglv anzS": "{videos}",
         "--shards 0-49": "--shards 0-1",  # there are fewer
         **FEW_STEPS,
     },
