@@ -1,4 +1,4 @@
-"""A real browser, without a window, for pages that open from disk; also takes the screenshots of the README:
+"""A real browser, without a window, for pages that open from disk; also takes the screenshots of the documentation:
 
 python -m tests.browser data/demo/cache/report.html docs
 """
@@ -57,7 +57,7 @@ class OpenPage:
 
 
 def take_screenshots(report: Path, folder: Path) -> None:
-    """Pictures of a report for the README."""
+    """Pictures of a report for the documentation."""
     folder.mkdir(parents=True, exist_ok=True)
     with running_browser() as browser:
         for name, options, element in (

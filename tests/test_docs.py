@@ -21,33 +21,35 @@ from tests.documentation import PAGES, ROOT, Block, blocks
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from yt8m.data.partitions import PARTITIONS, server_name
 
+FEW_STEPS = {  # else 12,000 for some
+    "bash scripts/context-agnostic.bash": "bash scripts/context-agnostic.bash --steps 3",
+    "bash scripts/context-aware.bash": "bash scripts/context-aware.bash --steps 3",
+}
 # What is typed otherwise here than on a page, and why. Each has to occur there.
 ELSEWHERE = {
     "README.md": {
-        "bash scripts/test.bash": ":",  # what runs this test
-        "--shards 0-19": "--shards 0-1",  # there are fewer
+        "git clone ADDRESS yt8m\ncd yt8m": ":",  # the fixture is a clone
+        "Xglv anzS": "{videos}",
+        "--shards 0-49": "--shards 0-1",  # there are fewer
+        **FEW_STEPS,
+    },
+    "docs/real-data.md": {
+        "--shards 0-19": "--shards 0-1",
         "--shards 0-49": "--shards 0-1",
         " --vocabulary": "",  # by https, which the server here does not talk
-        "bash scripts/context-agnostic.bash": "bash scripts/context-agnostic.bash --steps 3",  # else 12,000 for some
-        "bash scripts/context-aware.bash": "bash scripts/context-aware.bash --steps 3",
+        **FEW_STEPS,
         "--steps 6000": "--steps 3",
         "abcd efgh": "{videos}",
-        "FILE.tfrecord": "data/segment/test/test0000.tfrecord",
-        "benchmarks/loading.py": "benchmarks/loading.py --help",  # minutes each
-        "benchmarks/training.py": "benchmarks/training.py --help",
-        "benchmarks/inference.py": "benchmarks/inference.py --help",
-        "benchmarks/full_size.py": "benchmarks/full_size.py --help",
-        "benchmarks/options.py": "benchmarks/options.py --help",
-        "benchmarks/accuracy.py": "benchmarks/accuracy.py --help",  # an hour and more
     },
+    "docs/one-video.md": {"FILE.tfrecord": "data/segment/test/test0000.tfrecord"},
     "CONTRIBUTING.md": {
         "bash scripts/lint.bash": ":",  # scripts/test.bash runs it beside this test
-        "bash scripts/test.bash": ":",
+        "bash scripts/test.bash": ":",  # what runs this test
         "pre-commit install": "pre-commit validate-config",
     },
     "docs/distributed-training.md": {"torchrun": "CUDA_VISIBLE_DEVICES= torchrun"},  # there may be one GPU
     "docs/results.md": {
-        f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
+        f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"  # minutes each, and some an hour and more
         for name in ("accuracy", "averaging", "options", "planted", "watched_training")
     },
     "docs/benchmarks.md": {
@@ -90,6 +92,9 @@ FOREIGN = {
 # Pages whose commands were run by hand: they install a program of their own, and take minutes.
 BY_HAND = {"docs/mutation-testing.md"}
 OF_HELPERBOT = {"PyTorchHelperBot/README.md"}  # whose own tests run it
+# What is done first, in this order: later pages lean on it.
+WALK = ("README.md", "docs/installation.md", "docs/real-data.md", "docs/one-video.md")
+NOTHING_TO_RUN = {"bibtex", "mermaid"}
 SMALL_TRAINING = {**TRAINING, "steps": 3}
 
 
@@ -211,20 +216,21 @@ def _command(page: str, block: Block, folder: Path, values: dict[str, str]) -> l
         )
         (folder / name).write_text(text, encoding="utf-8")
         return None
-    assert block.language == "mermaid", f"{page}, line {block.line}: no test runs {block.language}"
+    assert block.language in NOTHING_TO_RUN, f"{page}, line {block.line}: no test runs {block.language}"
     return None
 
 
 @pytest.fixture(name="walked", scope="module")
 def fixture_walked(clone: Path, read: Callable[..., None], tiny_data: Path) -> Path:
-    """The clone after all that the README says has been done in it."""
+    """The clone after all that the README says, and the pages that lead on from it, has been done in it."""
     labels = (tiny_data / "test_labels.csv").read_text(encoding="utf-8").splitlines()[1:]
     videos = list(dict.fromkeys(line.split(",")[0] for line in labels))
-    read("README.md", clone, videos=" ".join(videos[:2]))
+    for page in WALK:
+        read(page, clone, videos=" ".join(videos[:2]))
     return clone
 
 
-def test_the_readme_leads_to_what_it_promises(walked: Path) -> None:
+def test_the_pages_lead_to_what_they_promise(walked: Path) -> None:
     data = walked / "data"
     assert len(list(data.glob("*/*/*0001.tfrecord"))) == 4  # downloaded
     finished = {path.parent.name for path in data.glob("cache/segment/*/model.pth")}
@@ -250,7 +256,7 @@ def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
     assert asked[1].startswith("docker run --gpus all") and asked[1].endswith("-ti yt8m")
     assert asked[2].startswith("docker build -t yt8m-cpu ") and asked[2].endswith(" .")
     assert [line for line in asked if line.startswith("buildah build ") and " --tag yt8m " in line]
-    arguments = re.findall(r"--build-arg\s+(\w+)", documentation.text_of("README.md"))
+    arguments = re.findall(r"--build-arg\s+(\w+)", documentation.text_of("docs/installation.md"))
     assert set(arguments) == set(re.findall(r"^ARG (\w+)", image, re.M))
 
 
@@ -266,7 +272,7 @@ def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
         "CONTRIBUTING.md",
     ],
 )
-def test_what_the_other_pages_say_works_after_the_readme(page: str, walked: Path, read: Callable[..., None]) -> None:
+def test_what_the_other_pages_say_works_after_these(page: str, walked: Path, read: Callable[..., None]) -> None:
     read(page, walked)
 
 
@@ -294,11 +300,11 @@ def test_adding_a_model(read: Callable[..., None], tiny_data: Path, tmp_path: Pa
 
 
 def test_every_page_with_something_to_run_is_run() -> None:
-    run_above = {"README.md", "docs/own-features.md", "docs/adding-a-model.md"} | BY_HAND | OF_HELPERBOT
-    (mark,) = test_what_the_other_pages_say_works_after_the_readme.pytestmark  # type: ignore[attr-defined]
+    run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md"} | BY_HAND | OF_HELPERBOT
+    (mark,) = test_what_the_other_pages_say_works_after_these.pytestmark  # type: ignore[attr-defined]
     run_above |= set(mark.args[1])
     for page in PAGES:
-        if any(block.language != "mermaid" for block in blocks(page)):
+        if any(block.language not in NOTHING_TO_RUN for block in blocks(page)):
             assert page in run_above
 
 
@@ -307,6 +313,15 @@ def test_what_is_typed_otherwise_is_on_its_page(page: str) -> None:
     commands = "".join(block.text for block in blocks(page))
     for written in ELSEWHERE[page]:
         assert written in commands
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = documentation.text_of("README.md")
+    assert len(text.splitlines()) <= 200
+    first_screen = text.splitlines()[:25]
+    assert "Nobody has run this on the full data set yet" in " ".join(first_screen)
+    linked = {link.partition("#")[0] for link in documentation.links("README.md")}
+    assert {page for page in PAGES if page.startswith("docs/")} <= linked
 
 
 @pytest.mark.parametrize("page", PAGES)
