@@ -89,8 +89,6 @@ FOREIGN = {
     "--training-seeds",
     "--variants",
 }
-# Pages whose commands were run by hand: they install a program of their own, and take minutes.
-BY_HAND = {"docs/mutation-testing.md"}
 OF_HELPERBOT = {"PyTorchHelperBot/README.md"}  # whose own tests run it
 # What is done first, in this order: later pages lean on it.
 WALK = ("README.md", "docs/installation.md", "docs/real-data.md", "docs/one-video.md")
@@ -296,11 +294,11 @@ def test_own_features(read: Callable[..., None], tmp_path: Path) -> None:
 def test_adding_a_model(read: Callable[..., None], tiny_data: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_data, tmp_path / "data")
     read("docs/adding-a-model.md", tmp_path)
-    assert (tmp_path / "data" / "cache" / "segment" / "attention_0" / "model.torchscript").is_file()
+    assert (tmp_path / "data" / "cache" / "segment" / "attention_0" / "model.onnx").is_file()
 
 
 def test_every_page_with_something_to_run_is_run() -> None:
-    run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md"} | BY_HAND | OF_HELPERBOT
+    run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md"} | OF_HELPERBOT
     (mark,) = test_what_the_other_pages_say_works_after_these.pytestmark  # type: ignore[attr-defined]
     run_above |= set(mark.args[1])
     for page in PAGES:

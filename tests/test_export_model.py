@@ -18,12 +18,10 @@ from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, vi
 from tests.test_commands import assert_refused
 from tests.test_parity import CASES, assert_parity, model_folder, raw_frames
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.export import exporting, portable, portable_formats
+from yt8m.export import exporting, portable
 from yt8m.models.artifacts import list_folders, load_segment_model, load_video_model, open_folder
 from yt8m.models.model_files import folder_digest
 from yt8m.prediction.inference import Computation, Member, Predictor
-
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:DeprecationWarning")
 
 Command = Callable[..., Outcome]
 WIDTHS = {"video_dim": 24, "audio_dim": 8}
@@ -80,9 +78,21 @@ def probabilities(folder: Path, segments: torch.Tensor | None = None, frames: to
     return model(segments, *context).sigmoid().numpy()
 
 
-def assert_same(found: np.ndarray, folder: Path, inputs: dict[str, torch.Tensor]) -> None:
-    """Equal, to 1e-5, to numbers that are not all the same."""
-    expected = probabilities(folder, **inputs)
+def session_of(file: Path) -> onnxruntime.InferenceSession:
+    """Another program that has the file."""
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+
+def run_in(session: onnxruntime.InferenceSession, **inputs: torch.Tensor) -> np.ndarray:
+    """The probabilities."""
+    (found,) = session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})
+    return found
+
+
+def assert_same(session: onnxruntime.InferenceSession, folder: Path, sizes: tuple[int, int]) -> None:
+    """Equal, to 1e-5, to numbers that are not all the same, for so many segments and frames."""
+    inputs = random_inputs(folder, *sizes)
+    found, expected = run_in(session, **inputs), probabilities(folder, **inputs)
     assert found.shape == expected.shape and found.dtype == np.float32
     assert np.abs(found - expected).max() <= 1e-5 < 1e-3 < np.ptp(expected)
 
@@ -107,7 +117,7 @@ def declared(values: list[onnxruntime.NodeArg]) -> str:
     ],
     ids=["video", "agnostic", "aware"],
 )
-def test_onnx(
+def test_a_model_in_a_file(
     kind: str,
     models: list[dict],
     interface: str,
@@ -126,11 +136,9 @@ def test_onnx(
     assert names_of_files(folder) == ["config.yaml", "model.onnx", "model.pth"]  # nothing beside the file
     assert list_folders(tmp_path / "models") == [folder] and folder_digest(folder) == digest
 
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = session_of(folder / "model.onnx")
     for sizes in ((1, 9), (6, 52)):
-        inputs = random_inputs(folder, *sizes)
-        (found,) = session.run(["probabilities"], {name: tensor.numpy() for name, tensor in inputs.items()})
-        assert_same(found, folder, inputs)
+        assert_same(session, folder, sizes)
     assert f"{declared(session.get_inputs())} -> {declared(session.get_outputs())}" == interface
 
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
@@ -151,23 +159,14 @@ def test_onnx(
         ("aware", [DBOF, PLAIN_NEXTVLAD]),
     ],
 )
-def test_torchscript(kind: str, models: list[dict], export: Command, tmp_path: Path) -> None:
-    folder, output = small_folder(tmp_path / "small", kind, *models), tmp_path / "elsewhere" / "small.pt"
-    outcome = export(folder, "--format", "torchscript", "--output", output)
+def test_other_models_in_a_file_elsewhere(kind: str, models: list[dict], export: Command, tmp_path: Path) -> None:
+    folder, output = small_folder(tmp_path / "small", kind, *models), tmp_path / "elsewhere" / "small.onnx"
+    outcome = export(folder, "--format", "onnx", "--output", output)
     assert (outcome.status, outcome.err) == (0, "") and str(output) in outcome.out
-    assert names_of_files(folder) == ["config.yaml", "model.pth"] and names_of_files(output.parent) == ["small.pt"]
-
-    extra = {"metadata.json": ""}
-    model = torch.jit.load(output, _extra_files=extra)
+    assert names_of_files(folder) == ["config.yaml", "model.pth"] and names_of_files(output.parent) == ["small.onnx"]
+    session = session_of(output)
     for sizes in ((1, 9), (6, 52)):
-        inputs = random_inputs(folder, *sizes)
-        with torch.no_grad(), torch.jit.optimized_execution(False):  # optimizing takes longer than running
-            assert_same(model(**inputs).numpy(), folder, inputs)
-            assert torch.equal(model.logits(**inputs).sigmoid(), model(**inputs))
-    assert 'value="cpu"' not in str(model.inlined_graph)  # it goes wherever its inputs are
-    says = json.loads(extra["metadata.json"])
-    assert (says["labels"], says["names"], says["digest"]) == (LABELS, NAMES, folder_digest(folder))
-    assert says["kind"] == open_folder(folder).kind and says.get("offset") == (None if kind == "video" else 3)
+        assert_same(session, folder, sizes)
 
 
 def test_the_predictions_of_a_video_are_those_of_inference(export: Command, tmp_path: Path) -> None:
@@ -176,15 +175,14 @@ def test_the_predictions_of_a_video_are_those_of_inference(export: Command, tmp_
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     config["segment_w_context"]["training"]["offset"] = offset = 12
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    assert "(S, 29, 32)" in export(folder, "--format", "torchscript").out
+    assert "(S, 29, 32)" in export(folder).out
 
     frames = torch.randint(256, (73, 32), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
     around = torch.cat([torch.zeros(offset, 32), frames, torch.zeros(offset + 5, 32)]).to(torch.uint8)
     segments = torch.stack([around[start : start + 5 + 2 * offset] for start in range(30, 65, 5)])
     member = Member("small", load_segment_model(open_folder(folder)).eval(), offset)
     expected = Predictor([member], Computation(torch.device("cpu")))([frames], [0])[0]
-    with torch.no_grad(), torch.jit.optimized_execution(False):
-        found = torch.jit.load(folder / "model.torchscript")(segments, frames)
+    found = torch.from_numpy(run_in(session_of(folder / "model.onnx"), segments=segments, frames=frames))
     assert (9999 * found - expected).abs().max() < 1 < np.ptp(expected.numpy())
 
 
@@ -196,14 +194,13 @@ def test_models_of_2019(case: str, command: Command, tmp_path: Path) -> None:
     for section in config.values():
         section.pop("training", None)
     (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    outcome = command("export_model", folder, "--format", "torchscript", "--data-dir", tmp_path)
+    outcome = command("export_model", folder, "--data-dir", tmp_path)
     assert outcome.status == 0, outcome.err
-    model = torch.jit.load(folder / "model.torchscript")
-    with torch.no_grad(), torch.jit.optimized_execution(False):
-        if case.startswith("video"):
-            logits = torch.stack([model.logits(frames) for frames in raw_frames(CASES[case]["frames"])])
-        else:
-            logits = model.logits(raw_frames(CASES[case]["segments"]))
+    run = exporting.read_onnx(folder / "model.onnx")
+    if case.startswith("video"):
+        logits = torch.stack([run([frames])[1] for frames in raw_frames(CASES[case]["frames"])])
+    else:
+        _, logits = run([raw_frames(CASES[case]["segments"])])
     assert_parity(logits, case)
 
 
@@ -211,12 +208,12 @@ def test_a_model_with_other_numbers_is_refused(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = small_folder(tmp_path / "small", "video", DBOF)
-    output = folder / "model.torchscript"
+    output = folder / "model.onnx"
     output.write_text("an earlier one", encoding="utf-8")
     monkeypatch.setattr(portable, "HEAD_FRAMES", 29)
-    assert_refused(export(folder, "--format", "torchscript"), str(output), "not written", "off by up to", "--format")
+    assert_refused(export(folder), str(output), "not written", "off by up to", "other versions")
     assert output.read_text(encoding="utf-8") == "an earlier one"
-    assert names_of_files(folder) == ["config.yaml", "model.pth", "model.torchscript"]
+    assert names_of_files(folder) == ["config.yaml", "model.onnx", "model.pth"]
 
 
 def test_logits_count_where_probabilities_say_nothing(
@@ -228,7 +225,7 @@ def test_logits_count_where_probabilities_say_nothing(
     torch.save(state, folder / "model.pth")
     right = exporting.reference_logits
     monkeypatch.setattr(exporting, "reference_logits", lambda *arguments: 1.001 * right(*arguments))
-    assert_refused(export(folder, "--format", "torchscript"), "not written", "0.0e+00 in probabilities")
+    assert_refused(export(folder), "not written", "0.0e+00 in probabilities")
     assert names_of_files(folder) == ["config.yaml", "model.pth"]
 
 
@@ -268,11 +265,11 @@ def test_mistakes(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert_refused(export(folder, "--output", tmp_path), "--output", "a folder")
     for name in before:
         assert_refused(export(folder, "--output", folder / ".." / "small" / name), "--output", name, "another file")
-    assert_refused(export(folder, "--format", "torchscript", "--output", folder / "model.pth" / "x"), "model.pth")
-    assert export(folder, "--format", "pickle").status == 2
+    assert_refused(export(folder, "--output", folder / "model.pth" / "x"), "model.pth")
+    assert export(folder, "--format", "torchscript").status == 2
     with monkeypatch.context() as patch:
-        patch.setattr(portable_formats, "ONNX_LIMIT", 1000)
-        assert_refused(export(folder), "small", "2 GB", "--format torchscript")
+        patch.setattr(exporting, "SIZE_LIMIT", 1000)
+        assert_refused(export(folder), "small", "2 GB", "cannot be exported")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "onnxscript", None)
         assert_refused(export(folder), "--format onnx", "package onnxscript", "pip install onnx onnxscript onnxruntime")

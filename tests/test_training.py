@@ -13,15 +13,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helperbot import Bot
+from helperbot import Bot, parameter_groups
 from torch import Tensor, nn
 
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, index_videos, make_video
-from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+from tests.small_models import (
+    CONTEXT,
+    DBOF,
+    NEXTVLAD,
+    TRAINING,
+    agnostic_folder,
+    aware_folder,
+    video_folder,
+    write_config,
+)
 from yt8m.common.locks import locked
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
 from yt8m.training.objectives import SegmentTask, VideoTask
 
 Command = Callable[..., Outcome]
@@ -51,6 +61,24 @@ class _Toy(nn.Module):
             return self.linear(segments.float().mean(dim=1).repeat(1, 2) / 255)
         context = (videos.float().sum(dim=1) / lengths.unsqueeze(1))[video_index]
         return self.linear(torch.cat([segments.float().mean(dim=1), context], dim=1) / 255)
+
+
+@pytest.mark.parametrize("models", [(DBOF,), (NEXTVLAD,), (DBOF, NEXTVLAD)], ids=["dbof", "nextvlad", "both"])
+def test_all_but_batch_norms_and_biases_have_weight_decay(models: tuple[dict, ...], tmp_path: Path) -> None:
+    if len(models) == 2:
+        folders = [aware_folder(tmp_path / "aware", *models, VOCABULARY)]
+    else:
+        folders = [make(tmp_path / make.__name__, *models, VOCABULARY) for make in (video_folder, agnostic_folder)]
+    for folder in map(open_folder, folders):
+        model = load_video_model(folder) if folder.kind == "video" else load_segment_model(folder)
+        expected: dict[float, list[str]] = {0.1: [], 0.0: []}
+        for path, module in model.named_modules():
+            for name, _ in module.named_parameters(path, recurse=False):
+                exempt = isinstance(module, nn.BatchNorm1d) or name.endswith("bias")
+                expected[0.0 if exempt else 0.1].append(name)
+        names = {id(parameter): name for name, parameter in model.requires_grad_(True).named_parameters()}
+        groups = parameter_groups(model, 1e-3, 0.1)
+        assert {group["weight_decay"]: [names[id(value)] for value in group["params"]] for group in groups} == expected
 
 
 @pytest.mark.parametrize("kind", ["videos", "segments", "context"])

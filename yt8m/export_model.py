@@ -1,4 +1,4 @@
-"""Export a model folder to one file that other programs can run.
+"""Export a model folder to one ONNX file, which other programs can run.
 
 An exported model takes features as the shards have them, uint8, one row a second, visual and audio features side by
 side (D of them). It gives probabilities, float32, of the C classes of the vocabulary:
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from yt8m.cli import add_vocabulary, make_parser, run
 
-FILE_NAMES = {"onnx": "model.onnx", "torchscript": "model.torchscript"}
+FILE_NAME = "model.onnx"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,21 +28,18 @@ def build_parser() -> argparse.ArgumentParser:
         __doc__,
         (
             "python -m yt8m.export_model data/cache/segment/dbof-3_0",
-            "python -m yt8m.export_model data/cache/video/dbof-3 --format torchscript --output dbof-3.torchscript",
+            "python -m yt8m.export_model data/cache/video/dbof-3 --output dbof-3.onnx",
         ),
     )
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="folder of a video model or a segment model")
     parser.add_argument(
         "--format",
-        choices=tuple(FILE_NAMES),
+        choices=("onnx",),
         default="onnx",
-        help="onnx needs the packages onnx, onnxscript and onnxruntime (default: onnx)",
+        help="needs the packages onnx, onnxscript and onnxruntime (default: onnx, there is no other)",
     )
     parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE",
-        help="the file to write (default: model.onnx or model.torchscript in MODEL_DIR)",
+        "--output", type=Path, metavar="FILE", help=f"the file to write (default: {FILE_NAME} in MODEL_DIR)"
     )
     add_vocabulary(parser)
     return parser
@@ -55,8 +52,8 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.models.artifacts import open_folder
 
     folder = open_folder(args.model, named_vocabulary(args.vocabulary))
-    output = args.output or folder.path / FILE_NAMES[args.format]
-    interface, comparison = export_folder(folder, args.format, output)
+    output = args.output or folder.path / FILE_NAME
+    interface, comparison = export_folder(folder, output)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; {interface}; differs from PyTorch by at most {comparison}")
 
 

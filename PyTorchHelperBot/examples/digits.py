@@ -31,6 +31,24 @@ def batches() -> tuple[list, list]:
     return [list(zip(x[part].split(BATCH), y[part].split(BATCH))) for part in (train, valid)]
 
 
+class Accuracy(helperbot.Metric):
+    """The share of images whose digit has the highest score."""
+
+    def __init__(self) -> None:
+        super().__init__("accuracy")
+        self.right = self.seen = 0
+
+    def reset(self) -> None:
+        self.right = self.seen = 0
+
+    def update(self, outputs: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+        self.right += int((outputs.argmax(1) == batch[1]).sum())
+        self.seen += len(outputs)
+
+    def compute(self) -> float:
+        return self.right / self.seen
+
+
 def main() -> None:
     """Train, or go on training."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,7 +62,6 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10))
     optimizer = torch.optim.AdamW(helperbot.parameter_groups(model, lr=3e-3, weight_decay=0.1))
     schedule = functools.partial(helperbot.warmup_linear_decay, steps=args.steps, warmup=0.1)
-    right = helperbot.MeanMetric("accuracy", lambda outputs, batch: (outputs.argmax(1) == batch[1]).float())
     best = helperbot.BestCheckpoints(args.folder / "best", monitor="accuracy", mode="max")
     bot = helperbot.Bot(
         model,
@@ -53,7 +70,7 @@ def main() -> None:
         criterion=lambda outputs, batch: nn.functional.cross_entropy(outputs, batch[1]),
         train_batches=train_batches,
         valid_batches=valid_batches,
-        metrics=[right],
+        metrics=[Accuracy()],
         callbacks=[helperbot.LearningRateSchedule(schedule), best, helperbot.HistoryFile(args.folder / "history.csv")],
         state_file=args.folder / "state.pt",
         save_every=100,

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
         LearningRateSchedule,
         MovingAverage,
     )
-    from helperbot.devices import batch_size, move_to, pin_memory
+    from helperbot.devices import move_to, pin_memory
     from helperbot.distributed import LaunchError, process_group
     from helperbot.guards import NonFiniteLossError, TooFewExamplesError
     from helperbot.logs import close_logger, get_logger, logging_to
-    from helperbot.metrics import MeanMetric, Metric
+    from helperbot.metrics import Metric
     from helperbot.optim import parameter_groups
     from helperbot.precision import resolve_amp
     from helperbot.progress import HistoryFile, TensorBoardLog
@@ -38,14 +38,12 @@ _MODULES = {
     "HistoryFile": "progress",
     "LaunchError": "distributed",
     "LearningRateSchedule": "callbacks",
-    "MeanMetric": "metrics",
     "Metric": "metrics",
     "MovingAverage": "callbacks",
     "NonFiniteLossError": "guards",
     "StateError": "state",
     "TensorBoardLog": "progress",
     "TooFewExamplesError": "guards",
-    "batch_size": "devices",
     "close_logger": "logs",
     "get_logger": "logs",
     "logging_to": "logs",
@@ -66,14 +64,12 @@ __all__ = [
     "HistoryFile",
     "LaunchError",
     "LearningRateSchedule",
-    "MeanMetric",
     "Metric",
     "MovingAverage",
     "NonFiniteLossError",
     "StateError",
     "TensorBoardLog",
     "TooFewExamplesError",
-    "batch_size",
     "close_logger",
     "get_logger",
     "logging_to",

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from helperbot.callbacks import Callback, MovingAverage
-from helperbot.devices import move_to
+from helperbot.devices import batch_size, move_to
 from helperbot.distributed import in_step, is_distributed, rank, sum_over_ranks
 from helperbot.guards import FiniteGuard, NonFiniteLossError, RecentBatches, TooFewExamplesError, check_parameters
 from helperbot.logs import get_logger
@@ -30,7 +30,8 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     """Trains a model, evaluating it every so many steps.
 
     A batch is a tensor or any nesting of dicts, lists, tuples, named tuples and dataclasses with
-    tensors in it; the Bot moves it to the device before it hands it on.
+    tensors in it, the first dimension of the first of which is that of the examples; the Bot moves it
+    to the device before it hands it on.
 
     Args:
         model: the module to train; moved to `device`.
@@ -53,8 +54,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         logger: where the log lines go, at the level INFO. By default the logger "helperbot",
             which is set up to write to stderr if the application has not configured logging.
         progress: whether to show a progress bar when stderr is a terminal.
-        batch_size_of: gets a batch and returns how many examples it has; by default the first
-            dimension of the first tensor in it.
         state_file: where to keep the state of the run, see `save` and `resume`; None for nowhere.
         save_every: save the state every so many steps, at least 1, beside every evaluation.
         amp: the half precision of `torch.autocast` in `forward` and `criterion`, see `resolve_amp`; None for none.
@@ -74,8 +73,8 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     the model and the criterion take batches without examples (a loss that is NaN does not count).
 
     Attributes:
-        step: how many steps are finished, over all calls of `train`.
-        total_steps: what `step` will be at the end of the present (or last) call of `train`.
+        step: how many steps are finished.
+        total_steps: what `step` will be at the end of `train`.
         last_loss: loss of the last step, a detached tensor without dimensions, on the device.
         last_grad_norm: norm of the gradients of the last step before clipping, likewise; None
             without clipping.
@@ -84,7 +83,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             "results" (dict of name to float).
         log: one dict for each log line: "step", "loss" (the average that the line shows), "lr",
             "examples_per_second".
-        stop_reason: why `stop` was called since the last start of `train`, or None.
+        stop_reason: why `stop` was called, or None.
         signal: the number of the signal (SIGTERM, SIGINT, SIGHUP) that ended `train`, or None.
         resumed: whether `resume` has found a state that `train` has not gone on from yet.
         saved_step: of the state in `state_file`, or None.
@@ -109,7 +108,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         log_interval: int = 100,
         logger: logging.Logger | None = None,
         progress: bool = True,
-        batch_size_of: Callable[[Any], int] | None = None,
         state_file: Path | None = None,
         save_every: int = 500,
         amp: torch.dtype | None = None,
@@ -138,7 +136,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             accumulate,
             split_batch,
             compiled,
-            batch_size_of,
             least_examples,
         )
         self.model = self._stepper.model
@@ -169,7 +166,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self._loss_sum: torch.Tensor | None = None
         self._loss_count = 0
         self._examples = 0  # of the steps since the last log line, of all processes
-        self._first = 0  # steps finished when `train` was called
         self._batches_taken = 0  # of the present iteration of the training batches
         self._clock = _StepClock()
         # The log lines need an average: the user's if there is one, else one of our own.
@@ -199,21 +195,22 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self.stop_reason = reason
 
     def train(self, steps: int, ckpt_interval: int) -> list[dict[str, Any]]:
-        """Train for `steps` more steps, or until `stop` is called.
+        """Train until `steps` steps are finished, or `stop` is called; once, or again after `resume`.
 
-        Evaluates (given valid_batches) after every `ckpt_interval` steps of this call and after
-        its last one. The model is left in training mode.
+        Evaluates (given valid_batches) after every `ckpt_interval` steps and after the last one. The
+        model is left in training mode.
 
         Args:
-            steps: how many steps, at least 1.
+            steps: how many steps the whole run has, at least 1, and at least those finished.
             ckpt_interval: how many steps from one evaluation to the next, at least 1.
 
         Returns:
-            `history`, with the evaluations of earlier calls first.
+            `history`, with the evaluations from before `resume` first.
 
         Raises:
-            ValueError: an argument is less than 1, there is no batch, or the criterion does not
+            ValueError: an argument is out of its range, there is no batch, or the criterion does not
                 return a tensor without dimensions.
+            RuntimeError: this Bot has trained already, and has not gone back to its state.
             TooFewExamplesError: the batches of a step have less than `least_examples`.
             NonFiniteLossError: a loss, a measured gradient norm or a parameter is not finite. On
                 the CPU, a loss or norm is noticed before the optimizer's step, so the weights
@@ -221,24 +218,21 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 there it is noticed at the next log line or evaluation, and always before the
                 evaluation, so a spoilt model is never evaluated or saved by a callback there.
         """
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        if steps < max(1, self.step):
+            raise ValueError(f"steps must be at least {max(1, self.step)}, got {steps}")
         if ckpt_interval < 1:
             raise ValueError(f"ckpt_interval must be at least 1, got {ckpt_interval}")
-        if not self.resumed:
-            self.stop_reason = None
-            self._first = self.step
-            self._batches_taken = 0
-            self._reset_train_loss()
+        if self.total_steps and not self.resumed:
+            raise RuntimeError("this Bot has trained already; only resume lets it go on")
         self.signal = None
-        self.total_steps = self._first + steps
+        self.total_steps = steps
         self.model.train()
         for callback in self.callbacks:
             callback.on_train_start(self)
         self._clock.restart(self.step)
         with (
             closing(self._endless_batches(self.resumed)) as batches,
-            self._progress_bar(self.step - self._first, steps) as progress_bar,
+            self._progress_bar() as progress_bar,
             SignalFlag(self.state_file is not None) as flag,
         ):
             ending = self.stop_reason is not None
@@ -320,7 +314,6 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         """Return the state of the run: tensors and plain values. All processes must call it."""
         return {
             "version": STATE_VERSION,
-            "first": self._first,
             "step": self.step,
             "stop_reason": self.stop_reason,
             **self._stepper.state_dict(),
@@ -342,8 +335,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self._stepper.load_state_dict(state)
         for callback, (_, own) in zip(self.callbacks, state["callbacks"]):
             callback.load_state_dict(own)
-        self._first, self.step = state["first"], state["step"]
-        self.saved_step = self.step
+        self.step = self.saved_step = state["step"]
         self.stop_reason = state["stop_reason"]
         self.history, self.log = state["history"], state["log"]
         loss_sum = state["loss_sum"]
@@ -365,8 +357,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     def _due(self, ckpt_interval: int) -> bool:
         """Whether this is a step to evaluate after."""
-        done = self.step - self._first
-        return done > 0 and (done % ckpt_interval == 0 or self.step == self.total_steps)
+        return self.step > 0 and (self.step % ckpt_interval == 0 or self.step == self.total_steps)
 
     def _evaluated(self) -> bool:
         """Whether the evaluation after this step is done, or there are none."""
@@ -425,7 +416,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             for batch in in_step(batches):
                 if flag is not None and flag.number and not is_distributed():
                     raise _Interrupted
-                size = 0 if batch is None else self._stepper.batch_size_of(batch)
+                size = 0 if batch is None else batch_size(batch)
                 if size > 0:
                     batch = move_to(batch, self.device)
                     with self._stepper.autocast():
@@ -463,7 +454,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             return next(batches)
         except Exception:
             # Other processes may not fail, and would have to save with this one.
-            if self.step not in (self._first, self.saved_step) and not is_distributed():
+            if self.step not in (0, self.saved_step) and not is_distributed():
                 self._check_finite()
                 self.save()
             raise
@@ -538,10 +529,16 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             raise RuntimeError("no step since the last evaluation")
         return self._loss_sum.item() / self._loss_count
 
-    def _progress_bar(self, done: int, steps: int) -> "tqdm[Any]":
+    def _progress_bar(self) -> "tqdm[Any]":
         shown = self.progress and sys.stderr.isatty() and rank() == 0
         return tqdm(
-            initial=done, total=steps, disable=not shown, file=sys.stderr, unit="step", dynamic_ncols=True, leave=False
+            initial=self.step,
+            total=self.total_steps,
+            disable=not shown,
+            file=sys.stderr,
+            unit="step",
+            dynamic_ncols=True,
+            leave=False,
         )
 
     def _log_step(self, progress_bar: "tqdm[Any]") -> None:

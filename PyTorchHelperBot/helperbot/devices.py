@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
 
 Batch = TypeVar("Batch")
 
@@ -47,8 +46,7 @@ def pin_memory(batch: Batch) -> Batch:
 
 def _map(value: Any, function: Callable[[Any], Any]) -> Any:
     """Apply `function` to the tensors in a batch."""
-    # A PackedSequence is a named tuple, but one of its tensors must stay on the CPU.
-    if isinstance(value, (torch.Tensor, PackedSequence)):
+    if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, MutableMapping):
         # A copy with its items replaced keeps what a subclass adds (say, a default factory).
@@ -93,7 +91,7 @@ def batch_size(batch: Any) -> int:
     """
     first = next(_tensors(batch), None)
     if first is None:
-        raise ValueError(f"no tensor in a batch of type {type(batch).__name__}: give the Bot a batch_size_of")
+        raise ValueError(f"no tensor in a batch of type {type(batch).__name__}")
     if first.ndim == 0:
-        raise ValueError("the first tensor of the batch has no dimensions: give the Bot a batch_size_of")
+        raise ValueError("the first tensor of the batch has no dimensions, so none of examples")
     return first.shape[0]

@@ -1,12 +1,7 @@
 """Metrics over a whole evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
-
-import torch
-
-from helperbot.distributed import sum_over_ranks
 
 
 class Metric(ABC):
@@ -41,54 +36,3 @@ class Metric(ABC):
 
         A dict's own keys, instead of `name`, become the names in the results.
         """
-
-
-class MeanMetric(Metric):
-    """The mean of a per-example value over all examples, of all processes.
-
-    Args:
-        name: name of the mean in the results.
-        function: gets (outputs, batch) and returns a 1-d tensor (any real or boolean dtype) with
-            one value per example.
-    """
-
-    def __init__(self, name: str, function: Callable[[Any, Any], torch.Tensor]) -> None:
-        super().__init__(name)
-        self.function = function
-        self._sum: torch.Tensor | None = None
-        self._count = 0
-
-    def reset(self) -> None:
-        self._sum = None
-        self._count = 0
-
-    def update(self, outputs: Any, batch: Any) -> None:
-        """Take in one batch.
-
-        Raises:
-            ValueError: the function's result is not a 1-d tensor.
-        """
-        values = self.function(outputs, batch)
-        if values.ndim != 1:
-            raise ValueError(
-                f"the function of metric {self.name!r} must return a 1-d tensor of per-example "
-                f"values, got shape {tuple(values.shape)}"
-            )
-        # Summed on the device: reading each batch's value would wait for it every time.
-        total = values.detach().sum(dtype=torch.float64)
-        self._sum = total if self._sum is None else self._sum + total
-        self._count += values.shape[0]
-
-    def compute(self) -> float:
-        """Return the mean.
-
-        Raises:
-            ValueError: there were no examples.
-        """
-        # A process without batches has to take part in the sums of the others.
-        own = torch.zeros((), dtype=torch.float64) if self._sum is None else self._sum
-        count = int(sum_over_ranks(torch.tensor(self._count)))
-        total = sum_over_ranks(own).item()
-        if count == 0:
-            raise ValueError(f"metric {self.name!r} has seen no examples")
-        return total / count

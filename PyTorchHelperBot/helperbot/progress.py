@@ -7,14 +7,11 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from helperbot.callbacks import Callback
+from helperbot.callbacks import BotLike, Callback
 from helperbot.distributed import rank
 from helperbot.files import replacing
-
-if TYPE_CHECKING:
-    from helperbot.bot import Bot
 
 NO_TENSORFLOW = "tensorboard.compat.notf"
 
@@ -34,19 +31,19 @@ class HistoryFile(Callback):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    def on_eval_end(self, bot: Bot, results: dict[str, float]) -> None:
+    def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
         """Write the file."""
         self._write(bot)
 
-    def on_state_saved(self, bot: Bot) -> None:
+    def on_state_saved(self, bot: BotLike) -> None:
         """Write the file."""
         self._write(bot)
 
-    def on_train_end(self, bot: Bot) -> None:
+    def on_train_end(self, bot: BotLike) -> None:
         """Write the file."""
         self._write(bot)
 
-    def _write(self, bot: Bot) -> None:
+    def _write(self, bot: BotLike) -> None:
         if rank() > 0:
             return
         rows: dict[int, dict[str, Any]] = {}
@@ -78,7 +75,7 @@ class TensorBoardLog(Callback):
         self.folder = Path(folder)
         self._writer: Any = None
 
-    def on_train_start(self, bot: Bot) -> None:
+    def on_train_start(self, bot: BotLike) -> None:
         """Open the event file."""
         if rank() == 0:
             # A module of this name tells tensorboard to do without TensorFlow, whose import takes
@@ -89,15 +86,15 @@ class TensorBoardLog(Callback):
             purge = bot.step + 1 if bot.resumed else None
             self._writer = SummaryWriter(str(self.folder), purge_step=purge)
 
-    def on_log(self, bot: Bot, entry: dict[str, Any]) -> None:
+    def on_log(self, bot: BotLike, entry: dict[str, Any]) -> None:
         """Write the values of a log line."""
         self._add("train", entry, bot.step)
 
-    def on_eval_end(self, bot: Bot, results: dict[str, float]) -> None:
+    def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
         """Write the results of an evaluation."""
         self._add("valid", results, bot.step)
 
-    def on_train_end(self, bot: Bot) -> None:
+    def on_train_end(self, bot: BotLike) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()

@@ -1,10 +1,8 @@
 """The state of a run in a file, so that a killed run can go on: tensors and plain values only."""
 
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from helperbot.distributed import gather_rows, rank
@@ -62,27 +60,16 @@ def load_file(path: Path) -> dict[str, Any]:
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The states of all random generators: torch's of every process, Python's and numpy's."""
-    # pylint: disable-next=unexpected-keyword-arg  # it looks for the signature of a compiled function
-    numpy = np.random.get_state(legacy=False)
-    keys = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    state: dict[str, Any] = {
-        "torch": _of_all_ranks(torch.get_rng_state(), device),
-        "python": random.getstate(),
-        "numpy": (numpy["bit_generator"], keys, numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"]),
-    }
+    """The states of torch's random generators, of every process."""
+    state = {"torch": _of_all_ranks(torch.get_rng_state(), device)}
     if device.type == "cuda":
         state["cuda"] = _of_all_ranks(torch.cuda.get_rng_state(device), device)
     return state
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Put the random generators of this process back into their states."""
+    """Put torch's random generators of this process back into their states."""
     torch.set_rng_state(state["torch"][rank()].clone())
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"][rank()].clone(), device)
 

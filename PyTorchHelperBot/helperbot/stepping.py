@@ -37,7 +37,6 @@ class Stepper:
         accumulate: int = 1,
         split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
         compiled: bool = False,
-        batch_size_of: Callable[[Any], int] | None = None,
         least_examples: int = 1,
     ) -> None:
         if clip_grad_norm is not None and not clip_grad_norm > 0:
@@ -61,7 +60,6 @@ class Stepper:
         self.amp = amp
         self.accumulate = accumulate
         self.split_batch = split_batch
-        self.batch_size_of = batch_size if batch_size_of is None else batch_size_of
         self.least_examples = least_examples
         # Without float16 the scaler passes everything through.
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
@@ -116,7 +114,7 @@ class Stepper:
         parts: Sequence[Any] = [batch]
         if self.accumulate > 1 and self.split_batch is not None:
             parts = self.split_batch(batch, self.accumulate)
-        sizes = totals = [self.batch_size_of(part) for part in parts]
+        sizes = totals = [batch_size(part) for part in parts]
         if is_distributed():
             if len(parts) != self.accumulate:
                 raise ValueError(

@@ -11,16 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from helperbot import (
-    BestCheckpoints,
-    Bot,
-    Callback,
-    EarlyStopping,
-    HistoryFile,
-    MeanMetric,
-    NonFiniteLossError,
-    process_group,
-)
+from helperbot import BestCheckpoints, Bot, Callback, EarlyStopping, HistoryFile, NonFiniteLossError, process_group
 from helperbot.distributed import (
     SyncBatchNorm1d,
     gather_on_first,
@@ -32,6 +23,7 @@ from helperbot.distributed import (
 )
 from helperbot.guards import FiniteGuard, TooFewExamplesError
 from helperbot.stepping import Stepper
+from helperbot_mean import Mean
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -92,7 +84,7 @@ def make_bot(model, note, number, count, folder=None, **arguments):
     callbacks = [note, EarlyStopping("loss", "min", 50)]
     if folder is not None:
         arguments.setdefault("state_file", folder / "state.pt")
-        callbacks += [BestCheckpoints(folder / "best", "error", "min", keep=2), HistoryFile(folder / "history.csv")]
+        callbacks += [BestCheckpoints(folder / "best", "error", "min"), HistoryFile(folder / "history.csv")]
     return Bot(
         model,
         torch.optim.AdamW(model.parameters(), lr=0.05),
@@ -100,7 +92,7 @@ def make_bot(model, note, number, count, folder=None, **arguments):
         criterion=lambda outputs, batch: nn.functional.mse_loss(outputs, batch[1]),
         train_batches=training,
         valid_batches=validation,
-        metrics=[MeanMetric("error", lambda outputs, batch: (outputs - batch[1]).abs()[:, 0])],
+        metrics=[Mean("error", lambda outputs, batch: (outputs - batch[1]).abs()[:, 0])],
         callbacks=callbacks,
         clip_grad_norm=1.0,
         log_interval=2,
@@ -195,7 +187,7 @@ def too_few():
     return messages
 
 
-class Exchange(MeanMetric):
+class Exchange(Mean):
     """Counts how often the processes exchange something, and takes part in it."""
 
     times = 0

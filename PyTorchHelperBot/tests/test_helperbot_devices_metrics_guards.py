@@ -1,4 +1,4 @@
-"""Moving batches, metrics and the guard against values that are not finite."""
+"""Moving batches, and the guard against values that are not finite."""
 
 import collections
 import dataclasses
@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from helperbot import MeanMetric, NonFiniteLossError, batch_size, move_to
+from helperbot import NonFiniteLossError, move_to
+from helperbot.devices import batch_size
 from helperbot.guards import FiniteGuard, check_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,13 +61,6 @@ def test_move_to_moves_tensors_in_any_nesting_and_keeps_the_types():
     assert defaults["a"].device.type == "cpu"
 
 
-def test_move_to_moves_packed_sequences():
-    packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
-    moved = move_to([packed], "cpu")[0]
-    assert torch.equal(moved.data, packed.data)
-    assert torch.equal(moved.batch_sizes, packed.batch_sizes)
-
-
 nested = st.recursive(
     st.one_of(st.integers(), st.text(max_size=3), st.none(), st.just(torch.ones(2))),
     lambda children: st.one_of(
@@ -109,30 +103,10 @@ def test_batch_size_is_the_first_dimension_of_the_first_tensor():
     assert batch_size([1, Record(torch.ones(6), "r")]) == 6
 
 
-@pytest.mark.parametrize("batch", [["a", 1], torch.tensor(1.0)])
-def test_batch_size_needs_a_tensor_with_dimensions(batch):
-    with pytest.raises(ValueError, match="batch_size_of"):
+@pytest.mark.parametrize("batch, reason", [(["a", 1], "no tensor"), (torch.tensor(1.0), "no dimensions")])
+def test_batch_size_needs_a_tensor_with_dimensions(batch, reason):
+    with pytest.raises(ValueError, match=reason):
         batch_size(batch)
-
-
-def test_mean_metric_weighs_examples_not_batches():
-    metric = MeanMetric("right", lambda outputs, batch: outputs == batch)
-    metric.reset()
-    metric.update(torch.tensor([1, 2, 3]), torch.tensor([1, 2, 3]))
-    metric.update(torch.tensor([1]), torch.tensor([0]))
-    assert metric.compute() == 0.75
-    metric.reset()
-    metric.update(torch.tensor([1]), torch.tensor([0]))
-    assert metric.compute() == 0.0
-
-
-def test_mean_metric_refuses_wrong_shapes_and_no_examples():
-    metric = MeanMetric("m", lambda outputs, batch: outputs)
-    metric.reset()
-    with pytest.raises(ValueError, match="1-d.*shape \\(2, 1\\)"):
-        metric.update(torch.ones(2, 1), None)
-    with pytest.raises(ValueError, match="no examples"):
-        metric.compute()
 
 
 def test_immediate_guard_raises_at_once():

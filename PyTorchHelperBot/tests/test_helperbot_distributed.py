@@ -161,7 +161,7 @@ def test_only_process_0_writes(begun, folder):
         written = folder / "rank0" / variant.replace(" ", "_")
         names = sorted(path.name for path in written.rglob("*"))
         assert {"best", "history.csv", "state.pt"} < set(names)
-        assert len(names) == 5  # and two checkpoints
+        assert len(names) == 4  # and a checkpoint
     assert not (folder / "rank1").exists()
 
 

@@ -19,6 +19,7 @@ class Net(nn.Module):  # pylint: disable=abstract-method,too-many-instance-attri
         self.instance_norm = nn.InstanceNorm1d(4, affine=True)
         self.attention = nn.MultiheadAttention(4, 2)
         self.centers = nn.Parameter(torch.zeros(4, 4))
+        self.row_bias = nn.Parameter(torch.zeros(4, 4))
         self.frozen = nn.Linear(4, 4).requires_grad_(False)
         self.tied = nn.Linear(4, 4, bias=False)
         self.tied.weight = self.body[2].weight
@@ -31,9 +32,9 @@ def ids(parameters):
 
 def test_normalization_layers_and_biases_have_no_decay():
     net = Net()
-    decay, no_decay = parameter_groups(net, 0.1, 0.01, name="net")
-    assert (decay["name"], decay["lr"], decay["weight_decay"]) == ("net.decay", 0.1, 0.01)
-    assert (no_decay["name"], no_decay["lr"], no_decay["weight_decay"]) == ("net.no_decay", 0.1, 0)
+    decay, no_decay = parameter_groups(net, 0.1, 0.01)
+    assert (decay["lr"], decay["weight_decay"]) == (0.1, 0.01)
+    assert (no_decay["lr"], no_decay["weight_decay"]) == (0.1, 0)
     assert set(ids(decay["params"])) == set(
         ids(
             [
@@ -59,6 +60,7 @@ def test_normalization_layers_and_biases_have_no_decay():
                 net.instance_norm.bias,
                 net.attention.in_proj_bias,
                 net.attention.out_proj.bias,
+                net.row_bias,
             ]
         )
     )
@@ -70,31 +72,15 @@ def test_each_trained_parameter_is_listed_exactly_once():
     assert sorted(ids(listed)) == sorted(ids(p for p in net.parameters() if p.requires_grad))
 
 
-def test_recurrent_biases_have_no_decay():
-    rnn = nn.LSTM(2, 3)
-    no_decay = next(g for g in parameter_groups(rnn, 0.1, 0.01) if g["name"] == "no_decay")
-    assert ids(no_decay["params"]) == ids([rnn.bias_ih_l0, rnn.bias_hh_l0])
-
-
-def test_parameter_shared_with_a_normalization_layer_is_exempt():
-    net = nn.Module()
-    net.scale = nn.Parameter(torch.ones(4))
-    net.norm = nn.LayerNorm(4, bias=False)
-    net.norm.weight = net.scale
-    (group,) = parameter_groups(net, 0.1, 0.01)
-    assert group["name"] == "no_decay"
-    assert ids(group["params"]) == ids([net.scale])
-
-
 def test_empty_groups_are_dropped():
-    assert [g["name"] for g in parameter_groups(nn.Linear(2, 2, bias=False), 1, 1)] == ["decay"]
-    assert [g["name"] for g in parameter_groups(nn.LayerNorm(2), 1, 1)] == ["no_decay"]
+    assert [g["weight_decay"] for g in parameter_groups(nn.Linear(2, 2, bias=False), 1, 1)] == [1]
+    assert [g["weight_decay"] for g in parameter_groups(nn.LayerNorm(2), 1, 1)] == [0]
     assert not parameter_groups(nn.ReLU(), 1, 1)
 
 
 def test_groups_of_submodules_combine_in_one_optimizer():
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
-    optimizer = torch.optim.AdamW(parameter_groups(first, 0.1, 0.5, name="first") + parameter_groups(second, 0.2, 0.5))
+    optimizer = torch.optim.AdamW(parameter_groups(first, 0.1, 0.5) + parameter_groups(second, 0.2, 0.5))
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [
         (0.1, 0.5),
         (0.1, 0),

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from helperbot import Bot, Callback, HistoryFile, MeanMetric, TensorBoardLog
+from helperbot import Bot, Callback, HistoryFile, TensorBoardLog
+from helperbot_mean import Mean
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -43,7 +44,7 @@ def make_bot(callbacks, state_file=None, valid=True):
         criterion=lambda outputs, batch: outputs.square().mean(),
         train_batches=batches,
         valid_batches=batches if valid else None,
-        metrics=[MeanMetric("size", lambda outputs, batch: outputs.abs().squeeze(1))],
+        metrics=[Mean("size", lambda outputs, batch: outputs.abs().squeeze(1))],
         callbacks=callbacks,
         logger=QUIET,
         log_interval=2,
@@ -117,7 +118,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
 
     monkeypatch.setattr(csv.DictWriter, "writerows", fail)
     with pytest.raises(OSError, match="no space"):
-        bot.train(3, 3)
+        make_bot([HistoryFile(path)]).train(3, 3)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["history.csv"]
 

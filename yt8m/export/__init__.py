@@ -1,1 +1,1 @@
-"""Trained models as one file for programs that do not have this package."""
+"""Trained models as one ONNX file for programs that do not have this package."""

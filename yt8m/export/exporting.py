@@ -1,13 +1,19 @@
-"""Model folders as single files that other programs run, compared with the models in PyTorch before they are there.
+"""Model folders as ONNX files, compared with the models in PyTorch before they are there.
 
 Dimensions: S segments, W = 5 + 2·offset frames of an expanded segment, L frames of a whole video, D features of a
 frame, F features of a segment or video, H and P features of a row, G groups, K clusters, C classes. S and L are free,
 at least 1.
 """
 
-from collections.abc import Sequence
+import importlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +24,7 @@ from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.data.segments import context_frames
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.export.portable import Interface, interface_of, make_portable
-from yt8m.export.portable_formats import Run, read_onnx, read_torchscript, require_onnx, write_onnx, write_torchscript
+from yt8m.export.portable import OUTPUT, Interface, Portable, interface_of, make_portable
 from yt8m.models.artifacts import ModelFolder, load_segment_model, load_video_model
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME, folder_digest
 from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
@@ -40,6 +45,11 @@ _CHECKED = (
 )  # head and tail are cut from 41
 TOLERANCE = 1e-5  # of probabilities
 _LOGIT_TOLERANCE = 1e-4  # of logits, relative to the largest, or to 1
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+SIZE_LIMIT = 2**31 - 2**24  # bytes of weights: a protobuf file ends at 2 GiB, and has more in it than weights
+_TRACED = {"S": 3, "L": 61}
+
+Run = Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]  # inputs → probabilities and logits
 
 
 class Case(NamedTuple):
@@ -70,17 +80,15 @@ class Comparison:
         return text
 
 
-def export_folder(folder: ModelFolder, file_format: str, output: Path) -> tuple[Interface, Comparison]:
-    """Write a model to a file, "onnx" or "torchscript", that has been run and compared with the model in PyTorch.
+def export_folder(folder: ModelFolder, output: Path) -> tuple[Interface, Comparison]:
+    """Write a model to an ONNX file that has been run and compared with the model in PyTorch.
 
-    Raises `UserError`, and leaves `output` as it was, where they differ, the model is of no use or the format cannot
-    hold it.
+    Raises `UserError`, and leaves `output` as it was, where they differ, the model is of no use or too large, or a
+    package is missing that only this needs.
     """
     _check_output(folder, output)
-    formats = {"onnx": (write_onnx, read_onnx), "torchscript": (write_torchscript, read_torchscript)}
-    write, read = formats[file_format]
-    if file_format == "onnx":
-        require_onnx()
+    for name in _PACKAGES:
+        _package(name)
     vocabulary = folder.vocabulary()
     model = _load(folder)
     interface = interface_of(folder, len(vocabulary))
@@ -88,12 +96,12 @@ def export_folder(folder: ModelFolder, file_format: str, output: Path) -> tuple[
     if not all(case.reference.isfinite().all() for case in cases):
         raise UserError(f"{folder.path}: predicts values that are not numbers; its weights are of no use")
     with replacing(output) as temporary:
-        write(make_portable(model), interface, describe(folder, vocabulary, interface), temporary)
-        comparison = compare(read(temporary), cases)
+        write_onnx(make_portable(model), interface, describe(folder, vocabulary, interface), temporary)
+        comparison = compare(read_onnx(temporary), cases)
         if not comparison.agrees:
             raise UserError(
                 f"{output}: not written, as it would not give the numbers of {folder.path}: off by up to "
-                f"{comparison}; try the other --format, or other versions of torch and onnxruntime"
+                f"{comparison}; try other versions of torch and onnxruntime"
             )
     return interface, comparison
 
@@ -125,6 +133,98 @@ def describe(folder: ModelFolder, vocabulary: Vocabulary, interface: Interface) 
     if "segments" in interface.inputs:
         description["offset"] = folder.offset
     return description
+
+
+def _package(name: str) -> ModuleType:
+    """A package that only exporting needs. Raises `UserError` where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(
+            f"--format onnx: needs the package {name}, which is not installed here; pip install {' '.join(_PACKAGES)}"
+        ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what exporters log of their progress, and without what they tell their programmers."""
+    levels = {
+        "onnxscript": logging.WARNING,
+        "onnx_ir": logging.WARNING,
+        "torch.onnx._internal.exporter._registration": logging.ERROR,
+    }  # warns where there is no torchvision
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = {logger: logger.level for logger in loggers}
+    try:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+        with warnings.catch_warnings():
+            for category in (DeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
+
+
+def write_onnx(model: Portable[Any], interface: Interface, description: Mapping[str, Any], path: Path) -> None:
+    """Export through `torch.export` to one file; texts of the description as they are, all else as JSON."""
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if size > SIZE_LIMIT:
+        raise UserError(
+            f"{description['model']}: has {size / 1e9:.1f} GB of weights, and an ONNX file holds 2 GB; "
+            "a model of this size cannot be exported"
+        )
+    shapes = [tuple({0: torch.export.Dim.DYNAMIC} for _ in interface.inputs)]  # of `*inputs`
+    with _quiet():
+        exported = torch.export.export(model, interface.sample(_TRACED, 0), dynamic_shapes=shapes, strict=False)
+        program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=list(interface.inputs),
+            output_names=[OUTPUT],
+        )
+        assert program is not None  # it is where no file is named
+        proto = program.model_proto
+    _clean(proto.graph, interface)
+    for key, value in description.items():
+        proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    path.write_bytes(proto.SerializeToString())
+
+
+def _clean(graph: Any, interface: Interface) -> None:
+    """Leave out where in this package each node comes from, and give the free dimensions their names."""
+    del graph.value_info[:]
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+    for value, shape in zip((*graph.input, *graph.output), (*interface.inputs.values(), interface.output)):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, shape):
+            if isinstance(size, str):
+                dimension.dim_param = size
+
+
+def read_onnx(path: Path) -> Run:
+    """Run an ONNX file on the CPU; its logits as well, by making them an output of a copy."""
+    onnx, runtime = _package("onnx"), _package("onnxruntime")
+    proto = onnx.load(path)
+    (logits,) = (node.input[0] for node in proto.graph.node if OUTPUT in node.output)
+    proto.graph.output.add(name=logits)
+    sessions = [
+        runtime.InferenceSession(source, providers=["CPUExecutionProvider"])
+        for source in (str(path), proto.SerializeToString())
+    ]
+
+    def run(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        names = [value.name for value in sessions[0].get_inputs()]
+        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        outputs = [session.run([name], feed)[0] for session, name in zip(sessions, (OUTPUT, logits))]
+        return torch.from_numpy(outputs[0]), torch.from_numpy(outputs[1])
+
+    return run
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Models as exporters take them: tensors in, tensors out, and no branch that depends on what goes in.
+"""Models as the exporter takes them: tensors in, tensors out, and no branch that depends on what goes in.
 
 Frames go in as they are in the shards, uint8, and probabilities come out. The head and the tail of a video, which a
 model of whole videos does not look at, are left out within the model, so that nobody else has to know of them.
@@ -8,6 +8,7 @@ frame, F features of a segment or video, H and P features of a row, G groups, K 
 at least 1.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -73,8 +74,8 @@ def _encode_segments(encoder: Encoder, segments: Tensor) -> Tensor:
     return _encode(encoder, segments, Packing(segments, None))
 
 
-class Portable(nn.Module, Generic[Model]):  # pylint: disable=abstract-method  # its inputs are named by `forward`
-    """A model as the exporters take it: tensors in, tensors out, no layer that they cannot write."""
+class Portable(nn.Module, ABC, Generic[Model]):
+    """A model as the exporter takes it: tensors in, tensors out, no layer that it cannot write."""
 
     def __init__(self, model: Model) -> None:
         """`model` in eval mode, which is changed, though not in what it computes."""
@@ -85,45 +86,43 @@ class Portable(nn.Module, Generic[Model]):  # pylint: disable=abstract-method  #
             if isinstance(layer, SEGating):  # takes an autograd function, which no file holds, for a bare batch norm
                 layer.bn1 = nn.Sequential(layer.bn1)
 
+    @abstractmethod
+    def logits(self, *inputs: Tensor) -> Tensor:
+        """The inputs of an `Interface` → logits, in the shape of its output."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The inputs of an `Interface` → probabilities."""
+        return self.logits(*inputs).sigmoid()
+
 
 class _PortableVideoModel(Portable[VideoModel]):
     """A video model."""
 
-    def logits(self, frames: Tensor) -> Tensor:
+    def logits(self, *inputs: Tensor) -> Tensor:
         """Frames (L, D) uint8 of one whole video → (C,)."""
+        (frames,) = inputs
         return self.model.logits(_encode_video(self.model, frames)).squeeze(0)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames (L, D) uint8 of one whole video → probabilities (C,)."""
-        return self.logits(frames).sigmoid()
 
 
 class _PortableAgnosticModel(Portable[ContextAgnosticModel]):
     """A context-agnostic segment model."""
 
-    def logits(self, segments: Tensor) -> Tensor:
+    def logits(self, *inputs: Tensor) -> Tensor:
         """Segments (S, W, D) uint8 → (S, C)."""
+        (segments,) = inputs
         return self.model.classify(_encode_segments(self.model.segment_encoder, segments))
-
-    def forward(self, segments: Tensor) -> Tensor:
-        """Segments (S, W, D) uint8 → probabilities (S, C)."""
-        return self.logits(segments).sigmoid()
 
 
 class _PortableAwareModel(Portable[ContextAwareModel]):
     """A context-aware segment model."""
 
-    def logits(self, segments: Tensor, frames: Tensor) -> Tensor:
+    def logits(self, *inputs: Tensor) -> Tensor:
         """Segments (S, W, D) uint8 and the frames (L, D) uint8 of the whole video that they come from → (S, C)."""
+        segments, frames = inputs
         features = _encode_segments(self.model.segment_encoder, segments)
         return self.model.classify(
             features, lambda encoder: _encode_video(encoder, frames).expand(segments.shape[0], -1)
         )
-
-    def forward(self, segments: Tensor, frames: Tensor) -> Tensor:
-        """Segments (S, W, D) uint8 and the frames (L, D) uint8 of the whole video that they come from →
-        probabilities (S, C)."""
-        return self.logits(segments, frames).sigmoid()
 
 
 @dataclass(frozen=True)
