@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from benchmarks.accuracy_runs import BASES, LOG, Place, Result, Run, Variant, read_json, write_json
+from benchmarks.harness import make_parser
 from benchmarks.plain_training import ASPECTS
 from benchmarks.planted import add_sizes
 from benchmarks.watched_training import SEEN, WORST
@@ -50,6 +51,7 @@ VARIANTS = (
     Variant("here, decay as in 2019", as_in_2019=("decay",)),
     Variant("here, order as in 2019", as_in_2019=("order",)),
 )
+DATA_DIR = ROOT / "data" / "accuracy"
 DATA_SEEDS, TRAINING_SEEDS = [1, 2, 3, 4, 5], [1, 2, 3]
 LEVEL = 0.95
 
@@ -151,14 +153,7 @@ def print_tables(results: Results, reference: str) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=ROOT / "data" / "accuracy",
-        metavar="DIR",
-        help="where data, models and results are kept (default: data/accuracy in the repository)",
-    )
+    parser = make_parser(__doc__, DATA_DIR, "data, models and results are kept")
     names = [variant.name for variant in VARIANTS]
     parser.add_argument(
         "--variants",

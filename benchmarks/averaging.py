@@ -11,7 +11,6 @@ trained anew, too. Means over the runs, and the mean differences to the last wei
 (Student's t). What is finished stays; the same command goes on. Nothing is timed.
 """
 
-import argparse
 import copy
 import os
 import statistics
@@ -28,8 +27,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
-from benchmarks.accuracy import LEVEL, half_interval
+from benchmarks.accuracy import DATA_DIR, LEVEL, half_interval
 from benchmarks.accuracy_runs import CONFIGS, RESULT, read_json, write_json
+from benchmarks.harness import make_parser
 from benchmarks.plain_training import COMMANDS, Trainer, batches_of, training_keys
 
 DECAY = 0.99  # at most; after step n + 1 at most (1 + n) / (10 + n)
@@ -145,14 +145,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> Iterator[str]:
 
 def main() -> None:
     """Do what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=ROOT / "data" / "accuracy",
-        metavar="DIR",
-        help="that of accuracy.py (default: data/accuracy in the repository)",
-    )
+    parser = make_parser(__doc__, DATA_DIR, "accuracy.py keeps data, models and results")
     parser.add_argument("--pre-training", action="store_true", help="train DBoF's base model, too")
     parser.add_argument("--processes", type=int, default=2, metavar="N", help="so many at a time (default: 2)")
     args = parser.parse_args()

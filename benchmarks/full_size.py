@@ -5,7 +5,6 @@ folder for the next time), reads them once as fast as the disk allows, and makes
 own, in turn, each time with nothing of the files in the page cache. Prints the times, their ratio and peak memory.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -21,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
-from benchmarks.harness import drop_from_page_cache
+from benchmarks.harness import add_repeats, drop_from_page_cache, make_parser
 from yt8m.data.candidates import Candidates, save_candidates
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.prediction.memmaps import SCALE
@@ -132,15 +131,8 @@ def make_submission(paths: list[Path], data_dir: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path("data/full-size"),
-        metavar="DIR",
-        help="where the files are kept, 25 GB (default: data/full-size)",
-    )
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each way (default: 3)")
+    parser = make_parser(__doc__, Path("data/full-size"), "the files are kept, 25 GB")
+    add_repeats(parser, 3)
     args = parser.parse_args()
     paths = make_files(args.data_dir)
     check_equal(paths)

@@ -15,18 +15,20 @@ SIZES = (
 ).split()
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """`--data-dir` and `--repeats`."""
+def make_parser(description: str | None, folder: Path, kept: str) -> argparse.ArgumentParser:
+    """`--data-dir`, by default `folder`; `kept`: what is kept there."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path("data/benchmark"),
-        metavar="DIR",
-        help="where the generated data is kept, 650 MB (default: data/benchmark)",
+        "--data-dir", type=Path, default=folder, metavar="DIR", help=f"where {kept} (default: %(default)s)"
     )
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timings of each way (default: 5)")
     return parser
+
+
+def add_repeats(parser: argparse.ArgumentParser, default: int) -> None:
+    """`--repeats`."""
+    parser.add_argument(
+        "--repeats", type=int, default=default, metavar="N", help="timings of each way (default: %(default)s)"
+    )
 
 
 def make_data(data_dir: Path) -> None:

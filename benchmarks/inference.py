@@ -5,7 +5,6 @@ than the published ones. Checks of each step that both ways give the same, then 
 "command" is a whole process, from its start to its end.
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
-from benchmarks.harness import rates
+from benchmarks.harness import add_repeats, make_parser, rates
 from benchmarks.plain_inference import plain_metadata, plain_model, plain_predictions, plain_submission
 from yt8m import make_demo_data
 from yt8m.data.candidates import load_candidates
@@ -249,15 +248,8 @@ def time_submission(data_dir: Path, repeats: int) -> None:
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path("data/benchmark-inference"),
-        metavar="DIR",
-        help="where the generated data is kept, 700 MB (default: data/benchmark-inference)",
-    )
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="timings of each way (default: 3)")
+    parser = make_parser(__doc__, Path("data/benchmark-inference"), "the generated data is kept, 700 MB")
+    add_repeats(parser, 3)
     args = parser.parse_args()
     make_data(args.data_dir)
     time_metadata(args.data_dir, args.repeats)

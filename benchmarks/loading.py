@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 # pylint: disable=wrong-import-position
-from benchmarks.harness import drop_from_page_cache, make_data, make_parser, print_rates, rates
+from benchmarks.harness import add_repeats, drop_from_page_cache, make_data, make_parser, print_rates, rates
 from benchmarks.plain_loading import PlainSegments, PlainTestSegments, PlainVideos, pad_segments, pad_videos
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
@@ -293,7 +293,9 @@ def time_disk(data: Data, name: str, repeats: int) -> None:
 
 def main() -> None:
     """Print the tables."""
-    args = make_parser(__doc__).parse_args()
+    parser = make_parser(__doc__, Path("data/benchmark"), "the generated data is kept, 650 MB")
+    add_repeats(parser, 5)
+    args = parser.parse_args()
     make_data(args.data_dir)
     data = Data(args.data_dir)
     print("checking that both ways give the same batches ...", file=sys.stderr)

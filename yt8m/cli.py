@@ -87,24 +87,15 @@ def make_parser(description: str | None, examples: str | tuple[str, ...], *optio
     )
     parser.add_argument("--version", action="version", version=__version__)
     loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument(
-        "-v",
-        "--verbose",
-        action="store_const",
-        const=logging.DEBUG,
-        default=logging.INFO,
-        dest="console_level",
-        help="say more: versions, where it computes, time and memory; of a mistake, also where it was found",
-    )
-    loudness.add_argument(
-        "-q",
-        "--quiet",
-        action="store_const",
-        const=logging.WARNING,
-        default=logging.INFO,
-        dest="console_level",
-        help="show results, warnings and errors only, no progress; log files are complete all the same",
-    )
+    more = "say more: versions, where it computes, time and memory; of a mistake, also where it was found"
+    less = "show results, warnings and errors only, no progress; log files are complete all the same"
+    for short, name, level, text in (
+        ("-v", "--verbose", logging.DEBUG, more),
+        ("-q", "--quiet", logging.WARNING, less),
+    ):
+        loudness.add_argument(
+            short, name, action="store_const", const=level, default=logging.INFO, dest="console_level", help=text
+        )
     parser.add_argument(
         "--data-dir",
         type=Path,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from helperbot.schedules import warmup_linear_decay
     from helperbot.state import StateError
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 _MODULES = {
     "BestCheckpoints": "callbacks",
