@@ -68,7 +68,7 @@ def kill_until(kills: int, folder: Path, *command_line: object) -> int:
             process = begin()
             process.join(moments.uniform(0, 1) * uninterrupted)
             process.kill()
-            (code,) = wait_for([process])
+            code = wait_for([process])[0]
             if code == 0:
                 break
             assert code == -signal.SIGKILL, output.read_text(encoding="utf-8")

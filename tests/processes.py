@@ -17,6 +17,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import numpy as np
+import torch
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
@@ -47,22 +50,25 @@ def run_command(module: str, *arguments: object) -> None:
     importlib.import_module("yt8m.cli").run(command.main, command.build_parser())
 
 
-def run_program(*arguments: str) -> None:
-    """Do what Python does with `-m MODULE`, `-c CODE` or `FILE`; it imports the package from where Python finds it."""
+def run_program(path: list[str], *arguments: str) -> None:
+    """Do what Python does with `-m MODULE`, `-c CODE` or `FILE`, and with arguments of its own.
+
+    `path`: where Python finds modules beside those of the program, for the package to be imported from there.
+    """
     for name in [name for name in sys.modules if name.partition(".")[0] == "yt8m"]:
         del sys.modules[name]
     kind, *rest = arguments
     if kind == "-m":
         sys.argv = rest
-        sys.path.insert(0, os.getcwd())
+        sys.path[:] = [os.getcwd(), *path]
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
         sys.argv = ["-c", *rest[1:]]
-        sys.path.insert(0, os.getcwd())
+        sys.path[:] = ["", *path]
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})  # pylint: disable=exec-used
     else:
         sys.argv = [kind, *rest]
-        sys.path.insert(0, str(Path(kind).resolve().parent))
+        sys.path[:] = [str(Path(kind).resolve().parent), *path]
         runpy.run_path(kind, run_name="__main__")
 
 
@@ -94,7 +100,9 @@ def _call(
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    multiprocessing.set_start_method(None, force=True)  # the usual one, not that of the process that forked
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    np.random.seed()  # as Python's own generator does after a fork
+    multiprocessing.set_start_method(None, force=True)  # the usual one, not that of this process
     gc.freeze()  # so that collections leave the pages alone that all forks share
     try:
         target(*arguments)

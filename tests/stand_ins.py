@@ -1,9 +1,11 @@
 """Programs, such as shell scripts, that find stand-ins for `python` and `torchrun`, whose work forks do."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -69,11 +71,20 @@ def _do_the_work_of(pid: int) -> int:
         environments = rank_environments(int(launch.nproc_per_node))
         arguments = ["-m"] * launch.module + [launch.training_script, *launch.training_script_args]
     environment = dict(variable.split("=", 1) for variable in _strings(process / "environ"))
+    path = _path_of_python(environment.get("PYTHONPATH", ""))
     outputs, directory = (process / "fd" / "1", process / "fd" / "2"), Path(os.readlink(process / "cwd"))
     codes = wait_for(
-        [start(*outputs, directory, {**environment, **extra}, run_program, *arguments) for extra in environments]
+        [start(*outputs, directory, {**environment, **extra}, run_program, path, *arguments) for extra in environments]
     )
     return next((code if code > 0 else 128 - code for code in codes if code), 0)
+
+
+@cache
+def _path_of_python(own: str) -> list[str]:
+    """Where Python finds modules, beside those of the program."""
+    program = "import json, sys; print(json.dumps(sys.path[1:]))"
+    environment = {**os.environ, "PYTHONPATH": own}
+    return json.loads(subprocess.check_output([sys.executable, "-c", program], env=environment))
 
 
 def _strings(path: Path) -> list[str]:
