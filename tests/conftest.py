@@ -6,16 +6,14 @@ import logging
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from helperbot import close_logger
 from hypothesis import HealthCheck, settings
 
-from tests.warm import warm_interpreter
-from yt8m.cli import run
+from tests.processes import Outcome, run_command
 
 TINY = (
     "--train-videos 40 --valid-videos 16 --rated-videos 32 --test-videos 6 --classes 5 --shard-videos 4 "
@@ -39,7 +37,6 @@ LONG_FILES = (
     "test_records.py",
     "test_commands.py",
     "test_prediction.py",
-    "test_warm.py",
 )
 
 
@@ -58,14 +55,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
-class Outcome(NamedTuple):
-    """How a command ended: exit status, standard output, standard error."""
-
-    status: int
-    out: str
-    err: str
-
-
 @pytest.fixture(autouse=True)
 def fixture_no_telegram(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests do not write to the chat of whoever runs them."""
@@ -78,12 +67,11 @@ def fixture_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     """Run a command of the package with the arguments of a command line."""
 
     def call(module: str, *arguments: object) -> Outcome:
-        command = importlib.import_module(f"yt8m.{module}")
-        monkeypatch.setattr(sys, "argv", [f"{module}.py", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", sys.argv)  # to be put back
         capfd.readouterr()
         status = 0
         try:
-            run(command.main, command.build_parser())
+            run_command(module, *arguments)
         except SystemExit as end:
             status = int(end.code or 0)
         finally:
@@ -92,19 +80,6 @@ def fixture_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
         return Outcome(status, *capfd.readouterr())
 
     return call
-
-
-@pytest.fixture(name="programs", scope="session")
-def fixture_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder to put first on PATH: `python` and `torchrun` whose processes start in a moment, see `tests.warm`."""
-    with warm_interpreter(tmp_path_factory.mktemp("warm")) as folder:
-        yield folder
-
-
-@pytest.fixture(name="python", scope="session")
-def fixture_python(programs: Path) -> str:
-    """What to use in the place of `sys.executable` for a process in which libraries are imported already."""
-    return str(programs / "python")
 
 
 @pytest.fixture(name="tiny_data", scope="session")

@@ -1,23 +1,12 @@
-"""Run commands of the package one after the other, with a limit of open files: `few_files.py LIMIT`, and on standard
-input their command lines, a JSON list of lists."""
+"""Commands where few files may be open."""
 
-import importlib
-import json
 import resource
-import sys
 
-from yt8m.cli import run
+from tests.processes import run_command
 
 
-def main() -> None:
-    """See the module."""
-    limit = int(sys.argv[1])
+def run_with_few_files(limit: int, lines: list[list[str]]) -> None:
+    """Run commands of the package one after the other, with a limit of open files that stays."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    for module, *arguments in json.load(sys.stdin):
-        command = importlib.import_module(f"yt8m.{module}")
-        sys.argv = [f"{module}.py", *arguments]
-        run(command.main, command.build_parser())
-
-
-if __name__ == "__main__":
-    main()
+    for line in lines:
+        run_command(*line)

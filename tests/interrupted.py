@@ -1,4 +1,4 @@
-"""Run a command of the package that kills itself at a chosen moment: `interrupted.py MOMENT MODULE ARGUMENTS...`.
+"""Run a command of the package that kills itself at a chosen moment: `interrupted.py MOMENT N MODULE ARGUMENTS...`.
 
 Moments: `step N` after the N-th step of this process; `save N` with the N-th state written but not in its place;
 `evaluation N` at the first batch of the N-th evaluation; `best N` after the N-th best checkpoint has been written;
@@ -8,7 +8,6 @@ N` has no frames read from the N-th on, as a disk does that fails.
 """
 
 import errno
-import importlib
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ import helperbot.files
 
 import yt8m.data.shard_files
 import yt8m.training.trainer
-from yt8m.cli import run
+from tests.processes import run_command
 
 
 def end(number: int = signal.SIGKILL) -> None:
@@ -70,9 +69,8 @@ def fail_to_read(at: int, cut: bool) -> None:
         os.pread = failing
 
 
-def main() -> None:
-    """See the module."""
-    moment, at, module = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+def run_interrupted(moment: str, at: int, module: str, *arguments: str) -> None:
+    """Run a command, see the module."""
     bot = helperbot.bot.Bot
     if moment == "step":
         interrupt(bot, "_train_step", at, after=True)
@@ -92,10 +90,8 @@ def main() -> None:
         fail_to_read(at, moment == "cut")
     else:
         raise ValueError(moment)
-    command = importlib.import_module(f"yt8m.{module}")
-    sys.argv = [f"{module}.py", *sys.argv[4:]]
-    run(command.main, command.build_parser())
+    run_command(module, *arguments)
 
 
 if __name__ == "__main__":
-    main()
+    run_interrupted(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

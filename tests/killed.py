@@ -1,48 +1,28 @@
-"""Run a command of the package again and again, killed at random moments, until enough kills have been seen.
-
-`killed.py KILLS FOLDER MODULE ARGUMENTS...`: each process is a fork of this one, which has torch imported already, and
-saves as often as it can. Prints how many were killed, how often a finished FOLDER came out of it, and whether its
-predictions, indexes and weights were the same, bit by bit, as without interruption; leaves the last.
-"""
+"""Run a command of the package again and again, killed at random moments, until enough kills have been seen."""
 
 import hashlib
-import importlib
 import os
 import random
 import shutil
 import signal
-import sys
 import time
-import traceback
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 
 import yt8m.data.index
-from yt8m.cli import run
+from tests.processes import fork, run_command, start, wait_for
 from yt8m.prediction import predict_test_set
-from yt8m.training import trainer
 
 WHOLE = {".npy", ".pth"}  # what has its name only when it is finished
 
 
-def start(module: str, arguments: list[str]) -> int:
-    """Start a process that runs a command; returns its id."""
-    child = os.fork()
-    if child:
-        return child
-    status = 1
-    try:
-        assert trainer  # which takes long to import
-        predict_test_set.SECONDS_BETWEEN_SAVES = 0
-        yt8m.data.index._SECONDS_BETWEEN_SAVES = 0  # pylint: disable=protected-access
-        sys.argv = [f"{module}.py", *arguments]
-        command = importlib.import_module(f"yt8m.{module}")
-        run(command.main, command.build_parser())
-        status = 0
-    except BaseException:  # pylint: disable=broad-exception-caught  # a fork must not go on as its parent
-        traceback.print_exc()
-    os._exit(status)
+def run_saving_often(module: str, *arguments: object) -> None:
+    """Run a command that saves as often as it can."""
+    predict_test_set.SECONDS_BETWEEN_SAVES = 0
+    yt8m.data.index._SECONDS_BETWEEN_SAVES = 0  # pylint: disable=protected-access
+    run_command(module, *arguments)
 
 
 def outcome(folder: Path) -> dict[str, str]:
@@ -58,43 +38,44 @@ def outcome(folder: Path) -> dict[str, str]:
     return digests
 
 
-def kill_until(kills: int, folder: Path, module: str, arguments: list[str]) -> None:
-    """See the module."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    begin = time.monotonic()
-    assert os.waitstatus_to_exitcode(os.waitpid(start(module, arguments), 0)[1]) == 0
-    uninterrupted = time.monotonic() - begin
+def kill_until(kills: int, folder: Path, *command_line: object) -> int:
+    """Run a command that fills `folder` until so many processes have been killed, and leave what the last one made.
+
+    Checks that predictions, indexes and weights are always the same, bit by bit, as without interruption. Returns how
+    many were killed.
+    """
+    output = folder.parent / "output"
+
+    def begin() -> BaseProcess:
+        return start(output, output, Path.cwd(), os.environ, run_saving_often, *command_line)
+
+    def empty() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+
+    empty()
+    fork(os.getcwd)  # so that the fork server is there
+    before = time.monotonic()
+    assert wait_for([begin()]) == [0], output.read_text(encoding="utf-8")
+    uninterrupted = time.monotonic() - before
     expected = outcome(folder)
     assert expected
     moments = random.Random(0)
-    killed = finished = 0
+    killed = 0
     while killed < kills:
-        shutil.rmtree(folder)
-        folder.mkdir()
+        empty()
         while True:
-            child = start(module, arguments)
-            end = time.monotonic() + moments.uniform(0, 1) * uninterrupted
-            done = 0
-            while not done and time.monotonic() < end:
-                time.sleep(0.001)
-                done, status = os.waitpid(child, os.WNOHANG)
-            if not done:
-                os.kill(child, signal.SIGKILL)
-                status = os.waitpid(child, 0)[1]
-            code = os.waitstatus_to_exitcode(status)
+            process = begin()
+            process.join(moments.uniform(0, 1) * uninterrupted)
+            process.kill()
+            code = wait_for([process])[0]
             if code == 0:
                 break
-            assert code == -signal.SIGKILL, code
+            assert code == -signal.SIGKILL, output.read_text(encoding="utf-8")
             killed += 1
             for path, digest in outcome(folder).items():
                 assert Path(path).suffix not in WHOLE or "checkpoints" in path or digest == expected[path], path
-        finished += 1
         found = outcome(folder)
         other = {path for path in found.keys() | expected.keys() if found.get(path) != expected.get(path)}
         assert not other, f"other results than without interruption: {', '.join(sorted(other))}"
-    print(f"killed {killed}, finished {finished}, always the same")
-
-
-if __name__ == "__main__":
-    kill_until(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    return killed

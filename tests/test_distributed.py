@@ -1,6 +1,6 @@
-"""Several processes train as one with larger batches: here two, with gloo, on the CPU, started by torchrun.
+"""Several processes train as one with larger batches: here two, with gloo, on the CPU.
 
-One kind of model is trained in interpreters of its own, the others by the warm one.
+One kind of model is trained as torchrun starts it, the others in forks that find in their environment what it sets.
 """
 
 import subprocess
@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.processes import Outcome, fork_all, rank_environments, run_command
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m.data.datasets import RatedSegmentDataset, ShardDataset, VideoDataset
 from yt8m.data.folds import split_fold
@@ -35,8 +36,8 @@ def without_dropout(model: dict) -> dict:
 class Trainer:
     """Trains a kind of model on a data folder, in one process or in two that share each batch of 8."""
 
-    def __init__(self, kind: str, data_dir: Path, work: Path, python: str) -> None:
-        self.data_dir, self.work, self.python = data_dir, work, python
+    def __init__(self, kind: str, data_dir: Path, work: Path) -> None:
+        self.data_dir, self.work = data_dir, work
         bases = [
             video_folder(work / name, without_dropout(model), data_dir)
             for name, model in (("base-dbof", DBOF), ("base-nextvlad", NEXTVLAD))
@@ -52,15 +53,18 @@ class Trainer:
         }[kind]
         ((self.section, self.content),) = section.items()
 
-    def start(self, ranks: int, *options: object) -> subprocess.CompletedProcess:
-        """Train in so many processes; the folder is that of `folder`."""
+    def command_line(self, ranks: int, *options: object) -> list[object]:
+        """The command that trains in so many processes; the folder is that of `folder`."""
         training = {**SETTINGS, "batch_size": 8 // ranks}
         sections = {self.section: {**self.content, "training": training}}
         config = write_config(self.work / f"{ranks}.yaml", **sections)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if ranks == 2 else []
-        command = [self.python, *launcher, "-m", f"yt8m.{self.module}", config, *self.rest, "--name", f"ranks{ranks}"]
-        command += ["--data-dir", self.data_dir, "--device", "cpu", "--seed", SEED, "--log-every", 1, *options]
-        return subprocess.run([*map(str, command)], check=False, capture_output=True, text=True, timeout=300)
+        line: list[object] = [self.module, config, *self.rest, "--name", f"ranks{ranks}", "--data-dir", self.data_dir]
+        return [*line, "--device", "cpu", "--seed", SEED, "--log-every", 1, *options]
+
+    def train(self, ranks: int, *options: object) -> list[Outcome]:
+        """Train in so many processes."""
+        environments = rank_environments(ranks) if ranks > 1 else [{}]
+        return fork_all(environments, run_command, *self.command_line(ranks, *options))
 
     def folder(self, ranks: int) -> Path:
         """Where the model of so many processes is."""
@@ -80,15 +84,29 @@ class Trainer:
         assert "2 processes" in (self.folder(2) / "train.log").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", ["dbof", "nextvlad", "agnostic", "aware"])
-def test_two_processes_train_as_one_with_the_doubled_batch(
-    kind: str, data_dir: Path, tmp_path: Path, python: str
-) -> None:
-    trainer = Trainer(kind, data_dir, tmp_path, sys.executable if kind == "dbof" else python)
-    for ranks in (1, 2):
-        done = trainer.start(ranks)
+def test_two_processes_of_torchrun_train_as_one_with_the_doubled_batch(data_dir: Path, tmp_path: Path) -> None:
+    trainer = Trainer("dbof", data_dir, tmp_path)
+    for ranks, launcher in ((1, []), (2, ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"])):
+        module, *rest = map(str, trainer.command_line(ranks))
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", f"yt8m.{module}", *rest],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("INFO step 5/5") == 1  # one process speaks for all
+    trainer.assert_alike()
+
+
+@pytest.mark.parametrize("kind", ["nextvlad", "agnostic", "aware"])
+def test_two_processes_train_as_one_with_the_doubled_batch(kind: str, data_dir: Path, tmp_path: Path) -> None:
+    trainer = Trainer(kind, data_dir, tmp_path)
+    for ranks in (1, 2):
+        done = trainer.train(ranks)
+        assert not any(rank.status for rank in done), done
+        assert sum(rank.err.count("INFO step 5/5") for rank in done) == 1
     trainer.assert_alike()
 
 
@@ -143,27 +161,27 @@ def spoil_batches_of_the_second(kind: str, data_dir: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["dbof", "nextvlad", "agnostic", "aware"])
 def test_a_process_whose_batch_is_all_damaged_goes_on_with_the_others(
-    kind: str, data_dir: Path, tmp_path: Path, python: str
+    kind: str, data_dir: Path, tmp_path: Path
 ) -> None:
     """And what comes out is what one process makes of the same examples."""
     spoil_batches_of_the_second(kind, data_dir)
-    trainer = Trainer(kind, data_dir, tmp_path, python)
+    trainer = Trainer(kind, data_dir, tmp_path)
     for ranks in (1, 2):
-        done = trainer.start(ranks, "--on-error", "skip")
-        assert done.returncode == 0, done.stderr
-        assert "left out because of damage" in done.stderr
+        done = trainer.train(ranks, "--on-error", "skip")
+        assert not any(rank.status for rank in done), done
+        assert any("left out because of damage" in rank.err for rank in done)
     trainer.assert_alike()
 
 
 @pytest.mark.parametrize("kind, options", [("dbof", ("--accumulate", 2)), ("nextvlad", ()), (FINETUNED, ())])
 def test_so_it_does_in_parts_and_half_precision(
-    kind: str, options: tuple[object, ...], data_dir: Path, tmp_path: Path, python: str
+    kind: str, options: tuple[object, ...], data_dir: Path, tmp_path: Path
 ) -> None:
     """Where batch norms see other parts, or some videos twice, than in one process, the numbers are not the same."""
     spoil_batches_of_the_second(kind, data_dir)
-    trainer = Trainer(kind, data_dir, tmp_path, python)
-    done = trainer.start(2, "--on-error", "skip", "--amp", "bf16", *options)
-    assert done.returncode == 0, done.stderr
+    trainer = Trainer(kind, data_dir, tmp_path)
+    done = trainer.train(2, "--on-error", "skip", "--amp", "bf16", *options)
+    assert not any(rank.status for rank in done), done
     weights = torch.load(trainer.folder(2) / "model.pth", weights_only=True)
     assert all(bool(value.isfinite().all()) for value in weights.values())
 
@@ -171,15 +189,14 @@ def test_so_it_does_in_parts_and_half_precision(
 @pytest.mark.parametrize("part", ["train", "valid"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_where_nobody_has_an_example_the_run_ends_in_one_line(
-    ranks: int, part: str, data_dir: Path, tmp_path: Path, python: str
+    ranks: int, part: str, data_dir: Path, tmp_path: Path
 ) -> None:
     train, valid = sets("dbof", data_dir)
     dataset = {"train": train, "valid": valid}[part]
     spoil(dataset.index, data_dir / "cache", range(len(dataset.index)))
-    done = Trainer("dbof", data_dir, tmp_path, python).start(ranks, "--on-error", "skip")
+    done = Trainer("dbof", data_dir, tmp_path).train(ranks, "--on-error", "skip")
     text = {"train": "the batch of step 1 has 0 examples, needed 2", "valid": "the validation set is empty"}[part]
-    errors = [line for line in done.stderr.splitlines() if text in line]
-    assert errors and "train_video.py" not in done.stderr  # no traceback but that of torchrun itself
-    for line in errors:
+    for rank in done:
+        assert rank.status == 2 and "Traceback" not in rank.err
+        (line,) = [line for line in rank.err.splitlines() if text in line]
         assert "error: " in line and f"check_data {train.index.folder} {valid.index.folder}" in line
-    assert done.returncode == (2 if ranks == 1 else 1)  # torchrun's own

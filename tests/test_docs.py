@@ -19,6 +19,7 @@ import pytest
 from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
+from tests.stand_ins import run_with_stand_ins
 from yt8m.data.partitions import PARTITIONS, server_name
 
 FEW_STEPS = {  # else 12,000 for some
@@ -179,21 +180,19 @@ def fixture_proxy(tiny_data: Path) -> Iterator[str]:
 
 
 @pytest.fixture(name="read", scope="module")
-def fixture_read(programs: Path, proxy: str) -> Callable[..., None]:
+def fixture_read(proxy: str) -> Callable[..., None]:
     """Do in a folder what a page says."""
     own = {"PYTHON": "python", "http_proxy": proxy, "no_proxy": ""}
     environment = {name: value for name, value in os.environ.items() if name not in ("SEED", "DATA_DIR")} | own
 
     def follow(page: str, folder: Path, **values: str) -> None:
-        path = os.pathsep.join((str(programs), str(folder / "stubs"), os.environ["PATH"]))
+        path = os.pathsep.join((str(folder / "stubs"), os.environ["PATH"]))
         for block in blocks(page):
             command = _command(page, block, folder, values)
             if command is None:
                 continue
-            done = subprocess.run(
-                command, cwd=folder, env={**environment, "PATH": path}, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, f"{page}, line {block.line}:\n{block.text}\n{done.stdout}\n{done.stderr}"
+            done = run_with_stand_ins(command, folder, {**environment, "PATH": path})
+            assert done.returncode == 0, f"{page}, line {block.line}:\n{block.text}\n{done.stdout}"
 
     return follow
 
@@ -274,14 +273,13 @@ def test_what_the_other_pages_say_works_after_these(page: str, walked: Path, rea
     read(page, walked)
 
 
-def test_the_notebook_runs_from_its_first_cell_to_its_last(walked: Path, programs: Path) -> None:
+def test_the_notebook_runs_from_its_first_cell_to_its_last(walked: Path) -> None:
     notebook = json.loads((ROOT / "docs" / "python-api.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code")
-    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "MPLBACKEND": "agg"}
-    done = subprocess.run(
-        ["python", "-c", "\n".join(cells)], cwd=walked, env=environment, capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, "-c", "\n".join(cells)]
+    environment = {**os.environ, "MPLBACKEND": "agg"}
+    done = subprocess.run(program, cwd=walked, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("features: shape is (")
 

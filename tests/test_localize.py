@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -557,8 +558,8 @@ def test_a_model_of_nans_is_named(localize: Command, tmp_path: Path) -> None:
     assert_refused(localize("--model-dir", tmp_path), "m_0: predicts values that are not numbers")
 
 
-def test_a_reader_who_has_seen_enough_ends_it_quietly(data_dir: Path, features: Path, python: str) -> None:
-    command = (python, "-m", "yt8m.localize", features, "--data-dir", data_dir, "--device", "cpu")
+def test_a_reader_who_has_seen_enough_ends_it_quietly(data_dir: Path, features: Path) -> None:
+    command = (sys.executable, "-m", "yt8m.localize", features, "--data-dir", data_dir, "--device", "cpu")
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     ) as process:
@@ -568,11 +569,20 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(data_dir: Path, features: 
 
 
 @pytest.mark.parametrize("form", ["table", "csv"])
-def test_standard_output_that_lacks_letters_of_class_names(
-    form: str, data_dir: Path, features: Path, python: str
-) -> None:
+def test_standard_output_that_lacks_letters_of_class_names(form: str, data_dir: Path, features: Path) -> None:
     """People get escapes, programs an error instead of other letters."""
-    command = (python, "-m", "yt8m.localize", features, "--data-dir", data_dir, "--device", "cpu", "--threshold", "0")
+    command = (
+        sys.executable,
+        "-m",
+        "yt8m.localize",
+        features,
+        "--data-dir",
+        data_dir,
+        "--device",
+        "cpu",
+        "--threshold",
+        "0",
+    )
     found = {
         encoding: subprocess.run(
             [*map(str, command), "--format", form],

@@ -1,11 +1,11 @@
 """With as few files open as a process may have on a careful machine, everything is only slower."""
 
-import json
 import resource
 import shutil
-import subprocess
 from pathlib import Path
 
+from tests.few_files import run_with_few_files
+from tests.processes import fork
 from tests.small_models import CONTEXT, DBOF, TRAINING, write_config
 from yt8m import make_demo_data, prepare_vocabulary
 
@@ -36,7 +36,7 @@ def commands(data_dir: Path, configs: Path) -> list[list[str]]:
     return [[str(part) for part in line] for line in lines]
 
 
-def test_as_much_is_done_with_64_open_files(tmp_path: Path, python: str) -> None:
+def test_as_much_is_done_with_64_open_files(tmp_path: Path) -> None:
     made = tmp_path / "made"
     for command, arguments in ((make_demo_data, SHARDS_OF_ONE_VIDEO), (prepare_vocabulary, [])):
         command.main(command.build_parser().parse_args([*arguments, "--data-dir", str(made)]))
@@ -46,15 +46,8 @@ def test_as_much_is_done_with_64_open_files(tmp_path: Path, python: str) -> None
     results = []
     for limit in (LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[1]):
         data_dir = shutil.copytree(made, tmp_path / str(limit))
-        done = subprocess.run(
-            [python, "-m", "tests.few_files", str(limit)],
-            input=json.dumps(commands(data_dir, tmp_path)),
-            check=False,
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-        )
-        assert done.returncode == 0, done.stderr
+        done = fork(run_with_few_files, limit, commands(data_dir, tmp_path))
+        assert done.status == 0, done.err
         weights = sorted((data_dir / "cache").glob("*/*/model.pth"))
         predictions = sorted((data_dir / "cache" / "predictions").glob("*.npy"))
         results.append([path.read_bytes() for path in (*weights, *predictions, data_dir / "sub.csv")])

@@ -1,11 +1,9 @@
 """The commands chained as a user chains them, on generated shards, in processes of their own."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +12,35 @@ import pytest
 import torch
 import yaml
 
+from tests.processes import fork, run_command
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from tests.test_scoring import slow_map
 from yt8m.ranking.submission import read_submission
 
-Run = Callable[..., str]
 
-
-def run_by(python: str, module: str, *arguments: object, **environment: str) -> str:
-    """Run a command in a process of its own; returns what it printed. Its working directory is elsewhere."""
+def fresh(module: str, *arguments: object) -> str:
+    """Run a command in an interpreter that has imported nothing yet, in another folder; returns what it printed."""
     done = subprocess.run(
-        [python, "-m", f"yt8m.{module}", *map(str, arguments)],
+        [sys.executable, "-m", f"yt8m.{module}", *map(str, arguments)],
         check=False,
         text=True,
         capture_output=True,
-        env={**os.environ, **environment},
         cwd="/",
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
-fresh: Run = partial(run_by, sys.executable)  # in an interpreter that has imported nothing yet
-
-
-@pytest.fixture(name="warm", scope="module")
-def fixture_warm(python: str) -> Run:
-    """The same by the warm interpreter."""
-    return partial(run_by, python)
+def forked(module: str, *arguments: object, **environment: str) -> str:
+    """The same in a fork."""
+    with chdir("/"):
+        done = fork(run_command, module, *arguments, **environment)
+    assert done.status == 0, done.err
+    return done.out + done.err
 
 
 @pytest.fixture(name="run_dir", scope="module")
-def fixture_run_dir(tiny_data: Path, warm: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fixture_run_dir(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder, read-only shards and all, after every step of the walk-through."""
     path = tmp_path_factory.mktemp("pipeline") / "data"
     path.mkdir()
@@ -58,9 +53,9 @@ def fixture_run_dir(tiny_data: Path, warm: Run, tmp_path_factory: pytest.TempPat
     write_config(configs / "agnostic.yaml", pure_segment={"training": {**TRAINING, "offset": 3}})
     write_config(configs / "aware.yaml", segment_w_context={"model": CONTEXT, "training": TRAINING})
     base = path / "cache" / "video"
-    warm("train_video", configs / "dbof.yaml", "--name", "dbof", *where, SEED="5")
-    warm("train_video", configs / "nextvlad.yaml", "--name", "nextvlad", "--steps", 4, "--seed", 6, *where)
-    warm("train_pure_segment", configs / "agnostic.yaml", base / "dbof", "--fold", 0, "--name", "dbof", *where)
+    forked("train_video", configs / "dbof.yaml", "--name", "dbof", *where, SEED="5")
+    forked("train_video", configs / "nextvlad.yaml", "--name", "nextvlad", "--steps", 4, "--seed", 6, *where)
+    forked("train_pure_segment", configs / "agnostic.yaml", base / "dbof", "--fold", 0, "--name", "dbof", *where)
     fresh(
         "train_segment_w_context",
         configs / "aware.yaml",
@@ -74,8 +69,8 @@ def fixture_run_dir(tiny_data: Path, warm: Run, tmp_path_factory: pytest.TempPat
         2,
         *where,
     )
-    warm("prepare_test_meta", "--data-dir", path)
-    warm("inference_memmap", *where)
+    forked("prepare_test_meta", "--data-dir", path)
+    forked("inference_memmap", *where)
     fresh("create_submission_from_memmaps", "--data-dir", path, "--output", path / "sub.csv")
     return path
 
@@ -120,8 +115,8 @@ def test_predictions_and_submission(run_dir: Path, tiny_data: Path) -> None:
         assert len(segments) == len(set(segments)) == len(maps[0])
 
 
-def test_evaluation_of_the_submission(run_dir: Path, warm: Run) -> None:
-    out = warm(
+def test_evaluation_of_the_submission(run_dir: Path) -> None:
+    out = forked(
         "evaluate",
         "--data-dir",
         run_dir,
@@ -147,16 +142,16 @@ def test_evaluation_of_the_submission(run_dir: Path, warm: Run) -> None:
     assert scores["sub.csv"] == scores["ensemble"] == pytest.approx(literal, rel=0, abs=1e-12)
 
 
-def test_inference_keeps_what_is_up_to_date_and_replaces_what_is_not(run_dir: Path, warm: Run) -> None:
+def test_inference_keeps_what_is_up_to_date_and_replaces_what_is_not(run_dir: Path) -> None:
     predictions = run_dir / "cache" / "predictions"
     stamps = {path.name: path.stat().st_mtime_ns for path in predictions.glob("*.npy")}
-    out = warm("inference_memmap", "--data-dir", run_dir)
+    out = forked("inference_memmap", "--data-dir", run_dir)
     assert out.count("up to date") == 2
     assert stamps == {path.name: path.stat().st_mtime_ns for path in predictions.glob("*.npy")}
     origin = json.loads((predictions / "dbof_0.json").read_text(encoding="utf-8"))
     (predictions / "dbof_0.json").write_text(json.dumps({**origin, "model": "another"}), encoding="utf-8")
     before = np.load(predictions / "dbof_0.npy")
-    out = warm("inference_memmap", "--data-dir", run_dir, "--batch-size", 7, "--workers", 1)
+    out = forked("inference_memmap", "--data-dir", run_dir, "--batch-size", 7, "--workers", 1)
     assert out.count("up to date") == 1
     np.testing.assert_allclose(np.load(predictions / "dbof_0.npy"), before, atol=1)
     again = json.loads((predictions / "dbof_0.json").read_text(encoding="utf-8"))
@@ -165,8 +160,8 @@ def test_inference_keeps_what_is_up_to_date_and_replaces_what_is_not(run_dir: Pa
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_repeats_exactly_whatever_the_workers(run_dir: Path, warm: Run, workers: int) -> None:
-    run = fresh if workers else warm  # which has another seed for the hashes of strings
+def test_a_run_repeats_exactly_whatever_the_workers(run_dir: Path, workers: int) -> None:
+    run = fresh if workers else forked  # which has another seed for the hashes of strings
     name = f"again-{workers}"
     run(
         "train_video",

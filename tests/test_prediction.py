@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import Outcome
+from tests.interrupted import run_interrupted
+from tests.killed import kill_until
+from tests.processes import fork, fork_all, rank_environments, run_command
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.data.candidates import Candidates, load_candidates
 from yt8m.prediction import predict_test_set as prediction
@@ -61,22 +63,14 @@ def stored(data_dir: Path) -> dict[str, np.ndarray]:
     return values
 
 
-def test_killed_at_random_moments_twenty_times_the_files_are_the_same(data_dir: Path, python: str) -> None:
+def test_killed_at_random_moments_twenty_times_the_files_are_the_same(data_dir: Path) -> None:
     arguments = "inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", "1"  # groups of few
-    done = subprocess.run(
-        [python, "-m", "tests.killed", "20", data_dir / "cache" / "predictions", *arguments],
-        check=False,
-        text=True,
-        capture_output=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("killed 2") and done.stdout.endswith("always the same\n")
+    assert kill_until(20, data_dir / "cache" / "predictions", *arguments) >= 20
     assert set(stored(data_dir)) == set(NAMES)
 
 
 def test_a_shard_cut_while_it_is_predicted_ends_with_its_name_and_nothing_is_lost(
-    data_dir: Path, python: str, command: Command
+    data_dir: Path, command: Command
 ) -> None:
     line = ["inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1, "--workers", 0]
     assert command(*line).status == 0
@@ -84,15 +78,9 @@ def test_a_shard_cut_while_it_is_predicted_ends_with_its_name_and_nothing_is_los
     shutil.rmtree(data_dir / "cache" / "predictions")
     shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[1]
     content, stat = shard.read_bytes(), shard.stat()
-    ended = subprocess.run(
-        [python, "-m", "tests.interrupted", "cut", "6", *map(str, line)],
-        check=False,
-        text=True,
-        capture_output=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert ended.returncode == 2 and "Traceback" not in ended.stderr, ended.stderr
-    assert f"{shard}: has been cut off before byte " in ended.stderr.splitlines()[-1]
+    ended = fork(run_interrupted, "cut", 6, *line)
+    assert ended.status == 2 and "Traceback" not in ended.err, ended.err
+    assert f"{shard}: has been cut off before byte " in ended.err.splitlines()[-1]
     shard.write_bytes(content)
     os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     outcome = command(*line)
@@ -113,26 +101,18 @@ def test_the_numbers_do_not_depend_on_batches_workers_or_neighbours(command: Com
     assert not (first[NAMES[1]] == first[NAMES[2]]).all()
 
 
-def test_two_processes_write_the_file_of_one(command: Command, data_dir: Path, programs: Path) -> None:
+def test_two_processes_write_the_file_of_one(command: Command, data_dir: Path) -> None:
     expected = predict(command, data_dir, "--batch-size", 4)
     shutil.rmtree(data_dir / "cache" / "predictions")
-    arguments = ("--data-dir", str(data_dir), "--device", "cpu", "--batch-size", "4")
-    torchrun = (programs / "torchrun", "--standalone", "--nproc_per_node=2", "-m")
-    done = subprocess.run(
-        [*torchrun, "yt8m.inference_memmap", *arguments],
-        check=False,
-        text=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("in 2 processes") == 1
+    line = ("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 4)
+    done = fork_all(rank_environments(2), run_command, *line)
+    assert [rank.status for rank in done] == [0, 0], done
+    assert sum(rank.err.count("in 2 processes") for rank in done) == 1
     for name, values in stored(data_dir).items():
         assert np.abs(values - expected[name]).max() <= 1  # one thread sums in another order
-    again = subprocess.run(
-        [*torchrun, "yt8m.inference_memmap", *arguments], check=False, text=True, capture_output=True
-    )
-    assert again.returncode == 0 and again.stderr.count("up to date") == len(NAMES)
+    again = fork_all(rank_environments(2), run_command, *line)
+    assert [rank.status for rank in again] == [0, 0], again
+    assert sum(rank.err.count("up to date") for rank in again) == len(NAMES)
 
 
 @settings(deadline=None, derandomize=True, max_examples=80)

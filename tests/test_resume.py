@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import helperbot
@@ -16,6 +15,9 @@ import pytest
 import torch
 
 from tests.conftest import Outcome
+from tests.interrupted import run_interrupted
+from tests.killed import kill_until
+from tests.processes import fork, run_command
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m import __version__
 from yt8m.data.index import load_index
@@ -23,7 +25,6 @@ from yt8m.training import run_folder
 from yt8m.training.run_folder import code_identity
 
 Command = Callable[..., Outcome]
-Interrupt = Callable[[str, int, list[str]], subprocess.CompletedProcess]
 SETTINGS = {**TRAINING, "steps": 7, "ckpt_interval": 3}
 OLD = {"offset", "negative_weight"}  # keys, beside those of SETTINGS, before a run recorded the code
 KILLED = -9
@@ -78,26 +79,14 @@ def folder_of(kind: str, data_dir: Path) -> Path:
     return data_dir / "cache" / name
 
 
-def interrupted(python: str, moment: str, at: int, command_line: list[str]) -> subprocess.CompletedProcess:
-    """Start a run in a process of its own that kills itself."""
-    return subprocess.run(
-        [python, "-m", "tests.interrupted", moment, str(at), *command_line],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent.parent,
-    )
-
-
-@pytest.fixture(name="interrupt")
-def fixture_interrupt(python: str) -> Interrupt:
-    """`interrupted` by the warm interpreter."""
-    return partial(interrupted, python)
+def interrupt(moment: str, at: int, command_line: list[str]) -> Outcome:
+    """Start a run in a process of its own that kills itself, see `tests.interrupted`."""
+    return fork(run_interrupted, moment, at, *command_line)
 
 
 @pytest.fixture(name="uninterrupted", scope="module")
 def fixture_uninterrupted(
-    made: Path, tiny_data: Path, python: str, tmp_path_factory: pytest.TempPathFactory
+    made: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """The folder of an uninterrupted run of a kind, made once, in a process of its own."""
     folders: dict[str, Path] = {}
@@ -105,8 +94,8 @@ def fixture_uninterrupted(
     def run_once(kind: str) -> Path:
         if kind not in folders:
             data_dir = shutil.copytree(tiny_data, tmp_path_factory.mktemp(kind) / "data")
-            module, *rest = arguments(kind, made, data_dir)
-            subprocess.run([python, "-m", f"yt8m.{module}", *rest], check=True, capture_output=True)
+            done = fork(run_command, *arguments(kind, made, data_dir))
+            assert done.status == 0, done.err
             folders[kind] = folder_of(kind, data_dir)
         return folders[kind]
 
@@ -148,12 +137,11 @@ def test_a_killed_run_ends_in_the_same_weights(
     made: Path,
     data_dir: Path,
     uninterrupted: Callable[[str], Path],
-    interrupt: Interrupt,
     command: Command,
 ) -> None:
     command_line = arguments(kind, made, data_dir, workers)
     killed = interrupt(moment, at, command_line)
-    assert killed.returncode == KILLED, killed.stderr
+    assert killed.status == KILLED, killed.err
     folder = folder_of(kind, data_dir)
     assert not (folder / "model.pth").exists()
     outcome = command(*command_line)
@@ -167,7 +155,13 @@ def test_interpreters_of_their_own_end_in_the_same_weights(
     made: Path, data_dir: Path, uninterrupted: Callable[[str], Path]
 ) -> None:
     module, *rest = arguments("aware", made, data_dir, 2)
-    killed = interrupted(sys.executable, "step", 6, [module, *rest])
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.interrupted", "step", "6", module, *rest],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
     assert killed.returncode == KILLED, killed.stderr
     done = subprocess.run(
         [sys.executable, "-m", f"yt8m.{module}", *rest], check=False, capture_output=True, text=True, cwd=made
@@ -178,42 +172,27 @@ def test_interpreters_of_their_own_end_in_the_same_weights(
 
 @pytest.mark.parametrize("moment, at", [("term", 4), ("term-evaluation", 1)])
 def test_sigterm_saves_the_state_and_the_same_command_goes_on(
-    moment: str,
-    at: int,
-    made: Path,
-    data_dir: Path,
-    uninterrupted: Callable[[str], Path],
-    interrupt: Interrupt,
-    command: Command,
+    moment: str, at: int, made: Path, data_dir: Path, uninterrupted: Callable[[str], Path], command: Command
 ) -> None:
     command_line = arguments("dbof", made, data_dir)
     ended = interrupt(moment, at, command_line)
-    assert ended.returncode == 143, ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert ended.status == 143, ended.err
+    assert "Traceback" not in ended.err
     step = 4 if moment == "term" else 3
-    assert f"the state is saved; the same command goes on from step {step}" in ended.stderr.splitlines()[-1]
+    assert f"the state is saved; the same command goes on from step {step}" in ended.err.splitlines()[-1]
     outcome = command(*command_line)
     assert outcome.status == 0 and f"going on after step {step} of 7" in outcome.err
     assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
 
 
 @pytest.mark.parametrize("kind", ["dbof", "aware", "index"])
-def test_a_run_killed_at_random_moments_ends_in_the_same_files(
-    kind: str, made: Path, data_dir: Path, python: str
-) -> None:
+def test_a_run_killed_at_random_moments_ends_in_the_same_files(kind: str, made: Path, data_dir: Path) -> None:
     """Trainings begin with the index of their shards. More kills: `KILLS=20 pytest tests/test_resume.py -k random`."""
-    command_line = ["prepare_test_meta", "--data-dir", data_dir]
+    command_line: list[object] = ["prepare_test_meta", "--data-dir", data_dir]
     if kind != "index":
         command_line = [*arguments(kind, made, data_dir), "--save-every", "1"]
-    done = subprocess.run(
-        [python, "-m", "tests.killed", os.environ.get("KILLS", "3"), data_dir / "cache", *command_line],
-        check=False,
-        text=True,
-        capture_output=True,
-        cwd=Path(__file__).parent.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith("always the same"), done.stdout
+    kills = int(os.environ.get("KILLS", "3"))
+    assert kill_until(kills, data_dir / "cache", *command_line) >= kills
 
 
 @pytest.mark.parametrize("moment, said", [("cut", "has been cut off"), ("eio", "cannot be read (Input/output error)")])
@@ -225,7 +204,6 @@ def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_st
     made: Path,
     data_dir: Path,
     uninterrupted: Callable[[str], Path],
-    interrupt: Interrupt,
     command: Command,
 ) -> None:
     command_line = [*arguments("dbof", made, data_dir, workers), "--save-every", "100"]
@@ -233,9 +211,9 @@ def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_st
     load_index(data_dir / "video" / "valid", data_dir / "cache")
     shards = {path: (path.read_bytes(), path.stat()) for path in (data_dir / "video").rglob("*.tfrecord")}
     ended = interrupt(moment, 33 + 16 * workers, command_line)  # a batch takes 16 reads, threads read ahead
-    assert ended.returncode == 2, ended.stderr
-    *_, before, last = ended.stderr.splitlines()
-    assert said in last and str(data_dir / "video") in last and "Traceback" not in ended.stderr
+    assert ended.status == 2, ended.err
+    *_, before, last = ended.err.splitlines()
+    assert said in last and str(data_dir / "video") in last and "Traceback" not in ended.err
     found = re.search(r"the same command goes on from the state of step (\d)", before)
     assert found is not None
     for path, (content, stat) in shards.items():
@@ -247,30 +225,30 @@ def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_st
     assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
 
 
-def test_what_is_cut_off_a_shard_may_be_left_out(made: Path, data_dir: Path, interrupt: Interrupt) -> None:
+def test_what_is_cut_off_a_shard_may_be_left_out(made: Path, data_dir: Path) -> None:
     load_index(data_dir / "video" / "train", data_dir / "cache")
     load_index(data_dir / "video" / "valid", data_dir / "cache")
     ended = interrupt("cut", 5, [*arguments("dbof", made, data_dir), "--on-error", "skip"])
-    assert ended.returncode == 0, ended.stderr
-    assert "left out: " in ended.stderr and "has been cut off" in ended.stderr
+    assert ended.status == 0, ended.err
+    assert "left out: " in ended.err and "has been cut off" in ended.err
     assert (folder_of("dbof", data_dir) / "model.pth").exists()
 
 
 def test_a_run_killed_again_and_again_gets_there(
-    made: Path, data_dir: Path, interrupt: Interrupt, command: Command, uninterrupted: Callable[[str], Path]
+    made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path]
 ) -> None:
     command_line = arguments("agnostic", made, data_dir)
     for _ in range(3):
-        assert interrupt("step", 3, command_line).returncode == KILLED  # of each process: steps 3, 5, 7
+        assert interrupt("step", 3, command_line).status == KILLED  # of each process: steps 3, 5, 7
     assert "going on after step 6" in command(*command_line).err
     assert_same_run(folder_of("agnostic", data_dir), uninterrupted("agnostic"))
 
 
 def test_another_run_under_the_same_name_is_refused_naming_what_differs(
-    made: Path, data_dir: Path, tmp_path: Path, interrupt: Interrupt, command: Command
+    made: Path, data_dir: Path, tmp_path: Path, command: Command
 ) -> None:
     command_line = arguments("dbof", made, data_dir)
-    assert interrupt("step", 5, command_line).returncode == KILLED
+    assert interrupt("step", 5, command_line).status == KILLED
     folder = folder_of("dbof", data_dir)
     (folder / ".lock").unlink()  # of the process that is no more
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -338,9 +316,9 @@ def codes(folder: Path) -> list[dict[str, str]]:
     return json.loads((folder / "run.json").read_text(encoding="utf-8"))["code"]
 
 
-def test_a_run_records_the_code(made: Path, data_dir: Path, interrupt: Interrupt, command: Command) -> None:
+def test_a_run_records_the_code(made: Path, data_dir: Path, command: Command) -> None:
     command_line = arguments("dbof", made, data_dir)
-    assert interrupt("step", 5, command_line).returncode == KILLED
+    assert interrupt("step", 5, command_line).status == KILLED
     folder = folder_of("dbof", data_dir)
     assert codes(folder) == [code_identity()]
     assert code_identity()["version"] == __version__
@@ -359,10 +337,10 @@ def test_a_run_records_the_code(made: Path, data_dir: Path, interrupt: Interrupt
     ],
 )
 def test_a_run_does_not_go_on_with_other_code_unless_it_may(
-    before: object, named: str, made: Path, data_dir: Path, interrupt: Interrupt, command: Command
+    before: object, named: str, made: Path, data_dir: Path, command: Command
 ) -> None:
     command_line = arguments("dbof", made, data_dir)
-    assert interrupt("step", 5, command_line).returncode == KILLED
+    assert interrupt("step", 5, command_line).status == KILLED
     folder = folder_of("dbof", data_dir)
     change_run_json(folder, code=before)
     (folder / ".lock").unlink()  # of the process that is no more
@@ -379,13 +357,13 @@ def test_a_run_does_not_go_on_with_other_code_unless_it_may(
 
 
 def test_what_went_on_with_other_code_goes_on_with_that(
-    made: Path, data_dir: Path, interrupt: Interrupt, command: Command, uninterrupted: Callable[[str], Path]
+    made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path]
 ) -> None:
     command_line = arguments("agnostic", made, data_dir)
     folder = folder_of("agnostic", data_dir)
-    assert interrupt("step", 3, command_line).returncode == KILLED
+    assert interrupt("step", 3, command_line).status == KILLED
     change_run_json(folder, code=[OTHER])
-    assert interrupt("step", 2, [*command_line, "--allow-other-code"]).returncode == KILLED
+    assert interrupt("step", 2, [*command_line, "--allow-other-code"]).status == KILLED
     assert codes(folder) == [OTHER, code_identity()]
     assert "going on after step" in command(*command_line).err
     assert codes(folder) == [OTHER, code_identity()]
@@ -396,13 +374,13 @@ def test_what_went_on_with_other_code_goes_on_with_that(
 
 
 def test_a_run_of_an_earlier_release_goes_on_as_that_release_would(
-    made: Path, data_dir: Path, tmp_path: Path, interrupt: Interrupt, command: Command
+    made: Path, data_dir: Path, tmp_path: Path, command: Command
 ) -> None:
     as_before = {"center_inputs": False, "prior_bias": False}
     section = {"model": DBOF, "training": {**SETTINGS, **as_before}}
     command_line = ["train_video", str(write_config(tmp_path / "before.yaml", video=section))]
     command_line += arguments("dbof", made, data_dir)[2:]
-    assert interrupt("step", 5, command_line).returncode == KILLED
+    assert interrupt("step", 5, command_line).status == KILLED
     folder = folder_of("dbof", data_dir)
     config = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
     config["video"]["training"] = keys_of_old(config["video"]["training"])
@@ -484,11 +462,9 @@ def test_a_model_from_elsewhere_is_not_overwritten(made: Path, data_dir: Path, c
     assert outcome.status == 2 and "does not say how it was made" in outcome.err and "--restart" in outcome.err
 
 
-def test_a_damaged_state_is_named_and_nothing_is_lost(
-    made: Path, data_dir: Path, interrupt: Interrupt, command: Command
-) -> None:
+def test_a_damaged_state_is_named_and_nothing_is_lost(made: Path, data_dir: Path, command: Command) -> None:
     command_line = arguments("dbof", made, data_dir)
-    assert interrupt("step", 5, command_line).returncode == KILLED
+    assert interrupt("step", 5, command_line).status == KILLED
     state = folder_of("dbof", data_dir) / "checkpoints" / "state.pt"
     whole = state.read_bytes()
     for content in (whole[:-50], b"", b"not a state"):
@@ -500,8 +476,8 @@ def test_a_damaged_state_is_named_and_nothing_is_lost(
     assert command(*command_line).status == 0
 
 
-def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path, interrupt: Interrupt) -> None:
-    assert interrupt("step", 5, arguments("aware", made, data_dir)).returncode == KILLED
+def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path) -> None:
+    assert interrupt("step", 5, arguments("aware", made, data_dir)).status == KILLED
     state = torch.load(folder_of("aware", data_dir) / "checkpoints" / "state.pt", weights_only=True)
     assert state["version"] == 2 and state["step"] == 4
 
