@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.gpu_data import OFFSET, Place
 from benchmarks.gpu_timing import REPEATS, WARM_ITEMS, Stretches
 from benchmarks.watched_training import COMMANDS
-from yt8m.cli import training_options
+from yt8m.cli import model_folder, training_options
 from yt8m.data.candidates import find_candidates
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import WholeVideoDataset
@@ -129,7 +129,7 @@ class Training(Work):
                 experiment, training=TimedLoader(experiment.training, stretches, args.steps), validation=None
             )
 
-        folder = self._module.model_folder(args)
+        folder = model_folder(args)
         train(folder, args.data_dir, build, training_options(args))
         close_logger(logging.getLogger("yt8m"))
         shutil.rmtree(folder)

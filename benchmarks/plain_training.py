@@ -44,6 +44,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.plain_models import frame_mask
 from benchmarks.watched_training import SEEN, WORST, seen_examples
 from yt8m import train_pure_segment, train_segment_w_context, train_video
+from yt8m.cli import model_folder
 from yt8m.common.config import SegmentTraining, Training, VideoTraining
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
 from yt8m.data.folds import split_fold
@@ -412,7 +413,7 @@ def main() -> None:
     args = command.build_parser().parse_args(outer.arguments)
     if args.seed is None:
         parser.error("a --seed is needed")
-    folder = command.model_folder(args)
+    folder = model_folder(args)
     if not (folder / WEIGHTS_NAME).exists():
         torch.manual_seed(args.seed)
         build(args, folder, outer.aspects).run(args.seed)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from yt8m import train_pure_segment, train_segment_w_context, train_video
-from yt8m.cli import run, training_options
+from yt8m.cli import model_folder, run, training_options
 from yt8m.common.devices import resolve_half
 from yt8m.data.datasets import ShardDataset
 from yt8m.data.sampling import Key
@@ -137,7 +137,7 @@ def main() -> None:
 
     def train_watched(args: argparse.Namespace) -> None:
         build = watched(command.builder(args), args.amp)
-        train(command.model_folder(args), args.data_dir, build, training_options(args))
+        train(model_folder(args), args.data_dir, build, training_options(args))
 
     run(train_watched, command.build_parser(), outer.arguments)
 

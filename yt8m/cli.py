@@ -231,6 +231,19 @@ def add_fold(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
+    """What the trainers on rated segments have in common beside base models: the others' options and `--fold`."""
+    add_training_options(parser, "cache/segment/NAME_FOLD")
+    add_fold(parser)
+    add_vocabulary(parser)
+
+
+def model_folder(args: argparse.Namespace) -> Path:
+    """Where a trainer's model goes."""
+    cache = Path(args.data_dir, "cache")
+    return cache / "segment" / f"{args.name}_{args.fold}" if "fold" in args else cache / "video" / args.name
+
+
 def add_amp(
     parser: argparse.ArgumentParser,
     default: str = "auto",

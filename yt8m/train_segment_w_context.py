@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import add_fold, add_training_options, add_vocabulary, make_parser, run, training_options
+from yt8m.cli import add_fine_tuning_options, make_parser, model_folder, run, training_options
 
 if TYPE_CHECKING:
     from yt8m.training.experiments import Builder
@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         "workers",
         "on-error",
     )
-    add_training_options(parser, "cache/segment/NAME_FOLD")
+    add_fine_tuning_options(parser)
     parser.add_argument(
         "context_model",
         type=Path,
@@ -35,14 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="SEGMENT_MODEL_DIR",
         help="folder of the video model that becomes the segment encoder",
     )
-    add_fold(parser)
-    add_vocabulary(parser)
     return parser
-
-
-def model_folder(args: argparse.Namespace) -> Path:
-    """Where the model goes."""
-    return args.data_dir / "cache" / "segment" / f"{args.name}_{args.fold}"
 
 
 def builder(args: argparse.Namespace) -> "Builder":

@@ -2,10 +2,9 @@
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import add_training_options, make_parser, positive, run, training_options
+from yt8m.cli import add_training_options, make_parser, model_folder, positive, run, training_options
 
 if TYPE_CHECKING:
     from yt8m.training.experiments import Builder
@@ -34,11 +33,6 @@ def build_parser() -> argparse.ArgumentParser:
         "(default: shuffle all videos)",
     )
     return parser
-
-
-def model_folder(args: argparse.Namespace) -> Path:
-    """Where the model goes."""
-    return args.data_dir / "cache" / "video" / args.name
 
 
 def builder(args: argparse.Namespace) -> "Builder":
