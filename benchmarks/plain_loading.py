@@ -5,8 +5,11 @@ in whole, whatever is used of it; workers are processes, each with shards of its
 """
 
 # pylint: disable=abstract-method  # torch's iterable data sets have no __getitem__
+import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,19 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
 from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
+
+
+def import_tensorflow() -> ModuleType:
+    """TensorFlow, without the pages that it writes to standard error while it starts, past Python."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # and afterwards
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        return importlib.import_module("tensorflow")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class PlainRecords(IterableDataset):
@@ -29,8 +45,7 @@ class PlainRecords(IterableDataset):
 
     def records(self) -> Iterator[dict[str, np.ndarray]]:
         """Frames (n, 1152) float32 and start seconds of ratings, of every record of this worker's shards."""
-        import tensorflow as tf  # seconds, which commands without this way need not wait for
-
+        tf = import_tensorflow()
         worker = get_worker_info()
         paths = self.paths if worker is None else self.paths[worker.id :: worker.num_workers]
         for raw in tf.data.TFRecordDataset([str(path) for path in paths]):
