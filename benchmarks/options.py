@@ -31,8 +31,7 @@ from yt8m.data.vocabulary import load_vocabulary
 from yt8m.models.artifacts import open_folder
 from yt8m.prediction.memmaps import StoredScores, prediction_files
 from yt8m.prediction.video_scores import CandidateRules, video_scores
-from yt8m.ranking.fusion import Fusion
-from yt8m.ranking.fusion import FusionKind as FusionKind
+from yt8m.ranking.fusion import Fusion, FusionKind
 from yt8m.scoring.ratings import ratings_of_table, read_truth
 from yt8m.scoring.scores import Ranking, resampled_maps
 from yt8m.scoring.trials import PlacedRatings

@@ -184,7 +184,7 @@ def test_kernels_that_overlap_count_once(place: Place, monkeypatch: pytest.Monke
         """Has seen these events."""
 
         def __init__(self, activities: list[Any], acc_events: bool) -> None:
-            assert activities == [torch.profiler.ProfilerActivity.CUDA]
+            assert activities == [torch.profiler.ProfilerActivity.CUDA] and acc_events
 
         def __enter__(self) -> "Profiler":
             return self

@@ -105,8 +105,8 @@ def split_line(line: bytes) -> tuple[int | None, bytes]:
     return int(label) if is_label else None, _unquoted(segments)
 
 
-def _unquoted(field: bytes) -> bytes:
-    return field[1:-1] if len(field) > 1 and field[:1] == field[-1:] == b'"' else field
+def _unquoted(text: bytes) -> bytes:
+    return text[1:-1] if len(text) > 1 and text[:1] == text[-1:] == b'"' else text
 
 
 WORKERS = 2

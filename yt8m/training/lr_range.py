@@ -50,7 +50,7 @@ _BASE_MODELS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Rates:
-    """The learning rates to try: `steps` of them, from `start` to `end`, each a constant factor greater than the last."""
+    """The learning rates to try: `steps` of them, from `start` to `end`, growing by a constant factor."""
 
     start: float
     end: float
