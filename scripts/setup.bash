@@ -10,7 +10,7 @@
 #   PYTHON3        the interpreter to make .venv with, 3.11 to 3.14
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ "$(uname)" = Linux ] || { echo "setup: runs on Linux alone; use the Docker image, see README.md" >&2; exit 2; }
+[ "$(uname)" = Linux ] || { echo "setup: runs on Linux alone; use the Docker image, see docs/installation.md" >&2; exit 2; }
 
 case ${1:-} in
     "") tools=() ;;

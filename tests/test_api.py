@@ -118,6 +118,10 @@ def test_other_features_are_refused_in_words(
 def test_mistakes_with_models_and_classes(models: Path, model: yt8m.Localizer, tmp_path: Path) -> None:
     with pytest.raises(yt8m.UserError, match="did you mean Guitar"):
         model.localize(VIDEO.frames, "gitar")
+    with pytest.raises(yt8m.UserError, match="top: 0, expected at least 1"):
+        model.localize(VIDEO.frames, top=0)
+    with pytest.raises(yt8m.UserError, match="threshold: 50, expected a probability"):
+        model.localize(VIDEO.frames, threshold=50)
     for folders, message in (([], "no folder is named"), (tmp_path / "none", "no such folder"), (tmp_path, "no model")):
         with pytest.raises(yt8m.UserError, match=message):
             yt8m.load(folders)

@@ -153,7 +153,8 @@ def main(args: argparse.Namespace) -> None:
         write_submission(args.output, vocabulary.labels.tolist(), candidates.row_names(), ranked, progress.update)
     print(
         f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, candidates.n_rows)} of "
-        f"{candidates.n_rows} segments each{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
+        f"{candidates.n_rows} segments each"
+        f"{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
         f"{', '.join(names) if weights is None else weights_text(names, weights)}"
     )
 

@@ -84,8 +84,13 @@ class Localizer:
             video_id: what to call the video.
 
         Raises:
-            UserError: features of another shape, type or range, or a class that the models do not know.
+            UserError: features of another shape, type or range, a class that the models do not know, or a number out of
+                its range.
         """
+        if top < 1:
+            raise UserError(f"top: {top}, expected at least 1")
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold: {threshold}, expected a probability, 0 to 1")
         if isinstance(classes, str):
             classes = [classes]
         query = Query(None if classes is None else find_classes(classes, self.vocabulary), top, threshold)

@@ -51,10 +51,10 @@ class Options:
     """How to train.
 
     `device` and `amp`: as `resolve_device` and `resolve_half` take them; `workers`: reading threads, None for what
-    suits the device; `patience`: evaluations without improvement before the end, or None; `save_every` and `log_every` steps;
-    `accumulate`: in how many parts a batch is taken; `compiled`: through `torch.compile`; `restart`: begin anew;
-    `allow_other_code`: go on with a run of another version of this package; `console_level`: the least level of log
-    lines that the console shows.
+    suits the device; `patience`: evaluations without improvement before the end, or None; `save_every` and
+    `log_every` steps; `accumulate`: in how many parts a batch is taken; `compiled`: through `torch.compile`;
+    `restart`: begin anew; `allow_other_code`: go on with a run of another version of this package;
+    `console_level`: the least level of log lines that the console shows.
     """
 
     seed: int
