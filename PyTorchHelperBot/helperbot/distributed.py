@@ -21,6 +21,7 @@ LOGGER = logging.getLogger(__name__)
 ARRIVAL = timedelta(minutes=10)
 _SILENCE = 5.0  # seconds of waiting before it is said
 _PAUSE = 0.1  # seconds between one look and the next
+_FREEING = 0.2  # seconds that gloo's threads get
 _SHOWN = 8  # ranks
 _PLACE = "MASTER_ADDR", "MASTER_PORT"  # what a launcher sets beside RANK and WORLD_SIZE
 
@@ -72,6 +73,11 @@ def process_group(
     try:
         yield
         dist.barrier()  # a process that is still talking needs the others
+    except BaseException:
+        # Gloo's threads still free the tensors of what has just been exchanged, for which they need Python's lock; the
+        # group, if it went away meanwhile, would hold that lock and wait for them, for ever.
+        time.sleep(_FREEING)
+        raise
     finally:
         # A DistributedDataParallel that outlives the group may abort the process at its exit.
         gc.collect()
