@@ -57,7 +57,7 @@ class Survey:
             low, high = self.low[columns].min(), self.high[columns].max()
         for digits in range(3, 18):
             rounded = [float(f"{value:.{digits}g}") + 0.0 for value in (low, high)]  # + 0.0: not -0
-            if rounded[0] < rounded[1]:  # without exponents, which argparse takes for options after a minus
+            if rounded[0] < rounded[1]:  # without exponents: after a minus they would be options
                 return " ".join(np.format_float_positional(value, trim="-") for value in rounded)
         return "LOW HIGH"
 

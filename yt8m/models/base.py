@@ -4,6 +4,7 @@ Dimensions: B videos or segments in a batch, L frames (padded), N frames of the 
 of a frame, F features of a video or segment.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -46,7 +47,7 @@ class EncoderConfig(Section):
         return {key: value for key, value in serialize(self).items() if key not in usual or value != usual[key]}
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Base class of the families: frames into one vector for each video or segment.
 
     A family defines `encode_frames`, which looks at single frames, and `pool`, which joins them; `out_features` is the
@@ -64,9 +65,9 @@ class Encoder(nn.Module):
         """The encoder of segments in a context-aware model, where other layers follow: by default all of it."""
         return cls(config)
 
+    @abstractmethod
     def encode_frames(self, rows: Tensor) -> Encoded:
         """Frames (N, D), floats in 0..255 → (N, ·), or a tuple of such tensors."""
-        raise NotImplementedError
 
     def pool(self, encoded: Encoded, mask: Tensor) -> Tensor:
         """What `encode_frames` gave, padded with zeros to (B, L, ·), and where frames are (B, L) bool → (B, F).
