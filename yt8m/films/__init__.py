@@ -1,0 +1,1 @@
+"""From films to one vector of features a second: decoding, extractors, shards."""
