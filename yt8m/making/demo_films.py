@@ -129,9 +129,7 @@ def write_film(path: Path, scenes: Sequence[Scene], clips: Clips, rng: np.random
         container.mux(sound.encode())
 
 
-def _scene_frames(
-    scene: Scene, clips: Clips, rng: np.random.Generator
-) -> tuple[_Shot | None, Iterator[np.ndarray]]:
+def _scene_frames(scene: Scene, clips: Clips, rng: np.random.Generator) -> tuple[_Shot | None, Iterator[np.ndarray]]:
     """The shot that a scene shows, None for patterns, and its frames (_HEIGHT, _WIDTH, 3) float32."""
     n_frames = (scene.end - scene.start) * _RATE
     shots = _FILLERS if scene.concept is None else CONCEPTS[scene.concept]
@@ -161,7 +159,7 @@ def _shown(frames: np.ndarray, n_frames: int, rng: np.random.Generator) -> Itera
 
 def _patterns(n_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Coloured waves that move."""
-    y, x = np.mgrid[0:1:_HEIGHT * 1j, 0 : _WIDTH / _HEIGHT : _WIDTH * 1j].astype(np.float32)
+    y, x = np.mgrid[0 : 1 : _HEIGHT * 1j, 0 : _WIDTH / _HEIGHT : _WIDTH * 1j].astype(np.float32)
     waves = rng.uniform(-12, 12, (3, 2)).astype(np.float32)
     speeds, phases = rng.uniform(-0.4, 0.4, 3), rng.uniform(0, 6, 3)
     base = rng.uniform(60, 190, 3)
