@@ -16,9 +16,8 @@ import numpy as np
 from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS, SPAN_COLUMNS
-from yt8m.data.segments import SEGMENT_SECONDS
-
+from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS, SPAN_COLUMNS
 
 _WIDTH, _HEIGHT, _RATE = 320, 180, 10  # of the films
 _SAMPLE_RATE = 48_000
