@@ -71,7 +71,7 @@ def decoded(container: av.container.InputContainer, stream: Stream) -> Iterator[
             yield None
 
 
-def _packets(container: av.container.InputContainer, stream: Stream) -> Iterator[av.Packet | None]:
+def _packets(container: av.container.InputContainer, stream: Stream) -> Iterator[av.Packet[Stream] | None]:
     """The packets of a stream, the empty one last that gets the last frames; None where one could not be read."""
     failures = 0
     while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable

@@ -4,6 +4,7 @@ Dimensions: H, W pixels of a frame.
 """
 
 from fractions import Fraction
+from typing import cast
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def _upright(frame: av.VideoFrame, picture: np.ndarray) -> np.ndarray:
     if matrix is None:
         return picture
     # Column x and row y go to column a * x + c * y and row b * x + d * y.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(cast(bytes, matrix), np.int32)[:5].tolist()
     if abs(a) + abs(d) < abs(b) + abs(c):
         picture = picture.transpose(1, 0, 2)
         a, d = c, b
