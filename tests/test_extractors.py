@@ -15,8 +15,10 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
+from tests.documentation import blocks
 from tests.extracting import FRAMES, SOUND, each_alone, opened, refused
 from yt8m.common.errors import UserError
+from yt8m.films.extractors import onnx_model
 from yt8m.films.log_mel import log_mel
 
 
@@ -97,6 +99,20 @@ def test_crops_channels_scales_and_interpolations(tmp_path: Path) -> None:
     np.testing.assert_allclose(as_bytes, by_hand(frame, covering), rtol=1e-3, atol=1e-4)
     others = [features(interpolation=name) for name in ("bilinear", "bicubic", "lanczos")]
     assert len({found.tobytes() for found in (features(), *others)}) == 4
+
+
+def test_the_page_has_all_settings() -> None:
+    (block,) = blocks("docs/extractors.md")
+    settings = yaml.safe_load(block.text)
+    assert set(settings) == set(onnx_model.Preprocessing.model_fields)
+    frame = np.full((300, 400, 3), 255, np.uint8)
+    white = onnx_model.Preprocessing.model_validate(settings)(frame)
+    assert white.shape == (1, 3, 224, 224)
+    np.testing.assert_allclose(white[0, :, 9, 9], (1 - np.array(settings["mean"])) / settings["std"], rtol=1e-5)
+    needed = {key: settings[key] for key in ("size", "mean", "std")}
+    assert onnx_model.Preprocessing.model_validate(needed) == onnx_model.Preprocessing.model_validate(
+        {**settings, "shorter": None, "output": None}
+    )
 
 
 def test_an_output_is_chosen_by_its_name(tmp_path: Path) -> None:

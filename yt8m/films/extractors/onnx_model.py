@@ -1,17 +1,10 @@
 """`onnx:MODEL.onnx`: any image model, through onnxruntime, its preprocessing in a YAML file beside it, `MODEL.yaml`.
 
-    size: 224                      # of the input, in pixels: a number, or [height, width]
-    mean: [0.485, 0.456, 0.406]    # x = (byte * scale - mean) / std, for each channel
+    size: 224
+    mean: [0.485, 0.456, 0.406]
     std: [0.229, 0.224, 0.225]
 
-and, where these are not what the model wants,
-
-    scale: 0.00392156862745098     # 1 / 255; 1 for bytes as they are
-    channels: rgb                  # or bgr; mean and std are in this order
-    resize: crop                   # the shorter side to `shorter`, then the middle; or stretch, to `size` at once
-    shorter: 256                   # default: as large as it must be to cover `size`
-    interpolation: bilinear        # or nearest, bicubic, lanczos
-    output: embedding              # if the model has several
+`Preprocessing` has all keys; docs/extractors.md explains them.
 
 Dimensions: N frames, H and W pixels, V visual features.
 """
@@ -47,7 +40,8 @@ def _both(value: object) -> object:
 
 
 class Preprocessing(Section):
-    """How a frame becomes what a model takes; see the module."""
+    """How a frame becomes what a model takes: resized, cropped as torchvision does it, and x = (byte * scale - mean) /
+    std for each channel."""
 
     size: Annotated[tuple[Count, Count], BeforeValidator(_both)]
     mean: tuple[Number, Number, Number]
@@ -72,12 +66,14 @@ class Preprocessing(Section):
         method = _INTERPOLATIONS[self.interpolation]
         if self.resize == "stretch":
             return image.resize((width, height), method)
-        factor = max(height / image.height, width / image.width)
         if self.shorter is not None:
-            factor = self.shorter / min(image.height, image.width)
-        larger = image.resize((round(image.width * factor), round(image.height * factor)), method)
-        left, top = (larger.width - width) // 2, (larger.height - height) // 2
-        return larger.crop((left, top, left + width, top + height))
+            sides = [int(self.shorter * side / min(image.size)) for side in image.size]
+        elif width * image.height >= height * image.width:
+            sides = [width, int(width * image.height / image.width)]
+        else:
+            sides = [int(height * image.width / image.height), height]
+        left, top = round((sides[0] - width) / 2), round((sides[1] - height) / 2)
+        return image.resize((sides[0], sides[1]), method).crop((left, top, left + width, top + height))
 
 
 class OnnxModel(LogMelExtractor):
