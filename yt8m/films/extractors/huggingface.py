@@ -25,7 +25,7 @@ from PIL import Image
 
 from yt8m.common.errors import UserError
 from yt8m.films.extractors.base import Extractor, Options, register
-from yt8m.films.extractors.shared import LogMelExtractor, digest_of, first_line, one_by_one, required_package
+from yt8m.films.extractors.shared import LogMelExtractor, digest_of, exactly, first_line, one_by_one, required_package
 
 _KIND = "hf"
 _REMEDY = "pip install transformers pillow"
@@ -65,11 +65,11 @@ class HuggingFaceModel(LogMelExtractor):
         """See `Extractor`."""
         return one_by_one(frames, self.visual, self._features, self.name)
 
-    @torch.inference_mode()
     def _features(self, frame: np.ndarray) -> np.ndarray:
         """A frame (H, W, 3) uint8 → (V,) float32."""
         inputs = self._processor(images=Image.fromarray(frame), return_tensors="pt").to(self._device)
-        output = self._model.get_image_features(**inputs) if self._has_text else self._model(**inputs)
+        with torch.inference_mode(), exactly():
+            output = self._model.get_image_features(**inputs) if self._has_text else self._model(**inputs)
         features = output.last_hidden_state[:, 0] if self._class_token else output.pooler_output
         if features is None:
             raise ValueError("the model has no pooled output")

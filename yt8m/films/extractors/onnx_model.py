@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from pydantic import BeforeValidator, ValidationError
 
@@ -89,7 +88,8 @@ class OnnxModel(LogMelExtractor):
         settings = self._preprocessing.model_dump(mode="json")
         self.digest = digest_of({"extractor": _KIND, "version": 1, **settings}, _weights(path, self.name))
         options = runtime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the bits are the same everywhere
+        options.log_severity_level = 4
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # pylint: disable=broad-exception-caught  # they have no class in common

@@ -30,7 +30,7 @@ import torch
 from yt8m.common.errors import UserError
 from yt8m.data.features import PUBLISHED_RANGE
 from yt8m.films.extractors.base import Extractor, Options, register
-from yt8m.films.extractors.shared import digest_of, first_line, one_by_one, required_package
+from yt8m.films.extractors.shared import digest_of, exactly, first_line, one_by_one, required_package
 from yt8m.films.extractors.vggish import EMBEDDING, WINDOWS, VGGish
 from yt8m.films.log_mel import log_mel
 
@@ -129,7 +129,7 @@ class YouTube8M(Extractor):
 
     def _audio_features(self, patch: np.ndarray) -> np.ndarray:
         """A log-mel patch (`WINDOWS`, `BANDS`) → (A,), whitened."""
-        with torch.inference_mode():
+        with torch.inference_mode(), exactly():
             embedding = self._vggish(torch.from_numpy(patch).to(self._device)[None])[0].cpu().numpy()
         return self._audio_vectors @ (embedding - self._audio_mean)
 
@@ -162,7 +162,7 @@ class _Inception:
             problem = f"is not the graph with {_FRAME} and {_POOLED} ({first_line(error)})"
             raise UserError(f"{path}: {problem}; {_again(_GRAPH)}") from None
         settings = v1.ConfigProto(
-            intra_op_parallelism_threads=torch.get_num_threads(),
+            intra_op_parallelism_threads=1,  # the bits do not depend on how many there are
             inter_op_parallelism_threads=1,
             device_count={"GPU": int(device.type == "cuda")},
         )
