@@ -87,7 +87,8 @@ def main(args: argparse.Namespace) -> None:
     like = None if args.like is None else read_like(args.like)
     options = Options(args.assets, resolve_device(args.device))
     cores = len(os.sched_getaffinity(0))
-    computing = Computing(args.processes or cores, cores, args.decode_threads)
+    threads = cores if options.device.type == "cpu" else 1  # a GPU computes one thing at a time
+    computing = Computing(args.processes or cores, threads, args.decode_threads)
     with open_film_folder(args.data_dir) as folder:
         name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT
         done = folder.fill(films, partial(open_extractor, name, options), computing, like=like, form=args.format)

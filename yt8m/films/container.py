@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 from yt8m.common.errors import UserError
 from yt8m.common.wording import listed
@@ -55,9 +56,10 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 Stream = av.VideoStream | av.AudioStream
+Frame = av.VideoFrame | av.AudioFrame
 
 
-def decoded(container: av.container.InputContainer, stream: Stream) -> Iterator[av.VideoFrame | av.AudioFrame | None]:
+def decoded(container: av.container.InputContainer, stream: Stream) -> Iterator[Frame | None]:
     """The frames of a stream, in the order in which they are shown; None where something could not be read."""
     for packet in _packets(container, stream):
         if packet is None:
@@ -66,12 +68,12 @@ def decoded(container: av.container.InputContainer, stream: Stream) -> Iterator[
         if packet.is_corrupt:
             yield None
         try:
-            yield from packet.decode()
+            yield from cast(list[Frame], packet.decode())
         except av.FFmpegError:
             yield None
 
 
-def _packets(container: av.container.InputContainer, stream: Stream) -> Iterator[av.Packet[Stream] | None]:
+def _packets(container: av.container.InputContainer, stream: Stream) -> Iterator[av.Packet[Any] | None]:
     """The packets of a stream, the empty one last that gets the last frames; None where one could not be read."""
     failures = 0
     while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable
@@ -108,7 +110,7 @@ class Clock:
         self._shift = Fraction(0)
         self._impossible = 0
 
-    def time(self, frame: av.VideoFrame | av.AudioFrame, duration: Fraction) -> Fraction | None:
+    def time(self, frame: Frame, duration: Fraction) -> Fraction | None:
         """When a frame is shown, which has that `duration`; None for one to leave out."""
         time = self._by_its_clock(frame)
         if self._last is not None and time <= self._last or self._latest is not None and time > self._latest:
@@ -123,7 +125,7 @@ class Clock:
         self._last, self._expected = time, time + duration
         return time
 
-    def _by_its_clock(self, frame: av.VideoFrame | av.AudioFrame) -> Fraction:
+    def _by_its_clock(self, frame: Frame) -> Fraction:
         if frame.pts is None or frame.time_base is None:
             self.untimed = True
             if self.start is None:

@@ -100,7 +100,7 @@ class Film:
         damaged = False  # something since `before`
         for frame in decoded(self._container, self._stream):
             time = self._clock.time(frame, self._duration(frame)) if isinstance(frame, av.VideoFrame) else None
-            if frame is None or time is None:
+            if time is None or not isinstance(frame, av.VideoFrame):
                 damaged = True
                 continue
             if before is not None:

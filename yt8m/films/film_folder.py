@@ -65,11 +65,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Computing:
-    """How films are extracted, none of which changes a byte: `processes` of how many `cores`; and `decode_threads` of
-    each, of which more than one may change the frames of damaged films."""
+    """How films are extracted: by `processes`, which share `threads` that encode, neither of which changes a byte; and
+    `decode_threads` of each, of which more than one may change the frames of damaged films."""
 
     processes: int
-    cores: int
+    threads: int
     decode_threads: int = 1
 
 
@@ -183,13 +183,13 @@ class FilmFolder:
                 try:
                     with Film(film) as opened:
                         seconds[video_id, film] = round(opened.announced or 0)
-                except UserError as error:
-                    failures[film] = error
+                except UserError as fault:
+                    failures[film] = fault
         if not seconds:
             return failures
         tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # no long one last
         processes = min(computing.processes, len(tasks))
-        threads = Threads(max(computing.cores // processes, 1), computing.decode_threads)
+        threads = Threads(max(computing.threads // processes, 1), computing.decode_threads)
         opener = (lambda: extractor) if processes == 1 else open_it
         with Progress(_title(0, tasks), sum(seconds.values()), "second", LOGGER) as progress:
             results = work(tasks, processes, progress.update, begin_adding, self._store_path, opener, threads)
@@ -213,11 +213,9 @@ class FilmFolder:
         parts = [self._store.features(video_ids[row]) for row in order.tolist()]
         rows = -(-_SAMPLE_ROWS // len(parts))
         samples = [np.concatenate([_spread(values, rows) for values in kind]) for kind in zip(*parts)]
-        ranges = [
-            known or _range_of(sample)
-            for known, sample in zip((extractor.visual_range, extractor.audio_range), samples)
-        ]
-        return feature_contract(extractor.visual, extractor.audio, *ranges, extractor=identity(extractor))
+        rgb = extractor.visual_range or _range_of(samples[0])
+        audio = extractor.audio_range or _range_of(samples[1])
+        return feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
 
     def _write_table(self) -> None:
         with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -228,10 +226,13 @@ class FilmFolder:
 
     def _say(self, video_ids: Sequence[str], writer: "_Writer") -> None:
         """Log what the films of this run lack, and whether the range is theirs."""
+        films: dict[str, list[str]] = {}
         for video_id in video_ids:
             entry = self._store.entries[video_id]
-            if entry.notes:
-                LOGGER.warning("%s: %s", entry.film.path, "; ".join(entry.notes))
+            for note in entry.notes:
+                films.setdefault(note, []).append(entry.film.path)
+        for note, paths in films.items():
+            LOGGER.warning("%s: %s", note, listed(paths))
         if writer.clipped > _MANY_CLIPPED * writer.values:
             LOGGER.warning(
                 "%.2g %% of all values lay beyond the ranges of %s and were clipped; the films that it was made from "
