@@ -439,18 +439,17 @@ def literal_log_mel(second: np.ndarray) -> np.ndarray:
         return 1127 * np.log(1 + hertz / 700)
 
     edges = [mel(125) + (mel(7500) - mel(125)) * number / 65 for number in range(66)]
+    weights = np.zeros((257, 64))
+    for band in range(64):
+        low, peak, high = edges[band : band + 3]
+        for bin_ in range(257):
+            place = mel(bin_ * 16_000 / 512)
+            weights[bin_, band] = max(min((place - low) / (peak - low), (high - place) / (high - peak)), 0)
     rows = []
     for start in range(0, 16_000 - 400 + 1, 160):
         window = [second[start + n] * (0.5 - 0.5 * np.cos(2 * np.pi * n / 400)) for n in range(400)]
         magnitudes = np.abs(np.fft.rfft(np.array(window, np.float64), 512))
-        bands = np.zeros(64)
-        for band in range(64):
-            low, peak, high = edges[band : band + 3]
-            for bin_, magnitude in enumerate(magnitudes):
-                place = mel(bin_ * 16_000 / 512)
-                weight = min((place - low) / (peak - low), (high - place) / (high - peak))
-                bands[band] += max(weight, 0) * magnitude
-        rows.append(np.log(bands + 0.01))
+        rows.append(np.log(magnitudes @ weights + 0.01))
     return np.array(rows)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from yt8m.common.config import FeatureContract
 
 DEFAULT = "efficientnet-lite0"
-SHARDS, ARRAYS = "shards", "npy"
+ARRAYS = "npy"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--format",
-        choices=(SHARDS, ARRAYS),
-        default=SHARDS,
+        choices=("shards", ARRAYS),
+        default="shards",
         help="DIR/segment/test/*.tfrecord, or DIR/rgb/<video id>.npy and DIR/audio/<video id>.npy for make_records "
         "(default: shards)",
     )
@@ -91,7 +91,8 @@ def main(args: argparse.Namespace) -> None:
     computing = Computing(args.processes or cores, threads, args.decode_threads)
     with open_film_folder(args.data_dir) as folder:
         name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT
-        done = folder.fill(films, partial(open_extractor, name, options), computing, like=like, form=args.format)
+        opener = partial(open_extractor, name, options)
+        done = folder.fill(films, opener, computing, like=like, as_arrays=args.format == ARRAYS)
     if done.contract is not None:
         rgb, audio = done.contract.widths
         print(

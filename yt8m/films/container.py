@@ -60,7 +60,7 @@ Frame = av.VideoFrame | av.AudioFrame
 
 
 class Track:
-    """A stream of a container, read once; `read_to` is the byte of the file behind the last packet that there was."""
+    """A stream of a container, read once; `read_to` is the byte of the file behind the last packet of any stream."""
 
     def __init__(self, container: av.container.InputContainer, stream: Stream) -> None:
         self._container, self._stream = container, stream
@@ -74,7 +74,6 @@ class Track:
                 continue
             if packet.is_corrupt:
                 yield None
-            self.read_to = max(self.read_to, (packet.pos or 0) + packet.size)
             try:
                 yield from cast(list[Frame], packet.decode())
             except av.FFmpegError:
@@ -85,9 +84,11 @@ class Track:
         failures = 0
         while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable
             try:
-                for packet in self._container.demux(self._stream):
+                for packet in self._container.demux():
                     failures = 0
-                    yield packet
+                    self.read_to = max(self.read_to, (packet.pos or 0) + packet.size)
+                    if packet.stream is self._stream:
+                        yield packet
                 return
             except av.FFmpegError:
                 failures += 1

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yt8m.common.errors import UserError
@@ -59,7 +59,7 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def name_films(films: Iterable[Path], known: Mapping[Path, str]) -> dict[Path, str]:
+def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, str]:
     """The video id of each film: its file's name without the ending, made fit for a submission and for names of files.
 
     Of films with the same name, all but the first get a number. Those that are `known` keep their ids.

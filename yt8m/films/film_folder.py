@@ -43,7 +43,6 @@ from yt8m.models.model_files import CONFIG_NAME
 LOGGER = logging.getLogger(__name__)
 TABLE = "films.csv"
 COLUMNS = ("video_id", "path", "seconds", "notes")
-SHARDS, ARRAYS = FORMATS = ("shards", "npy")
 (TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
 SHARD_VIDEOS = 1000
 _STORE = Path("cache", "films")
@@ -118,7 +117,7 @@ class FilmFolder:
         computing: Computing,
         *,
         like: FeatureContract | None = None,
-        form: str = SHARDS,
+        as_arrays: bool = False,
     ) -> Summary:
         """Extract what films there is no result of yet, then write all that there is.
 
@@ -127,7 +126,7 @@ class FilmFolder:
             open_it: gives the extractor; called in each process.
             computing: how to do it.
             like: the contract to take, see `read_like`; None: that of the folder, or else one that these films make.
-            form: one of `FORMATS`.
+            as_arrays: write arrays, not shards.
 
         Raises:
             UserError: what is there is of another extractor or range, or its results are gone.
@@ -149,10 +148,10 @@ class FilmFolder:
             self.contract = self._make_contract(done, extractor, like)
             save_contract(self.contract, self._folder)
         writer = _Writer(self._store, self.contract)
-        if form == SHARDS:
-            writer.write_shards(self._folder / TEST.folder)
-        else:
+        if as_arrays:
             writer.write_arrays(self._folder)
+        else:
+            writer.write_shards(self._folder / TEST.folder)
         self._write_table()
         self._say(done, writer)
         seconds = sum(entry.seconds for entry in self._store.entries.values())
