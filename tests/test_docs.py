@@ -14,10 +14,12 @@ from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
+from tests.shards import Video, write_videos
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from tests.stand_ins import run_with_stand_ins
 from yt8m.data.partitions import PARTITIONS, server_name
@@ -295,8 +297,32 @@ def test_adding_a_model(read: Callable[..., None], tiny_data: Path, tmp_path: Pa
     assert (tmp_path / "data" / "cache" / "segment" / "attention_0" / "model.onnx").is_file()
 
 
+def test_features_of_films_are_compared_with_released_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (9, 1152), np.uint8)
+    own = frames.copy()
+    own[4, 1024:] = rng.integers(0, 256, 128)  # in one second, another sound
+    for name, features in (("released", frames), ("own", own)):
+        write_videos(tmp_path / f"{name}.tfrecord", [Video(b"fg6m", features[:, :1024], features[:, 1024:])])
+    (block,) = blocks("docs/yt8m-features.md")
+    done = run_with_stand_ins(["python", "-c", block.text], tmp_path, dict(os.environ))
+    said = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        "fg6m visual 1-32",
+        "fg6m visual 33-256",
+        "fg6m visual 257-1024",
+        "fg6m audio",
+    ]
+    assert all(
+        re.match("fg6m visual .*: 1.000, at worst 1.000 in second .*; of another second -?0.", line)
+        for line in said[:3]
+    )
+    assert re.match("fg6m audio: 1.000, at worst -?0.[0-3].* in second 4; of another second -?0.[0-3]", said[3])
+
+
 def test_every_page_with_something_to_run_is_run() -> None:
-    run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md"} | OF_HELPERBOT
+    run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md", "docs/yt8m-features.md"} | OF_HELPERBOT
+    run_above.add("docs/extractors.md")  # by tests/test_extractors.py
     (mark,) = test_what_the_other_pages_say_works_after_these.pytestmark  # type: ignore[attr-defined]
     run_above |= set(mark.args[1])
     for page in PAGES:

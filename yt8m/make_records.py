@@ -211,6 +211,7 @@ def main(args: argparse.Namespace) -> None:
     videos = _choose_videos(args, labels, ratings)
     scales = [None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range)]
     features = own.open_features(own.ArraySources(args.features, args.audio, args.audio_width, *scales), videos)
+    contract = own.contract_of(features, tuple(args.trim))
     n_frames = own.count_frames(features, videos)
     annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
     own.check_ratings(annotations, n_frames)
@@ -224,7 +225,7 @@ def main(args: argparse.Namespace) -> None:
     (stem,) = (partition.stem for partition in PARTITIONS if partition.folder == args.partition)
     with NewFolder(folder) as new:
         writer.write(new.path, stem, shards)
-        save_contract(own.contract_of(features, tuple(args.trim)), new.path)
+        save_contract(contract, new.path)
         try:
             if resolved.new_names:
                 save_names(resolved.new_names, names)

@@ -24,7 +24,7 @@ from yt8m.data.features import find_contract, require_same
 from yt8m.data.frames import EVERYTHING
 from yt8m.data.index import Index, index_file
 from yt8m.data.partitions import SUFFIX
-from yt8m.data.records import Damage, FEATURES
+from yt8m.data.records import FEATURES, Damage
 from yt8m.localization.localizer import Localizer
 from yt8m.localization.spans import Localization, Query, find_spans, suggestion
 from yt8m.making.feature_arrays import read_array
@@ -191,9 +191,7 @@ class _Film(_SingleVideo):
         return np.concatenate(parts)
 
 
-def find_inputs(
-    places: Sequence[Path], damage: Damage, extractor: "Callable[[Localizer], Extractor]"
-) -> list[Input]:
+def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Localizer], Extractor]") -> list[Input]:
     """What some files and folders are or hold: shards, arrays, and else films, in order; a folder's by name.
 
     A folder is looked through as a whole, but for what is hidden, and for `audio/` beside `rgb/`. `extractor` gives what
@@ -231,9 +229,7 @@ def find_inputs(
 def _walk(folder: Path) -> Iterator[Path]:
     rgb, audio = FEATURES
     for parent, folders, names in os.walk(folder):
-        folders[:] = [
-            name for name in folders if not name.startswith(".") and not (name == audio and rgb in folders)
-        ]
+        folders[:] = [name for name in folders if not name.startswith(".") and not (name == audio and rgb in folders)]
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
@@ -262,5 +258,7 @@ def localize_all(
         ", ".join(folder.name for folder in localizer.folders),
         localizer.predictor.computation.device,
     )
-    ways = [own.answers(localizer, query, ids) for own, ids in used]  # what is of another width is found before the first answer
+    ways = [
+        own.answers(localizer, query, ids) for own, ids in used
+    ]  # what is of another width is found before the first answer
     return sum(len(ids) for _, ids in used), (answer for way in ways for answer in way)

@@ -17,7 +17,7 @@ import numpy as np
 from yt8m.common.config import FeatureContract, FeatureMeaning
 from yt8m.common.errors import Faults, UserError, listed
 from yt8m.common.progress import Progress
-from yt8m.data.features import PUBLISHED_RANGE, Scale
+from yt8m.data.features import CONTRACT_NAME, PUBLISHED_RANGE, Scale, find_contract
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS, N_FOLDS
 from yt8m.data.vocabulary import LabelRow, RatingRow
@@ -139,20 +139,34 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
 
 
 def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureContract:
-    """What the records will hold: uint8 arrays are taken for features quantized as the published data set's are.
+    """What the records will hold: of uint8 arrays what a `features.json` beside them says of them.
 
-    `trim`: seconds at the beginning and the end of a video that are not ranked.
+    Without one they are taken for features quantized as the published data set's are. `trim`: seconds at the beginning
+    and the end of a video that are not ranked. Raises `UserError` for a `features.json` that is about other arrays.
     """
-    return FeatureContract(
-        trim=trim,
-        **{
-            feature.key: FeatureMeaning(
-                width=feature.width,
-                range=PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high),
-            )
-            for feature in features
-        },
-    )
+    told = {feature.key: find_contract(feature.arrays.folder) for feature in features}
+    meanings = {feature.key: _meaning(feature, told[feature.key]) for feature in features}
+    extractors = [None if contract is None else contract.extractor for contract in told.values()]
+    if extractors[0] != extractors[-1]:
+        folders = " and ".join(str(feature.arrays.folder) for feature in features)
+        raise UserError(f"{folders}: {CONTRACT_NAME} of each names another extractor; take both features from one")
+    return FeatureContract(**meanings, extractor=extractors[0], trim=trim)
+
+
+def _meaning(feature: Feature, told: FeatureContract | None) -> FeatureMeaning:
+    """What the bytes of a feature stand for; `told` is what is said of its arrays."""
+    bounds = PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high)
+    found = FeatureMeaning(width=feature.width, range=bounds)
+    if told is None:
+        return found
+    said: FeatureMeaning | None = getattr(told, feature.key)
+    if said is None or said.width != found.width or feature.scale is not None:
+        kind = "float" if feature.scale is not None else "uint8"
+        raise UserError(
+            f"{feature.arrays.folder / CONTRACT_NAME}: is not about the {feature.key} features here, {kind} and "
+            f"{found.width} wide; it belongs to other arrays: replace or remove it"
+        )
+    return said
 
 
 def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:
