@@ -14,7 +14,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-DESKTOP, PHONE = {"width": 1100, "height": 900}, {"width": 375, "height": 740}
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 QUIET = [
     "--disable-gpu",
     "--no-first-run",
@@ -54,6 +54,15 @@ class OpenPage:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.absolute().as_uri())
         self.page.wait_for_selector("html[data-ready=true]", state="attached")
+
+
+def wait_for(page: Page, expression: str) -> None:
+    """Wait until an expression is true; unlike playwright's own way also where pages forbid `eval`."""
+    for _ in range(600):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not true within 30 s: {expression}")
 
 
 def take_screenshots(report: Path, folder: Path) -> None:
