@@ -23,7 +23,6 @@ from yt8m.films.extractors.base import SAMPLE_RATE
 from yt8m.films.pictures import to_picture
 from yt8m.films.pyav import av
 
-
 EARLY = Fraction(1, 2)
 _DRIFT = Fraction(1, 10)  # seconds that sound may stray from its times, which many programs round, before it is moved
 _GAP = Fraction(1, 4)  # seconds between two frames: nothing to speak of
@@ -197,9 +196,7 @@ class Film:
 class _Shown:
     """A frame and its time; its picture is made when it is asked for."""
 
-    def __init__(
-        self, time: Fraction, frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | None
-    ) -> None:
+    def __init__(self, time: Fraction, frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | None) -> None:
         self.time, self.frame = time, frame
         self._form = pixel_ratio, shorter_side
         self._picture: np.ndarray | None = None

@@ -1,18 +1,27 @@
 """What a page needs of a film's file: small pictures, its format, and its address."""
 
+import base64
 import logging
 import os
 import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from yt8m.common.errors import UserError
+
+if TYPE_CHECKING:
+    from yt8m.films.pyav import av
 
 LOGGER = logging.getLogger(__name__)
 REAL_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # the data set's own ids have 4 characters and say nothing of the video
-PICTURE_WIDTH = 160  # pixels
+SUFFIXES = tuple(".mp4 .webm .m4v .mov .mkv .ogv .avi .mpg .mpeg .m2ts .mts .ts .wmv .flv .3gp .vob".split())
+PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE = 60, 600  # of about 5 KB each
+PICTURE_SIDE = 90  # pixels of the shorter one; 160 of the other where the picture is wide
 _JPEG_QUANTIZER = 6  # of 2 (best) to 31; about 5 KB a picture
 
 
@@ -25,74 +34,81 @@ class FilmLook:
     format: str = ""
     is_visual: bool = True
 
+    def address(self, second: float) -> str | None:
+        """The picture at a second, as an address that has it in itself."""
+        picture = self.pictures.get(second)
+        return None if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+
+
+def find_films(folder: Path) -> dict[str, Path]:
+    """The films in a folder, by their names without the ending; of several with one name, what browsers play first.
+
+    Raises `UserError` where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--films {folder}: no such folder")
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
+    ranked = sorted(paths, key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
+    return {path.stem: path for path in ranked}
+
 
 def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:
     """The format of a film, and pictures of it at these seconds, without those where nothing can be decoded.
 
-    A film that cannot be read at all is only warned of: a page without pictures is still a page.
+    A film that cannot be read at all is only warned of: a page without pictures is still a page. Raises `UserError`
+    where PyAV is missing.
     """
-    import av
-    from av.error import FFmpegError
+    from yt8m.films.container import open_container
+    from yt8m.films.pyav import av
 
     try:
-        with av.open(str(path)) as film:
-            streams = [stream for stream in film.streams if stream.type in ("video", "audio")]
+        with open_container(path) as film:
+            streams = [stream for stream in film.streams if isinstance(stream, av.VideoStream | av.AudioStream)]
             kind = f"{' and '.join(stream.codec_context.name for stream in streams)} in {film.format.name}"
             video = next(iter(film.streams.video), None)
             if video is None:
                 return FilmLook({}, kind, False)
             video.thread_type = "AUTO"
-            pictures = {}
-            for second in sorted(set(seconds)):
-                picture = _picture_at(film, video, second)
-                if picture is not None:
-                    pictures[second] = picture
-            return FilmLook(pictures, kind)
-    except (FFmpegError, OSError) as error:
-        LOGGER.warning("%s: no pictures of it (%s)", path, error)
+            pictures = {second: _picture_at(film, video, second) for second in sorted(set(seconds))}
+            return FilmLook({second: picture for second, picture in pictures.items() if picture is not None}, kind)
+    except UserError as error:
+        LOGGER.warning("%s; the page has no pictures of it", error)
         return FilmLook()
 
 
-def _picture_at(film: Any, video: Any, second: float) -> bytes | None:
-    """The frame that is on screen at a second from the film's start, as a JPEG file; else the last one before it.
+def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", second: float) -> bytes | None:
+    """The frame that is on screen at a second from the first frame on, as a JPEG file; else the last one before it."""
+    from yt8m.films.container import decoded
+    from yt8m.films.pyav import av
 
-    `film` and `video` are PyAV's container and stream.
-    """
-    import av
-    from av.error import FFmpegError
-
-    time = second + (film.start_time or 0) / av.time_base
-    chosen = None
+    start = video.start_time * video.time_base if video.start_time and video.time_base else 0
+    time = float(start) + second
     try:
         film.seek(round(time * av.time_base))
-        for frame in film.decode(video):
-            if frame.time is not None and frame.time > time and chosen is not None:
-                break
-            chosen = frame
-    except FFmpegError as error:
+    except av.FFmpegError as error:
         LOGGER.debug("%s: second %g: %s", film.name, second, error)
-    return None if chosen is None else _jpeg(chosen, video.sample_aspect_ratio)
+    chosen = None
+    for frame in decoded(film, video):
+        if not isinstance(frame, av.VideoFrame) or frame.time is None:
+            continue
+        if frame.time > time and chosen is not None:
+            break
+        chosen = frame
+    return None if chosen is None else _jpeg(chosen, video.sample_aspect_ratio or Fraction(1))
 
 
-def _jpeg(frame: Any, pixel_aspect: Any) -> bytes:
-    """A frame, a PyAV one, as a small upright JPEG file; `pixel_aspect`: width of a pixel by its height, if known."""
-    from fractions import Fraction
+def _jpeg(frame: "av.VideoFrame", pixel_ratio: Fraction) -> bytes:
+    """A frame as a small JPEG file; `pixel_ratio`: the width of its pixels, in their heights."""
+    from yt8m.films.pictures import to_picture
+    from yt8m.films.pyav import av
 
-    import av
-    import numpy as np
-
-    ratio = frame.height / (frame.width * float(pixel_aspect or 1))
-    turned = frame.rotation % 180 != 0
-    width = PICTURE_WIDTH if not turned else round(PICTURE_WIDTH / ratio)
-    small = frame.reformat(width=_even(width), height=_even(width * ratio), format="rgb24")
-    if frame.rotation:
-        pixels = np.ascontiguousarray(np.rot90(small.to_ndarray(), frame.rotation // 90))
-        small = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-    encoder: Any = av.CodecContext.create("mjpeg", "w")
-    encoder.width, encoder.height, encoder.pix_fmt = small.width, small.height, "yuvj420p"
+    upright = av.VideoFrame.from_ndarray(to_picture(frame, pixel_ratio, PICTURE_SIDE), format="rgb24")
+    encoder = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = _even(upright.width), _even(upright.height), "yuvj420p"
     encoder.time_base = Fraction(1, 1)
     encoder.options = {"flags": "qscale", "qmin": str(_JPEG_QUANTIZER), "qmax": str(_JPEG_QUANTIZER)}
-    small = small.reformat(format="yuvj420p")
+    small = upright.reformat(encoder.width, encoder.height, "yuvj420p")
     small.pts = 0
     return b"".join(bytes(packet) for packet in [*encoder.encode(small), *encoder.encode(None)])
 

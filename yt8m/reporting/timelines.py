@@ -24,6 +24,7 @@ from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.segments import EVERYTHING, HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.localization.span_formats import clock, digits
+from yt8m.localization.spans import runs
 from yt8m.models.artifacts import ModelFolder
 from yt8m.prediction.inference import (
     Computation,
@@ -36,7 +37,14 @@ from yt8m.prediction.inference import (
 )
 from yt8m.prediction.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
-from yt8m.reporting.film_files import REAL_ID
+from yt8m.reporting.film_files import (
+    PICTURES_OF_A_FILM,
+    PICTURES_OF_A_PAGE,
+    FilmLook,
+    film_source,
+    find_films,
+    look_into,
+)
 from yt8m.scoring.held_out import training_of
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth
 
@@ -131,9 +139,7 @@ class PredictedTimelines:
     def _timeline(self, number: int, probabilities: np.ndarray) -> Timeline:
         """Only candidate segments are predicted; the last one may be shorter, which the predictions don't tell."""
         seconds = HEAD_FRAMES + len(probabilities) * SEGMENT_SECONDS + TAIL_FRAMES
-        return Timeline(
-            self._ids[number], HEAD_FRAMES, seconds, probabilities, self._marks.get(self._ids[number], [])
-        )
+        return Timeline(self._ids[number], HEAD_FRAMES, seconds, probabilities, self._marks.get(self._ids[number], []))
 
     def select(self, count: int, top: int) -> Selection:
         """All videos, as far as `MOST_BYTES` reach, and the `count` that the models are most and least certain of.
@@ -318,24 +324,19 @@ def _are_predictions(cache: Path, names: Sequence[str] | None, needed: bool) -> 
     return there
 
 
-def page_values(selection: Selection, vocabulary: Vocabulary) -> dict[str, Any]:
-    """What the page shows of the videos: plain values, and one string of all levels."""
+def page_values(selection: Selection, vocabulary: Vocabulary, films: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """What the page shows of the videos: plain values, and one string of all levels.
+
+    `films`: by the place of a video in the list, what `films_of` says of it.
+    """
     labels = sorted({label for video in selection.videos for label in video.classes})
     place_of = {label: place for place, label in enumerate(labels)}
     videos = []
     for video in selection.videos:
         row_of = {label: row for row, label in enumerate(video.classes)}
-        videos.append(
-            {
-                "name": video.video_id,
-                "youtube": REAL_ID.fullmatch(video.video_id) is not None,
-                "start": video.start,
-                "seconds": video.seconds,
-                "segments": video.levels.shape[1],
-                "classes": [place_of[label] for label in video.classes],
-                "marks": [[row_of[mark.class_index], mark.start, mark.positive] for mark in video.marks],
-            }
-        )
+        marks = [[row_of[mark.class_index], mark.start, mark.positive] for mark in video.marks]
+        classes = [place_of[label] for label in video.classes]
+        videos.append([video.video_id, video.start, video.seconds, video.levels.shape[1], classes, marks])
     return {
         "classes": [vocabulary.names[label] for label in labels],
         "videos": videos,
@@ -343,4 +344,30 @@ def page_values(selection: Selection, vocabulary: Vocabulary) -> dict[str, Any]:
         "scale": LEVELS,
         "notes": [[place, note] for place, note in selection.notes.items()],
         "remarks": selection.remarks,
+        "films": [[place, film] for place, film in films.items()],
     }
+
+
+def films_of(selection: Selection, folder: Path, page: Path) -> dict[int, dict[str, Any]]:
+    """The films, by the place of their video, that lie in a folder and are called as their video is.
+
+    Of a video with a note there are pictures of its spans, in the order of its rows. Raises `UserError`.
+    """
+    paths = find_films(folder)
+    films = {}
+    for place, video in enumerate(selection.videos):
+        path = paths.get(video.video_id)
+        if path is None:
+            continue
+        seconds = []
+        if place in selection.notes:
+            for row in video.levels:
+                for first, last in runs(row >= LEVELS // 2):
+                    best = video.start + (first + int(row[first:last].argmax())) * SEGMENT_SECONDS
+                    seconds.append((best + min(video.seconds, best + SEGMENT_SECONDS)) / 2)
+        share = min(PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE // len(selection.notes))
+        look = look_into(path, seconds[:share]) if seconds else FilmLook()
+        films[place] = film_source(path, page, look) | {"pictures": [look.address(second) for second in seconds]}
+    if not films:
+        raise UserError(f"--films {folder}: no film there is called as one of the videos is")
+    return films

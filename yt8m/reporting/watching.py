@@ -3,7 +3,6 @@
 Dimensions: S segments of a film.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,8 @@ import numpy as np
 
 from yt8m.data.segments import SEGMENT_SECONDS
 from yt8m.localization.spans import Localization, Span
-from yt8m.reporting.film_files import REAL_ID, FilmLook, film_source, look_into
+from yt8m.reporting.film_files import PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE, REAL_ID, FilmLook, film_source, look_into
 from yt8m.reporting.pages import fill_page, write_page
-
-PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE = 60, 600  # of about 5 KB each
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def _film_values(film: FilmAnswer, page: Path, n_pictures: int, youtube_ids: boo
                 "start": 0,
                 "values": None if own is None else [round(float(value), 3) for value in own],
                 "spans": [
-                    _span_values(span, span in answer.below, look.pictures.get(best_second(span)))
+                    _span_values(span, span in answer.below, look.address(best_second(span)))
                     for span in spans
                     if span.label == label
                 ],
@@ -82,7 +79,7 @@ def best_second(span: Span) -> float:
     return (span.highest_at + min(span.end, span.highest_at + SEGMENT_SECONDS)) / 2
 
 
-def _span_values(span: Span, is_below: bool, picture: bytes | None) -> dict[str, Any]:
+def _span_values(span: Span, is_below: bool, picture: str | None) -> dict[str, Any]:
     return {
         "start": span.start,
         "end": span.end,
@@ -90,5 +87,5 @@ def _span_values(span: Span, is_below: bool, picture: bytes | None) -> dict[str,
         "highest": round(span.highest, 4),
         "at": span.highest_at,
         "below": is_below,
-        "picture": None if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}",
+        "picture": picture,
     }

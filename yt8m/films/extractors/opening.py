@@ -6,7 +6,12 @@ from yt8m.common.errors import UserError
 from yt8m.common.wording import did_you_mean
 from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options
 
-MODULES = {"efficientnet-lite0": "efficientnet", "hf": "huggingface", "onnx": "onnx_model", "yt8m": "youtube8m"}  # which register these names
+MODULES = {
+    "efficientnet-lite0": "efficientnet",
+    "hf": "huggingface",
+    "onnx": "onnx_model",
+    "yt8m": "youtube8m",
+}  # which register these names
 FORMS = {"hf": "hf:NAME_OR_FOLDER", "onnx": "onnx:MODEL.onnx"}  # of names that are followed by more
 
 

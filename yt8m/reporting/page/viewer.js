@@ -324,7 +324,7 @@ function createViewer(everywhere) {
     byId("player-note").hidden = true;
     stage.replaceChildren();
     if (source === null) {
-      tellOfPlayer("The film is not at hand. If you have it, choose its file; it stays on this computer.", null);
+      tellOfPlayer("The film is not at hand. If you have it, choose its file; it stays on this computer.", null, true);
       return noPlayer(moved);
     }
     if (source.youtube !== undefined) {
@@ -352,7 +352,8 @@ function createViewer(everywhere) {
     });
   }
 
-  function tellOfPlayer(text, convert) {
+  function tellOfPlayer(text, convert, isQuiet = false) {
+    byId("player-note").classList.toggle("quiet", isQuiet);
     byId("player-text").textContent = text;
     byId("convert").hidden = convert === null;
     byId("convert-line").textContent = convert ?? "";
