@@ -21,7 +21,7 @@ from yt8m.data.damage import RAISE, Damage
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.segments import EVERYTHING, HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
+from yt8m.data.segments import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.localization.span_formats import clock, digits
 from yt8m.localization.spans import runs
@@ -138,8 +138,10 @@ class PredictedTimelines:
 
     def _timeline(self, number: int, probabilities: np.ndarray) -> Timeline:
         """Only candidate segments are predicted; the last one may be shorter, which the predictions don't tell."""
-        seconds = HEAD_FRAMES + len(probabilities) * SEGMENT_SECONDS + TAIL_FRAMES
-        return Timeline(self._ids[number], HEAD_FRAMES, seconds, probabilities, self._marks.get(self._ids[number], []))
+        trim, video_id = self._meta.trim, self._ids[number]
+        seconds = (trim.head + len(probabilities) + trim.tail) * SEGMENT_SECONDS
+        start = trim.head * SEGMENT_SECONDS
+        return Timeline(video_id, start, seconds, probabilities, self._marks.get(video_id, []))
 
     def select(self, count: int, top: int) -> Selection:
         """All videos, as far as `MOST_BYTES` reach, and the `count` that the models are most and least certain of.
@@ -159,7 +161,7 @@ class PredictedTimelines:
                 own = mean[self._meta.row_starts[number] - first : self._meta.row_ends[number] - first]
                 segment, best[number] = np.unravel_index(own.argmax(), own.shape)
                 peaks[number], means[number] = own.max(), own.max(axis=1).mean()
-                seconds[number] = HEAD_FRAMES + segment * SEGMENT_SECONDS
+                seconds[number] = (self._meta.trim.head + segment) * SEGMENT_SECONDS
                 if number < n_kept:
                     videos.append(self._timeline(number, own).condensed(top))
         notes = {}
