@@ -15,12 +15,12 @@ from yt8m.models.artifacts import ModelFolder, load_state, open_folder
 from yt8m.models.model_files import WEIGHTS_NAME, read_origin
 from yt8m.reporting.pages import fill_page, json_in_html
 from yt8m.scoring.evaluation import FORMAT_VERSION
+from yt8m.training.curves import read_history
 from yt8m.training.objectives import SegmentTask, VideoTask
 from yt8m.training.trainer import HISTORY
 
 LOGGER = logging.getLogger(__name__)
 _MOST_POINTS = 600  # of a curve
-_PERCENT = ("auc", "accuracy", "recall", "precision", "negative_accuracy")  # in a run's history
 _WORDS = {
     "loss": "training loss, last 100 steps",
     "lr": "learning rate",
@@ -72,8 +72,8 @@ def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
     trained: dict[str, Any] = next((section["training"] for section in sections.values() if "training" in section), {})
     history = folder.path / HISTORY
     try:
-        table = _in_fractions(pd.read_csv(history)) if history.is_file() else None
-    except (OSError, ValueError) as error:
+        table = read_history(history) if history.is_file() else None
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{history}: cannot be read as a table ({' '.join(str(error).split())})") from None
     return {
         "name": folder.name,
@@ -102,11 +102,6 @@ def _best(table: pd.DataFrame | None, column: str, mode: str) -> str | None:
         return None
     row = table.loc[table[column].idxmin() if mode == "min" else table[column].idxmax()]
     return f"{_WORDS.get(column, column)} {row[column]:.4g} at step {row['step']:,.0f}"
-
-
-def _in_fractions(table: pd.DataFrame) -> pd.DataFrame:
-    """A run's history with what it has in percent as fractions, as it is in evaluations."""
-    return table.assign(**{name: table[name] / 100 for name in _PERCENT if name in table})
 
 
 def _curves(table: pd.DataFrame) -> dict[str, list[float | None]]:

@@ -216,12 +216,17 @@ function createViewer(everywhere) {
     const present = [];
     sequence.forEach((span) => {
       const isNow = span.start <= time && time < span.end;
-      [span.bar, span.card].forEach((own) => own?.classList.toggle("now", isNow));
-      if (isNow && !span.below) present.push(span);
+      if (isNow !== span.isNow) setNow(span, isNow);
+      if (isNow && !span.below) present.push(` · ${span.row.name} ${digits(probabilityAt(span, time))}`);
     });
-    const text = [element("b", `${clock(time)}`), ` of ${clock(film.seconds)}`];
-    present.forEach((span) => text.push(` · ${span.row.name} ${digits(probabilityAt(span, time))}`));
-    byId("now").replaceChildren(...text);
+    const text = ` of ${clock(film.seconds)}${present.join("")}`;
+    const shown = byId("now");
+    if (shown.textContent !== clock(time) + text) shown.replaceChildren(element("b", clock(time)), text);
+  }
+
+  function setNow(span, isNow) {
+    span.isNow = isNow;
+    [span.bar, span.card].forEach((own) => own?.classList.toggle("now", isNow));
   }
 
   function probabilityAt(span, time) {
@@ -297,7 +302,7 @@ function createViewer(everywhere) {
       row.chip.setAttribute("aria-pressed", String(chosen.has(number)));
     });
     byId("no-class").hidden = rows.some((row) => !row.line.hidden);
-    rows.filter((row) => row.line.hidden).forEach((row) => row.spans.forEach((span) => [span.bar, span.card].forEach((own) => own?.classList.remove("now"))));
+    rows.filter((row) => row.line.hidden).forEach((row) => row.spans.forEach((span) => setNow(span, false)));
     sequence = rows.filter((row) => !row.line.hidden).flatMap((row) => row.spans).sort((one, other) => one.start - other.start);
     sequence.forEach((span, place) => { if (place < MOST_CARDS) span.card ??= makeCard(span); });
     cards.replaceChildren(...sequence.slice(0, MOST_CARDS).map((span) => span.card.parentNode));
