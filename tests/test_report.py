@@ -330,9 +330,8 @@ def test_tables_scroll_in_their_boxes(browser: Browser, report: Path) -> None:
             """[...document.querySelectorAll("table, .chart, h1, p, select, input")].filter((own) => {
               if (!own.checkVisibility() || own.closest("dialog")) return false;
               let box = own;  // the first one outside that scrolls
-              while (box && !(box.scrollWidth > box.clientWidth && /auto|scroll/.test(getComputedStyle(box).overflowX))) {
-                box = box.parentElement;
-              }
+              const scrolls = (own) => /auto|scroll/.test(getComputedStyle(own).overflowX);
+              while (box && !(box.scrollWidth > box.clientWidth && scrolls(box))) box = box.parentElement;
               return (box ?? own).getBoundingClientRect().right > innerWidth + 1;
             }).map((own) => own.id || own.outerHTML.slice(0, 80))"""
         )
@@ -509,4 +508,4 @@ def test_the_most_and_least_certain_come_first(folder: Path, report: Path, monke
     small = timelines.select(1, 5)
     assert [video.video_id.encode() for video in small.videos] == candidates.video_ids[[0, 2]].tolist()
     assert list(small.notes) == [1, 0] and len(small.videos[1].classes) == 1
-    assert small.remarks == [f"1 video of the test set are left out: the page holds at most {room} probabilities"]
+    assert small.remarks == [f"Left out of the test set: 1 video; the page holds at most {room} probabilities"]

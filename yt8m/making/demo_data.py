@@ -18,8 +18,8 @@ _N_SCENES, _N_DISTRACTORS = 12, 6
 _NOISE, _DRIFT = 0.6, 0.06
 _STRENGTH, _LOOK_ALIKE = 0.12, 0.9
 _NAMES = (
-    "Dog Guitar Bicycle Cake Horse Piano Boat Tree Cat Drum Train Pizza Bird Violin Airplane Flower Clock Balloon Bridge "
-    "Snow Ball Candle River Shoe Kite Apple Lamp Mountain Hat Coffee Book Fountain Chair Garden Umbrella Tower"
+    "Dog Guitar Bicycle Cake Horse Piano Boat Tree Cat Drum Train Pizza Bird Violin Airplane Flower Clock Balloon "
+    "Bridge Snow Ball Candle River Shoe Kite Apple Lamp Mountain Hat Coffee Book Fountain Chair Garden Umbrella Tower"
 ).split()
 _ID_LETTERS = np.array(list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
 

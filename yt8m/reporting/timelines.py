@@ -159,7 +159,7 @@ class PredictedTimelines:
             mean = fusion.fuse(first, blocks, slice(0, len(self._names))) / (len(blocks) * SCALE)
             for number in range(group.start, group.stop):
                 own = mean[self._meta.row_starts[number] - first : self._meta.row_ends[number] - first]
-                segment, best[number] = np.unravel_index(own.argmax(), own.shape)
+                segment, best[number] = divmod(int(own.argmax()), own.shape[1])
                 peaks[number], means[number] = own.max(), own.max(axis=1).mean()
                 seconds[number] = (self._meta.trim.head + segment) * SEGMENT_SECONDS
                 if number < n_kept:
@@ -186,7 +186,7 @@ class PredictedTimelines:
         remarks = []
         if len(videos) < len(self._ids):
             remarks.append(
-                f"{counted(len(self._ids) - len(videos), 'video')} of the test set are left out: the page holds at most "
+                f"Left out of the test set: {counted(len(self._ids) - len(videos), 'video')}; the page holds at most "
                 f"{MOST_BYTES:,} probabilities"
             )
         return Selection(videos, placed, remarks)
