@@ -86,7 +86,7 @@ def take_watch_screenshot(watch: Path, folder: Path) -> None:
             page.keyboard.press("n")
         wait_for(page, "document.querySelector('video').readyState >= 2 && !document.querySelector('video').seeking")
         page.wait_for_timeout(500)  # the player's own controls come and go
-        page.screenshot(path=folder / "watch.png")
+        page.screenshot(path=folder / "watch.png", full_page=True)
 
 
 if __name__ == "__main__":
