@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 
 from yt8m.common.errors import UserError
-from yt8m.models.artifacts import ModelFolder, load_state, open_folder
 from yt8m.models.model_files import WEIGHTS_NAME, read_origin
+from yt8m.models.model_folders import ModelFolder, load_state, open_folder
 from yt8m.reporting.pages import fill_page, json_in_html
 from yt8m.scoring.evaluation import FORMAT_VERSION
 from yt8m.training.curves import read_history
-from yt8m.training.objectives import SegmentTask, VideoTask
+from yt8m.training.losses import SegmentTask, VideoTask
 from yt8m.training.trainer import HISTORY
 
 LOGGER = logging.getLogger(__name__)
