@@ -24,7 +24,7 @@ from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.data.candidates import load_candidates
 from yt8m.data.frames import context_frames
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.localization import localizer, shard_answers
+from yt8m.localization import inputs, localizer
 from yt8m.localization.spans import (
     CSV_COLUMNS,
     Localization,
@@ -258,7 +258,7 @@ def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatc
     )
     together = localize("--threshold", 0, "--format", "csv").out
     assert sizes == [len(VIDEOS)]
-    monkeypatch.setattr(shard_answers, "SEGMENTS_AT_A_TIME", 15)
+    monkeypatch.setattr(inputs, "SEGMENTS_AT_A_TIME", 15)
     apart = localize("--threshold", 0, "--format", "csv").out
     assert sizes[1:] == [1, 4, 1]  # segments: 16, then 1 + 3 + 9 + 26, then 8
     first, second = (pd.read_csv(io.StringIO(text)) for text in (together, apart))

@@ -25,7 +25,7 @@ from yt8m.data.features import (
     save_contract,
 )
 from yt8m.data.partitions import PARTITIONS, SUFFIX
-from yt8m.data.records import FEATURES
+from yt8m.data.sequence_example import FEATURES
 from yt8m.films.decoding import Film
 from yt8m.films.extraction import Threads, identity, quantize, require_extractor
 from yt8m.films.extractors.base import Extractor, Range
@@ -88,7 +88,8 @@ def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
     """
     store = folder / _STORE
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store / ".lock", f"{folder}: another process extracts to it; wait for it or stop it"):
+    occupied = UserError(f"{folder}: another process extracts to it; wait for it or stop it")
+    with locked(store / ".lock", occupied):
         for place, name in (
             (store, "*"),
             (folder, TABLE),

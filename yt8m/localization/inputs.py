@@ -24,7 +24,8 @@ from yt8m.data.features import find_contract, require_same
 from yt8m.data.frames import EVERYTHING
 from yt8m.data.index import Index, index_file
 from yt8m.data.partitions import SUFFIX
-from yt8m.data.records import FEATURES, Damage
+from yt8m.data.records import Damage
+from yt8m.data.sequence_example import FEATURES
 from yt8m.localization.localizer import Localizer
 from yt8m.localization.spans import Localization, Query, find_spans, suggestion
 from yt8m.making.feature_arrays import read_array
