@@ -543,7 +543,7 @@ def test_mistakes(localize: Command, command: Command, data_dir: Path, features:
     assert_refused(localize("--video-id", "v000", "V01"), "--videos V01: no such video in", features.name, "v001")
     assert_refused(localize("--video-id", "q"), "v000, v001, v002 and others are there")
     assert_refused(localize(file=tmp_path / "none.tfrecord"), "none.tfrecord: no such file")
-    assert_refused(localize(file=tmp_path), f"{tmp_path}: no such file")
+    assert_refused(localize(file=tmp_path), f"{tmp_path}: no shard, array or film in this folder")
     assert_refused(localize("--output", tmp_path), "--output", "is a folder")
     assert_refused(localize("--output", features), "--output", "is the file of features")
     assert_refused(localize("--threshold", 1.5), "--threshold")

@@ -78,7 +78,7 @@ def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:
 
 def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", second: float) -> bytes | None:
     """The frame that is on screen at a second from the first frame on, as a JPEG file; else the last one before it."""
-    from yt8m.films.container import decoded
+    from yt8m.films.container import Track
     from yt8m.films.pyav import av
 
     start = video.start_time * video.time_base if video.start_time and video.time_base else 0
@@ -88,7 +88,7 @@ def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", se
     except av.FFmpegError as error:  # pylint: disable=no-member  # made when av is imported
         LOGGER.debug("%s: second %g: %s", film.name, second, error)
     chosen = None
-    for frame in decoded(film, video):
+    for frame in Track(film, video).frames():
         if not isinstance(frame, av.VideoFrame) or frame.time is None:
             continue
         if frame.time > time and chosen is not None:
