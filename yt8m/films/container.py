@@ -59,32 +59,39 @@ Stream = av.VideoStream | av.AudioStream
 Frame = av.VideoFrame | av.AudioFrame
 
 
-def decoded(container: av.container.InputContainer, stream: Stream) -> Iterator[Frame | None]:
-    """The frames of a stream, in the order in which they are shown; None where something could not be read."""
-    for packet in _packets(container, stream):
-        if packet is None:
-            yield None
-            continue
-        if packet.is_corrupt:
-            yield None
-        try:
-            yield from cast(list[Frame], packet.decode())
-        except av.FFmpegError:
-            yield None
+class Track:
+    """A stream of a container, read once; `read_to` is the byte of the file behind the last packet that there was."""
 
+    def __init__(self, container: av.container.InputContainer, stream: Stream) -> None:
+        self._container, self._stream = container, stream
+        self.read_to = 0
 
-def _packets(container: av.container.InputContainer, stream: Stream) -> Iterator[av.Packet[Any] | None]:
-    """The packets of a stream, the empty one last that gets the last frames; None where one could not be read."""
-    failures = 0
-    while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable
-        try:
-            for packet in container.demux(stream):
-                failures = 0
-                yield packet
-            return
-        except av.FFmpegError:
-            failures += 1
-            yield None
+    def frames(self) -> Iterator[Frame | None]:
+        """The frames, in the order in which they are shown; None where something could not be read."""
+        for packet in self._packets():
+            if packet is None:
+                yield None
+                continue
+            if packet.is_corrupt:
+                yield None
+            self.read_to = max(self.read_to, (packet.pos or 0) + packet.size)
+            try:
+                yield from cast(list[Frame], packet.decode())
+            except av.FFmpegError:
+                yield None
+
+    def _packets(self) -> Iterator["av.Packet[Any] | None"]:
+        """The packets, the empty one last that gets the last frames; None where one could not be read."""
+        failures = 0
+        while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable
+            try:
+                for packet in self._container.demux(self._stream):
+                    failures = 0
+                    yield packet
+                return
+            except av.FFmpegError:
+                failures += 1
+                yield None
 
 
 class Clock:
