@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import listed
+from yt8m.common.errors import UserError, listed
 from yt8m.films.pyav import av
 
 _PROTOCOLS = "file,crypto,data"  # what files that name others may have read: nothing from elsewhere

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from yt8m.common.devices import resolve_device
-from yt8m.common.errors import UserError
-from yt8m.common.wording import counted
+from yt8m.common.errors import UserError, counted
 from yt8m.data.candidates import Candidates, load_candidates
 from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.index import Index, load_index
