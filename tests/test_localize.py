@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
-from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
+from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, group_sizes
 from yt8m.data.candidates import load_candidates
 from yt8m.data.frames import context_frames
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.localization import localizer, shard_answers
+from yt8m.localization import shard_answers
 from yt8m.localization.spans import (
     CSV_COLUMNS,
     Localization,
@@ -249,13 +249,7 @@ def test_candidate_segments_have_the_numbers_of_inference_memmap(
 
 
 def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    original = localizer.Predictor.__call__
-    monkeypatch.setattr(
-        localizer.Predictor,
-        "__call__",
-        lambda self, videos, chosen: sizes.append(len(videos)) or original(self, videos, chosen),
-    )
+    sizes = group_sizes(monkeypatch)
     together = localize("--threshold", 0, "--format", "csv").out
     assert sizes == [len(VIDEOS)]
     monkeypatch.setattr(shard_answers, "SEGMENTS_AT_A_TIME", 15)
