@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from tests.processes import fork, run_command
-from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
+from tests.small_models import CONTEXT, DBOF, FILES_OF_A_RUN, NEXTVLAD, TRAINING, write_config
 from tests.test_scoring import slow_map
 from yt8m.ranking.submission import read_submission
 
@@ -85,15 +85,7 @@ def test_exported_folders(run_dir: Path) -> None:
         ("segment/both_1", {"context_base", "segment_base", "segment_w_context"}),
     ):
         names = sorted(path.name for path in (cache / folder).iterdir())
-        assert names == [
-            "config.yaml",
-            "curves.png",
-            "history.csv",
-            "model.pth",
-            "run.json",
-            "tensorboard",
-            "train.log",
-        ]
+        assert names == FILES_OF_A_RUN
         exported = yaml.safe_load((cache / folder / "config.yaml").read_text(encoding="utf-8"))
         assert set(exported) == sections | {"features", "vocabulary"}
     log = (cache / "video" / "dbof" / "train.log").read_text(encoding="utf-8")

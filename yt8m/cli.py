@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -223,6 +223,14 @@ def training_options(args: argparse.Namespace) -> "Options":
         allow_other_code=args.allow_other_code,
         console_level=args.console_level,
     )
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    """Options that are positive numbers, by name: the default of each, and what it counts."""
+    for name, (default, what) in numbers.items():
+        parser.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
