@@ -205,7 +205,7 @@ class FilmFolder:
         if like is not None:
             if like.extractor is None:
                 LOGGER.warning("--like: does not say which extractor its features are of; taken for %s", extractor.name)
-            return like.model_copy(update={"extractor": identity(extractor)})
+            return like.model_copy(update={"extractor": identity(extractor), "trim": (0, 0)})
         order = np.random.default_rng(_SAMPLING).permutation(len(video_ids))[:_SAMPLE_FILMS]
         parts = [self._store.features(video_ids[row]) for row in order.tolist()]
         rows = -(-_SAMPLE_ROWS // len(parts))
