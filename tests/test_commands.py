@@ -80,6 +80,7 @@ PARTS = (
     "scoring",
     "localization",
     "reporting",
+    "rating",
 )
 
 
