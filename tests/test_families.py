@@ -21,7 +21,7 @@ from yt8m.common.config import Count
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import load_index
-from yt8m.data.segments import context_frames
+from yt8m.data.segments import CANDIDATES, Trim, context_frames
 from yt8m.export.portable import make_portable
 from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
 from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, fold, register
@@ -193,13 +193,14 @@ def test_all_ways_give_what_one_example_gives(model: dict[str, Any], attention: 
     torch.testing.assert_close(
         made.pool_rows(made.encode_frames(rows), windows), made.encode(windows.unpack(rows)), **close
     )
-    portable = make_portable(made)
-    for length in (1, 40, 41, 73):
+    for trim, length in ((CANDIDATES, 1), (CANDIDATES, 40), (CANDIDATES, 41), (CANDIDATES, 73), (Trim(0, 1), 9)):
         whole = random_frames(length, 32)
-        seen = whole[None, slice(*context_frames(length))]
-        torch.testing.assert_close(portable.logits(whole), made(seen)[0], **close)
+        seen = whole[None, slice(*context_frames(length, trim))]
+        torch.testing.assert_close(make_portable(made, trim).logits(whole), made(seen)[0], **close)
     segments = random_frames(4, 11, 32)
-    torch.testing.assert_close(make_portable(ContextAgnosticModel(made)).logits(segments), made(segments), **close)
+    torch.testing.assert_close(
+        make_portable(ContextAgnosticModel(made), CANDIDATES).logits(segments), made(segments), **close
+    )
     fold(made)
     torch.testing.assert_close(made.encode_whole(torch.cat(videos).float(), lengths), expected, **close)
 

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_parser, number_type, positive, run
+from yt8m.cli import count, make_parser, number_type, positive, run
 from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
@@ -80,6 +80,15 @@ def build_parser() -> argparse.ArgumentParser:
         "segment/test: all arrays)",
     )
     parser.add_argument(
+        "--trim",
+        type=count,
+        nargs=2,
+        default=(0, 0),
+        metavar=("HEAD", "TAIL"),
+        help="seconds at the beginning and the end of a video that are neither ranked nor seen by video models, "
+        "multiples of 5; the challenge has 30 and 10 (default: 0 0)",
+    )
+    parser.add_argument(
         "--shard-videos",
         type=positive,
         metavar="N",
@@ -92,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _check_options(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
+    from yt8m.data.segments import SEGMENT_SECONDS
     from yt8m.making.array_records import has_shards
 
     if args.partition == TEST and args.labels is not None:
@@ -105,6 +115,8 @@ def _check_options(args: argparse.Namespace) -> None:
     for option, bounds in (("--range", args.range), ("--audio-range", args.audio_range)):
         if bounds is not None and bounds[0] >= bounds[1]:
             raise UserError(f"{option} {bounds[0]:g} {bounds[1]:g}: expected LOW to be less than HIGH")
+    if any(seconds % SEGMENT_SECONDS for seconds in args.trim):
+        raise UserError(f"--trim {args.trim[0]} {args.trim[1]}: expected multiples of {SEGMENT_SECONDS} seconds")
     folder = args.data_dir / args.partition
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is no folder; remove it or choose another --data-dir")
@@ -213,7 +225,7 @@ def main(args: argparse.Namespace) -> None:
     (stem,) = (partition.stem for partition in PARTITIONS if partition.folder == args.partition)
     with NewFolder(folder) as new:
         writer.write(new.path, stem, shards)
-        save_contract(own.contract_of(features), new.path)
+        save_contract(own.contract_of(features, tuple(args.trim)), new.path)
         try:
             if resolved.new_names:
                 save_names(resolved.new_names, names)

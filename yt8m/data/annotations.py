@@ -17,6 +17,7 @@ from yt8m.data.vocabulary import LARGEST_LABEL, plain_name, read_vocabulary
 
 LABEL_COLUMNS = ("vid", "label")
 RATING_COLUMNS = ("vid", "start", "label", "score")
+SPAN_COLUMNS = ("vid", "label", "start", "end")
 _LARGEST_START = 2**31 - 1 - SEGMENT_SECONDS
 
 

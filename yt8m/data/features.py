@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from yt8m.common.config import FeatureContract, FeatureMeaning
 from yt8m.common.errors import UserError
+from yt8m.data.segments import CANDIDATES, Trim, trim_of
 
 CONTRACT_NAME = "features.json"
 _ROWS_AT_A_TIME = 1024
@@ -60,23 +61,40 @@ def read_contract(folder: Path, rgb: int, audio: int) -> FeatureContract:
     `folder` holds the shards, or is one shard itself. Without a `features.json` there they are taken for features of
     the published data set. Raises `UserError` for one that cannot be read or is of other widths.
     """
-    path = (folder if folder.is_dir() else folder.parent) / CONTRACT_NAME
+    contract = _read(folder)
     published = feature_contract(rgb, audio)
-    try:
-        contract = FeatureContract.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    if contract is None:
         return published
+    if contract.widths != published.widths:
+        raise UserError(
+            f"{_path(folder)}: is about features of the widths {contract.widths}, those of {folder} are "
+            f"{published.widths}; it belongs to other shards: replace or remove it"
+        )
+    return contract
+
+
+def read_trim(folder: Path) -> Trim:
+    """What the contract of shards leaves out of their videos; `folder` as for `read_contract`. Raises `UserError`."""
+    contract = _read(folder)
+    return CANDIDATES if contract is None else trim_of(contract)
+
+
+def _path(folder: Path) -> Path:
+    return (folder if folder.is_dir() else folder.parent) / CONTRACT_NAME
+
+
+def _read(folder: Path) -> FeatureContract | None:
+    """The contract beside shards, None where there is none."""
+    path = _path(folder)
+    try:
+        return FeatureContract.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(
             f'{path}: cannot be read as {{"rgb": {{"width": W, "range": [LOW, HIGH]}}, "audio": ...}} ({reason})'
         ) from None
-    if contract.widths != published.widths:
-        raise UserError(
-            f"{path}: is about features of the widths {contract.widths}, those of {folder} are {published.widths}; "
-            "it belongs to other shards: replace or remove it"
-        )
-    return contract
 
 
 def save_contract(contract: FeatureContract, folder: Path) -> None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from yt8m.common.config import FeatureContract
+
 SEGMENT_SECONDS = 5
-HEAD_SEGMENTS, TAIL_SEGMENTS = 6, 2  # never shown to raters
-HEAD_FRAMES, TAIL_FRAMES = HEAD_SEGMENTS * SEGMENT_SECONDS, TAIL_SEGMENTS * SEGMENT_SECONDS
+HEAD_SEGMENTS, TAIL_SEGMENTS = 6, 2  # never shown to the challenge's raters
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,13 @@ CANDIDATES = Trim(HEAD_SEGMENTS, TAIL_SEGMENTS)  # what the challenge ranks
 EVERYTHING = Trim(0, 0)
 
 
-def context_frames(n_frames: int) -> tuple[int, int]:
+def trim_of(features: FeatureContract) -> Trim:
+    """What the makers of a data set leave out of its videos."""
+    head, tail = features.trim
+    return Trim(head // SEGMENT_SECONDS, tail // SEGMENT_SECONDS)
+
+
+def context_frames(n_frames: int, trim: Trim = CANDIDATES) -> tuple[int, int]:
     """First and last-plus-one of the frames that a video model sees; all where head and tail are everything."""
-    start, stop = HEAD_FRAMES, n_frames - TAIL_FRAMES
+    start, stop = trim.head * SEGMENT_SECONDS, n_frames - trim.tail * SEGMENT_SECONDS
     return (start, stop) if start < stop else (0, n_frames)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from yt8m import __version__
 from yt8m.common.errors import UserError
-from yt8m.data.segments import context_frames
+from yt8m.data.segments import Trim, context_frames, trim_of
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.export.portable import OUTPUT, Interface, Portable, interface_of, make_portable
 from yt8m.models.artifacts import ModelFolder, load_segment_model, load_video_model
@@ -92,11 +92,12 @@ def export_folder(folder: ModelFolder, output: Path) -> tuple[Interface, Compari
     vocabulary = folder.vocabulary()
     model = _load(folder)
     interface = interface_of(folder, len(vocabulary))
-    cases = _cases(model, interface)
+    trim = trim_of(folder.features)
+    cases = _cases(model, interface, trim)
     if not all(case.reference.isfinite().all() for case in cases):
         raise UserError(f"{folder.path}: predicts values that are not numbers; its weights are of no use")
     with replacing(output) as temporary:
-        write_onnx(make_portable(model), interface, describe(folder, vocabulary, interface), temporary)
+        write_onnx(make_portable(model, trim), interface, describe(folder, vocabulary, interface), temporary)
         comparison = compare(read_onnx(temporary), cases)
         if not comparison.agrees:
             raise UserError(
@@ -228,29 +229,32 @@ def read_onnx(path: Path) -> Run:
 
 
 @torch.no_grad()
-def reference_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor]) -> Tensor:
-    """Logits that the model gives in PyTorch, with the precision of its weights, for the inputs of an exported one."""
+def reference_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor], trim: Trim) -> Tensor:
+    """Logits that the model gives in PyTorch, with the precision of its weights, for the inputs of an exported one.
+
+    `trim`: what it does not see of whole videos.
+    """
     dtype = next(model.parameters()).dtype
     inputs = [frames.to(dtype) for frames in inputs]
     if isinstance(model, ContextAgnosticModel):
         return model(*inputs)
     if isinstance(model, ContextAwareModel):
         segments, frames = inputs
-        return model(segments, _seen(frames), None, torch.zeros(len(segments), dtype=torch.int64))
-    return model(_seen(*inputs))[0]
+        return model(segments, _seen(frames, trim), None, torch.zeros(len(segments), dtype=torch.int64))
+    return model(_seen(*inputs, trim))[0]
 
 
-def _seen(frames: Tensor) -> Tensor:
+def _seen(frames: Tensor, trim: Trim) -> Tensor:
     """Of the frames (L, D) of a whole video those that a model sees, as a batch of one video."""
-    return frames[slice(*context_frames(len(frames)))][None]
+    return frames[slice(*context_frames(len(frames), trim))][None]
 
 
-def _cases(model: VideoModel | SegmentModel, interface: Interface) -> list[Case]:
+def _cases(model: VideoModel | SegmentModel, interface: Interface, trim: Trim) -> list[Case]:
     """What the exported model is compared with."""
     samples = [interface.sample(sizes, seed) for seed, sizes in enumerate(_CHECKED)]
-    references = [reference_logits(model, inputs) for inputs in samples]
+    references = [reference_logits(model, inputs, trim) for inputs in samples]
     model.double()
-    exact = [reference_logits(model, inputs) for inputs in samples]
+    exact = [reference_logits(model, inputs, trim) for inputs in samples]
     model.float()  # no weight has changed by this
     return [Case(*case) for case in zip(samples, references, exact)]
 

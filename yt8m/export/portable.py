@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from yt8m.data.segments import HEAD_FRAMES, SEGMENT_SECONDS, TAIL_FRAMES
+from yt8m.data.segments import SEGMENT_SECONDS, Trim
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.base import Encoder
 from yt8m.models.config import required
@@ -37,13 +37,14 @@ class _SeenFrames(Layout):
     take a branch, which tracing does not keep.
     """
 
-    def __init__(self, frames: Tensor) -> None:
-        """`frames` (L, D) uint8."""
+    def __init__(self, frames: Tensor, trim: Trim) -> None:
+        """`frames` (L, D) uint8, of which `trim` is not seen."""
+        head, tail = trim.head * SEGMENT_SECONDS, trim.tail * SEGMENT_SECONDS
         number = (frames[:, 0] >= 0).cumsum(0)  # 1 to L; an `arange` would be traced with the device that it was on
         n_frames = number[-1:]
-        cut = (n_frames > HEAD_FRAMES + TAIL_FRAMES).to(number.dtype)
-        self._order = (number - 1 + cut * HEAD_FRAMES) % n_frames  # (L,), those first that are seen
-        self._seen = number <= n_frames - cut * (HEAD_FRAMES + TAIL_FRAMES)  # (L,)
+        cut = (n_frames > head + tail).to(number.dtype)
+        self._order = (number - 1 + cut * head) % n_frames  # (L,), those first that are seen
+        self._seen = number <= n_frames - cut * (head + tail)  # (L,)
 
     def pack(self, frames: Tensor) -> Tensor:
         """(L, D) → rows (L, D), float."""
@@ -64,9 +65,9 @@ def _encode(encoder: Encoder, frames: Tensor, layout: _SeenFrames | Packing) -> 
     return encoder.pool_rows(encoder.encode_frames(layout.pack(frames)), layout)
 
 
-def _encode_video(encoder: Encoder, frames: Tensor) -> Tensor:
-    """Frames (L, D) uint8 of a whole video → (1, F)."""
-    return _encode(encoder, frames, _SeenFrames(frames))
+def _encode_video(encoder: Encoder, frames: Tensor, trim: Trim) -> Tensor:
+    """Frames (L, D) uint8 of a whole video, of which `trim` is not seen → (1, F)."""
+    return _encode(encoder, frames, _SeenFrames(frames, trim))
 
 
 def _encode_segments(encoder: Encoder, segments: Tensor) -> Tensor:
@@ -77,10 +78,11 @@ def _encode_segments(encoder: Encoder, segments: Tensor) -> Tensor:
 class Portable(nn.Module, ABC, Generic[Model]):
     """A model as the exporter takes it: tensors in, tensors out, no layer that it cannot write."""
 
-    def __init__(self, model: Model) -> None:
-        """`model` in eval mode, which is changed, though not in what it computes."""
+    def __init__(self, model: Model, trim: Trim) -> None:
+        """`model` in eval mode, which is changed, though not in what it computes; `trim`: of whole videos."""
         super().__init__()
         self.model: Model = model
+        self.trim = trim
         model.requires_grad_(False)
         for layer in model.modules():
             if isinstance(layer, SEGating):  # takes an autograd function, which no file holds, for a bare batch norm
@@ -101,7 +103,7 @@ class _PortableVideoModel(Portable[VideoModel]):
     def logits(self, *inputs: Tensor) -> Tensor:
         """Frames (L, D) uint8 of one whole video → (C,)."""
         (frames,) = inputs
-        return self.model.logits(_encode_video(self.model, frames)).squeeze(0)
+        return self.model.logits(_encode_video(self.model, frames, self.trim)).squeeze(0)
 
 
 class _PortableAgnosticModel(Portable[ContextAgnosticModel]):
@@ -121,7 +123,7 @@ class _PortableAwareModel(Portable[ContextAwareModel]):
         segments, frames = inputs
         features = _encode_segments(self.model.segment_encoder, segments)
         return self.model.classify(
-            features, lambda encoder: _encode_video(encoder, frames).expand(segments.shape[0], -1)
+            features, lambda encoder: _encode_video(encoder, frames, self.trim).expand(segments.shape[0], -1)
         )
 
 
@@ -166,11 +168,14 @@ def interface_of(folder: ModelFolder, n_classes: int) -> Interface:
     return Interface({"segments": ("S", width, dim)}, ("S", n_classes))
 
 
-def make_portable(model: VideoModel | SegmentModel) -> Portable[Any]:
-    """The portable form of a model in eval mode, which is changed, though not in what it computes."""
+def make_portable(model: VideoModel | SegmentModel, trim: Trim) -> Portable[Any]:
+    """The portable form of a model in eval mode, which is changed, though not in what it computes.
+
+    `trim`: what the model does not see of whole videos.
+    """
     if isinstance(model, VideoModel):
-        return _PortableVideoModel(model)
+        return _PortableVideoModel(model, trim)
     if isinstance(model, ContextAwareModel):
-        return _PortableAwareModel(model)
+        return _PortableAwareModel(model, trim)
     assert isinstance(model, ContextAgnosticModel)
-    return _PortableAgnosticModel(model)
+    return _PortableAgnosticModel(model, trim)

@@ -131,16 +131,20 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
     ]
 
 
-def contract_of(features: Sequence[Feature]) -> FeatureContract:
-    """What the records will hold: uint8 arrays are taken for features quantized as the published data set's are."""
+def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureContract:
+    """What the records will hold: uint8 arrays are taken for features quantized as the published data set's are.
+
+    `trim`: seconds at the beginning and the end of a video that are not ranked.
+    """
     return FeatureContract(
+        trim=trim,
         **{
             feature.key: FeatureMeaning(
                 width=feature.width,
                 range=PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high),
             )
             for feature in features
-        }
+        },
     )
 
 

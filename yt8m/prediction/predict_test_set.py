@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def predict_test_set(
         outdated = _outdated(cache, folders, offset, candidates, vocabulary, computation)
         if outdated:
             members = load_members([folder for folder, _ in outdated], offset, vocabulary, device)
-            predictor = Predictor(members, computation)
+            predictor = Predictor(members, replace(computation, trim=candidates.trim))
             _fill([file for _, file in outdated], predictor, dataset, batch_size, resolve_workers(workers, device))
 
 

@@ -21,6 +21,7 @@ from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.features import require_same
 from yt8m.data.index import Index
 from yt8m.data.sampling import SequentialBatches
+from yt8m.data.segments import trim_of
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder, load_video_model
 from yt8m.models.base import fold
@@ -101,12 +102,13 @@ def video_scores(
     fold(model)
     scores = np.full((len(candidates.records), n_classes), np.nan, np.float32)
     n_read = 0
+    trim = trim_of(folder.features)
     batches = BatchLoader(dataset, SequentialBatches(len(dataset), BATCH_SIZE), workers, device)
     with Progress(f"scoring videos with {path}", len(dataset), "video", LOGGER) as progress:
         for batch in batches:
             if batch:
                 numbers, videos = zip(*batch)
-                scores[list(numbers)] = predict_videos(model, videos, Computation(device)).cpu().numpy()
+                scores[list(numbers)] = predict_videos(model, videos, Computation(device), trim).cpu().numpy()
                 if not np.isfinite(scores[list(numbers)]).all():
                     raise UserError(f"{path}: predicts values that are not numbers; its weights are of no use")
             n_read += len(batch)

@@ -16,9 +16,11 @@ import torch
 from yt8m.common.errors import UserError
 from yt8m.data.candidates import CANDIDATES_FILE, Candidates, load_candidates
 from yt8m.data.damage import RAISE, Damage
+from yt8m.data.features import CONTRACT_NAME
 from yt8m.data.folds import N_FOLDS, split_fold
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
+from yt8m.data.segments import EVERYTHING, SEGMENT_SECONDS, Trim
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.artifacts import ModelFolder
 from yt8m.models.model_files import folder_digest
@@ -79,6 +81,14 @@ class _EqualScores:
         return np.ones((len(range(*rows.indices(self.shape[0]))), *self.shape[1:]), np.int16)
 
 
+def _rule(trim: Trim) -> str:
+    """What a trim leaves out, as the end of a message."""
+    if trim == EVERYTHING:
+        return ""
+    head, tail = trim.head * SEGMENT_SECONDS, trim.tail * SEGMENT_SECONDS
+    return f"; the first {head} seconds and the last {tail} of a video have no candidates (`trim` in {CONTRACT_NAME})"
+
+
 class PlacedRatings:
     """Ratings of test segments, and where those are in prediction files: `rows` and `classes` (R,), -1 for nowhere.
 
@@ -100,14 +110,15 @@ class PlacedRatings:
             raise UserError(
                 f"none of the {len(ratings)} ratings is of a candidate segment of the test set and of a class of "
                 f"{vocabulary.source}, such as {wanted[0]}, label {ratings.label[0]}; name the truth of this test set, "
-                "whose ids and starts are those of its shards"
+                f"whose ids and starts are those of its shards{_rule(candidates.trim)}"
             )
         if lost.any():
             LOGGER.warning(
                 "%d of %d ratings are of segments that are no candidates of the test set or of classes that "
-                "are not in the vocabulary; nothing ranks them",
+                "are not in the vocabulary; nothing ranks them%s",
                 lost.sum(),
                 len(ratings),
+                _rule(candidates.trim),
             )
 
     def subject(self, name: str, kind: SubjectKind, maps: Sequence[Scores], top_k: int, seed: int) -> Subject:
