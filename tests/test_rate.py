@@ -1,4 +1,4 @@
-"""Ratings made in the browser: by keys, in several windows, through a kill; and a server that is there for no one else."""
+"""Ratings made in the browser: by keys, in several windows, through a kill; and a server that answers no one else."""
 
 import http.client
 import os
@@ -74,7 +74,7 @@ def fixture_films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(name="browser", scope="module")
 def fixture_browser() -> Iterator[Browser]:
     """Chromium without a window."""
-    with running_browser() as browser:
+    with running_browser() as browser:  # pylint: disable=contextmanager-generator-missing-cleanup  # pytest exhausts it
         yield browser
 
 

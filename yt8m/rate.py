@@ -1,9 +1,9 @@
-"""Rate 5-second segments of films in the browser: is a class to be seen or heard there, yes or no?
+"""Rate 5-second segments of films in the browser: the ratings that fine-tuning needs.
 
 Serves a page for this machine alone, under an address with a random token, which is printed. The page plays a segment
-in a loop and is answered by keys: y, n, s to skip, u to undo. Each answer is written at once to a CSV,
-vid,start,label,score, as `make_records --ratings` takes it. What comes next is what teaches the model most or, without
-a model, a random segment. Begun again, it goes on. Ctrl-C ends it.
+in a loop and asks whether a class appears in it. Keys answer: y, n, s to skip, u to undo. Each answer is written at
+once to a CSV, vid,start,label,score, as `make_records --ratings` takes it. What comes next is what teaches the model
+most or, without a model, a random segment. Started again, it goes on. Ctrl-C ends it.
 """
 
 import argparse

@@ -108,6 +108,7 @@ def _preference(path: Path) -> tuple[int, str]:
 def film_seconds(path: Path) -> float | None:
     """How long a film is; None, with a warning, for a file that cannot be read or has no moving pictures."""
     import av
+    from av.error import FFmpegError
 
     try:
         with av.open(str(path)) as container:
@@ -122,7 +123,7 @@ def film_seconds(path: Path) -> float | None:
                 if packet.pts is not None and packet.time_base is not None
             ]
             return max(ends, default=0.0)
-    except (av.FFmpegError, OSError) as error:
+    except (FFmpegError, OSError) as error:
         LOGGER.warning("%s: cannot be read as a film (%s); left out", path, error.strerror)
         return None
 

@@ -135,7 +135,9 @@ def create_app(session: RatingSession, folder: Path, title: str, token: str, pla
     def told(kind: type, name: str) -> Any:
         """A value of the request's JSON, of this type. Ends the request if it is not there."""
         value = content.get(name) if isinstance(content := request.get_json(silent=True), dict) else None
-        if type(value) is not kind or (isinstance(value, str) and not 0 < len(value) <= _LONGEST_NAME):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+            abort(400)
+        if isinstance(value, str) and not 0 < len(value) <= _LONGEST_NAME:
             abort(400)
         return value
 

@@ -34,8 +34,8 @@ class Window:
 class RatingSession:
     """The questions about some films, and their answers in a file. Its methods may be called by several threads.
 
-    `labels` of the classes, as the file has them, and their `names` for people; `command`: what to type next, for people. Questions that are answered in the
-    file already are not asked again. All methods but `leave` return what the page shows.
+    `labels` of the classes, as the file has them, and their `names` for people; `command`: what to type next. Questions
+    that are answered in the file already are not asked again. All methods but `leave` return what the page shows.
     """
 
     def __init__(
