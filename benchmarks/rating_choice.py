@@ -3,7 +3,7 @@
     python benchmarks/rating_choice.py
 
 Of each seed, on planted data (`benchmarks/planted.py`): a base model is pre-trained on labels of videos. Simulated
-raters, who are always right, answer 50 questions about 100 other films, which the page's own session asks, with that
+raters, who are always right, answer 50 questions about 100 other films, which the page itself asks, with that
 model or without one; `random` are 50 of all questions, whichever. The base model is fine-tuned on the 50 ratings,
 through the commands, and scored by the AUC of all segments of 180 further films, each for the labels of its film.
 
@@ -14,12 +14,15 @@ What is finished stays in --data-dir, and the same command goes on.
 
 import argparse
 import csv
+import importlib
+import multiprocessing
 import shutil
 import statistics
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +34,18 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
-from benchmarks.accuracy import LEVEL, half_interval, in_turn
-from benchmarks.accuracy_runs import CONFIGS, LOG, Place, execute, read_json, write_json
+from benchmarks.accuracy import LEVEL, half_interval
+from benchmarks.accuracy_runs import CONFIGS, Place, read_json, write_json
 from benchmarks.harness import make_parser
 from benchmarks.planted import FRAME_DIM, RGB, TRUTH, Video, World
-from yt8m.data.annotations import LABEL_COLUMNS
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
+from yt8m.data.vocabulary import LABEL_COLUMNS
 from yt8m.rating.choice import Chooser, Questions
 from yt8m.rating.films import Film
 from yt8m.rating.predicting import SegmentJudge
 from yt8m.rating.questions import list_questions
 from yt8m.rating.ratings_file import Key, RatingsFile
-from yt8m.rating.session import RatingSession
+from yt8m.rating.windows import RatingWindows
 from yt8m.scoring.ratings import read_truth
 
 DATA_DIR = ROOT / "data" / "rating-choice"
@@ -54,13 +57,17 @@ RANDOM = "random"
 WAYS = {  # the probability that is looked for, or None without a model
     "page, with the model": 0.3,
     "page, without a model": None,
-    "page, but looking for 0.1": 0.1,
     "page, but looking for 0.5": 0.5,
-    "page, but looking for 0.8": 0.8,
 }
-SEEDS, DRAWS = list(range(11, 23)), 2
+SEEDS, DRAWS = list(range(11, 19)), 2
 
 Result = dict[str, dict[str, list[float]]]  # AUC and share of positives, by way, of each draw
+
+
+def command(name: str, *arguments: object) -> None:
+    """Run a command of the package in this process."""
+    module = importlib.import_module(f"yt8m.{name}")
+    module.main(module.build_parser().parse_args([*map(str, arguments), "--quiet"]))
 
 
 @dataclass(frozen=True)
@@ -106,11 +113,12 @@ class Trial:
         }
 
     def make(self) -> None:
-        """Train, rate, fine-tune and score."""
+        """Train, rate, fine-tune and score, with one thread."""
+        torch.set_num_threads(1)
         self.place.prepare(self.seed)
         config = CONFIGS / "video_dbof.yaml"
         options = "--name", "base", "--steps", BASE_STEPS, "--seed", self.seed, "--device", "cpu"
-        execute(["-m", "yt8m.train_video", config, *options, "--data-dir", self.folder], self.folder / LOG)
+        command("train_video", config, *options, "--data-dir", self.folder)
         self._write_pool()
         self._make_records(self.folder / "pool-records", "segment/test")
         films = [Film(video.video_id, Path(), "", float(len(video.frames))) for video in self.pool]
@@ -148,12 +156,12 @@ class Trial:
         probabilities = None if telling is None or questions.probabilities is None else questions.probabilities[asked]
         questions = Questions(questions.films[asked], questions.starts[asked], questions.classes[asked], probabilities)
         chooser = Chooser(questions, draw) if telling is None else Chooser(questions, draw, telling)
-        session = RatingSession(films, names, names, chooser, file, "")
-        question = session.ask("rater")["question"]
+        windows = RatingWindows(films, names, names, chooser, file, "")
+        question = windows.ask("rater")["question"]
         for _ in range(N_RATINGS):
             number = question["number"]
             key = films[question["film"]].video_id, question["start"], names[int(questions.classes[number])]
-            question = session.answer("rater", number, self.truth[key])["question"]
+            question = windows.answer("rater", number, self.truth[key])["question"]
 
     def _write_pool(self) -> None:
         """The films' features and labels as users bring them."""
@@ -169,7 +177,7 @@ class Trial:
 
     def _make_records(self, data_dir: Path, partition: str, *options: object) -> None:
         where = "--data-dir", data_dir, "--partition", partition, "--audio-width", FRAME_DIM - RGB, "--overwrite"
-        execute(["-m", "yt8m.make_records", self.folder / "pool", *where, *options], self.folder / LOG)
+        command("make_records", self.folder / "pool", *where, *options)
 
     def _fine_tune(self, ratings: Path, draw: int) -> Path:
         """The folder of the base model, fine-tuned on a file of ratings."""
@@ -179,7 +187,7 @@ class Trial:
         config = folder / "tuning.yaml"
         config.write_text(yaml.safe_dump({"pure_segment": {"training": TUNING}}), encoding="utf-8")
         options = "--fold", "none", "--name", "tuned", "--seed", draw, "--device", "cpu", "--data-dir", folder
-        execute(["-m", "yt8m.train_pure_segment", config, self.base, *options], self.folder / LOG)
+        command("train_pure_segment", config, self.base, *options)
         return folder / "cache" / "segment" / "tuned_none"
 
     def auc(self, model: Path) -> float:
@@ -224,13 +232,11 @@ def main() -> None:
         "--processes", type=int, default=2, metavar="N", help="so many seeds at a time (default: %(default)s)"
     )
     args: argparse.Namespace = parser.parse_args()
-    torch.set_num_threads(1)
     place = Place(args.data_dir.absolute(), SIZES, None)
     trials = [Trial(place, seed, args.draws) for seed in args.seeds]
     missing = [trial for trial in trials if trial.result is None]
-    failed = in_turn({f"seed {trial.seed}": partial(replace(trial).make) for trial in missing}, args.processes)
-    if failed:
-        sys.exit(f"failed: {'; '.join(failed)}")
+    with ProcessPoolExecutor(args.processes, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(Trial.make, missing))
     print(
         f"{len(trials)} seeds, {args.draws} draws of each", "", *lines([t.result for t in trials if t.result]), sep="\n"
     )

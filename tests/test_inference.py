@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from yt8m.common.errors import UserError
-from yt8m.data.segments import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.data.frames import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
 from yt8m.models.base import fold
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 from yt8m.models.packing import Windows
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
 

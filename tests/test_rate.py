@@ -27,16 +27,16 @@ from tests.processes import run_command, start, wait_for
 from tests.shards import AUDIO, RGB, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, small_vocabulary, video_folder
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import read_labels, read_ratings
 from yt8m.data.index import load_index
-from yt8m.rating import session as sessions
+from yt8m.data.vocabulary import read_labels, read_ratings
+from yt8m.rating import windows as rating_windows
 from yt8m.rating.choice import TELLING_PROBABILITY, Chooser, Questions
 from yt8m.rating.films import conversion, find_films
 from yt8m.rating.predicting import SegmentJudge
 from yt8m.rating.questions import Judgement, classes_of_films, list_questions, shown_names
 from yt8m.rating.ratings_file import HEADER, Key, RatingsFile
 from yt8m.rating.server import RatingServer
-from yt8m.rating.session import NotAskedError, RatingSession
+from yt8m.rating.windows import NotAskedError, RatingWindows
 
 Command = Callable[..., Outcome]
 READY = "html[data-ready=true]"
@@ -108,17 +108,17 @@ class Tab:
         return name, 60 * int(minutes) + int(seconds), self.page.locator("#class").text_content() or ""
 
 
-def make_session(films: Path, ratings: Path, *classes: str, seed: int = 0) -> RatingSession:
-    """A session about all films of a folder, without a model."""
+def make_windows(films: Path, ratings: Path, *classes: str, seed: int = 0) -> RatingWindows:
+    """Windows about all films of a folder, without a model."""
     found = find_films(films)
     questions, labels = list_questions(found, [list(classes)] * len(found))
-    return RatingSession(found, labels, labels, Chooser(questions, seed), RatingsFile(ratings), "what to type")
+    return RatingWindows(found, labels, labels, Chooser(questions, seed), RatingsFile(ratings), "what to type")
 
 
 @contextmanager
-def serving(session: RatingSession, films: Path) -> Iterator[str]:
+def serving(windows: RatingWindows, films: Path) -> Iterator[str]:
     """The address of a server, at work in a thread."""
-    server = RatingServer(session, films, "test")
+    server = RatingServer(windows, films, "test")
     thread = threading.Thread(target=server.serve)
     thread.start()
     try:
@@ -225,7 +225,7 @@ def test_50_ratings_by_keys_through_a_kill(films: Path, browser: Browser, tmp_pa
 def test_skip_and_undo(films: Path, browser: Browser, tmp_path: Path) -> None:
     ratings = tmp_path / "ratings.csv"
     RatingsFile(ratings).add(("garden", 5, "dog"), 1)  # of an earlier day
-    with serving(make_session(films, ratings, "dog", "guitar"), films) as address:
+    with serving(make_windows(films, ratings, "dog", "guitar"), films) as address:
         tab = Tab(browser.new_context(), address)
         asked = []
         for key in "yns":
@@ -251,7 +251,7 @@ def test_skip_and_undo(films: Path, browser: Browser, tmp_path: Path) -> None:
 
 def test_two_windows(films: Path, browser: Browser, tmp_path: Path) -> None:
     ratings = tmp_path / "ratings.csv"
-    with serving(make_session(films, ratings, "dog", "guitar"), films) as address:
+    with serving(make_windows(films, ratings, "dog", "guitar"), films) as address:
         context = browser.new_context()
         one, other = Tab(context, address), Tab(context, address)
         seen = []
@@ -275,7 +275,7 @@ def test_two_windows(films: Path, browser: Browser, tmp_path: Path) -> None:
 
 
 def test_the_segment_is_played_in_a_loop(films: Path, browser: Browser, tmp_path: Path) -> None:
-    with serving(make_session(films, tmp_path / "ratings.csv", "dog"), films) as address:
+    with serving(make_windows(films, tmp_path / "ratings.csv", "dog"), films) as address:
         tab = Tab(browser.new_context(bypass_csp=True), address)  # for wait_for_function
         page = tab.page
         _, first, _ = tab.question
@@ -298,8 +298,8 @@ def test_the_segment_is_played_in_a_loop(films: Path, browser: Browser, tmp_path
 def test_fits_any_screen_and_keys_suffice(
     films: Path, browser: Browser, tmp_path: Path, scheme: str, size: dict[str, int]
 ) -> None:
-    session = make_session(films, tmp_path / "a folder whose name is long" / "ratings.csv", LONG, "dog", "guitar")
-    with serving(session, films) as address:
+    windows = make_windows(films, tmp_path / "a folder whose name is long" / "ratings.csv", LONG, "dog", "guitar")
+    with serving(windows, films) as address:
         tab = Tab(browser.new_context(viewport=size, color_scheme=scheme), address)
         page = tab.page
         for _ in range(2):
@@ -328,7 +328,7 @@ def test_a_film_that_the_browser_cannot_play(films: Path, browser: Browser, tmp_
     folder = tmp_path / "films"
     shutil.copytree(films, folder)
     old = make_film(folder / "it's old.avi", "mpeg4", 20).rename(folder / "old's.avi")
-    with serving(make_session(folder, tmp_path / "ratings.csv", "dog"), folder) as address:
+    with serving(make_windows(folder, tmp_path / "ratings.csv", "dog"), folder) as address:
         tab = Tab(browser.new_context(), address)
         for _ in range(3):
             tab.press("y")
@@ -344,7 +344,7 @@ def test_a_film_that_the_browser_cannot_play(films: Path, browser: Browser, tmp_
 
 def test_an_answer_that_cannot_be_written(films: Path, browser: Browser, tmp_path: Path) -> None:
     ratings = tmp_path / "ratings.csv"
-    with serving(make_session(films, ratings, "dog"), films) as address:
+    with serving(make_windows(films, ratings, "dog"), films) as address:
         tab = Tab(browser.new_context(), address)
         asked = tab.question
         ratings.unlink()
@@ -384,9 +384,9 @@ def test_strangers_get_nothing(films: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret.mp4"
     shutil.copy(films / "garden.mp4", secret)
     (folder / "link.mp4").symlink_to(secret)
-    session = make_session(folder, tmp_path / "ratings.csv", "dog")
-    assert [film.name for film in session.films] == ["garden.mp4", "more/street.webm"]  # the link leads out
-    with serving(session, folder) as address:
+    windows = make_windows(folder, tmp_path / "ratings.csv", "dog")
+    assert [film.name for film in windows.films] == ["garden.mp4", "more/street.webm"]  # the link leads out
+    with serving(windows, folder) as address:
         own, place = urlsplit(address).path, urlsplit(address).netloc
         origin = f"http://{place}"
         json = {"Content_Type": "application/json", "Origin": origin}
@@ -437,45 +437,45 @@ def test_strangers_get_nothing(films: Path, tmp_path: Path) -> None:
 
 
 def test_threads_are_never_asked_the_same(films: Path, tmp_path: Path) -> None:
-    session = make_session(films, tmp_path / "ratings.csv", "dog", "guitar")
+    windows = make_windows(films, tmp_path / "ratings.csv", "dog", "guitar")
     showing: dict[str, tuple[int, int]] = {}
     clashes: list[object] = []
 
     def rate(name: str) -> None:
-        question = session.ask(name)["question"]
+        question = windows.ask(name)["question"]
         while question is not None:
             showing[name] = question["film"], question["start"]
             if list(showing.values()).count(showing[name]) > 1:
                 clashes.append(dict(showing))
             del showing[name]
-            question = session.answer(name, question["number"], 1)["question"]
+            question = windows.answer(name, question["number"], 1)["question"]
 
     threads = [threading.Thread(target=rate, args=(f"window {number}",)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    rest = session.ask("last")["question"]
+    rest = windows.ask("last")["question"]
     while rest is not None:  # what others were asked when a thread ended
-        rest = session.answer("last", rest["number"], 1)["question"]
+        rest = windows.answer("last", rest["number"], 1)["question"]
     rows = rows_of(tmp_path / "ratings.csv")
     assert not clashes and len(rows) == len(set(rows)) == (20 + 12) * 2
 
 
 def test_a_silent_window_loses_its_question(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(sessions.time, "monotonic", lambda: now)
-    session = make_session(films, tmp_path / "ratings.csv", "dog")
-    first = session.ask("silent")["question"]["number"]
+    monkeypatch.setattr(rating_windows.time, "monotonic", lambda: now)
+    windows = make_windows(films, tmp_path / "ratings.csv", "dog")
+    first = windows.ask("silent")["question"]["number"]
     for _ in range(31):
-        asked = session.ask("busy")["question"]["number"]
+        asked = windows.ask("busy")["question"]["number"]
         assert asked != first
-        session.answer("busy", asked, 0)
-    assert session.ask("busy")["question"] is None and session.ask("busy")["others"]
-    now = sessions.LEASE_SECONDS + 1
-    assert session.ask("busy")["question"]["number"] == first
+        windows.answer("busy", asked, 0)
+    assert windows.ask("busy")["question"] is None and windows.ask("busy")["others"]
+    now = rating_windows.LEASE_SECONDS + 1
+    assert windows.ask("busy")["question"]["number"] == first
     with pytest.raises(NotAskedError):
-        session.answer("silent", first, 1)
+        windows.answer("silent", first, 1)
 
 
 Row = tuple[Key, int]
@@ -604,13 +604,13 @@ def test_a_model_chooses(films: Path, tmp_path: Path, kind: str) -> None:
     assert questions.probabilities is not None
     assert questions.probabilities[place] == judgement.probabilities["v002"][4, 2]
     file = RatingsFile(tmp_path / "ratings.csv")
-    session = RatingSession(found, labels, shown_names(labels, judge.vocabulary), Chooser(questions, 0), file, "")
-    first = session.ask("w")
+    windows = RatingWindows(found, labels, shown_names(labels, judge.vocabulary), Chooser(questions, 0), file, "")
+    first = windows.ask("w")
     number = first["question"]["number"]
     assert {row["class"] for row in first["classes"]} == {"class 2", "class 1"}  # an id by its name
     distances = np.abs(questions.probabilities - TELLING_PROBABILITY)
     assert distances[number] == distances.min()
-    session.answer("w", number, 1)
+    windows.answer("w", number, 1)
     assert rows_of(file.path)[0][2] == labels[questions.classes[number]]
 
 

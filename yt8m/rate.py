@@ -90,16 +90,16 @@ def _next_command(args: argparse.Namespace, ratings: Path) -> str:
 
 def main(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C. Raises `UserError`."""
-    from yt8m.common.errors import UserError
-    from yt8m.common.locks import locked
-    from yt8m.common.wording import counted
-    from yt8m.data.annotations import read_labels
+    from helperbot.files import locked
+
+    from yt8m.common.errors import UserError, counted
+    from yt8m.data.vocabulary import read_labels
     from yt8m.rating.choice import Chooser
     from yt8m.rating.films import FILMS_FILE, find_films
     from yt8m.rating.questions import classes_of_films, list_questions, shown_names
     from yt8m.rating.ratings_file import RatingsFile
     from yt8m.rating.server import RatingServer
-    from yt8m.rating.session import RatingSession
+    from yt8m.rating.windows import RatingWindows
 
     if args.labels is None and args.classes is None:
         raise UserError("what is to be rated? name --labels CSV, or --classes")
@@ -120,12 +120,13 @@ def main(args: argparse.Namespace) -> None:
     path = args.ratings or args.data_dir / "ratings" / args.name / "ratings.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.lock")
-    with locked(lock, f"{path}: another process is writing ratings there; open its address in a second window instead"):
+    occupied = f"{path}: another process is writing ratings there; open its address in a second window instead"
+    with locked(lock, UserError(occupied)):
         try:
             command = _next_command(args, path)
             file = RatingsFile(path)
-            session = RatingSession(films, labels, names, Chooser(questions, args.seed), file, command)
-            server = RatingServer(session, args.videos, args.name, args.port)
+            windows = RatingWindows(films, labels, names, Chooser(questions, args.seed), file, command)
+            server = RatingServer(windows, args.videos, args.name, args.port)
             print(
                 f"{counted(len(films), 'film')}, {counted(len(questions), 'question')}; {path} has "
                 f"{counted(len(file.scores), 'rating')}\nopen this in a browser on this machine, Ctrl-C ends it:\n"

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 from helperbot.files import replacing
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import listed
-from yt8m.data.damage import Damage
+from yt8m.common.errors import UserError, listed
 from yt8m.data.features import CONTRACT_NAME, read_trim
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim
 from yt8m.data.index import Index, load_index
-from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim
-from yt8m.data.video_ids import RULE, shown_id, unfit_ids
+from yt8m.data.records import RULE, Damage, shown_id, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 CANDIDATES_FILE = "test_meta.npz"

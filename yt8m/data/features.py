@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from yt8m.common.config import FeatureContract, FeatureMeaning
 from yt8m.common.errors import UserError
-from yt8m.data.segments import CANDIDATES, Trim, trim_of
+from yt8m.data.frames import CANDIDATES, Trim, trim_of
 
 CONTRACT_NAME = "features.json"
 _ROWS_AT_A_TIME = 1024

@@ -21,13 +21,11 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, StrictInt, Validati
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from yt8m.common.config import ContextTraining, FeatureContract, Section, SegmentTraining, VideoTraining, read_yaml
-from yt8m.common.errors import UserError
-from yt8m.common.wording import did_you_mean
+from yt8m.common.errors import UserError, did_you_mean
 from yt8m.models import dbof, nextvlad
-from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig
+from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig, Entry, NameTakenError, Registry, import_module
+from yt8m.models.classifiers import ContextModelConfig
 from yt8m.models.heads import HEADS
-from yt8m.models.registry import Entry, NameTakenError, Registry, import_module
-from yt8m.models.segment_models import ContextModelConfig
 
 OWN_FAMILIES = dbof, nextvlad  # which have registered themselves
 _IN_WORDS = "in_words"  # the type of faults whose text is for people

@@ -20,15 +20,14 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.features import require_same
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames, trim_of
 from yt8m.data.reader import ShardReader
-from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames, trim_of
 from yt8m.data.vocabulary import Vocabulary, named_vocabulary
-from yt8m.models.artifacts import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.models.base import Encoded, Encoder, each, fold
+from yt8m.models.classifiers import ContextAwareModel, SegmentModel, VideoModel
+from yt8m.models.model_folders import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.models.packing import Windows
-from yt8m.models.segment_models import ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel
-from yt8m.prediction.memmaps import SCALE
+from yt8m.prediction.prediction_files import SCALE
 
 _NOT_A_NUMBER = -1  # among quantized probabilities
 

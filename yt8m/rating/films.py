@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yt8m.common.errors import Faults, UserError
-from yt8m.common.wording import counted
+from yt8m.common.errors import Faults, UserError, counted
+from yt8m.data.records import RULE, unfit_ids
 from yt8m.data.tables import read_table
-from yt8m.data.video_ids import RULE, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 FILMS_FILE = "films.csv"  # what `extract_features` writes beside the features

@@ -14,11 +14,11 @@ from yt8m.common.devices import resolve_device
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.frames import EVERYTHING
 from yt8m.data.index import index_file
-from yt8m.data.segments import EVERYTHING
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import load_video_model, open_folder
-from yt8m.models.segment_models import ContextAgnosticModel
+from yt8m.models.classifiers import ContextAgnosticModel
+from yt8m.models.model_folders import load_video_model, open_folder
 from yt8m.prediction.inference import Computation, Member, Predictor, load_members, mean_probabilities, require_features
 from yt8m.rating.questions import Judgement
 

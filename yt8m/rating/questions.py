@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import counted, did_you_mean, listed
-from yt8m.data.annotations import LabelRow, plain_label
-from yt8m.data.segments import SEGMENT_SECONDS
-from yt8m.data.vocabulary import Vocabulary
+from yt8m.common.errors import UserError, counted, did_you_mean, listed
+from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.data.vocabulary import LabelRow, Vocabulary, plain_label
 from yt8m.localization.spans import find_classes
 from yt8m.rating.choice import Questions
 from yt8m.rating.films import Film

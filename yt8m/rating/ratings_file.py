@@ -9,7 +9,7 @@ from pathlib import Path
 from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import RATING_COLUMNS, read_ratings
+from yt8m.data.vocabulary import RATING_COLUMNS, read_ratings
 
 LOGGER = logging.getLogger(__name__)
 HEADER = ",".join(RATING_COLUMNS) + "\n"

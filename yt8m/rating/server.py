@@ -20,7 +20,7 @@ from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from yt8m.common.errors import UserError
 from yt8m.rating.films import is_inside
-from yt8m.rating.session import NotAskedError, RatingSession
+from yt8m.rating.windows import NotAskedError, RatingWindows
 
 LOGGER = logging.getLogger(__name__)
 HOST = "127.0.0.1"
@@ -51,12 +51,12 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 class RatingServer:
-    """Serves the page for a session at `address`, whose port is chosen if `port` is 0.
+    """Serves the page at `address`, whose port is chosen if `port` is 0.
 
     Films are read from `folder` alone. Raises `UserError` if the port is taken.
     """
 
-    def __init__(self, session: RatingSession, folder: Path, title: str, port: int = 0) -> None:
+    def __init__(self, windows: RatingWindows, folder: Path, title: str, port: int = 0) -> None:
         try:
             listener = socket.create_server((HOST, port))
         except OSError as error:
@@ -66,7 +66,7 @@ class RatingServer:
         with listener:
             place = f"{HOST}:{listener.getsockname()[1]}"
             token = secrets.token_urlsafe(24)
-            app = create_app(session, folder, title, token, place)
+            app = create_app(windows, folder, title, token, place)
             self._server: BaseWSGIServer = make_server(
                 HOST, listener.getsockname()[1], app, threaded=True, request_handler=_QuietHandler, fd=listener.fileno()
             )
@@ -85,7 +85,7 @@ class RatingServer:
         self._server.server_close()
 
 
-def create_app(session: RatingSession, folder: Path, title: str, token: str, place: str) -> Flask:
+def create_app(windows: RatingWindows, folder: Path, title: str, token: str, place: str) -> Flask:
     """The application, for requests to `place`, a host and port, below `/token/`."""
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
@@ -115,8 +115,8 @@ def create_app(session: RatingSession, folder: Path, title: str, token: str, pla
     @app.errorhandler(OSError)
     def say_why(error: OSError) -> tuple[Answer, int]:
         """An answer could not be written."""
-        LOGGER.error("%s: %s", error.filename or session.file.path, error.strerror or error)
-        return {"error": f"{session.file.path}: {error.strerror or error}"}, 507
+        LOGGER.error("%s: %s", error.filename or windows.file.path, error.strerror or error)
+        return {"error": f"{windows.file.path}: {error.strerror or error}"}, 507
 
     @app.get(f"/{token}/")
     @app.get(f"/{token}/<any('rate.css', 'rate.js'):name>")
@@ -128,9 +128,9 @@ def create_app(session: RatingSession, folder: Path, title: str, token: str, pla
     @app.get(f"/{token}/film/<int:number>")
     def film(number: int) -> Response:
         """A film, or the part of it that is asked for."""
-        if number >= len(session.films) or not is_inside(session.films[number].path, folder):
+        if number >= len(windows.films) or not is_inside(windows.films[number].path, folder):
             abort(404)
-        return send_file(session.films[number].path.resolve(), conditional=True)
+        return send_file(windows.films[number].path.resolve(), conditional=True)
 
     def told(kind: type, name: str) -> Any:
         """A value of the request's JSON, of this type. Ends the request if it is not there."""
@@ -147,37 +147,37 @@ def create_app(session: RatingSession, folder: Path, title: str, token: str, pla
         try:
             return act(window) | {"title": title}, 200
         except NotAskedError:
-            return session.ask(window) | {"title": title}, 409
+            return windows.ask(window) | {"title": title}, 409
 
     @app.post(f"/{token}/ask")
     def ask() -> tuple[Answer, int]:
         """The window's question."""
-        return reply(session.ask)
+        return reply(windows.ask)
 
     @app.post(f"/{token}/answer")
     def answer() -> tuple[Answer, int]:
         """Yes or no."""
-        return reply(lambda window: session.answer(window, told(int, "question"), int(told(bool, "yes"))))
+        return reply(lambda window: windows.answer(window, told(int, "question"), int(told(bool, "yes"))))
 
     @app.post(f"/{token}/skip")
     def skip() -> tuple[Answer, int]:
         """Neither."""
-        return reply(lambda window: session.answer(window, told(int, "question"), None))
+        return reply(lambda window: windows.answer(window, told(int, "question"), None))
 
     @app.post(f"/{token}/undo")
     def undo() -> tuple[Answer, int]:
         """The last answer is taken back."""
-        return reply(session.undo)
+        return reply(windows.undo)
 
     @app.post(f"/{token}/unplayable")
     def unplayable() -> tuple[Answer, int]:
         """The browser cannot play the film of a question."""
-        return reply(lambda window: session.give_up(window, told(int, "question")))
+        return reply(lambda window: windows.give_up(window, told(int, "question")))
 
     @app.post(f"/{token}/leave")
     def leave() -> Response:
         """The window is closed."""
-        session.leave(told(str, "window"))
+        windows.leave(told(str, "window"))
         return Response(status=204)
 
     return app

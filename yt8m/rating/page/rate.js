@@ -1,6 +1,6 @@
 "use strict";
 // Asks the server what to ask, plays that segment in a loop, and sends the answer. The server's answers are as
-// `RatingSession` in session.py describes them.
+// `RatingWindows` in windows.py describes them.
 
 const element = (id) => document.getElementById(id);
 const film = element("film");

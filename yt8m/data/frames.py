@@ -1,4 +1,4 @@
-"""Which seconds of a video are segments, which of them are ranked, and what a video model sees."""
+"""The frames a model sees: segments, which of them are ranked, and the sample of a video's frames."""
 
 from dataclasses import dataclass
 
@@ -37,3 +37,18 @@ def context_frames(n_frames: int, trim: Trim = CANDIDATES) -> tuple[int, int]:
     """First and last-plus-one of the frames that a video model sees; all where head and tail are everything."""
     start, stop = trim.head * SEGMENT_SECONDS, n_frames - trim.tail * SEGMENT_SECONDS
     return (start, stop) if start < stop else (0, n_frames)
+
+
+def sample_frames(
+    n_frames: int, max_len: int, seed: tuple[int, ...] | None, trim: Trim = CANDIDATES
+) -> slice | np.ndarray:
+    """The frames a video model sees: at most `max_len` of them in training, without replacement, in order.
+
+    `seed` None means evaluation: no sampling. `max_len` -1 means no limit. `trim` is left out of the video.
+    """
+    start, stop = context_frames(n_frames, trim)
+    if seed is None or max_len < 0 or stop - start <= max_len:
+        return slice(start, stop)
+    chosen = np.random.default_rng(seed).permutation(stop - start)[:max_len]
+    chosen.sort()
+    return start + chosen

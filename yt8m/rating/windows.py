@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.rating.choice import Chooser
 from yt8m.rating.films import Film, conversion
 from yt8m.rating.ratings_file import Key, RatingsFile
@@ -31,7 +31,7 @@ class Window:
     seen: float
 
 
-class RatingSession:
+class RatingWindows:
     """The questions about some films, and their answers in a file. Its methods may be called by several threads.
 
     `labels` of the classes, as the file has them, and their `names` for people; `command`: what to type next. Questions

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ValidationError
 from yt8m import __version__
 from yt8m.common.config import FeatureContract
 from yt8m.common.errors import UserError
-from yt8m.models.artifacts import exported_config
 from yt8m.models.config import parse_config
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
+from yt8m.models.model_folders import exported_config
 
 LOGGER = logging.getLogger(__name__)
 _CODE = "code"  # the key of run.json
