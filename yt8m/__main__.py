@@ -25,6 +25,7 @@ GROUPS = {
         "make_demo_data",
         "make_demo_films",
         "prepare_vocabulary",
+        "rate",
     ),
     "train": ("train_video", "train_pure_segment", "train_segment_w_context", "find_lr"),
     "predict and submit": (
