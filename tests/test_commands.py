@@ -73,6 +73,7 @@ PARTS = (
     "data",
     "making",
     "models",
+    "films",
     "export",
     "training",
     "prediction",

@@ -72,10 +72,13 @@ def _with_named_ids(arguments: Sequence[str]) -> list[str]:
     return named
 
 
-def make_parser(description: str | None, examples: str | tuple[str, ...], *options: str) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, examples: str | tuple[str, ...], *options: str, folder: str = "--data-dir"
+) -> argparse.ArgumentParser:
     """A parser with what all commands have, and those of the shared `options`: device, seed, workers, on-error.
 
-    `examples`: command lines of the form `python -m yt8m.COMMAND ...`.
+    `examples`: command lines of the form `python -m yt8m.COMMAND ...`; `folder`: what the data folder's option is
+    called. Under another name than the usual one it is needed, as where a data folder is made.
     """
     lines = [examples] if isinstance(examples, str) else list(examples)
     parser = Parser(
@@ -96,12 +99,16 @@ def make_parser(description: str | None, examples: str | tuple[str, ...], *optio
         loudness.add_argument(
             short, name, action="store_const", const=level, default=logging.INFO, dest="console_level", help=text
         )
+    usual = folder == "--data-dir"
+    what = "folder with video/, segment/, the vocabulary and cache/"
     parser.add_argument(
-        "--data-dir",
+        folder,
         type=Path,
-        default=Path("data"),
+        default=Path("data") if usual else None,
+        required=not usual,
+        dest="data_dir",
         metavar="DIR",
-        help="folder with video/, segment/, the vocabulary and cache/ (default: data)",
+        help=f"{what} (default: data)" if usual else f"data folder to write to, which is made: {what}",
     )
     add_shared(parser, *options)
     return parser

@@ -123,11 +123,23 @@ class FeatureMeaning(Section):
     range: Annotated[tuple[Number, Number], AfterValidator(_ascends)]
 
 
+class ExtractorIdentity(Section):
+    """What has made features of films: its `name`, as the command line has it, and a `digest` of weights and settings;
+    what it makes of a film is comparable where both are the same."""
+
+    name: str
+    digest: str
+
+
 class FeatureContract(Section):
-    """`features:`, what a model takes: visual features and, where there is sound, audio features of each second."""
+    """`features:`, what a model takes: visual features and, where there is sound, audio features of each second.
+
+    `extractor`: what has made them; None where that is not known.
+    """
 
     rgb: FeatureMeaning
     audio: FeatureMeaning | None = None
+    extractor: ExtractorIdentity | None = None
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -47,19 +47,24 @@ class Survey:
         """The range that the values of some columns have, in words."""
         return f"from {self.low[columns].min():.6g} to {self.high[columns].max():.6g}"
 
-    def usual_range(self, columns: slice) -> str:
-        """LOW HIGH, as a command line has them, with all but the outermost of the sampled values of some columns.
+    def usual_range(self, columns: slice) -> tuple[float, float] | None:
+        """The range of all but the outermost of the sampled values of some columns; None where all are the same."""
+        return usual_range(self.sample[:, columns], (self.low[columns].min(), self.high[columns].max()))
 
-        The words themselves where all values are the same.
-        """
-        low, high = np.quantile(self.sample[:, columns], _TAILS)
-        if low == high:
-            low, high = self.low[columns].min(), self.high[columns].max()
-        for digits in range(3, 18):
-            rounded = [float(f"{value:.{digits}g}") + 0.0 for value in (low, high)]  # + 0.0: not -0
-            if rounded[0] < rounded[1]:  # without exponents: after a minus they would be options
-                return " ".join(np.format_float_positional(value, trim="-") for value in rounded)
-        return "LOW HIGH"
+
+def usual_range(sample: np.ndarray, extremes: tuple[float, float]) -> tuple[float, float] | None:
+    """The range of all but the outermost of some values, rounded; None where all values are the same.
+
+    `extremes`: of all values, of which these are a sample; they count where nearly all of the sample is the same.
+    """
+    low, high = np.quantile(sample, _TAILS)
+    if low == high:
+        low, high = extremes
+    for digits in range(3, 18):
+        rounded = [float(f"{value:.{digits}g}") + 0.0 for value in (low, high)]  # + 0.0: not -0
+        if rounded[0] < rounded[1]:
+            return rounded[0], rounded[1]
+    return None
 
 
 def array_path(folder: Path, video_id: str) -> Path:
