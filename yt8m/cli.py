@@ -172,7 +172,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     """What the three trainers have in common: CONFIG, `--name`, and how to train."""
     add_config(parser)
-    parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
+    parser.add_argument("--name", required=True, type=folder_name, help=f"the model is exported to {folder}")
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument(
         "--patience", type=positive, metavar="N", help="stop after N evaluations without improvement (default: never)"
@@ -353,13 +353,14 @@ class Distinct(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _name(text: str) -> str:
+def folder_name(text: str) -> str:
+    """An option's value as the name of a folder that is not hidden."""
     if not text or text.startswith(".") or "/" in text:
         raise ValueError
     return text
 
 
-_name.__name__ = "folder name"
+folder_name.__name__ = "folder name"
 
 
 def count(text: str) -> int:

@@ -136,9 +136,8 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
 
 def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
     """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
-    from yt8m.common.errors import Faults
     from yt8m.data.annotations import read_video_ids
-    from yt8m.making.feature_arrays import check_ids, list_arrays
+    from yt8m.making.feature_arrays import check_ids, list_arrays, require_arrays
 
     there = list_arrays(args.features)
     if args.videos is not None:
@@ -151,12 +150,7 @@ def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: 
         chosen, source = [row.video_id for row in labels], args.labels
     chosen = sorted(set(chosen))
     check_ids(chosen, source)
-    for folder, known in ((args.features, there), (args.audio, [] if args.audio is None else list_arrays(args.audio))):
-        if folder is not None:
-            faults = Faults(source, f"leave such videos out of it, or put their arrays into {folder}")
-            for video_id in sorted(set(chosen) - set(known)):
-                faults.add(f"video {video_id} has no {video_id}.npy in {folder}")
-            faults.raise_any()
+    require_arrays(chosen, source, [args.features, args.audio])
     return chosen
 
 
@@ -179,7 +173,7 @@ def main(args: argparse.Namespace) -> None:
     videos = _choose_videos(args, labels, ratings)
     scales = [None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range)]
     features = own.open_features(own.ArraySources(args.features, args.audio, args.audio_width, *scales), videos)
-    own.contract_of(features)  # checked, too, before anything is written
+    contract = own.contract_of(features)
     n_frames = own.count_frames(features, videos)
     annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
     own.check_ratings(annotations, n_frames)
@@ -190,7 +184,7 @@ def main(args: argparse.Namespace) -> None:
     doubts.doubt_partition(videos, args.data_dir, args.partition)
     shards = own.divide(videos, args.shard_videos, args.seed)
     writer = own.RecordWriter(features, n_frames, annotations)
-    own.write_partition(args.data_dir, args.partition, writer, shards, resolved.new_names)
+    own.write_partition(args.data_dir, args.partition, writer, contract, shards, resolved.new_names)
     writer.log_losses(args.labels)
     if args.partition == RATED and len(shards) < N_FOLDS:
         logging.getLogger(__name__).warning(

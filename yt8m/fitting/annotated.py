@@ -9,12 +9,7 @@ from pathlib import Path
 from yt8m.common.errors import Faults, UserError
 from yt8m.common.wording import counted, did_you_mean
 from yt8m.data.annotations import LabelRow, LabelText, RatingRow, read_labels, read_ratings
-
-LEAST_CLASSES = 2
-LEAST_VIDEOS = 5  # labelled with a class, and as many that are not
-LEAST_RATINGS = 4  # of a class with either score
-LEAST_RATED_VIDEOS = 10
-
+from yt8m.fitting.least import LEAST_CLASSES, LEAST_RATED_VIDEOS, LEAST_RATINGS, LEAST_VIDEOS, minimum_text
 
 @dataclass(frozen=True)
 class Annotated:
@@ -37,7 +32,8 @@ class Annotated:
     def videos(self) -> list[str]:
         """The ids of the videos that have one of the classes as a label, or ratings, sorted."""
         known = set(self.classes)
-        return sorted({row.video_id for row in (*self.labels, *self.ratings) if row.label in known})
+        labelled = {row.video_id for row in self.labels if row.label in known}
+        return sorted(labelled | {row.video_id for row in self.ratings})
 
     @property
     def texts(self) -> list[LabelText]:
@@ -70,20 +66,6 @@ class Annotated:
 def read_annotated(labels: Path, ratings: Path | None) -> Annotated:
     """Read the CSVs. Raises `UserError` that lists what is wrong with one."""
     return Annotated(labels, read_labels(labels), ratings, [] if ratings is None else read_ratings(ratings))
-
-
-def minimum_text(with_ratings: bool) -> str:
-    """What it takes, in words."""
-    text = (
-        f"at least {LEAST_CLASSES} classes, each with {LEAST_VIDEOS} videos that have the label and {LEAST_VIDEOS} "
-        "that have not"
-    )
-    if not with_ratings:
-        return text
-    return (
-        f"{text}, {LEAST_RATINGS} segments rated 1 and {LEAST_RATINGS} rated 0; and ratings of "
-        f"{LEAST_RATED_VIDEOS} videos"
-    )
 
 
 def shortages(annotated: Annotated) -> dict[str, str]:

@@ -6,7 +6,7 @@ Dimensions: V videos, K kinds of what is to be on both sides.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, diags
 
 from yt8m.fitting.annotated import Annotated
 
@@ -45,7 +45,7 @@ def even_share(kinds: csr_matrix, share: float, seed: int) -> np.ndarray:
     rng = np.random.default_rng((seed, _DRAWING))
     n_videos = kinds.shape[0]
     totals = np.asarray(kinds.sum(axis=0)).ravel()
-    scaled = csr_matrix(kinds @ csr_matrix(np.diag(1 / np.sqrt(np.maximum(totals, 1)))))
+    scaled = csr_matrix(kinds @ diags(1 / np.sqrt(np.maximum(totals, 1))))
     squares = np.asarray(scaled.multiply(scaled).sum(axis=1)).ravel()
     target = share * np.asarray(scaled.sum(axis=0)).ravel()
     chosen = np.zeros(n_videos, bool)

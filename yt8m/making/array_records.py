@@ -271,14 +271,18 @@ class RecordWriter:
 
 
 def write_partition(
-    data_dir: Path, partition: str, writer: RecordWriter, shards: Sequence[Sequence[str]], new_names: Sequence[str] = ()
+    data_dir: Path,
+    partition: str,
+    writer: RecordWriter,
+    contract: FeatureContract,
+    shards: Sequence[Sequence[str]],
+    new_names: Sequence[str] = (),
 ) -> None:
     """Write the shards of a partition, each a list of video ids, in the place of those that a data folder has.
 
-    `new_names`: of a `vocabulary.csv` that is to be made with them, see `LabelIds`.
+    `contract`: of the features, see `contract_of`. `new_names`: of a `vocabulary.csv` that is to be made with them, see `LabelIds`.
     """
     names = data_dir / NAMES_FILE
-    contract = contract_of(writer.features)
     (stem,) = (part.stem for part in PARTITIONS if part.folder == partition)
     with NewFolder(data_dir / partition) as new:
         writer.write(new.path, stem, shards)
