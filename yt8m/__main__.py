@@ -17,6 +17,7 @@ from yt8m.common.exits import STATUSES
 
 # In the order in which they are used.
 GROUPS = {
+    "all in one": ("fit",),
     "get data": (
         "download",
         "check_data",

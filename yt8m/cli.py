@@ -361,7 +361,7 @@ class Distinct(argparse.Action):
 
 
 def folder_name(text: str) -> str:
-    """An option's value as the name of a folder, not a hidden one, in a folder that is given."""
+    """An option's value as the name of a folder that is not hidden."""
     if not text or text.startswith(".") or "/" in text:
         raise ValueError
     return text
