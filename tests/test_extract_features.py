@@ -22,16 +22,16 @@ from yt8m.common.errors import UserError
 from yt8m.data.features import CONTRACT_NAME, feature_contract, find_contract, require_same
 from yt8m.data.index import index_file
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.video_ids import unfit_ids
+from yt8m.data.records import unfit_ids
 from yt8m.films.extraction import Threads, extract, identity, quantize, require_extractor
 from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options
 from yt8m.films.extractors.opening import open_extractor
 from yt8m.films.film_files import find_films, name_films
 from yt8m.films.film_folder import read_like
 from yt8m.films.workers import work
-from yt8m.models.artifacts import exported_config, open_folder, save_model
+from yt8m.models.classifiers import build_video_model
 from yt8m.models.config import VideoSection
-from yt8m.models.video_models import build_video_model
+from yt8m.models.model_folders import exported_config, open_folder, save_model
 
 Command = Callable[..., Outcome]
 WIDTHS = 1280, 128

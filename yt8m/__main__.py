@@ -17,7 +17,15 @@ from yt8m.common.exits import STATUSES
 
 # In the order in which they are used.
 GROUPS = {
-    "get data": ("download", "check_data", "extract_features", "make_records", "make_demo_data", "prepare_vocabulary"),
+    "get data": (
+        "download",
+        "check_data",
+        "extract_features",
+        "make_records",
+        "make_demo_data",
+        "make_demo_films",
+        "prepare_vocabulary",
+    ),
     "train": ("train_video", "train_pure_segment", "train_segment_w_context", "find_lr"),
     "predict and submit": (
         "prepare_test_meta",
@@ -25,7 +33,7 @@ GROUPS = {
         "create_submission_from_memmaps",
         "check_submission",
     ),
-    "look at results": ("evaluate", "report"),
+    "look at results": ("evaluate", "evaluate_spans", "report"),
     "use a model": ("localize", "export_model"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Extract, write, and say what was done. Raises `UserError`."""
     from yt8m.common.devices import resolve_device
-    from yt8m.common.wording import counted
+    from yt8m.common.errors import counted
     from yt8m.films.extractors.base import Options
     from yt8m.films.extractors.opening import open_extractor
     from yt8m.films.film_files import find_films

@@ -118,6 +118,12 @@ class ContextTraining(SegmentTraining):
     context_encoder_lr_factor: NonNegative = 0.25
 
 
+TrimSeconds = Annotated[StrictInt, Field(ge=0, multiple_of=5)]
+
+
+CHALLENGE_TRIM = 30, 10  # seconds
+
+
 class FeatureMeaning(Section):
     """A feature: its `width` in bytes, and the values that the bytes 0 and 255 stand for."""
 
@@ -136,12 +142,15 @@ class ExtractorIdentity(Section):
 class FeatureContract(Section):
     """`features:`, what a model takes: visual features and, where there is sound, audio features of each second.
 
-    `extractor`: what has made them; None where that is not known.
+    `extractor`: what has made them; None where that is not known. `trim`: how many seconds at the beginning and at the
+    end of a video are neither ranked nor seen by video models, multiples of 5; without the key the challenge's, whose
+    raters never saw those.
     """
 
     rgb: FeatureMeaning
     audio: FeatureMeaning | None = None
     extractor: ExtractorIdentity | None = None
+    trim: tuple[TrimSeconds, TrimSeconds] = CHALLENGE_TRIM
 
     @property
     def widths(self) -> tuple[int, int]:

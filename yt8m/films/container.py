@@ -5,8 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import listed
+from yt8m.common.errors import UserError, listed
 from yt8m.films.pyav import av
 
 _PROTOCOLS = "file,crypto,data"  # what files that name others may have read: nothing from elsewhere

@@ -5,9 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import counted, listed
-from yt8m.data.video_ids import unfit_ids
+from yt8m.common.errors import UserError, counted, listed
+from yt8m.data.records import unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 # What is looked for in folders; a file that is named itself may be called as it likes.

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from helperbot.files import remove_leftovers, replacing
+from helperbot.files import locked, remove_leftovers, replacing
 
 from yt8m.common.config import FeatureContract
-from yt8m.common.errors import UserError
-from yt8m.common.locks import locked
+from yt8m.common.errors import UserError, counted, listed
 from yt8m.common.progress import Progress
-from yt8m.common.wording import counted, listed
 from yt8m.data.features import (
     CONTRACT_NAME,
     PUBLISHED_RANGE,
@@ -35,16 +33,16 @@ from yt8m.films.film_files import name_films
 from yt8m.films.film_store import FilmFile, FilmStore, begin_adding
 from yt8m.films.workers import work
 from yt8m.making.feature_arrays import array_path, usual_range
-from yt8m.making.new_folder import NewFolder, finish_interrupted
-from yt8m.making.record_writer import VideoRecord, write_shard
-from yt8m.models.artifacts import open_folder
+from yt8m.making.shard_writing import NewFolder, VideoRecord, finish_interrupted, write_shard
 from yt8m.models.model_files import CONFIG_NAME
+from yt8m.models.model_folders import open_folder
 
 LOGGER = logging.getLogger(__name__)
 TABLE = "films.csv"
 COLUMNS = ("video_id", "path", "seconds", "notes")
 (TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
 SHARD_VIDEOS = 1000
+_TRIM = 0, 0  # all of a film is looked at; that raters never saw its ends is the challenge's affair
 _STORE = Path("cache", "films")
 _SAMPLE_FILMS, _SAMPLE_ROWS = 16, 4096  # of the first films, for the ranges
 _SAMPLING = 19  # apart from other uses of the same seed
@@ -91,7 +89,8 @@ def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
     """
     store = folder / _STORE
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store / ".lock", f"{folder}: another process extracts to it; wait for it or stop it"):
+    occupied = UserError(f"{folder}: another process extracts to it; wait for it or stop it")
+    with locked(store / ".lock", occupied):
         for place, name in (
             (store, "*"),
             (folder, TABLE),
@@ -207,14 +206,14 @@ class FilmFolder:
         if like is not None:
             if like.extractor is None:
                 LOGGER.warning("--like: does not say which extractor its features are of; taken for %s", extractor.name)
-            return like.model_copy(update={"extractor": identity(extractor)})
+            return like.model_copy(update={"extractor": identity(extractor), "trim": _TRIM})
         order = np.random.default_rng(_SAMPLING).permutation(len(video_ids))[:_SAMPLE_FILMS]
         parts = [self._store.features(video_ids[row]) for row in order.tolist()]
         rows = -(-_SAMPLE_ROWS // len(parts))
         samples = [np.concatenate([_spread(values, rows) for values in kind]) for kind in zip(*parts)]
         rgb = extractor.visual_range or _range_of(samples[0])
         audio = extractor.audio_range or _range_of(samples[1])
-        return feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
+        return feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor), _TRIM)
 
     def _write_table(self) -> None:
         with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:

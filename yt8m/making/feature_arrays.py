@@ -12,7 +12,7 @@ import numpy as np
 from yt8m.common.errors import Faults, UserError
 from yt8m.common.progress import Progress
 from yt8m.data.features import pieces
-from yt8m.data.video_ids import RULE, unfit_ids
+from yt8m.data.records import RULE, unfit_ids
 
 _TAILS = 0.001, 0.999  # quantiles: what lies beyond them would take up most of the 256 steps
 _SAMPLED_VALUES = 2**21

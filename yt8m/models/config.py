@@ -30,13 +30,11 @@ from yt8m.common.config import (
     describe,
     read_yaml,
 )
-from yt8m.common.errors import UserError
-from yt8m.common.wording import did_you_mean
+from yt8m.common.errors import UserError, did_you_mean
 from yt8m.models import dbof, nextvlad
-from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig
+from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig, Entry, NameTakenError, Registry, import_module
+from yt8m.models.classifiers import ContextModelConfig
 from yt8m.models.heads import HEADS
-from yt8m.models.registry import Entry, NameTakenError, Registry, import_module
-from yt8m.models.segment_models import ContextModelConfig
 
 OWN_FAMILIES = dbof, nextvlad  # which have registered themselves
 

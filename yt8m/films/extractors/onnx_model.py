@@ -18,8 +18,7 @@ from PIL import Image
 from pydantic import BeforeValidator, ValidationError
 
 from yt8m.common.config import Count, Number, Positive, Section, describe, read_yaml
-from yt8m.common.errors import UserError
-from yt8m.common.wording import listed
+from yt8m.common.errors import UserError, listed
 from yt8m.films.extractors.base import Extractor, Options, register
 from yt8m.films.extractors.shared import LogMelExtractor, digest_of, first_line, one_by_one, required_package
 

@@ -2,8 +2,7 @@
 
 import importlib
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import did_you_mean
+from yt8m.common.errors import UserError, did_you_mean
 from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options
 
 MODULES = {  # which register these names
