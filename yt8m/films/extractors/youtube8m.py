@@ -14,6 +14,7 @@ Dimensions: N seconds, H and W pixels, V = 1024 visual and A = 128 audio feature
 import hashlib
 import io
 import logging
+import multiprocessing
 import os
 import tarfile
 import zipfile
@@ -227,7 +228,9 @@ def _members(path: Path, source: _Source) -> dict[str, bytes]:
 
 
 def _warn_of_another(path: Path, source: _Source) -> None:
-    """Say so if a file is not the one that is known."""
+    """Say so, once however many processes there are, if a file is not the one that is known."""
+    if multiprocessing.parent_process() is not None:
+        return
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if digest != source.md5:
