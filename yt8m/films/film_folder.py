@@ -42,6 +42,7 @@ TABLE = "films.csv"
 COLUMNS = ("video_id", "path", "seconds", "notes")
 (TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
 SHARD_VIDEOS = 1000
+_TRIM = 0, 0  # all of a film is looked at; that raters never saw its ends is the challenge's affair
 _STORE = Path("cache", "films")
 _SAMPLE_FILMS, _SAMPLE_ROWS = 16, 4096  # of the first films, for the ranges
 _SAMPLING = 19  # apart from other uses of the same seed
@@ -205,7 +206,7 @@ class FilmFolder:
         if like is not None:
             if like.extractor is None:
                 LOGGER.warning("--like: does not say which extractor its features are of; taken for %s", extractor.name)
-            return like.model_copy(update={"extractor": identity(extractor), "trim": (0, 0)})
+            return like.model_copy(update={"extractor": identity(extractor), "trim": _TRIM})
         order = np.random.default_rng(_SAMPLING).permutation(len(video_ids))[:_SAMPLE_FILMS]
         parts = [self._store.features(video_ids[row]) for row in order.tolist()]
         rows = -(-_SAMPLE_ROWS // len(parts))
@@ -213,7 +214,7 @@ class FilmFolder:
         rgb = extractor.visual_range or _range_of(samples[0])
         audio = extractor.audio_range or _range_of(samples[1])
         made = feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
-        return made.model_copy(update={"trim": (0, 0)})  # all of a film counts
+        return made.model_copy(update={"trim": _TRIM})  # all of a film counts
 
     def _write_table(self) -> None:
         with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
