@@ -45,8 +45,10 @@ EXPLAINED = {
     # what is written has a form of its own in each command
     ("--output", "metavar"): set(COMMANDS),
     ("--output", "default"): {"create_submission_from_memmaps"},
-    ("--format", "choices"): {"localize", "export_model"},
-    ("--format", "default"): {"export_model"},
+    ("--format", "choices"): {"localize", "export_model", "extract_features"},
+    ("--format", "default"): {"export_model", "extract_features"},
+    # a data folder is made, not a folder of shards
+    ("--to", "metavar"): {"extract_features", "make_demo_films"},
     # a short run of its own length; fine-tuning alone has folds
     ("--steps", "default"): {"find_lr"},
     ("--fold", "default"): {"find_lr"},

@@ -25,7 +25,7 @@ from yt8m.data.features import (
     save_contract,
 )
 from yt8m.data.partitions import PARTITIONS, SUFFIX
-from yt8m.data.records import FEATURES
+from yt8m.data.sequence_example import FEATURES
 from yt8m.films.decoding import Film
 from yt8m.films.extraction import Threads, identity, quantize, require_extractor
 from yt8m.films.extractors.base import Extractor, Range
