@@ -17,6 +17,7 @@ from yt8m.common.exits import STATUSES
 
 # In the order in which they are used.
 GROUPS = {
+    "all in one": ("fit",),
     "get data": (
         "download",
         "check_data",
@@ -25,6 +26,7 @@ GROUPS = {
         "make_demo_data",
         "make_demo_films",
         "prepare_vocabulary",
+        "rate",
     ),
     "train": ("train_video", "train_pure_segment", "train_segment_w_context", "find_lr"),
     "predict and submit": (

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -171,7 +171,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     """What the three trainers have in common: CONFIG, `--name`, and how to train."""
     add_config(parser)
-    parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
+    parser.add_argument("--name", required=True, type=folder_name, help=f"the model is exported to {folder}")
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument(
         "--patience", type=positive, metavar="N", help="stop after N evaluations without improvement (default: never)"
@@ -223,6 +223,14 @@ def training_options(args: argparse.Namespace) -> "Options":
         allow_other_code=args.allow_other_code,
         console_level=args.console_level,
     )
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    """Options that are positive numbers, by name: the default of each, and what it counts."""
+    for name, (default, what) in numbers.items():
+        parser.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
@@ -352,13 +360,14 @@ class Distinct(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _name(text: str) -> str:
+def folder_name(text: str) -> str:
+    """An option's value as the name of a folder that is not hidden."""
     if not text or text.startswith(".") or "/" in text:
         raise ValueError
     return text
 
 
-_name.__name__ = "folder name"
+folder_name.__name__ = "folder name"
 
 
 def count(text: str) -> int:

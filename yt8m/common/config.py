@@ -121,9 +121,6 @@ class ContextTraining(SegmentTraining):
 TrimSeconds = Annotated[StrictInt, Field(ge=0, multiple_of=5)]
 
 
-CHALLENGE_TRIM = 30, 10  # seconds
-
-
 class FeatureMeaning(Section):
     """A feature: its `width` in bytes, and the values that the bytes 0 and 255 stand for."""
 
@@ -142,15 +139,15 @@ class ExtractorIdentity(Section):
 class FeatureContract(Section):
     """`features:`, what a model takes: visual features and, where there is sound, audio features of each second.
 
-    `extractor`: what has made them; None where that is not known. `trim`: how many seconds at the beginning and at the
-    end of a video are neither ranked nor seen by video models, multiples of 5; without the key the challenge's, whose
-    raters never saw those.
+    `trim`: how many seconds at the beginning and at the end of a video are neither ranked nor seen by video models,
+    multiples of 5; without the key the challenge's, whose raters never saw those.
+    `extractor`: what has made them; None where that is not known.
     """
 
     rgb: FeatureMeaning
     audio: FeatureMeaning | None = None
+    trim: tuple[TrimSeconds, TrimSeconds] = (30, 10)
     extractor: ExtractorIdentity | None = None
-    trim: tuple[TrimSeconds, TrimSeconds] = CHALLENGE_TRIM
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -213,7 +213,8 @@ class FilmFolder:
         samples = [np.concatenate([_spread(values, rows) for values in kind]) for kind in zip(*parts)]
         rgb = extractor.visual_range or _range_of(samples[0])
         audio = extractor.audio_range or _range_of(samples[1])
-        return feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor), _TRIM)
+        made = feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
+        return made.model_copy(update={"trim": _TRIM})  # all of a film counts
 
     def _write_table(self) -> None:
         with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
