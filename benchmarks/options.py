@@ -59,7 +59,7 @@ SEGMENT_RUNS = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class DataSetKind:
     """A kind of data: where it is kept by default, from which seeds, the four models, and what makes the data and the
     models of a seed and returns the data folder."""
 
@@ -222,14 +222,14 @@ def variants(models: tuple[str, ...]) -> Variants:
 
 
 KINDS = {
-    "demo": Kind(
+    "demo": DataSetKind(
         ROOT / "data" / "options",
         (101, 103),
         tuple(f"{name}_{fold}" for name, _, _, fold in SEGMENT_RUNS),
         prepare_demo,
     ),
-    "planted": Kind(ROOT / "data" / "accuracy", (1, 2), PLANTED_MODELS, prepare_planted),
-    "look-alikes": Kind(
+    "planted": DataSetKind(ROOT / "data" / "accuracy", (1, 2), PLANTED_MODELS, prepare_planted),
+    "look-alikes": DataSetKind(
         ROOT / "data" / "look-alikes", (11, 12), PLANTED_MODELS, partial(prepare_planted, look_alikes=True)
     ),
 }

@@ -22,7 +22,7 @@ from yt8m.common.errors import UserError
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.frames import CANDIDATES, Trim, context_frames
 from yt8m.data.index import load_index
-from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, Entry, NameTakenError, fold, register
+from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, Entry, NameTakenError, fuse, register
 from yt8m.models.classifiers import ContextAgnosticModel, VideoModel, build_segment_encoder, build_video_model
 from yt8m.models.config import VideoSection, parse_config
 from yt8m.models.heads import HEADS, LogisticHead, MixtureHead, register_head
@@ -199,7 +199,7 @@ def test_all_ways_give_what_one_example_gives(model: dict[str, Any], attention: 
     torch.testing.assert_close(
         make_portable(ContextAgnosticModel(made), CANDIDATES).logits(segments), made(segments), **close
     )
-    fold(made)
+    fuse(made)
     torch.testing.assert_close(made.encode_whole(torch.cat(videos).float(), lengths), expected, **close)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
-from yt8m.models.base import fold
+from yt8m.models.base import fuse
 from yt8m.models.classifiers import ContextAwareModel, ContextModelConfig, build_video_model
 from yt8m.models.config import VideoModelConfig
 from yt8m.models.dbof import DbofEncoder
@@ -101,7 +101,7 @@ def test_whole_videos_folded_equal_the_padded_ones(
     packing = Packing(frames, torch.tensor(lengths))
     rows = packing.pack(frames)
     expected = layer.aggregate(*layer.encode_frames(rows), packing)
-    layer.fold()
+    layer.fuse()
     torch.testing.assert_close(layer.aggregate(*layer.encode_frames(rows), packing), expected, rtol=1e-4, atol=1e-5)
     with mock.patch.object(layer, "encode_frames", wraps=layer.encode_frames) as expand:
         torch.testing.assert_close(layer.encode_whole(rows, lengths), expected, rtol=1e-4, atol=1e-5)
@@ -111,7 +111,7 @@ def test_whole_videos_folded_equal_the_padded_ones(
 def test_training_forgets_what_was_folded() -> None:
     torch.manual_seed(2)
     model = disturb(build_video_model(parse(NEXTVLAD, p_drop=0.0), N_CLASSES)).eval()
-    fold(model)
+    fuse(model)
     keys = model.state_dict().keys()
     model.train()(random_frames(3, 6, 1152)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.video_encoder.parameters())

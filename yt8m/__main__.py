@@ -17,9 +17,11 @@ from yt8m.common.exits import STATUSES
 
 # In the order in which they are used.
 GROUPS = {
+    "all in one": ("fit",),
     "get data": (
         "download",
         "check_data",
+        "extract_features",
         "make_records",
         "make_demo_data",
         "make_demo_films",

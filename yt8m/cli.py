@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,10 +71,13 @@ def _with_named_ids(arguments: Sequence[str]) -> list[str]:
     return named
 
 
-def make_parser(description: str | None, examples: str | tuple[str, ...], *options: str) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, examples: str | tuple[str, ...], *options: str, folder: str = "--data-dir"
+) -> argparse.ArgumentParser:
     """A parser with what all commands have, and those of the shared `options`: device, seed, workers, on-error.
 
-    `examples`: command lines of the form `python -m yt8m.COMMAND ...`.
+    `examples`: command lines of the form `python -m yt8m.COMMAND ...`; `folder`: what the data folder's option is
+    called. Under another name than the usual one it is needed, as where a data folder is made.
     """
     lines = [examples] if isinstance(examples, str) else list(examples)
     parser = Parser(
@@ -95,12 +98,16 @@ def make_parser(description: str | None, examples: str | tuple[str, ...], *optio
         loudness.add_argument(
             short, name, action="store_const", const=level, default=logging.INFO, dest="console_level", help=text
         )
+    usual = folder == "--data-dir"
+    what = "folder with video/, segment/, the vocabulary and cache/"
     parser.add_argument(
-        "--data-dir",
+        folder,
         type=Path,
-        default=Path("data"),
+        default=Path("data") if usual else None,
+        required=not usual,
+        dest="data_dir",
         metavar="DIR",
-        help="folder with video/, segment/, the vocabulary and cache/ (default: data)",
+        help=f"{what} (default: data)" if usual else f"data folder to write to, which is made: {what}",
     )
     add_shared(parser, *options)
     return parser
@@ -216,6 +223,14 @@ def training_options(args: argparse.Namespace) -> "Options":
         allow_other_code=args.allow_other_code,
         console_level=args.console_level,
     )
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    """Options that are positive numbers, by name: the default of each, and what it counts."""
+    for name, (default, what) in numbers.items():
+        parser.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
@@ -346,7 +361,7 @@ class Distinct(argparse.Action):
 
 
 def folder_name(text: str) -> str:
-    """An option's value as the name of a folder, not a hidden one, in a folder that is given."""
+    """An option's value as the name of a folder that is not hidden."""
     if not text or text.startswith(".") or "/" in text:
         raise ValueError
     return text

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import add_numbers, make_parser, run
 
 _SIZES = {
     "train-videos": (1000, "videos to train on"),
@@ -20,10 +20,7 @@ _SIZES = {
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.make_demo_data --data-dir data/demo", "seed")
-    for name, (default, what) in _SIZES.items():
-        parser.add_argument(
-            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
-        )
+    add_numbers(parser, _SIZES)
     return parser
 
 

@@ -147,7 +147,7 @@ class Encoder(nn.Module, ABC):
         """As `encode`."""
         return self.encode(frames, lengths)
 
-    def fold(self) -> None:
+    def fuse(self) -> None:
         """Make inference less work until the next `train()`; in eval mode, with parameters and device settled."""
 
 
@@ -156,11 +156,11 @@ def each(function: Callable[[Tensor], Tensor], encoded: Encoded) -> Encoded:
     return function(encoded) if isinstance(encoded, Tensor) else tuple(map(function, encoded))
 
 
-def fold(model: nn.Module) -> None:
+def fuse(model: nn.Module) -> None:
     """Make a model in eval mode, with parameters and device settled, do less work, until the next `train()`."""
     for module in model.modules():
         if isinstance(module, Encoder):
-            module.fold()
+            module.fuse()
 
 
 FAMILIES: Registry[Encoder] = Registry()

@@ -23,7 +23,7 @@ from yt8m.data.features import require_same
 from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames, trim_of
 from yt8m.data.reader import ShardReader
 from yt8m.data.vocabulary import Vocabulary, named_vocabulary
-from yt8m.models.base import Encoded, Encoder, each, fold
+from yt8m.models.base import Encoded, Encoder, each, fuse
 from yt8m.models.classifiers import ContextAwareModel, SegmentModel, VideoModel
 from yt8m.models.model_folders import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.models.packing import Windows
@@ -103,7 +103,7 @@ class Predictor:
         self.members, self.computation = members, computation
         share_context_encoders([member.model for member in members])
         for member in members:
-            fold(member.model)
+            fuse(member.model)
 
     @torch.inference_mode()
     def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:
@@ -225,7 +225,7 @@ def one_behind(items: Iterable[tuple[Label, Arrival]]) -> Iterator[tuple[Label, 
 
 @torch.inference_mode()
 def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Computation, trim: Trim) -> Tensor:
-    """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8 without `trim`."""
+    """Probabilities (V, C) float32 of a fused video model, on its device, for videos (L, D) uint8 without `trim`."""
     frames = [video.to(computation.device, non_blocking=True) for video in videos]
     with computation.autocast():
         return model.logits(_encode_videos(model, frames, trim)).float().sigmoid()

@@ -37,7 +37,7 @@ from yt8m.data.index import Index
 from yt8m.data.order import SequentialBatches
 from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
-from yt8m.models.base import fold
+from yt8m.models.base import fuse
 from yt8m.models.model_files import folder_digest
 from yt8m.models.model_folders import ModelFolder, load_video_model
 from yt8m.prediction.inference import (
@@ -313,7 +313,7 @@ def video_scores(
     if scores is not None:
         LOGGER.info("%s: up to date", kept)
         return scores
-    fold(model)
+    fuse(model)
     scores = np.full((len(candidates.records), n_classes), np.nan, np.float32)
     n_read = 0
     trim = trim_of(folder.features)
