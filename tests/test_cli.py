@@ -65,10 +65,10 @@ EXPLAINED = {
     ("--classes", "default"): {"make_demo_data"},
     ("--classes", "nargs"): {"make_demo_data"},
     ("--shard-videos", "default"): {"make_demo_data"},
-    # too many videos for a command line
-    ("--videos", "type"): {"make_records"},
-    ("--videos", "metavar"): {"make_records"},
-    ("--videos", "nargs"): {"make_records"},
+    # too many videos for a command line; films are files in a folder
+    ("--videos", "type"): {"make_records", "rate"},
+    ("--videos", "metavar"): {"make_records", "rate"},
+    ("--videos", "nargs"): {"make_records", "rate"},
     # from one learning rate to another; shards of a plan to a folder
     ("--to", "type"): {"find_lr"},
     ("--to", "metavar"): {"find_lr"},

@@ -81,6 +81,7 @@ PARTS = (
     "scoring",
     "localization",
     "reporting",
+    "rating",
 )
 
 

@@ -1,6 +1,7 @@
 """The commands chained as a user chains them, on generated shards, in processes of their own."""
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import chdir
@@ -91,6 +92,11 @@ def test_exported_folders(run_dir: Path) -> None:
     assert "seed 5" in log and "evaluation at step 3/6" in log and "evaluation at step 6/6" in log
     for metric in ("accuracy", "recall", "precision", "gap", "map"):
         assert f"| {metric} " in log
+    history = pd.read_csv(cache / "segment" / "dbof_0" / "history.csv")
+    log = (cache / "segment" / "dbof_0" / "train.log").read_text(encoding="utf-8")
+    shown = [float(value) for value in re.findall(r"\| auc (\S+)", log)]
+    assert 100 * np.array(shown) == pytest.approx(history["auc"].dropna().to_numpy(), rel=1e-5)  # 0 to 1 for people
+    assert f"auc {max(shown):.6g}" in log.splitlines()[-1]
     exported = yaml.safe_load((cache / "video" / "nextvlad" / "config.yaml").read_text(encoding="utf-8"))
     assert exported["video"]["training"]["steps"] == 4  # what was run, not what the file said
 

@@ -17,7 +17,17 @@ from yt8m.common.exits import STATUSES
 
 # In the order in which they are used.
 GROUPS = {
-    "get data": ("download", "check_data", "make_records", "make_demo_data", "make_demo_films", "prepare_vocabulary"),
+    "all in one": ("fit",),
+    "get data": (
+        "download",
+        "check_data",
+        "extract_features",
+        "make_records",
+        "make_demo_data",
+        "make_demo_films",
+        "prepare_vocabulary",
+        "rate",
+    ),
     "train": ("train_video", "train_pure_segment", "train_segment_w_context", "find_lr"),
     "predict and submit": (
         "prepare_test_meta",

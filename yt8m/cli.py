@@ -71,10 +71,13 @@ def _with_named_ids(arguments: Sequence[str]) -> list[str]:
     return named
 
 
-def make_parser(description: str | None, examples: str | tuple[str, ...], *options: str) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, examples: str | tuple[str, ...], *options: str, folder: str = "--data-dir"
+) -> argparse.ArgumentParser:
     """A parser with what all commands have, and those of the shared `options`: device, seed, workers, on-error.
 
-    `examples`: command lines of the form `python -m yt8m.COMMAND ...`.
+    `examples`: command lines of the form `python -m yt8m.COMMAND ...`; `folder`: what the data folder's option is
+    called. Under another name than the usual one it is needed, as where a data folder is made.
     """
     lines = [examples] if isinstance(examples, str) else list(examples)
     parser = Parser(
@@ -95,12 +98,16 @@ def make_parser(description: str | None, examples: str | tuple[str, ...], *optio
         loudness.add_argument(
             short, name, action="store_const", const=level, default=logging.INFO, dest="console_level", help=text
         )
+    usual = folder == "--data-dir"
+    what = "folder with video/, segment/, the vocabulary and cache/"
     parser.add_argument(
-        "--data-dir",
+        folder,
         type=Path,
-        default=Path("data"),
+        default=Path("data") if usual else None,
+        required=not usual,
+        dest="data_dir",
         metavar="DIR",
-        help="folder with video/, segment/, the vocabulary and cache/ (default: data)",
+        help=f"{what} (default: data)" if usual else f"data folder to write to, which is made: {what}",
     )
     add_shared(parser, *options)
     return parser
@@ -164,7 +171,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     """What the three trainers have in common: CONFIG, `--name`, and how to train."""
     add_config(parser)
-    parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
+    parser.add_argument("--name", required=True, type=folder_name, help=f"the model is exported to {folder}")
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument(
         "--patience", type=positive, metavar="N", help="stop after N evaluations without improvement (default: never)"
@@ -353,13 +360,14 @@ class Distinct(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _name(text: str) -> str:
+def folder_name(text: str) -> str:
+    """An option's value as the name of a folder that is not hidden."""
     if not text or text.startswith(".") or "/" in text:
         raise ValueError
     return text
 
 
-_name.__name__ = "folder name"
+folder_name.__name__ = "folder name"
 
 
 def count(text: str) -> int:

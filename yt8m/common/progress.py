@@ -32,6 +32,12 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def rename(self, title: str) -> None:
+        """Say something else of what is being done."""
+        self._title = title
+        if self._bar is not None:
+            self._bar.set_description(title)
+
     def update(self, count: int) -> None:
         """So many more are done."""
         self._done += count

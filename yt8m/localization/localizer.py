@@ -193,13 +193,13 @@ class Localizer:
         if isinstance(classes, str):
             classes = [classes]
         query = Query(None if classes is None else find_classes(classes, self.vocabulary), top, threshold)
-        frames = self._quantized(np.asarray(features))
+        frames = self.quantized(np.asarray(features))
         (probabilities,) = self.probabilities([torch.from_numpy(frames)])
         answer = find_spans(video_id, len(frames), probabilities, self.vocabulary, query)
         return Result(**vars(answer), probabilities=probabilities, vocabulary=self.vocabulary, threshold=threshold)
 
-    def _quantized(self, values: np.ndarray) -> np.ndarray:
-        """Features as the bytes (L, D) that the models take."""
+    def quantized(self, values: np.ndarray) -> np.ndarray:
+        """Features (L, D), see `localize`, as the bytes that the models take. Raises `UserError`."""
         rgb, audio = self.features.widths
         if values.ndim != 2 or values.shape[1] != rgb + audio:
             parts = f", {rgb} of rgb and {audio} of audio" if audio else ""

@@ -7,7 +7,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -187,15 +187,51 @@ def write_csv(answers: Iterable[Localization], query: Query, output: TextIO) -> 
         fields = [span_fields(span) for span in answer.spans]
         writer.writerows([row[column] for column in CSV_COLUMNS] for row in fields)
         output.flush()
-        if answer.below:
-            best = "; ".join(f"{span.name}, {digits(span.highest)} at {clock(span.start)}" for span in answer.below)
-            LOGGER.info("video %s: %s: %s", answer.video_id, _heading_below(query), best)
-        if not answer.seconds:
-            LOGGER.info("video %s: %s", answer.video_id, NO_FRAMES)
+        _log_missing(answer, query)
+
+
+def _log_missing(answer: Localization, query: Query) -> None:
+    """Log what reaches the threshold nowhere."""
+    if answer.below:
+        best = "; ".join(f"{span.name}, {digits(span.highest)} at {clock(span.start)}" for span in answer.below)
+        LOGGER.info("video %s: %s: %s", answer.video_id, _heading_below(query), best)
+    if not answer.seconds:
+        LOGGER.info("video %s: %s", answer.video_id, NO_FRAMES)
+
+
+def write_vtt(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
+    """WebVTT, subtitles for browsers: a cue for each span."""
+    output.write("WEBVTT\n")
+    for start, end, text in _cues(answers, query):
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        output.write(f"\n{_timestamp(start, '.')} --> {_timestamp(end, '.')}\n{escaped}\n")
+    output.flush()
+
+
+def write_srt(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
+    """SubRip, subtitles for players: a cue for each span."""
+    for number, (start, end, text) in enumerate(_cues(answers, query), 1):
+        blank = "\n" * (number > 1)
+        output.write(f"{blank}{number}\n{_timestamp(start, ',')} --> {_timestamp(end, ',')}\n{text}\n")
+    output.flush()
+
+
+def _cues(answers: Iterable[Localization], query: Query) -> Iterator[tuple[int, int, str]]:
+    """When which text is shown, in order; what reaches the threshold nowhere is only logged."""
+    for answer in answers:
+        for span in sorted(answer.spans, key=lambda span: (span.start, span.end)):
+            yield span.start, span.end, f"{' '.join(span.name.split())} {digits(span.mean)}"
+        _log_missing(answer, query)
+
+
+def _timestamp(seconds: int, point: str) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}{point}000"
 
 
 TABLE = "table"
-WRITERS = {TABLE: write_table, "json": write_json, "csv": write_csv}
+SUBTITLES = frozenset({"vtt", "srt"})
+WRITERS = {TABLE: write_table, "json": write_json, "csv": write_csv, "vtt": write_vtt, "srt": write_srt}
 
 
 def span_fields(span: Span) -> dict[str, Any]:

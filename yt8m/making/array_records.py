@@ -17,12 +17,12 @@ import numpy as np
 from yt8m.common.config import FeatureContract, FeatureMeaning
 from yt8m.common.errors import Faults, UserError, listed
 from yt8m.common.progress import Progress
-from yt8m.data.features import PUBLISHED_RANGE, Scale
+from yt8m.data.features import CONTRACT_NAME, PUBLISHED_RANGE, Scale, find_contract, save_contract
 from yt8m.data.index import load_index
-from yt8m.data.partitions import FOLDERS, N_FOLDS
-from yt8m.data.vocabulary import LabelRow, RatingRow
+from yt8m.data.partitions import FOLDERS, N_FOLDS, NAMES_FILE, PARTITIONS
+from yt8m.data.vocabulary import LabelRow, RatingRow, save_names
 from yt8m.making.feature_arrays import Survey, array_path, read_array, survey
-from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
+from yt8m.making.shard_writing import NewFolder, Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)
 SHARD_VIDEOS = 1000
@@ -56,13 +56,15 @@ class Feature:
 @dataclass(frozen=True)
 class ArraySources:
     """Where features come from: `audio` is a folder of its own, or None; `audio_width` columns of `rgb`'s arrays are
-    audio, the last ones. `scale` and `audio_scale` are for float arrays."""
+    audio, the last ones. `scale` and `audio_scale` are for float arrays; with `usual_scales` those without one get the
+    range of all but the outermost of their values."""
 
     rgb: Path
     audio: Path | None
-    audio_width: int
-    scale: Scale | None
-    audio_scale: Scale | None
+    audio_width: int = 0
+    scale: Scale | None = None
+    audio_scale: Scale | None = None
+    usual_scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,16 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
         raise UserError("--audio-range: there is no audio; name it with --audio or --audio-width")
     unscaled = [part for part in parts if part[1].is_float and part[3] is None]
     for key, part, own, _, _ in unscaled:
-        if part.low[own].min() == part.high[own].max():
+        if part.usual_range(own) is None:
             raise UserError(
                 f"{part.folder}: all values of the {key} features are {part.low[own].min():g}, which says nothing; "
                 "look at what has made them"
             )
-    if unscaled:
+    if sources.usual_scales:
+        parts = [(key, part, own, scale or _usual_scale(part, own), option) for key, part, own, scale, option in parts]
+    elif unscaled:
         found = ", ".join(f"the {key} features {part.dtype} {part.extent(own)}" for key, part, own, _, _ in unscaled)
-        options = " ".join(f"{option} {part.usual_range(own)}" for _, part, own, _, option in unscaled)
+        options = " ".join(f"{option} {_typed(part, own)}" for _, part, own, _, option in unscaled)
         raise UserError(
             f"{unscaled[0][1].folder}: {found}; say which range becomes 0 to 255; 99.8 % of the values are in {options}"
         )
@@ -138,21 +142,46 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
     ]
 
 
-def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureContract:
-    """What the records will hold: uint8 arrays are taken for features quantized as the published data set's are.
+def _usual_scale(arrays: Survey, columns: slice) -> Scale | None:
+    """The range that float arrays get where none is given."""
+    usual = arrays.usual_range(columns) if arrays.is_float else None
+    return None if usual is None else Scale(*usual)
 
-    `trim`: seconds at the beginning and the end of a video that are not ranked.
+
+def _typed(arrays: Survey, columns: slice) -> str:
+    """The usual range as a command line has it, without exponents: after a minus they would be options."""
+    return " ".join(np.format_float_positional(value, trim="-") for value in arrays.usual_range(columns) or ())
+
+
+def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureContract:
+    """What the records will hold: of uint8 arrays what a `features.json` beside them says of them.
+
+    Without one they are taken for features quantized as the published data set's are. `trim`: seconds at the beginning
+    and the end of a video that are not ranked. Raises `UserError` for a `features.json` that is about other arrays.
     """
-    return FeatureContract(
-        trim=trim,
-        **{
-            feature.key: FeatureMeaning(
-                width=feature.width,
-                range=PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high),
-            )
-            for feature in features
-        },
-    )
+    told = {feature.key: find_contract(feature.arrays.folder) for feature in features}
+    meanings = {feature.key: _meaning(feature, told[feature.key]) for feature in features}
+    extractors = [None if contract is None else contract.extractor for contract in told.values()]
+    if extractors[0] != extractors[-1]:
+        folders = " and ".join(str(feature.arrays.folder) for feature in features)
+        raise UserError(f"{folders}: {CONTRACT_NAME} of each names another extractor; take both features from one")
+    return FeatureContract(**meanings, extractor=extractors[0], trim=trim)
+
+
+def _meaning(feature: Feature, told: FeatureContract | None) -> FeatureMeaning:
+    """What the bytes of a feature stand for; `told` is what is said of its arrays."""
+    bounds = PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high)
+    found = FeatureMeaning(width=feature.width, range=bounds)
+    if told is None:
+        return found
+    said: FeatureMeaning | None = getattr(told, feature.key)
+    if said is None or said.width != found.width or feature.scale is not None:
+        kind = "float" if feature.scale is not None else "uint8"
+        raise UserError(
+            f"{feature.arrays.folder / CONTRACT_NAME}: is not about the {feature.key} features here, {kind} and "
+            f"{found.width} wide; it belongs to other arrays: replace or remove it"
+        )
+    return said
 
 
 def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:
@@ -229,6 +258,50 @@ class RecordWriter:
             ratings = [rating for _, rating in self.annotations.ratings.get(video_id, ())]
             yield VideoRecord(video_id, frames, labels, ratings)
             progress.update(1)
+
+    def log_losses(self, labels_path: Path | None) -> None:
+        """Warn of what the records that were written lack."""
+        if self.values:
+            LOGGER.warning(
+                "%d of %d values (%.3g %%) lay beyond the range and were clipped",
+                self.clipped,
+                self.values,
+                100 * self.clipped / self.values,
+            )
+        labels = self.annotations.labels
+        if labels is not None:
+            n_bare = sum(video not in labels for video in self.n_frames)
+            if n_bare:
+                LOGGER.warning("%d of %d videos have no label in %s", n_bare, len(self.n_frames), labels_path)
+
+
+def write_partition(
+    data_dir: Path,
+    partition: str,
+    writer: RecordWriter,
+    contract: FeatureContract,
+    shards: Sequence[Sequence[str]],
+    new_names: Sequence[str] = (),
+) -> None:
+    """Write the shards of a partition, each a list of video ids, in the place of those that a data folder has.
+
+    `contract`: of the features, see `contract_of`. `new_names`: of a `vocabulary.csv` that is to be made with them, see `LabelIds`.
+    """
+    names = data_dir / NAMES_FILE
+    (stem,) = (part.stem for part in PARTITIONS if part.folder == partition)
+    with NewFolder(data_dir / partition) as new:
+        writer.write(new.path, stem, shards)
+        save_contract(contract, new.path)
+        try:
+            if new_names:
+                save_names(new_names, names)
+            new.publish()
+        except BaseException:  # Ctrl-C, too
+            if new_names and not new.published:  # no shards have them
+                names.unlink(missing_ok=True)
+            raise
+    if new_names:
+        LOGGER.info("%s: %d names", names, len(new_names))
 
 
 def has_shards(folder: Path) -> bool:

@@ -8,6 +8,7 @@ prefix `model.`, context-agnostic ones `_model.`, context-aware ones none.
 
 import logging
 import pickle
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
@@ -301,6 +302,15 @@ def save_model(
         (path / WEIGHTS_NAME).unlink(missing_ok=True)  # never new weights beside an old configuration, or vice versa
         with replacing(path / CONFIG_NAME) as temporary:
             temporary.write_text(text, encoding="utf-8")
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a finished model's folder; the weights come last, so that a folder with `model.pth` is complete."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (ORIGIN_NAME, CONFIG_NAME, WEIGHTS_NAME):
+        if (source / name).exists():
+            with replacing(target / name) as temporary:
+                shutil.copyfile(source / name, temporary)
 
 
 def list_folders(directory: Path) -> list[Path]:

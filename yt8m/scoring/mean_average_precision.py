@@ -77,6 +77,26 @@ def resampled_maps(
     return maps
 
 
+def resampled_areas(ratings: Ratings, probabilities: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """ROC AUC of models, whose probabilities are (models, R), (models, N), when as many videos are drawn with replacement.
+
+    The draws are those of `resampled_maps`; NaN where all drawn ratings agree.
+    """
+    from sklearn.metrics import roc_auc_score  # takes as long to import as torch does
+
+    rng = np.random.default_rng(seed)
+    n_videos = len(ratings.video_ids)
+    areas = np.full((len(probabilities), n_resamples), np.nan)
+    for number in range(n_resamples):
+        weights = np.bincount(rng.integers(n_videos, size=n_videos), minlength=n_videos)[ratings.video]
+        drawn = ratings.positive[weights > 0]
+        if drawn.any() and not drawn.all():
+            areas[:, number] = [
+                roc_auc_score(ratings.positive, values, sample_weight=weights) for values in probabilities
+            ]
+    return areas
+
+
 def places_by_score(ratings: Ratings, scores: np.ndarray, top_k: int, seed: int) -> np.ndarray:
     """Places (R,) among the ratings of the same class, by falling score (R,), equal ones in random order.
 

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from helperbot.files import replacing
 
+from yt8m.training.metrics import PERCENT
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -32,9 +34,15 @@ PANEL_WIDTH, PANEL_HEIGHT = 5.5, 3.2  # inches
 LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.15, 0.5, 0.35  # of them beside the axes, for ticks and titles
 
 
+def read_history(path: Path) -> pd.DataFrame:
+    """A run's `history.csv`, with fractions where the file has percent."""
+    table = pd.read_csv(path)
+    return table.assign(**{name: table[name] / 100 for name in PERCENT if name in table})
+
+
 def plot_curves(history: Path, picture: Path) -> None:
     """Draw loss, learning rate and each metric of a `history.csv` over the steps, as PNG."""
-    table = pd.read_csv(history)
+    table = read_history(history)
     metrics = [
         name
         for name in table.columns

@@ -82,6 +82,7 @@ class Columns:
 
 
 GAP_TOP = 20
+PERCENT = ("accuracy", "recall", "precision", "auc", "negative_accuracy")  # so in states and histories of runs
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -93,7 +94,15 @@ def _of_all_ranks(batches: list[np.ndarray]) -> np.ndarray:
     return gather_rows(torch.from_numpy(np.concatenate([np.empty(0, np.float32), *batches]))).numpy()
 
 
-class VideoMetrics(Metric):
+class _ShownAsFractions:
+    """Results, some of which are kept in percent and shown as fractions, as `evaluate` has them."""
+
+    def in_log(self, results: dict[str, float]) -> dict[str, float]:
+        """Fractions."""
+        return {name: value / 100 for name, value in results.items() if name in PERCENT}
+
+
+class VideoMetrics(_ShownAsFractions, Metric):
     """Accuracy, recall and precision at probability 0.5 over all (video, class) pairs, GAP@20 and mAP.
 
     GAP is YouTube-8M's: average precision of the pooled `GAP_TOP` predictions of each video, where all labels count,
@@ -170,7 +179,7 @@ class VideoMetrics(Metric):
         ]
 
 
-class SegmentMetrics(Metric):
+class SegmentMetrics(_ShownAsFractions, Metric):
     """ROC AUC and accuracy of the rated labels, accuracy on mined negatives, all in percent."""
 
     def __init__(self) -> None:

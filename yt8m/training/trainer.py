@@ -207,7 +207,8 @@ def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: B
         ) from None
     if rank() == 0:
         best.load_best(experiment.model)
-    return f"step {step}, {experiment.task.monitor} {score:.6g}"
+    monitor = experiment.task.monitor
+    return f"step {step}, {monitor} {bot.in_log({monitor: score})[monitor]:.6g}"
 
 
 def _make_bot(
