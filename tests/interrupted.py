@@ -18,7 +18,7 @@ import helperbot.bot
 import helperbot.callbacks
 import helperbot.files
 
-import yt8m.data.shard_files
+import yt8m.data.records
 import yt8m.training.trainer
 from tests.processes import run_command
 
@@ -48,11 +48,11 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
 
 def fail_to_read(at: int, cut: bool) -> None:
     """Cut a shard off, or have the disk fail, before the `at`-th piece of frames is read."""
-    shard = yt8m.data.shard_files.Shard
+    shard = yt8m.data.records.Shard
     original, pread = shard.read, os.pread
     calls = 0
 
-    def counted(self: yt8m.data.shard_files.Shard, start: int, stop: int) -> bytes:
+    def counted(self: yt8m.data.records.Shard, start: int, stop: int) -> bytes:
         nonlocal calls
         calls += 1
         if calls == at and cut:

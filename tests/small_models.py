@@ -10,10 +10,9 @@ import yaml
 from yt8m.common.config import FeatureContract
 from yt8m.data.features import feature_contract
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
-from yt8m.models.artifacts import exported_config, save_model
+from yt8m.models.classifiers import ContextAgnosticModel, ContextAwareModel, build_video_model
 from yt8m.models.config import BaseSection, Config, VideoModelConfig, VideoSection
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
-from yt8m.models.video_models import build_video_model
+from yt8m.models.model_folders import exported_config, save_model
 
 DBOF = {
     "type": "dbof",

@@ -9,7 +9,8 @@ import yaml
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, small_vocabulary, video_folder
 from yt8m.common.errors import UserError
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import (
+from yt8m.models.model_files import folder_digest
+from yt8m.models.model_folders import (
     exported_config,
     list_folders,
     load_segment_model,
@@ -17,7 +18,6 @@ from yt8m.models.artifacts import (
     open_folder,
     save_model,
 )
-from yt8m.models.model_files import folder_digest
 from yt8m.prediction.inference import ModelChoice
 
 N_CLASSES = 3

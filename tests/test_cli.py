@@ -33,9 +33,8 @@ from yt8m import __version__
 from yt8m.__main__ import COMMANDS, GROUPS, build_command_parser
 from yt8m.__main__ import main as yt8m
 from yt8m.cli import run
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.common.exits import STATUSES
-from yt8m.common.wording import counted
 
 Command = Callable[..., Outcome]
 PACKAGE = Path(importlib.import_module("yt8m").__file__ or "").parent

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 from itertools import islice
 
 import numpy as np
@@ -15,8 +16,10 @@ from tests.shards import AUDIO, RGB, Video, index_videos, make_video
 from yt8m.common.errors import RecordError, UserError
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
-from yt8m.data.sampling import SequentialBatches, TrainingBatches
-from yt8m.data.segments import context_frames
+from yt8m.data.features import read_contract, save_contract
+from yt8m.data.frames import context_frames
+from yt8m.data.index import load_index
+from yt8m.data.order import SequentialBatches, TrainingBatches
 from yt8m.data.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
@@ -183,6 +186,15 @@ def test_context_comes_once_per_video_however_often_it_is_rated(index):
         assert batch.lengths[video] == len(expected)
         np.testing.assert_array_equal(batch.videos[video, : len(expected)], expected)
         assert not batch.videos[video, len(expected) :].any()
+
+
+def test_video_models_see_what_the_data_set_does_not_leave_out(index, tmp_path):
+    folder = shutil.copytree(index.folder, tmp_path / "shards")
+    save_contract(read_contract(folder, RGB, AUDIO).model_copy(update={"trim": (5, 0)}), folder)
+    dataset = RatedSegmentDataset(load_index(folder, tmp_path), VOCABULARY, ALL_SHARDS, 3, True, -1, None)
+    batch = dataset.__getitems__([(0, 0)])
+    frames = VIDEOS[batch.examples[0]].frames
+    np.testing.assert_array_equal(batch.videos[0, : batch.lengths[0]], frames[5:] if len(frames) > 5 else frames)
 
 
 def test_context_is_sampled_in_training(index):

@@ -59,9 +59,11 @@ def test_films_and_tables(command: Callable[..., Outcome], archive: Path, tmp_pa
     assert sorted(path.name for path in (tmp_path / "one/films").iterdir()) == [f"film-00{n}.mp4" for n in range(2)]
     spans = rows(tmp_path / "one/spans.csv")
     assert spans[0] == ["vid", "label", "start", "end"]
-    assert {row[0] for row in spans[1:]} == {"film-000", "film-001", "unseen-002"}
+    assert {row[0] for row in spans[1:]} == {"film-000", "film-001"}
+    truth = rows(tmp_path / "one/truth.csv")
+    assert truth[0] == spans[0] and {row[0] for row in truth[1:]} == {"unseen-002"}
     labels, ratings = rows(tmp_path / "one/labels.csv"), rows(tmp_path / "one/ratings.csv")
-    assert {tuple(row) for row in labels[1:]} == {tuple(row[:2]) for row in spans[1:] if row[0] != "unseen-002"}
+    assert {tuple(row) for row in labels[1:]} == {tuple(row[:2]) for row in spans[1:]}
     for video_id, start, label, score in ratings[1:]:
         shown = sum(
             max(0, min(int(end), int(start) + 5) - max(int(begin), int(start)))

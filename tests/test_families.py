@@ -20,17 +20,15 @@ from yt8m.__main__ import main
 from yt8m.common.config import Count
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.frames import CANDIDATES, Trim, context_frames
 from yt8m.data.index import load_index
-from yt8m.data.segments import context_frames
-from yt8m.export.portable import make_portable
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, fold, register
+from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, Entry, NameTakenError, fold, register
+from yt8m.models.classifiers import ContextAgnosticModel, VideoModel, build_segment_encoder, build_video_model
 from yt8m.models.config import VideoSection, parse_config
 from yt8m.models.heads import HEADS, LogisticHead, MixtureHead, register_head
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 from yt8m.models.packing import Windows
-from yt8m.models.registry import Entry, NameTakenError
-from yt8m.models.segment_models import ContextAgnosticModel
-from yt8m.models.video_models import VideoModel, build_segment_encoder, build_video_model
+from yt8m.prediction.onnx_export import make_portable
 
 Command = Callable[..., Outcome]
 PAGE = [block for block in blocks("docs/adding-a-model.md") if block.language in ("python", "yaml")]
@@ -193,13 +191,14 @@ def test_all_ways_give_what_one_example_gives(model: dict[str, Any], attention: 
     torch.testing.assert_close(
         made.pool_rows(made.encode_frames(rows), windows), made.encode(windows.unpack(rows)), **close
     )
-    portable = make_portable(made)
-    for length in (1, 40, 41, 73):
+    for trim, length in ((CANDIDATES, 1), (CANDIDATES, 40), (CANDIDATES, 41), (CANDIDATES, 73), (Trim(0, 1), 9)):
         whole = random_frames(length, 32)
-        seen = whole[None, slice(*context_frames(length))]
-        torch.testing.assert_close(portable.logits(whole), made(seen)[0], **close)
+        seen = whole[None, slice(*context_frames(length, trim))]
+        torch.testing.assert_close(make_portable(made, trim).logits(whole), made(seen)[0], **close)
     segments = random_frames(4, 11, 32)
-    torch.testing.assert_close(make_portable(ContextAgnosticModel(made)).logits(segments), made(segments), **close)
+    torch.testing.assert_close(
+        make_portable(ContextAgnosticModel(made), CANDIDATES).logits(segments), made(segments), **close
+    )
     fold(made)
     torch.testing.assert_close(made.encode_whole(torch.cat(videos).float(), lengths), expected, **close)
 

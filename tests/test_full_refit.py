@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m.data.index import Index, load_index
-from yt8m.models.centering import uncenter
-from yt8m.training.objectives import SegmentTask
+from yt8m.models.layers import uncenter
+from yt8m.training.losses import SegmentTask
 
 Command = Callable[..., Outcome]
 

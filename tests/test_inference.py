@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from yt8m.common.errors import UserError
-from yt8m.data.segments import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.data.frames import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
 from yt8m.models.base import fold
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 from yt8m.models.packing import Windows
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
 
@@ -232,10 +232,12 @@ def test_video_models_see_videos_without_head_and_tail(videos: list[torch.Tensor
         folder = video_folder(tmp_path_factory.mktemp("video") / str(number), model, N_CLASSES)
         video_model = load_video_model(folder).eval()
         fold(video_model)
-        found = predict_videos(video_model, videos, Computation(CPU))
-        with torch.no_grad():
-            literal = torch.cat([video_model(video[None, slice(*context_frames(len(video)))]) for video in videos])
-        torch.testing.assert_close(found, literal.sigmoid(), rtol=1e-4, atol=1e-5)
+        for trim in (CANDIDATES, EVERYTHING):
+            found = predict_videos(video_model, videos, Computation(CPU), trim)
+            seen = [video[None, slice(*context_frames(len(video), trim))] for video in videos]
+            with torch.no_grad():
+                literal = torch.cat([video_model(video) for video in seen])
+            torch.testing.assert_close(found, literal.sigmoid(), rtol=1e-4, atol=1e-5)
 
 
 def test_what_arrives_is_handed_out_when_the_next_is_under_way() -> None:

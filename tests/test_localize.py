@@ -22,13 +22,23 @@ from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.data.candidates import load_candidates
-from yt8m.data.segments import context_frames
+from yt8m.data.frames import context_frames
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.localization import localizer, localizing
-from yt8m.localization.span_formats import CSV_COLUMNS, clock, digits, table_lines, write_json
-from yt8m.localization.spans import Localization, Query, find_classes, find_spans, runs
-from yt8m.models.artifacts import load_segment_model, open_folder
-from yt8m.prediction.memmaps import SCALE
+from yt8m.localization import localizer, shard_answers
+from yt8m.localization.spans import (
+    CSV_COLUMNS,
+    Localization,
+    Query,
+    clock,
+    digits,
+    find_classes,
+    find_spans,
+    runs,
+    table_lines,
+    write_json,
+)
+from yt8m.models.model_folders import load_segment_model, open_folder
+from yt8m.prediction.prediction_files import SCALE
 
 Command = Callable[..., Outcome]
 WIDTHS = {"video_dim": RGB, "audio_dim": AUDIO}
@@ -248,7 +258,7 @@ def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatc
     )
     together = localize("--threshold", 0, "--format", "csv").out
     assert sizes == [len(VIDEOS)]
-    monkeypatch.setattr(localizing, "SEGMENTS_AT_A_TIME", 15)
+    monkeypatch.setattr(shard_answers, "SEGMENTS_AT_A_TIME", 15)
     apart = localize("--threshold", 0, "--format", "csv").out
     assert sizes[1:] == [1, 4, 1]  # segments: 16, then 1 + 3 + 9 + 26, then 8
     first, second = (pd.read_csv(io.StringIO(text)) for text in (together, apart))

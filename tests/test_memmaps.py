@@ -20,7 +20,13 @@ from yt8m.common.errors import UserError
 from yt8m.data.candidates import Candidates, find_candidates
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
-from yt8m.prediction.memmaps import PartialPredictions, PredictionFile, StoredScores, origin_of_model, prediction_files
+from yt8m.prediction.prediction_files import (
+    PartialPredictions,
+    PredictionFile,
+    StoredScores,
+    origin_of_model,
+    prediction_files,
+)
 
 ORIGIN = {"model": "4f", "test_meta": "not this one", "offset": 3}
 NEWER = {**ORIGIN, "model": "5a"}

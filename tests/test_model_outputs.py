@@ -32,7 +32,7 @@ from tests.test_commands import assert_refused
 from yt8m.common.errors import UserError
 from yt8m.data.features import PUBLISHED_RANGE
 from yt8m.data.vocabulary import CHALLENGE_FILE, Vocabulary, challenge_vocabulary, load_vocabulary
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 
 Command = Callable[..., Outcome]
 BITS = 10  # of a class index below 1,024

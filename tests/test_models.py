@@ -13,17 +13,15 @@ from torch import nn
 from torch.nn import functional
 
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
-from yt8m.models.artifacts import copy_encoder
 from yt8m.models.base import fold
-from yt8m.models.centering import CenteredLinear, begin_centered, center, uncenter
+from yt8m.models.classifiers import ContextAwareModel, ContextModelConfig, build_video_model
 from yt8m.models.config import VideoModelConfig
 from yt8m.models.dbof import DbofEncoder
-from yt8m.models.gating import GatedPooling, NormedLinear, SEGating
 from yt8m.models.heads import begin_with_shares, mix_experts, mixture_layers
+from yt8m.models.layers import CenteredLinear, GatedPooling, NormedLinear, SEGating, begin_centered, center, uncenter
+from yt8m.models.model_folders import copy_encoder
 from yt8m.models.nextvlad import NextvladEncoder, NextvladLayer
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAwareModel, ContextModelConfig
-from yt8m.models.video_models import build_video_model
 
 N_CLASSES = 3
 

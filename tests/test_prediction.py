@@ -18,8 +18,8 @@ from tests.killed import kill_until
 from tests.processes import fork, fork_all, rank_environments, run_command
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.data.candidates import Candidates, load_candidates
-from yt8m.prediction import predict_test_set as prediction
-from yt8m.prediction.predict_test_set import remaining_work
+from yt8m.prediction import test_set as prediction
+from yt8m.prediction.test_set import remaining_work
 
 Command = Callable[..., Outcome]
 N_CLASSES = 5

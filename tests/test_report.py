@@ -13,8 +13,7 @@ from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from yt8m.data.candidates import load_candidates
-from yt8m.data.folds import split_fold
-from yt8m.data.index import load_index
+from yt8m.data.index import load_index, split_fold
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.reporting.timelines import PredictedTimelines
 from yt8m.scoring.ratings import ratings_of_table, read_truth

@@ -1,6 +1,7 @@
 """Test metadata: which row is which segment of which video."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.processes import Outcome
 from tests.shards import make_video, serialize, write_payloads
 from yt8m.common.errors import UserError
 from yt8m.data.candidates import (
@@ -19,8 +21,10 @@ from yt8m.data.candidates import (
     load_test_index,
     save_candidates,
 )
-from yt8m.data.damage import RAISE
+from yt8m.data.features import feature_contract, save_contract
+from yt8m.data.frames import Trim
 from yt8m.data.index import Index, load_index
+from yt8m.data.records import RAISE
 
 
 def index_of(videos: list[tuple[str, int, int]]) -> Index:
@@ -199,3 +203,24 @@ def test_damaged_metadata_names_the_remedy(damage, tmp_path: Path) -> None:
     damage(save_candidates(_meta(), tmp_path))
     with pytest.raises(UserError, match="test_meta.npz: cannot be read .*run `python -m yt8m.prepare_test_meta` again"):
         load_candidates(tmp_path)
+
+
+def test_own_data_have_all_their_segments_as_candidates(data_dir: Path, command: Callable[..., Outcome]) -> None:
+    """The challenge's rule is a setting of the data set, which metadata, predictions and truth follow."""
+    index = load_index(data_dir / "segment" / "test", data_dir / "cache")
+    save_contract(feature_contract(1024, 128).model_copy(update={"trim": (5, 0)}), data_dir / "segment" / "test")
+    assert command("prepare_test_meta", "--data-dir", data_dir).status == 0
+    candidates = load_candidates(data_dir / "cache")
+    assert candidates.trim == Trim(1, 0)
+    assert candidates.n_rows == sum(-(-index.n_frames // 5) - 1)
+    assert candidates.row_names()[:2].tolist() == [candidates.video_ids[0] + b":5", candidates.video_ids[0] + b":10"]
+    assert candidates.digest != find_candidates(index).digest
+    assert len(load_test_index(data_dir, candidates, RAISE)) == len(index)
+    (data_dir / "segment" / "test" / "features.json").unlink()
+    with pytest.raises(UserError, match="not the shards that the test metadata was made from"):
+        load_test_index(data_dir, candidates, RAISE)
+
+
+def test_metadata_of_an_earlier_release_has_the_challenges_rule(tmp_path: Path) -> None:
+    np.savez(tmp_path / "test_meta.npz", records=np.arange(1), video_ids=np.array([b"aaaa"]), row_ends=np.array([2]))
+    assert load_candidates(tmp_path).row_names().tolist() == [b"aaaa:30", b"aaaa:35"]

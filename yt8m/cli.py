@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yt8m import __version__
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.common.exits import INTERRUPTED, ending_of, named_output, settle
-from yt8m.common.wording import counted
-from yt8m.data.damage import Damage
-from yt8m.data.folds import N_FOLDS, NO_FOLD, Fold
+from yt8m.data.partitions import N_FOLDS, NO_FOLD, Fold
+from yt8m.data.records import Damage
 
 if TYPE_CHECKING:
-    from yt8m.data.segments import Trim
+    from yt8m.data.frames import Trim
     from yt8m.prediction.inference import Computation, ModelChoice
     from yt8m.training.trainer import Options
 
@@ -328,7 +327,7 @@ def computation(args: argparse.Namespace, trim: "Trim | None" = None) -> "Comput
     """What `--device`, `--amp` and `--shifts` say of predicting; `trim`: the segments of a video that are left out, by
     default those that are no candidates."""
     from yt8m.common.devices import resolve_device, resolve_half
-    from yt8m.data.segments import CANDIDATES
+    from yt8m.data.frames import CANDIDATES
     from yt8m.prediction.inference import Computation
 
     device = resolve_device(args.device)

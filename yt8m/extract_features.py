@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from yt8m.common.config import FeatureContract
 
 DEFAULT = "efficientnet-lite0"
-SHARDS, ARRAYS = "shards", "npy"
+ARRAYS = "npy"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,8 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--format",
-        choices=(SHARDS, ARRAYS),
-        default=SHARDS,
+        choices=("shards", ARRAYS),
+        default="shards",
         help="DIR/segment/test/*.tfrecord, or DIR/rgb/<video id>.npy and DIR/audio/<video id>.npy for make_records "
         "(default: shards)",
     )
@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Extract, write, and say what was done. Raises `UserError`."""
     from yt8m.common.devices import resolve_device
-    from yt8m.common.wording import counted
+    from yt8m.common.errors import counted
     from yt8m.films.extractors.base import Options
     from yt8m.films.extractors.opening import open_extractor
     from yt8m.films.film_files import find_films
@@ -87,10 +87,12 @@ def main(args: argparse.Namespace) -> None:
     like = None if args.like is None else read_like(args.like)
     options = Options(args.assets, resolve_device(args.device))
     cores = len(os.sched_getaffinity(0))
-    computing = Computing(args.processes or cores, cores, args.decode_threads)
+    threads = cores if options.device.type == "cpu" else 1  # a GPU computes one thing at a time
+    computing = Computing(args.processes or cores, threads, args.decode_threads)
     with open_film_folder(args.data_dir) as folder:
         name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT
-        done = folder.fill(films, partial(open_extractor, name, options), computing, like=like, form=args.format)
+        opener = partial(open_extractor, name, options)
+        done = folder.fill(films, opener, computing, like=like, as_arrays=args.format == ARRAYS)
     if done.contract is not None:
         rgb, audio = done.contract.widths
         print(

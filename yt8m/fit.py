@@ -38,7 +38,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--audio", type=Path, metavar="FOLDER", help="with --features, arrays of audio features (default: no audio)"
     )
     parser.add_argument(
-        "--labels", type=Path, required=True, metavar="CSV", help="columns vid,label; one line for each label of a video"
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="columns vid,label; one line for each label of a video",
     )
     parser.add_argument(
         "--ratings",

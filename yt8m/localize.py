@@ -73,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
-    from yt8m.data.segments import EVERYTHING
-    from yt8m.localization.localizing import check_output, localize_file, write_answers
+    from yt8m.data.frames import EVERYTHING
+    from yt8m.localization.shard_answers import check_output, localize_file, write_answers
     from yt8m.localization.spans import Query, find_classes
 
     check_output(args.output, args.file)

@@ -37,10 +37,10 @@ def main(args: argparse.Namespace) -> None:
 
     from yt8m.common.errors import UserError
     from yt8m.common.progress import Progress
-    from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS
     from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
+    from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS
     from yt8m.making.demo_data import World
-    from yt8m.making.record_writer import VideoRecord, write_shard
+    from yt8m.making.shard_writing import VideoRecord, write_shard
 
     if args.min_seconds > args.max_seconds:
         raise UserError(f"--min-seconds {args.min_seconds} is more than --max-seconds {args.max_seconds}")

@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the films and what is known of them: `labels.csv`, `ratings.csv`, `spans.csv`. Raises `UserError`."""
+    """Write the films and what is known of them: labels, ratings and spans. Raises `UserError`."""
     import numpy as np
     from joblib import Parallel, delayed
 

@@ -11,11 +11,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_parser, number_type, positive, run
+from yt8m.cli import count, make_parser, number_type, positive, run
 from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
-    from yt8m.data.annotations import LabelIds, LabelRow, RatingRow
+    from yt8m.data.vocabulary import LabelIds, LabelRow, RatingRow
 
 RATED, TEST = "segment/train", "segment/test"
 
@@ -79,6 +79,15 @@ def build_parser() -> argparse.ArgumentParser:
         "segment/test: all arrays)",
     )
     parser.add_argument(
+        "--trim",
+        type=count,
+        nargs=2,
+        default=(0, 0),
+        metavar=("HEAD", "TAIL"),
+        help="seconds at the beginning and the end of a video that are neither ranked nor seen by video models, "
+        "multiples of 5; the challenge has 30 and 10 (default: 0 0)",
+    )
+    parser.add_argument(
         "--shard-videos",
         type=positive,
         metavar="N",
@@ -91,6 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _check_options(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
+    from yt8m.data.frames import SEGMENT_SECONDS
     from yt8m.making.array_records import has_shards
 
     if args.partition == TEST and args.labels is not None:
@@ -104,6 +114,8 @@ def _check_options(args: argparse.Namespace) -> None:
     for option, bounds in (("--range", args.range), ("--audio-range", args.audio_range)):
         if bounds is not None and bounds[0] >= bounds[1]:
             raise UserError(f"{option} {bounds[0]:g} {bounds[1]:g}: expected LOW to be less than HIGH")
+    if any(seconds % SEGMENT_SECONDS for seconds in args.trim):
+        raise UserError(f"--trim {args.trim[0]} {args.trim[1]}: expected multiples of {SEGMENT_SECONDS} seconds")
     folder = args.data_dir / args.partition
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is no folder; remove it or choose another --data-dir")
@@ -113,8 +125,8 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> "LabelIds":
     from yt8m.common.errors import UserError
-    from yt8m.data.annotations import LabelText, resolve_labels
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
+    from yt8m.data.vocabulary import LabelText, resolve_labels
     from yt8m.making.array_records import has_shards
 
     texts = [
@@ -136,7 +148,7 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
 
 def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
     """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
-    from yt8m.data.annotations import read_video_ids
+    from yt8m.data.vocabulary import read_video_ids
     from yt8m.making.feature_arrays import check_ids, list_arrays, require_arrays
 
     there = list_arrays(args.features)
@@ -156,13 +168,11 @@ def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: 
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
-    from yt8m.data.annotations import read_labels, read_ratings
     from yt8m.data.features import Scale
-    from yt8m.data.folds import N_FOLDS
-    from yt8m.data.partitions import NAMES_FILE
+    from yt8m.data.partitions import N_FOLDS, NAMES_FILE
+    from yt8m.data.vocabulary import read_labels, read_ratings
     from yt8m.making import array_records as own
-    from yt8m.making import doubts
-    from yt8m.making.new_folder import finish_interrupted
+    from yt8m.making.shard_writing import finish_interrupted
 
     folder = args.data_dir / args.partition
     finish_interrupted(folder)
@@ -172,16 +182,18 @@ def main(args: argparse.Namespace) -> None:
     resolved = _label_ids(args, labels, ratings)
     videos = _choose_videos(args, labels, ratings)
     scales = [None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range)]
-    features = own.open_features(own.ArraySources(args.features, args.audio, args.audio_width, *scales), videos)
-    contract = own.contract_of(features)
+    features = own.open_features(
+        own.ArraySources(args.features, args.audio, args.audio_width, scales[0], scales[1]), videos
+    )
+    contract = own.contract_of(features, tuple(args.trim))
     n_frames = own.count_frames(features, videos)
     annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
     own.check_ratings(annotations, n_frames)
     names = args.data_dir / NAMES_FILE
-    doubts.doubt_shapes(features)
-    doubts.doubt_names(resolved.new_names, [*labels, *ratings], names)
-    doubts.doubt_ratings(labels, ratings, videos, args.labels)
-    doubts.doubt_partition(videos, args.data_dir, args.partition)
+    own.doubt_shapes(features)
+    own.doubt_names(resolved.new_names, [*labels, *ratings], names)
+    own.doubt_ratings(labels, ratings, videos, args.labels)
+    own.doubt_partition(videos, args.data_dir, args.partition)
     shards = own.divide(videos, args.shard_videos, args.seed)
     writer = own.RecordWriter(features, n_frames, annotations)
     own.write_partition(args.data_dir, args.partition, writer, contract, shards, resolved.new_names)

@@ -3,7 +3,7 @@
 import argparse
 
 from yt8m.cli import make_parser, run
-from yt8m.common.wording import counted
+from yt8m.common.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,11 +18,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Write the metadata. Raises `UserError`."""
     from yt8m.data.candidates import find_candidates, save_candidates
+    from yt8m.data.features import read_trim
     from yt8m.data.index import load_index
 
     cache = args.data_dir / "cache"
     index = load_index(args.data_dir / "segment" / "test", cache, args.damage)
-    candidates = find_candidates(index)
+    candidates = find_candidates(index, read_trim(index.folder))
     path = save_candidates(candidates, cache)
     print(
         f"{path}: {counted(candidates.n_rows, 'segment')} of {counted(len(candidates.records), 'video')} "

@@ -14,7 +14,7 @@ from yt8m.cli import (
     positive,
     run,
 )
-from yt8m.common.wording import counted
+from yt8m.common.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yt8m.common.errors import UserError
 
 DEFAULT_OFFSET = 3  # frames on either side of a segment
+IN_WORDS = "in_words"  # the type of faults whose text is for people
 
 
 def _number(value: object) -> object:
@@ -116,6 +118,12 @@ class ContextTraining(SegmentTraining):
     context_encoder_lr_factor: NonNegative = 0.25
 
 
+TrimSeconds = Annotated[StrictInt, Field(ge=0, multiple_of=5)]
+
+
+CHALLENGE_TRIM = 30, 10  # seconds
+
+
 class FeatureMeaning(Section):
     """A feature: its `width` in bytes, and the values that the bytes 0 and 255 stand for."""
 
@@ -134,12 +142,15 @@ class ExtractorIdentity(Section):
 class FeatureContract(Section):
     """`features:`, what a model takes: visual features and, where there is sound, audio features of each second.
 
-    `extractor`: what has made them; None where that is not known.
+    `extractor`: what has made them; None where that is not known. `trim`: how many seconds at the beginning and at the
+    end of a video are neither ranked nor seen by video models, multiples of 5; without the key the challenge's, whose
+    raters never saw those.
     """
 
     rgb: FeatureMeaning
     audio: FeatureMeaning | None = None
     extractor: ExtractorIdentity | None = None
+    trim: tuple[TrimSeconds, TrimSeconds] = CHALLENGE_TRIM
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -191,3 +202,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
     return data
+
+
+def describe(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as `section.key: what is wrong (the value)`."""
+    where = ".".join(map(str, problem["loc"]))
+    kind = problem["type"]
+    if kind == "missing":
+        return f"{where}: missing key"
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key"
+    if kind == IN_WORDS:
+        return f"{where}: {problem['msg']}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{where}: expected {message.removeprefix('expected ')}, found {problem['input']!r}"

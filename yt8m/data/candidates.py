@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from helperbot.files import replacing
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import listed
-from yt8m.data.damage import Damage
+from yt8m.common.errors import UserError, listed
+from yt8m.data.features import CONTRACT_NAME, read_trim
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim
 from yt8m.data.index import Index, load_index
-from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
-from yt8m.data.video_ids import RULE, shown_id, unfit_ids
+from yt8m.data.records import RULE, Damage, shown_id, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 CANDIDATES_FILE = "test_meta.npz"
@@ -25,12 +24,13 @@ class Candidates:
     """The candidate segments of a test set, video after video.
 
     `records` (V,) rows of the index; `video_ids` (V,) bytes; `row_ends` (V,): rows of video v are
-    row_ends[v-1] to row_ends[v], its segments 6, 7, ... in order.
+    row_ends[v-1] to row_ends[v], its segments in order, without those that `trim` leaves out.
     """
 
     records: np.ndarray
     video_ids: np.ndarray
     row_ends: np.ndarray
+    trim: Trim = CANDIDATES
 
     @property
     def n_rows(self) -> int:
@@ -48,7 +48,7 @@ class Candidates:
 
     def row_segments(self) -> np.ndarray:
         """The segment index of each row within its video, (rows,); it starts at second 5 · index."""
-        return np.arange(self.n_rows) - self.row_starts[self.row_videos()] + HEAD_SEGMENTS
+        return np.arange(self.n_rows) - self.row_starts[self.row_videos()] + self.trim.head
 
     def row_names(self) -> np.ndarray:
         """What the submission calls each row, (rows,): `<video id>:<start second>`, as bytes."""
@@ -58,14 +58,18 @@ class Candidates:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the row order."""
+        """SHA-256 of what the rows are."""
         digest = hashlib.sha256(self.row_ends.astype("<i8").tobytes())
         digest.update(b"\n".join(self.video_ids.tolist()))
+        if self.trim != CANDIDATES:  # otherwise as earlier releases have it
+            digest.update(f"\n\n{self.trim}".encode())
         return digest.hexdigest()
 
 
-def find_candidates(index: Index) -> Candidates:
+def find_candidates(index: Index, trim: Trim = CANDIDATES) -> Candidates:
     """The candidate segments of a folder of test shards; videos without any are left out.
+
+    `trim`: the segments that are left out of each video, see `read_trim`.
 
     Of several records with the same video id the first counts; the others are reported. Raises `UserError` for ids that
     a submission cannot hold.
@@ -74,18 +78,28 @@ def find_candidates(index: Index) -> Candidates:
     _check_ids(video_ids, index.folder, "write the records with other ids")
     if len(first) < len(index):
         LOGGER.warning("%s: %d records repeat a video id and are left out", index.folder, len(index) - len(first))
-    counts = CANDIDATES.count_left(index.n_frames)
+    counts = trim.count_left(index.n_frames)
     records = np.sort(first[counts[first] > 0])
     if not records.size:
-        raise UserError(f"{index.folder}: no video is long enough to have a candidate segment")
-    return Candidates(records, index.video_id[records], np.cumsum(counts[records]))
+        raise UserError(
+            f"{index.folder}: no video is long enough to have a candidate segment; the first "
+            f"{trim.head * SEGMENT_SECONDS} seconds and the last {trim.tail * SEGMENT_SECONDS} of a video are left out, "
+            f"which `trim` in {CONTRACT_NAME} there can change"
+        )
+    return Candidates(records, index.video_id[records], np.cumsum(counts[records]), trim)
 
 
 def save_candidates(candidates: Candidates, cache_dir: Path) -> Path:
     """Write the metadata into the cache folder; returns its path."""
     path = cache_dir / CANDIDATES_FILE
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, records=candidates.records, video_ids=candidates.video_ids, row_ends=candidates.row_ends)
+        np.savez(
+            file,
+            records=candidates.records,
+            video_ids=candidates.video_ids,
+            row_ends=candidates.row_ends,
+            trim=(candidates.trim.head, candidates.trim.tail),
+        )
     return path
 
 
@@ -98,7 +112,8 @@ def load_candidates(cache_dir: Path) -> Candidates:
         raise UserError(f"{path}: no test metadata; {remedy}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            candidates = Candidates(file["records"], file["video_ids"], file["row_ends"])
+            trim = Trim(*file["trim"].tolist()) if "trim" in file else CANDIDATES  # of an earlier release
+            candidates = Candidates(file["records"], file["video_ids"], file["row_ends"], trim)
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
     _check_ids(candidates.video_ids, path, f"write the records with other ids, and {remedy} again")
@@ -108,7 +123,7 @@ def load_candidates(cache_dir: Path) -> Candidates:
 def load_test_index(data_dir: Path, candidates: Candidates, damage: Damage) -> Index:
     """The index of the test shards. Raises `UserError` where the metadata was made from others."""
     index = load_index(data_dir / "segment" / "test", data_dir / "cache", damage)
-    found = find_candidates(index)
+    found = find_candidates(index, read_trim(index.folder))
     if found.digest != candidates.digest or not np.array_equal(found.records, candidates.records):
         raise UserError(
             f"{index.folder}: not the shards that the test metadata was made from; "

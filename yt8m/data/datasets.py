@@ -1,6 +1,6 @@
 """From indexed shards to batches: videos with labels, rated segments, test videos.
 
-Features stay uint8 until they are on the device. Where damage is skipped (`yt8m.data.damage`), a batch lacks
+Features stay uint8 until they are on the device. Where damage is skipped (`yt8m.data.records`), a batch lacks
 the examples that cannot be read, all of them if need be.
 
 Dimensions: B videos, S segments, V distinct videos of a batch, L frames (padded), D features of a frame,
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from yt8m.common.errors import UserError
-from yt8m.data.damage import RAISE, Damage
+from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
+from yt8m.data.order import Key
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.sampling import Key, sample_frames
-from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
 
 LOGGER = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class ShardDataset(ABC, Generic[Batch]):
         self.shards = index.shard[records]
         self.n_frames = index.n_frames
         self.max_len, self.seed = max_len, seed
+        self.trim = trim_of(self.reader.features)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -118,7 +119,7 @@ class ShardDataset(ABC, Generic[Batch]):
         frames depends on seed, epoch and record alone.
         """
         selections = [
-            sample_frames(n_frames, self.max_len, None if self.seed is None else (self.seed, epoch, record))
+            sample_frames(n_frames, self.max_len, None if self.seed is None else (self.seed, epoch, record), self.trim)
             for record, epoch, n_frames in zip(records.tolist(), epochs.tolist(), self.n_frames[records].tolist())
         ]
         lengths = [chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen) for chosen in selections]

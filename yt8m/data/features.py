@@ -9,8 +9,9 @@ import numpy as np
 from helperbot.files import replacing
 from pydantic import ValidationError
 
-from yt8m.common.config import ExtractorIdentity, FeatureContract, FeatureMeaning
+from yt8m.common.config import CHALLENGE_TRIM, ExtractorIdentity, FeatureContract, FeatureMeaning
 from yt8m.common.errors import UserError
+from yt8m.data.frames import CANDIDATES, Trim, trim_of
 
 CONTRACT_NAME = "features.json"
 _ROWS_AT_A_TIME = 1024
@@ -47,12 +48,14 @@ def feature_contract(
     rgb_range: tuple[float, float] = PUBLISHED_RANGE,
     audio_range: tuple[float, float] = PUBLISHED_RANGE,
     extractor: ExtractorIdentity | None = None,
+    trim: tuple[int, int] = CHALLENGE_TRIM,
 ) -> FeatureContract:
-    """Features of these widths, `audio` 0 where there is none; the ranges are by default the published data set's."""
+    """Features of these widths, `audio` 0 where there is none; all else is by default as of the published data set."""
     return FeatureContract(
         rgb=FeatureMeaning(width=rgb, range=rgb_range),
         audio=FeatureMeaning(width=audio, range=audio_range) if audio else None,
         extractor=extractor,
+        trim=trim,
     )
 
 
@@ -62,17 +65,27 @@ def read_contract(folder: Path, rgb: int, audio: int) -> FeatureContract:
     `folder` holds the shards, or is one shard itself. Without a `features.json` there they are taken for features of
     the published data set. Raises `UserError` for one that cannot be read or is of other widths.
     """
-    path = (folder if folder.is_dir() else folder.parent) / CONTRACT_NAME
+    contract = find_contract(_beside(folder))
     published = feature_contract(rgb, audio)
-    contract = find_contract(path.parent)
     if contract is None:
         return published
     if contract.widths != published.widths:
         raise UserError(
-            f"{path}: is about features of the widths {contract.widths}, those of {folder} are {published.widths}; "
-            "it belongs to other shards: replace or remove it"
+            f"{_beside(folder) / CONTRACT_NAME}: is about features of the widths {contract.widths}, those of {folder} are "
+            f"{published.widths}; it belongs to other shards: replace or remove it"
         )
     return contract
+
+
+def read_trim(folder: Path) -> Trim:
+    """What the contract of shards leaves out of their videos; `folder` as for `read_contract`. Raises `UserError`."""
+    contract = find_contract(_beside(folder))
+    return CANDIDATES if contract is None else trim_of(contract)
+
+
+def _beside(shards: Path) -> Path:
+    """The folder of shards, or of a shard."""
+    return shards if shards.is_dir() else shards.parent
 
 
 def find_contract(folder: Path) -> FeatureContract | None:

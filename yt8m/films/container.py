@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import listed
+from yt8m.common.errors import UserError, listed
 from yt8m.films.pyav import av
 
 _PROTOCOLS = "file,crypto,data"  # what files that name others may have read: nothing from elsewhere
@@ -55,34 +55,43 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 Stream = av.VideoStream | av.AudioStream
+Frame = av.VideoFrame | av.AudioFrame
 
 
-def decoded(container: av.container.InputContainer, stream: Stream) -> Iterator[av.VideoFrame | av.AudioFrame | None]:
-    """The frames of a stream, in the order in which they are shown; None where something could not be read."""
-    for packet in _packets(container, stream):
-        if packet is None:
-            yield None
-            continue
-        if packet.is_corrupt:
-            yield None
-        try:
-            yield from packet.decode()
-        except av.FFmpegError:
-            yield None
+class Track:
+    """A stream of a container, read once; `read_to` is the byte of the file behind the last packet of any stream."""
 
+    def __init__(self, container: av.container.InputContainer, stream: Stream) -> None:
+        self._container, self._stream = container, stream
+        self.read_to = 0
 
-def _packets(container: av.container.InputContainer, stream: Stream) -> Iterator[av.Packet[Stream] | None]:
-    """The packets of a stream, the empty one last that gets the last frames; None where one could not be read."""
-    failures = 0
-    while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable
-        try:
-            for packet in container.demux(stream):
-                failures = 0
-                yield packet
-            return
-        except av.FFmpegError:
-            failures += 1
-            yield None
+    def frames(self) -> Iterator[Frame | None]:
+        """The frames, in the order in which they are shown; None where something could not be read."""
+        for packet in self._packets():
+            if packet is None:
+                yield None
+                continue
+            if packet.is_corrupt:
+                yield None
+            try:
+                yield from cast(list[Frame], packet.decode())
+            except av.FFmpegError:
+                yield None
+
+    def _packets(self) -> Iterator["av.Packet[Any] | None"]:
+        """The packets, the empty one last that gets the last frames; None where one could not be read."""
+        failures = 0
+        while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable
+            try:
+                for packet in self._container.demux():
+                    failures = 0
+                    self.read_to = max(self.read_to, (packet.pos or 0) + packet.size)
+                    if packet.stream is self._stream:
+                        yield packet
+                return
+            except av.FFmpegError:
+                failures += 1
+                yield None
 
 
 class Clock:
@@ -108,7 +117,7 @@ class Clock:
         self._shift = Fraction(0)
         self._impossible = 0
 
-    def time(self, frame: av.VideoFrame | av.AudioFrame, duration: Fraction) -> Fraction | None:
+    def time(self, frame: Frame, duration: Fraction) -> Fraction | None:
         """When a frame is shown, which has that `duration`; None for one to leave out."""
         time = self._by_its_clock(frame)
         if self._last is not None and time <= self._last or self._latest is not None and time > self._latest:
@@ -123,7 +132,7 @@ class Clock:
         self._last, self._expected = time, time + duration
         return time
 
-    def _by_its_clock(self, frame: av.VideoFrame | av.AudioFrame) -> Fraction:
+    def _by_its_clock(self, frame: Frame) -> Fraction:
         if frame.pts is None or frame.time_base is None:
             self.untimed = True
             if self.start is None:

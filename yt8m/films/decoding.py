@@ -9,6 +9,7 @@ one more, which none has.
 Dimensions: H, W pixels of a frame.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.errors import UserError
-from yt8m.films.container import Clock, Losses, decoded, open_container, shown
+from yt8m.films.container import Clock, Losses, Track, open_container, shown
 from yt8m.films.extractors.base import SAMPLE_RATE
 from yt8m.films.pictures import to_picture
 from yt8m.films.pyav import av
@@ -28,8 +29,11 @@ _DRIFT = Fraction(1, 10)  # seconds that sound may stray from its times, which m
 _GAP = Fraction(1, 4)  # seconds between two frames: nothing to speak of
 _UNUSUAL = 5  # times the longest gap so far: frames may be missing
 _MISSING = 1  # second that a film may lack of what it announces
+_UNREAD = 0.1  # of a file: too much to be anything but frames
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}  # formats that may end with an index, where it says how many frames
 _PICTURES = {"image2", "ico", "tty"}  # formats of FFmpeg's for what is no film; those whose names end so, too:
 _PIPE = "_pipe"
+_CLOCK = re.compile(r"([0-9]+):([0-9]+):([0-9.]+)")
 _FULL_SCALE = np.float32(32768)
 
 
@@ -56,10 +60,11 @@ class Film:
         self._stream.codec_context.thread_count = threads
         self._stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
         self.announced = self._announced_seconds()
+        self._track = Track(self._container, self._stream)
         self._clock = Clock(latest=self.announced)
         self._end: Fraction | None = None
         self._sound_end: Fraction | None = None
-        self._lost_frames, self._lost_sound = Losses(), Losses()
+        self._lost_frames, self._missing_frames, self._lost_sound = Losses(), Losses(), Losses()
         self._unknown_sound = False
 
     def __enter__(self) -> "Film":
@@ -96,21 +101,23 @@ class Film:
     def _timed_frames(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         """The frames and their times, which ascend from 0."""
         before: Fraction | None = None
+        duration = Fraction(0)  # of the frame then
         longest_gap = _GAP / _UNUSUAL
         damaged = False  # something since `before`
-        for frame in decoded(self._container, self._stream):
+        for frame in self._track.frames():
             time = self._clock.time(frame, self._duration(frame)) if isinstance(frame, av.VideoFrame) else None
-            if frame is None or time is None:
+            if time is None or not isinstance(frame, av.VideoFrame):
                 damaged = True
                 continue
             if before is not None:
-                gap = time - before
-                if damaged or gap > _UNUSUAL * longest_gap:
+                if damaged:
                     self._lost_frames.add(before, time)
+                elif time - before > max(_UNUSUAL * longest_gap, duration + _GAP):
+                    self._missing_frames.add(before, time)
                 else:
-                    longest_gap = max(longest_gap, gap)
+                    longest_gap = max(longest_gap, time - before)
             damaged = frame.is_corrupt
-            before = time
+            before, duration = time, self._duration(frame)
             yield time, frame
         if damaged and before is not None:
             self._lost_frames.add(before, max(before, Fraction(self.announced or 0)))
@@ -124,7 +131,13 @@ class Film:
     def _announced_seconds(self) -> float | None:
         if self._stream.duration is not None and self._stream.time_base is not None:
             return float(self._stream.duration * self._stream.time_base)
-        return None if self._container.duration is None else self._container.duration / av.time_base
+        clock = _CLOCK.fullmatch(self._stream.metadata.get("DURATION", ""))  # as Matroska has it
+        if clock is not None:
+            hours, minutes, seconds = map(float, clock.groups())
+            return 3600 * hours + 60 * minutes + seconds
+        if self._container.duration is None or self._container.streams.audio:  # which may be longer
+            return None
+        return self._container.duration / av.time_base
 
     # --- sound ----------------------------------------------------------------------------------------
 
@@ -149,7 +162,7 @@ class Film:
             clock = Clock(self._clock.start or Fraction(0))
             track = _SoundTrack()
             damaged = False
-            for frame in decoded(container, stream):
+            for frame in Track(container, stream).frames():
                 if not isinstance(frame, av.AudioFrame):
                     damaged = True
                     continue
@@ -179,6 +192,8 @@ class Film:
             notes.append(f"the clock was set anew at {shown(self._clock.restarts[0])} s")
         if self._lost_frames:
             notes.append(f"frames lost or damaged from {self._lost_frames}")
+        if self._missing_frames:
+            notes.append(f"no frames from {self._missing_frames}: lost, or nothing moved there")
         if self._lost_sound:
             notes.append(f"sound lost or damaged from {self._lost_sound}")
         if self._unknown_sound:
@@ -188,9 +203,17 @@ class Film:
             late = float(self._clock.start or 0)  # which some formats count as a part of the film
             if self._end < announced - (late if late < announced else 0) - _MISSING:
                 notes.append(f"ends at {shown(self._end)} s, cut off: {shown(announced)} s were announced")
+            if self._unread_share() > _UNREAD:
+                notes.append(f"the last {self._unread_share():.0%} of the file have no frames that can be read")
             if self._sound_end is not None and self._sound_end < self._end - _MISSING:
                 notes.append(f"sound ends at {shown(self._sound_end)} s of {shown(self._end)} s")
         return notes
+
+    def _unread_share(self) -> float:
+        """Of the file, what lies behind the last frame, unless it may be an index of the frames."""
+        if self._container.format.name in _INDEXED and self._stream.frames or not self._container.size:
+            return 0
+        return 1 - self._track.read_to / self._container.size
 
 
 class _Shown:

@@ -2,12 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import counted, listed
-from yt8m.data.video_ids import unfit_ids
+from yt8m.common.errors import UserError, counted, listed
+from yt8m.data.records import unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 # What is looked for in folders; a file that is named itself may be called as it likes.
@@ -59,7 +58,7 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name
 
 
-def name_films(films: Iterable[Path], known: Mapping[Path, str]) -> dict[Path, str]:
+def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, str]:
     """The video id of each film: its file's name without the ending, made fit for a submission and for names of files.
 
     Of films with the same name, all but the first get a number. Those that are `known` keep their ids.

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from helperbot.files import remove_leftovers, replacing
+from helperbot.files import locked, remove_leftovers, replacing
 
 from yt8m.common.config import FeatureContract
-from yt8m.common.errors import UserError
-from yt8m.common.locks import locked
+from yt8m.common.errors import UserError, counted, listed
 from yt8m.common.progress import Progress
-from yt8m.common.wording import counted, listed
 from yt8m.data.features import (
     CONTRACT_NAME,
     PUBLISHED_RANGE,
@@ -27,7 +25,7 @@ from yt8m.data.features import (
     save_contract,
 )
 from yt8m.data.partitions import PARTITIONS, SUFFIX
-from yt8m.data.records import FEATURES
+from yt8m.data.sequence_example import FEATURES
 from yt8m.films.decoding import Film
 from yt8m.films.extraction import Threads, identity, quantize, require_extractor
 from yt8m.films.extractors.base import Extractor, Range
@@ -35,17 +33,16 @@ from yt8m.films.film_files import name_films
 from yt8m.films.film_store import FilmFile, FilmStore, begin_adding
 from yt8m.films.workers import work
 from yt8m.making.feature_arrays import array_path, usual_range
-from yt8m.making.new_folder import NewFolder, finish_interrupted
-from yt8m.making.record_writer import VideoRecord, write_shard
-from yt8m.models.artifacts import open_folder
+from yt8m.making.shard_writing import NewFolder, VideoRecord, finish_interrupted, write_shard
 from yt8m.models.model_files import CONFIG_NAME
+from yt8m.models.model_folders import open_folder
 
 LOGGER = logging.getLogger(__name__)
 TABLE = "films.csv"
 COLUMNS = ("video_id", "path", "seconds", "notes")
-SHARDS, ARRAYS = FORMATS = ("shards", "npy")
 (TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
 SHARD_VIDEOS = 1000
+_TRIM = 0, 0  # all of a film is looked at; that raters never saw its ends is the challenge's affair
 _STORE = Path("cache", "films")
 _SAMPLE_FILMS, _SAMPLE_ROWS = 16, 4096  # of the first films, for the ranges
 _SAMPLING = 19  # apart from other uses of the same seed
@@ -65,11 +62,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class Computing:
-    """How films are extracted, none of which changes a byte: `processes` of how many `cores`; and `decode_threads` of
-    each, of which more than one may change the frames of damaged films."""
+    """How films are extracted: by `processes`, which share `threads` that encode, neither of which changes a byte; and
+    `decode_threads` of each, of which more than one may change the frames of damaged films."""
 
     processes: int
-    cores: int
+    threads: int
     decode_threads: int = 1
 
 
@@ -92,7 +89,8 @@ def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
     """
     store = folder / _STORE
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store / ".lock", f"{folder}: another process extracts to it; wait for it or stop it"):
+    occupied = UserError(f"{folder}: another process extracts to it; wait for it or stop it")
+    with locked(store / ".lock", occupied):
         for place, name in (
             (store, "*"),
             (folder, TABLE),
@@ -118,7 +116,7 @@ class FilmFolder:
         computing: Computing,
         *,
         like: FeatureContract | None = None,
-        form: str = SHARDS,
+        as_arrays: bool = False,
     ) -> Summary:
         """Extract what films there is no result of yet, then write all that there is.
 
@@ -127,7 +125,7 @@ class FilmFolder:
             open_it: gives the extractor; called in each process.
             computing: how to do it.
             like: the contract to take, see `read_like`; None: that of the folder, or else one that these films make.
-            form: one of `FORMATS`.
+            as_arrays: write arrays, not shards.
 
         Raises:
             UserError: what is there is of another extractor or range, or its results are gone.
@@ -149,10 +147,10 @@ class FilmFolder:
             self.contract = self._make_contract(done, extractor, like)
             save_contract(self.contract, self._folder)
         writer = _Writer(self._store, self.contract)
-        if form == SHARDS:
-            writer.write_shards(self._folder / TEST.folder)
-        else:
+        if as_arrays:
             writer.write_arrays(self._folder)
+        else:
+            writer.write_shards(self._folder / TEST.folder)
         self._write_table()
         self._say(done, writer)
         seconds = sum(entry.seconds for entry in self._store.entries.values())
@@ -183,13 +181,13 @@ class FilmFolder:
                 try:
                     with Film(film) as opened:
                         seconds[video_id, film] = round(opened.announced or 0)
-                except UserError as error:
-                    failures[film] = error
+                except UserError as fault:
+                    failures[film] = fault
         if not seconds:
             return failures
         tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # no long one last
         processes = min(computing.processes, len(tasks))
-        threads = Threads(max(computing.cores // processes, 1), computing.decode_threads)
+        threads = Threads(max(computing.threads // processes, 1), computing.decode_threads)
         opener = (lambda: extractor) if processes == 1 else open_it
         with Progress(_title(0, tasks), sum(seconds.values()), "second", LOGGER) as progress:
             results = work(tasks, processes, progress.update, begin_adding, self._store_path, opener, threads)
@@ -208,16 +206,14 @@ class FilmFolder:
         if like is not None:
             if like.extractor is None:
                 LOGGER.warning("--like: does not say which extractor its features are of; taken for %s", extractor.name)
-            return like.model_copy(update={"extractor": identity(extractor)})
+            return like.model_copy(update={"extractor": identity(extractor), "trim": _TRIM})
         order = np.random.default_rng(_SAMPLING).permutation(len(video_ids))[:_SAMPLE_FILMS]
         parts = [self._store.features(video_ids[row]) for row in order.tolist()]
         rows = -(-_SAMPLE_ROWS // len(parts))
         samples = [np.concatenate([_spread(values, rows) for values in kind]) for kind in zip(*parts)]
-        ranges = [
-            known or _range_of(sample)
-            for known, sample in zip((extractor.visual_range, extractor.audio_range), samples)
-        ]
-        return feature_contract(extractor.visual, extractor.audio, *ranges, extractor=identity(extractor))
+        rgb = extractor.visual_range or _range_of(samples[0])
+        audio = extractor.audio_range or _range_of(samples[1])
+        return feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor), _TRIM)
 
     def _write_table(self) -> None:
         with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -228,10 +224,13 @@ class FilmFolder:
 
     def _say(self, video_ids: Sequence[str], writer: "_Writer") -> None:
         """Log what the films of this run lack, and whether the range is theirs."""
+        films: dict[str, list[str]] = {}
         for video_id in video_ids:
             entry = self._store.entries[video_id]
-            if entry.notes:
-                LOGGER.warning("%s: %s", entry.film.path, "; ".join(entry.notes))
+            for note in entry.notes:
+                films.setdefault(note, []).append(entry.film.path)
+        for note, paths in films.items():
+            LOGGER.warning("%s: %s", note, listed(paths))
         if writer.clipped > _MANY_CLIPPED * writer.values:
             LOGGER.warning(
                 "%.2g %% of all values lay beyond the ranges of %s and were clipped; the films that it was made from "

@@ -1,14 +1,15 @@
 """Work by several processes that end with this one, and of which each may die alone."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from yt8m.common.errors import UserError
@@ -16,7 +17,6 @@ from yt8m.common.errors import UserError
 Task = TypeVar("Task")
 Report = Callable[[int], object]  # told how much more is done
 Work = Callable[[Task, Report], None]
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def work(
@@ -71,9 +71,9 @@ class _Process(Generic[Task]):
     """A process, the connection to it, and the task that it does."""
 
     def __init__(self, begin: Callable[..., Work[Task]], arguments: tuple[Any, ...], task: Task) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # nothing of this process goes along, threads and all
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, os.getpid(), begin, arguments), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, begin, arguments), daemon=True)
         self._process.start()
         theirs.close()
         self.give(task)
@@ -104,23 +104,28 @@ class _Process(Generic[Task]):
         self.connection.close()
 
 
-def _serve(connection: Connection, parent: int, begin: Callable[..., Work[Any]], arguments: tuple[Any, ...]) -> None:
-    """Do the tasks that come over a connection until its other end is closed."""
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before that
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+def _serve(connection: Connection, begin: Callable[..., Work[Any]], arguments: tuple[Any, ...]) -> None:
+    """Do the tasks that come over a connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process at the other end
+    tasks: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_read_tasks, args=(connection, tasks), daemon=True).start()
     do: Work[Any] | None = None
     while True:
-        try:
-            task = connection.recv()
-        except EOFError:
-            return
+        task = tasks.get()
         answer: Exception | None
         try:
             do = do or begin(*arguments)
             answer = _attempt(do, task, connection.send)
-        except Exception as error:  # pylint: disable=broad-exception-caught  # the parent raises it
+        except Exception as error:  # pylint: disable=broad-exception-caught  # it is raised at the other end
             error.add_note(traceback.format_exc())
             answer = error
         connection.send(answer)
+
+
+def _read_tasks(connection: Connection, tasks: "SimpleQueue[Any]") -> None:
+    """Read tasks, and end this process, whatever it is doing, when the one at the other end has ended."""
+    try:
+        while True:
+            tasks.put(connection.recv())
+    except (EOFError, ConnectionResetError):
+        os._exit(1)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from yt8m.common.errors import Faults, UserError
-from yt8m.common.wording import counted, did_you_mean
-from yt8m.data.annotations import LabelRow, LabelText, RatingRow, read_labels, read_ratings
+from yt8m.common.errors import Faults, UserError, counted, did_you_mean
+from yt8m.data.vocabulary import LabelRow, LabelText, RatingRow, read_labels, read_ratings
 from yt8m.fitting.least import LEAST_CLASSES, LEAST_RATED_VIDEOS, LEAST_RATINGS, LEAST_VIDEOS, minimum_text
+
 
 @dataclass(frozen=True)
 class Annotated:
@@ -106,7 +106,8 @@ def require_enough(annotated: Annotated) -> None:
         faults.add(lack)
     faults.raise_any()
     if len(annotated.classes) < LEAST_CLASSES:
-        raise UserError(f"{annotated.sources}: {counted(len(annotated.classes), 'class')[:-1]}; {needed}")
+        left = f"the single class {annotated.classes[0]!r}" if annotated.classes else "no class left"
+        raise UserError(f"{annotated.sources}: {left}; {needed}")
     n_rated = len({row.video_id for row in annotated.ratings})
     if annotated.ratings_path is not None and n_rated < LEAST_RATED_VIDEOS:
         raise UserError(f"{annotated.ratings_path}: rates {counted(n_rated, 'video')}; {needed}")

@@ -9,20 +9,19 @@ import numpy as np
 import pandas as pd
 
 from yt8m.common.config import FeatureContract
-from yt8m.common.wording import counted
-from yt8m.data.annotations import LabelIds, RatingRow, resolve_labels
-from yt8m.data.folds import N_FOLDS, fold_rows
-from yt8m.data.partitions import NAMES_FILE
-from yt8m.data.vocabulary import COLUMNS, save_vocabulary
+from yt8m.common.errors import counted
+from yt8m.data.index import fold_rows
+from yt8m.data.partitions import N_FOLDS, NAMES_FILE
+from yt8m.data.vocabulary import COLUMNS, LabelIds, RatingRow, resolve_labels, save_vocabulary
 from yt8m.fitting.annotated import Annotated
 from yt8m.fitting.settings import Sizes
 from yt8m.making import array_records as own
-from yt8m.making import doubts
 from yt8m.making.feature_arrays import require_arrays
-from yt8m.making.new_folder import finish_interrupted
+from yt8m.making.shard_writing import finish_interrupted
 
 LOGGER = logging.getLogger(__name__)
 FOLD = 0  # which validates on the videos that are held out
+UNTRIMMED = (0, 0)  # seconds at either end of a video that are left out: none
 TRAIN, VALID, RATED = "video/train", "video/valid", "segment/train"
 _SHUFFLING = 29  # apart from other uses of the same seed
 
@@ -74,12 +73,12 @@ def open_material(annotated: Annotated, sources: own.ArraySources, data_dir: Pat
                 feature.scale.low,
                 feature.scale.high,
             )
-    contract = own.contract_of(features)
+    contract = own.contract_of(features, UNTRIMMED)
     n_frames = own.count_frames(features, videos)
     own.check_ratings(own.annotate(ids.ids, None, annotated.ratings, annotated.ratings_path), n_frames)
-    doubts.doubt_shapes(features)
-    doubts.doubt_names(ids.new_names, [*annotated.labels, *annotated.ratings], data_dir / NAMES_FILE)
-    doubts.doubt_ratings(annotated.labels, annotated.ratings, videos, annotated.labels_path)
+    own.doubt_shapes(features)
+    own.doubt_names(ids.new_names, [*annotated.labels, *annotated.ratings], data_dir / NAMES_FILE)
+    own.doubt_ratings(annotated.labels, annotated.ratings, videos, annotated.labels_path)
     return Material(annotated, ids, features, contract, n_frames)
 
 
@@ -89,7 +88,14 @@ def write_videos(data_dir: Path, material: Material, held_out: Collection[str], 
     for partition, is_held_out in ((TRAIN, False), (VALID, True)):
         videos = [video for video in material.n_frames if video in labelled and (video in held_out) == is_held_out]
         names = material.ids.new_names if partition == TRAIN else ()
-        _write(data_dir, partition, material.writer(videos), material.contract, own.divide(videos, None, seed), names)
+        _write(
+            data_dir,
+            partition,
+            material.writer(videos),
+            material.contract,
+            own.divide(videos, own.SHARD_VIDEOS, seed),
+            names,
+        )
     ratings = pd.DataFrame([(row.label, row.score) for row in material.annotated.ratings], columns=["name", "score"])
     counts = ratings.groupby("name")["score"].agg(["sum", "size"])
     rows = []

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import counted
+from yt8m.common.errors import UserError, counted
 from yt8m.films.extractors.base import Options
 from yt8m.films.extractors.opening import open_extractor
 from yt8m.films.film_files import find_films, name_films
-from yt8m.films.film_folder import ARRAYS, Computing, open_film_folder
+from yt8m.films.film_folder import Computing, open_film_folder
 from yt8m.making.feature_arrays import require_known
 
 LOGGER = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ def find_named_films(videos: Path, wanted: Collection[str], source: object) -> l
     ids = list(named.values())
     require_known(wanted, ids, f"film {{0}} in {videos}", source, "an id is a film's name without the ending")
     chosen = {film: video_id for film, video_id in named.items() if video_id in wanted}
-    if name_films(chosen, {}) != chosen:
+    if name_films(list(chosen), {}) != chosen:
         return list(named)
     n_others = len(named) - len(chosen)
     if n_others:
@@ -44,9 +43,10 @@ def extract_films(
     `processes` None: one for each core. Raises `UserError`.
     """
     cores = len(os.sched_getaffinity(0))
+    threads = cores if device.type == "cpu" else 1  # a GPU computes one thing at a time
     with open_film_folder(folder) as opened:
         opener = partial(open_extractor, extractor, Options(assets, device))
-        done = opened.fill(films, opener, Computing(processes or cores, cores), form=ARRAYS)
+        done = opened.fill(films, opener, Computing(processes or cores, threads), as_arrays=True)
     if done.contract is None:
         raise UserError("; ".join(done.failures))
     return done.failures

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from helperbot.files import remove_leftovers, replacing
+from helperbot.files import locked, remove_leftovers, replacing
 
 from yt8m.common.errors import UserError
-from yt8m.common.locks import locked
-from yt8m.training.run_folder import differences
+from yt8m.training.resume import differences
 
 RECORD = "fit.json"
 FILMS = "films"  # their features, which a new beginning keeps
@@ -68,7 +67,7 @@ def open_fit_folder(path: Path, restart: bool) -> Iterator[FitFolder]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.fit.lock")
-    with locked(lock, f"{path}: another process is fitting to it; wait for it or stop it"):
+    with locked(lock, UserError(f"{path}: another process is fitting to it; wait for it or stop it")):
         try:
             if path.exists() and not (path / RECORD).exists() and (not path.is_dir() or any(path.iterdir())):
                 raise UserError(f"{path}: is there already, and not made by this command; choose another --name")

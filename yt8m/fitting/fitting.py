@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,10 @@ from helperbot.distributed import launched
 from helperbot.files import replacing
 
 from yt8m.common.devices import resolve_device
-from yt8m.common.errors import UserError
-from yt8m.common.wording import counted, listed
-from yt8m.data.annotations import RatingRow
-from yt8m.data.folds import NO_FOLD, Fold
+from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.index import load_index
-from yt8m.data.partitions import NAMES_FILE
-from yt8m.data.vocabulary import FILE_NAME, Vocabulary, load_vocabulary
+from yt8m.data.partitions import NAMES_FILE, NO_FOLD, Fold
+from yt8m.data.vocabulary import FILE_NAME, RatingRow, Vocabulary, load_vocabulary
 from yt8m.fitting.annotated import Annotated, read_annotated, require_enough, shortages
 from yt8m.fitting.data import (
     FOLD,
@@ -49,13 +46,13 @@ from yt8m.fitting.pseudo_ratings import rate_surest
 from yt8m.fitting.settings import segment_settings, video_settings, write_settings
 from yt8m.making.array_records import has_shards
 from yt8m.making.feature_arrays import array_path
-from yt8m.models.artifacts import copy_model, exported_config, load_video_model, open_folder, save_model
+from yt8m.models.classifiers import ContextAgnosticModel
 from yt8m.models.config import BaseSection, PureSegmentSection
 from yt8m.models.model_files import WEIGHTS_NAME
-from yt8m.models.segment_models import ContextAgnosticModel
+from yt8m.models.model_folders import copy_model, exported_config, load_video_model, open_folder, save_model
 from yt8m.scoring.evaluation import write_evaluation
 from yt8m.training.experiments import Builder, agnostic_experiment, video_experiment
-from yt8m.training.run_folder import code_identity
+from yt8m.training.resume import code_identity
 from yt8m.training.trainer import Options, train
 
 LOGGER = logging.getLogger(__name__)
@@ -110,7 +107,9 @@ def fit(request: Request) -> Outcome:
         sources = find_arrays(request.features or folder.films, request.audio)
         material = open_material(annotated, sources, folder.path)
         places = [place for place in (sources.rgb, sources.audio) if place is not None]
-        folder.require(features=digest_files(array_path(place, video) for place in places for video in annotated.videos))
+        folder.require(
+            features=digest_files(array_path(place, video) for place in places for video in annotated.videos)
+        )
         return _Fit(request, folder, material, device).run()
 
 
@@ -211,7 +210,10 @@ class _Fit:
         n_ratings = int(load_index(trial / RATED, trial / "cache").rating_ends[-1])
         self._fine_tune(trial, tuned, round(n_ratings * (1 - SHARE)), FOLD)
         score = score_labels(
-            {name: list(self._see(folder, VALID, vocabulary)) for name, folder in ((AS_IT_IS, as_it_is), (TUNED, tuned))},
+            {
+                name: list(self._see(folder, VALID, vocabulary))
+                for name, folder in ((AS_IT_IS, as_it_is), (TUNED, tuned))
+            },
             vocabulary,
         )
         if not (self._model / WEIGHTS_NAME).exists():

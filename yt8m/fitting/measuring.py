@@ -3,7 +3,7 @@
 Dimensions: L seconds of a video, S segments of a video, C classes, M models, R ratings, V videos.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +11,16 @@ import numpy as np
 import torch
 
 from yt8m.data.datasets import WholeVideoDataset
-from yt8m.data.folds import split_fold
-from yt8m.data.index import Index, load_index
-from yt8m.data.segments import EVERYTHING
+from yt8m.data.frames import EVERYTHING
+from yt8m.data.index import Index, load_index, split_fold
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
 from yt8m.fitting.data import FOLD, RATED
 from yt8m.localization.localizer import Localizer
-from yt8m.models.artifacts import ModelFolder, open_folder
+from yt8m.models.model_folders import ModelFolder, open_folder
 from yt8m.prediction.inference import Computation
 from yt8m.scoring.evaluation import Evaluation, Setting, Subject, evaluate
 from yt8m.scoring.held_out import HeldOutRatings
-from yt8m.scoring.scores import area_under_roc, places_by_score, resampled_areas
+from yt8m.scoring.mean_average_precision import area_under_roc, places_by_score, resampled_areas
 
 THRESHOLD = 0.5  # that `localize` has, too
 _RESAMPLES = 1000
@@ -132,9 +131,7 @@ def see_videos(folder: ModelFolder, index: Index, vocabulary: Vocabulary, device
         labels = vocabulary.classes(index.of_record(record, index.labels, index.label_ends))
         (probabilities,) = localizer.probabilities([frames])
         yield SeenVideo(
-            index.video_id[record].decode(),
-            np.isin(np.arange(len(vocabulary)), labels),
-            probabilities[:, columns],
+            index.video_id[record].decode(), np.isin(np.arange(len(vocabulary)), labels), probabilities[:, columns]
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yt8m.common.wording import counted, listed
+from yt8m.common.errors import counted, listed
 from yt8m.data.partitions import PARTITIONS
 from yt8m.fitting.data import VALID
 from yt8m.fitting.measuring import AS_IT_IS, THRESHOLD, Area, ClassScore, LabelScore, RatingScore
@@ -67,7 +67,9 @@ def _class_text(row: ClassScore) -> str:
 
 
 def _gain_text(score: RatingScore) -> str:
-    text = f"with half of the ratings ({score.half_ratings}) AUC {score.half.value:.3f}, with all {score.auc.value:.3f}: "
+    text = (
+        f"with half of the ratings ({score.half_ratings}) AUC {score.half.value:.3f}, with all {score.auc.value:.3f}: "
+    )
     if score.gain.low > 0:
         return text + "more ratings will probably help"
     if score.gain.value > 0 and score.auc.value < 0.99:

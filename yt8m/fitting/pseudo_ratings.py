@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from yt8m.data.annotations import RatingRow
-from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.data.vocabulary import RatingRow
 from yt8m.fitting.measuring import SeenVideo
 
 POSITIVE_SHARE, NEGATIVE_SHARE = 0.1, 0.2  # of a video's segments

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
-from yt8m.making.record_writer import Rating
+from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
+from yt8m.making.shard_writing import Rating
 
 N_LABELS = 3862  # ids of the video-level label space
 RGB, AUDIO = 1024, 128

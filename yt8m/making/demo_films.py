@@ -16,10 +16,9 @@ import numpy as np
 from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS
-from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS, SPAN_COLUMNS
 
-SPAN_COLUMNS = ("vid", "label", "start", "end")
 _WIDTH, _HEIGHT, _RATE = 320, 180, 10  # of the films
 _SAMPLE_RATE = 48_000
 _SCENE_SECONDS, _FILLER_SECONDS = (10, 24), (6, 16)
@@ -83,10 +82,10 @@ class Clips:
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    with av.open(BytesIO(data)) as container:
+    with av.open(BytesIO(data), "r") as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     resampler = av.AudioResampler("flt", "mono", _SAMPLE_RATE)
-    with av.open(BytesIO(data)) as container:
+    with av.open(BytesIO(data), "r") as container:
         if not container.streams.audio:
             return frames, np.empty(0, np.float32)
         parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
@@ -222,13 +221,14 @@ class MadeFilm:
 def write_tables(
     folder: Path, labelled: Sequence[MadeFilm], unseen: Sequence[MadeFilm], ratings: Sequence[tuple[str, int, str, int]]
 ) -> None:
-    """`labels.csv` and `ratings.csv` of the films to train with, and the truth of all films, `spans.csv`."""
+    """`labels.csv`, `ratings.csv` and `spans.csv` of the films to train with, and `truth.csv`, the unseen ones' spans."""
     labels = [(film.video_id, label) for film in labelled for label in film.labels]
-    spans = [row for film in (*labelled, *unseen) for row in film.spans()]
+    spans, truth = ([row for film in films for row in film.spans()] for films in (labelled, unseen))
     for name, header, rows in (
         ("labels.csv", LABEL_COLUMNS, labels),
         ("ratings.csv", RATING_COLUMNS, ratings),
         ("spans.csv", SPAN_COLUMNS, spans),
+        ("truth.csv", SPAN_COLUMNS, truth),
     ):
         with replacing(folder / name) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m.common.errors import Faults, UserError
+from yt8m.common.errors import SHOWN, Faults, UserError, did_you_mean
 from yt8m.common.progress import Progress
-from yt8m.common.wording import SHOWN, did_you_mean
 from yt8m.data.features import pieces
-from yt8m.data.video_ids import RULE, unfit_ids
+from yt8m.data.records import RULE, unfit_ids
 
 _TAILS = 0.001, 0.999  # quantiles: what lies beyond them would take up most of the 256 steps
 _SAMPLED_VALUES = 2**21
@@ -107,9 +106,7 @@ def require_arrays(video_ids: Collection[str], source: object, folders: Sequence
     return n_others[0]
 
 
-def require_known(
-    video_ids: Collection[str], known: Collection[str], what: str, source: object, remedy: str
-) -> None:
+def require_known(video_ids: Collection[str], known: Collection[str], what: str, source: object, remedy: str) -> None:
     """Raise `UserError` for ids of videos, which `source` names, that are not known; `what` each lacks, of {0}."""
     missing = sorted(set(video_ids) - set(known))
     faults = Faults(source, remedy)

@@ -12,9 +12,7 @@ from torch.nn import functional
 
 from yt8m.common.config import Count, Fraction, Reduction
 from yt8m.models.base import Encoder, EncoderConfig, register
-from yt8m.models.centering import CenteredLinear
-from yt8m.models.gating import SEGating
-from yt8m.models.initialization import initialize
+from yt8m.models.layers import CenteredLinear, SEGating, initialize
 from yt8m.models.packing import EndToEnd, Layout
 
 

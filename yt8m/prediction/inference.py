@@ -9,7 +9,7 @@ group that are predicted, F features of a segment, C classes.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from operator import add
 from pathlib import Path
 from typing import TypeVar
@@ -20,15 +20,14 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.features import require_same
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames, trim_of
 from yt8m.data.reader import ShardReader
-from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames
 from yt8m.data.vocabulary import Vocabulary, named_vocabulary
-from yt8m.models.artifacts import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.models.base import Encoded, Encoder, each, fold
+from yt8m.models.classifiers import ContextAwareModel, SegmentModel, VideoModel
+from yt8m.models.model_folders import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.models.packing import Windows
-from yt8m.models.segment_models import ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel
-from yt8m.prediction.memmaps import SCALE
+from yt8m.prediction.prediction_files import SCALE
 
 _NOT_A_NUMBER = -1  # among quantized probabilities
 
@@ -37,11 +36,13 @@ Label = TypeVar("Label")
 
 @dataclass(frozen=True)
 class Member:
-    """A model that predicts: in eval mode, on its device; `offset` frames on either side of a segment."""
+    """A model that predicts: in eval mode, on its device; `offset` frames on either side of a segment; `trim` is left
+    out of the video that is a segment's context."""
 
     name: str
     model: SegmentModel
     offset: int
+    trim: Trim = CANDIDATES
 
 
 @dataclass(frozen=True)
@@ -114,10 +115,11 @@ class Predictor:
         members = [self.members[number] for number in chosen]
         frames = [video.to(device, non_blocking=True) for video in videos]
         strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)), trim)
-        contexts = cache(lambda encoder: _encode_videos(encoder, frames)[strip.owners])
+        encode = cache(lambda encoder, seen: _encode_videos(encoder, frames, seen)[strip.owners])
         results = []
         with self.computation.autocast():
-            for model, offset in ((member.model, member.offset) for member in members):
+            for model, offset, seen in ((member.model, member.offset, member.trim) for member in members):
+                contexts = partial(encode, seen=seen)
                 encoder = model.segment_encoder
                 encoded = encoder.encode_frames(strip.frames)
                 features = (strip.pool(encoder, encoded, offset, shift) for shift in shifts)
@@ -165,9 +167,9 @@ def video_groups(row_ends: np.ndarray, batch_size: int) -> list[slice]:
     return groups
 
 
-def _encode_videos(encoder: Encoder, videos: Sequence[Tensor]) -> Tensor:
+def _encode_videos(encoder: Encoder, videos: Sequence[Tensor], trim: Trim) -> Tensor:
     """Features (V, F) of whole videos (L, D) uint8, without head and tail."""
-    seen = [video[slice(*context_frames(len(video)))] for video in videos]
+    seen = [video[slice(*context_frames(len(video), trim))] for video in videos]
     return encoder.encode_whole(torch.cat(seen).float(), [len(video) for video in seen])
 
 
@@ -222,11 +224,11 @@ def one_behind(items: Iterable[tuple[Label, Arrival]]) -> Iterator[tuple[Label, 
 
 
 @torch.inference_mode()
-def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Computation) -> Tensor:
-    """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8."""
+def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Computation, trim: Trim) -> Tensor:
+    """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8 without `trim`."""
     frames = [video.to(computation.device, non_blocking=True) for video in videos]
     with computation.autocast():
-        return model.logits(_encode_videos(model, frames)).float().sigmoid()
+        return model.logits(_encode_videos(model, frames, trim)).float().sigmoid()
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def load_members(
     """
     models = [load_segment_model(folder, vocabulary).eval() for folder in folders]
     return [
-        Member(folder.name, model.to(device), folder.offset if offset is None else offset)
+        Member(folder.name, model.to(device), folder.offset if offset is None else offset, trim_of(folder.features))
         for folder, model in zip(folders, models)
     ]
 

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from yt8m.common.errors import UserError
-from yt8m.models.artifacts import ModelFolder, load_state, open_folder
 from yt8m.models.model_files import WEIGHTS_NAME, read_origin
+from yt8m.models.model_folders import ModelFolder, load_state, open_folder
 from yt8m.scoring.evaluation import FORMAT_VERSION
-from yt8m.training.objectives import SegmentTask, VideoTask
+from yt8m.training.losses import SegmentTask, VideoTask
 from yt8m.training.trainer import HISTORY
 
 LOGGER = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ import torch
 from yt8m.common.devices import resolve_device
 from yt8m.common.errors import UserError
 from yt8m.data.candidates import Candidates, load_candidates
-from yt8m.data.damage import RAISE, Damage
+from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.segments import EVERYTHING, HEAD_SEGMENTS, SEGMENT_SECONDS
+from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import ModelFolder
+from yt8m.models.model_folders import ModelFolder
 from yt8m.prediction.inference import (
     Computation,
     ModelChoice,
@@ -31,7 +31,7 @@ from yt8m.prediction.inference import (
     mean_probabilities,
     require_features,
 )
-from yt8m.prediction.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
+from yt8m.prediction.prediction_files import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
 from yt8m.scoring.held_out import training_of
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth
@@ -101,7 +101,7 @@ class PredictedTimelines:
         number = self._numbers[video_id]
         rows = slice(int(self._meta.row_starts[number]), int(self._meta.row_ends[number]))
         mean = np.mean([values[rows] for values in self._maps], axis=0) / SCALE
-        return Timeline(video_id, HEAD_SEGMENTS * SEGMENT_SECONDS, mean, self._marks.get(video_id, []), note)
+        return Timeline(video_id, self._meta.trim.head * SEGMENT_SECONDS, mean, self._marks.get(video_id, []), note)
 
     def by_certainty(self, count: int) -> list[Timeline]:
         """The `count` videos of which the models are most certain, and the `count` of which they are least.

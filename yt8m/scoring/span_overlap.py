@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from yt8m.common.errors import Faults, UserError
-from yt8m.data.annotations import plain_label
 from yt8m.data.tables import read_table
+from yt8m.data.vocabulary import SPAN_COLUMNS, plain_label
 
-TRUE_COLUMNS = ("vid", "label", "start", "end")
 FOUND_COLUMNS = ("video_id", "label", "class", "start", "end")
 
 Key = tuple[str, str]  # (video id, label)
@@ -40,12 +39,12 @@ def compare_spans(found: Path, true: Path) -> list[Overlap]:
 
     Args:
         found: CSV with the columns `FOUND_COLUMNS`, as `localize` writes it.
-        true: CSV with the columns `TRUE_COLUMNS`; labels are names or label ids. Spans of a label may overlap.
+        true: CSV with the columns `SPAN_COLUMNS`; labels are names or label ids. Spans of a label may overlap.
 
     Raises:
         UserError: a file that cannot be read, times that are none, or no video in common.
     """
-    truth = _read_spans(true, TRUE_COLUMNS)
+    truth = _read_spans(true, SPAN_COLUMNS)
     by_id = all(label.lstrip("-").isdigit() for _, label in truth)
     answers = _read_spans(found, FOUND_COLUMNS if by_id else ("video_id", "class", "start", "end"))
     videos = {video_id for video_id, _ in truth}

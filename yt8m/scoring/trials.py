@@ -15,22 +15,23 @@ import torch
 
 from yt8m.common.errors import UserError
 from yt8m.data.candidates import CANDIDATES_FILE, Candidates, load_candidates
-from yt8m.data.damage import RAISE, Damage
-from yt8m.data.folds import N_FOLDS, split_fold
-from yt8m.data.index import Index, load_index
-from yt8m.data.partitions import NAMES_FILE
+from yt8m.data.features import CONTRACT_NAME
+from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS, Trim
+from yt8m.data.index import Index, load_index, split_fold
+from yt8m.data.partitions import N_FOLDS, NAMES_FILE
+from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import ModelFolder
 from yt8m.models.model_files import folder_digest
+from yt8m.models.model_folders import ModelFolder
 from yt8m.prediction.inference import ModelChoice
-from yt8m.prediction.memmaps import SCALE, prediction_files
+from yt8m.prediction.prediction_files import SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores, weights_text
 from yt8m.ranking.submission import read_submission
 from yt8m.ranking.top_k import top_rows
 from yt8m.scoring.evaluation import Subject, SubjectKind
 from yt8m.scoring.held_out import HeldOutRatings, training_of
+from yt8m.scoring.mean_average_precision import NOT_LISTED, places_by_score
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth, read_video_labels
-from yt8m.scoring.scores import NOT_LISTED, places_by_score
 from yt8m.scoring.weights import BestWeights, best_weights, model_digest
 
 LOGGER = logging.getLogger(__name__)
@@ -79,6 +80,14 @@ class _EqualScores:
         return np.ones((len(range(*rows.indices(self.shape[0]))), *self.shape[1:]), np.int16)
 
 
+def _rule(trim: Trim) -> str:
+    """What a trim leaves out, as the end of a message."""
+    if trim == EVERYTHING:
+        return ""
+    head, tail = trim.head * SEGMENT_SECONDS, trim.tail * SEGMENT_SECONDS
+    return f"; the first {head} seconds and the last {tail} of a video have no candidates (`trim` in {CONTRACT_NAME})"
+
+
 class PlacedRatings:
     """Ratings of test segments, and where those are in prediction files: `rows` and `classes` (R,), -1 for nowhere.
 
@@ -100,14 +109,15 @@ class PlacedRatings:
             raise UserError(
                 f"none of the {len(ratings)} ratings is of a candidate segment of the test set and of a class of "
                 f"{vocabulary.source}, such as {wanted[0]}, label {ratings.label[0]}; name the truth of this test set, "
-                "whose ids and starts are those of its shards"
+                f"whose ids and starts are those of its shards{_rule(candidates.trim)}"
             )
         if lost.any():
             LOGGER.warning(
                 "%d of %d ratings are of segments that are no candidates of the test set or of classes that "
-                "are not in the vocabulary; nothing ranks them",
+                "are not in the vocabulary; nothing ranks them%s",
                 lost.sum(),
                 len(ratings),
+                _rule(candidates.trim),
             )
 
     def subject(self, name: str, kind: SubjectKind, maps: Sequence[Scores], top_k: int, seed: int) -> Subject:

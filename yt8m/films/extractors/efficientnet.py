@@ -7,9 +7,9 @@ classifier gets.
 Dimensions: N frames, H and W pixels, V = 1280 visual features.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from yt8m.common.errors import UserError
 from yt8m.films.extractors.base import Options, register
-from yt8m.films.extractors.shared import LogMelExtractor, digest_of, one_by_one, required_package
+from yt8m.films.extractors.shared import LogMelExtractor, digest_of, exactly, one_by_one, required_package
 from yt8m.films.pictures import resize
 
 NAME = "efficientnet-lite0"
@@ -42,12 +42,12 @@ class EfficientNetLite(LogMelExtractor):
         settings = {"size": _SIZE, "shorter": _SHORTER, "mean": _MEAN, "scale": _SCALE, "sound": "log-mel"}
         self.digest = digest_of(settings, {"weights": path})
         self._device = device
-        self._network = _load(network.EfficientNet.from_name(NAME), path)
-        self._network.to(device, memory_format=torch.channels_last)
+        self._network: Any = _load(network.EfficientNet.from_name(NAME), path)
+        self._network.to(device=device, memory_format=torch.channels_last)
 
     def encode_frames(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         """See `Extractor`."""
-        with torch.inference_mode(), _exactly():
+        with torch.inference_mode(), exactly():
             if self._device.type == "cpu":
                 return one_by_one(frames, self.visual, lambda frame: self._encode([frame])[0], NAME)
             parts = [self._encode_many(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
@@ -55,7 +55,7 @@ class EfficientNetLite(LogMelExtractor):
 
     def classify(self, frame: np.ndarray) -> np.ndarray:
         """The logits (1000,) of ImageNet's classes for a frame."""
-        with torch.inference_mode(), _exactly():
+        with torch.inference_mode(), exactly():
             features = torch.from_numpy(self.encode_frames([frame])).to(self._device)
             return self._network._fc(features)[0].cpu().numpy()  # pylint: disable=protected-access
 
@@ -77,7 +77,7 @@ def _middle(frame: np.ndarray) -> np.ndarray:
     return picture[top : top + _SIZE, left : left + _SIZE]
 
 
-def _load(network: nn.Module, path: Path) -> nn.Module:
+def _load(network: Any, path: Path) -> Any:
     """The network with the weights of a file, ready to be used; its batch normalizations go into its convolutions."""
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
@@ -86,25 +86,13 @@ def _load(network: nn.Module, path: Path) -> nn.Module:
     network.eval()
     pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
     of_blocks = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
-    for module, names in [(network, pairs), *((block, of_blocks) for block in network.get_submodule("_blocks"))]:
+    for module, names in [(network, pairs), *((block, of_blocks) for block in network._blocks)]:
         for convolution, normalization in names.items():
             if hasattr(module, convolution):
                 fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, normalization))
                 setattr(module, convolution, fused)
                 setattr(module, normalization, nn.Identity())
     return network
-
-
-@contextmanager
-def _exactly() -> Iterator[None]:
-    """In float32 proper, and by one thread, which makes the bits independent of how many there are."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @register(NAME)

@@ -2,16 +2,15 @@
 
 import importlib
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import did_you_mean
+from yt8m.common.errors import UserError, did_you_mean
 from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options
 
-MODULES = {
+MODULES = {  # which register these names
     "efficientnet-lite0": "efficientnet",
     "hf": "huggingface",
     "onnx": "onnx_model",
     "yt8m": "youtube8m",
-}  # which register these names
+}
 FORMS = {"hf": "hf:NAME_OR_FOLDER", "onnx": "onnx:MODEL.onnx"}  # of names that are followed by more
 
 

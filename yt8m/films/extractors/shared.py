@@ -4,12 +4,14 @@ import hashlib
 import importlib
 import json
 from abc import ABC
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from yt8m.common.errors import UserError
 from yt8m.films.extractors.base import SAMPLE_RATE, Extractor
@@ -45,6 +47,18 @@ def one_by_one(items: Iterable[Item], width: int, encode: Callable[[Item], np.nd
             "(mean, std, scale) are not those that it was trained with"
         )
     return result
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """In float32 proper, and by one thread, which makes the bits independent of how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def digest_of(settings: Mapping[str, object], parts: Mapping[str, bytes | Path]) -> str:

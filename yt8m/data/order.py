@@ -1,4 +1,4 @@
-"""Which examples in which order, which frames: pure functions of the data and a seed.
+"""The order of examples: a pure function of the data and a seed.
 
 Nothing here depends on how many processes or threads read, or on what has been read before.
 """
@@ -10,24 +10,10 @@ from typing import Any
 import numpy as np
 
 from yt8m.common.errors import UserError
-from yt8m.data.segments import context_frames
 
 STATE_VERSION = 1
 
 Key = tuple[int, int]  # (epoch, example)
-
-
-def sample_frames(n_frames: int, max_len: int, seed: tuple[int, ...] | None) -> slice | np.ndarray:
-    """The frames a video model sees: at most `max_len` of them in training, without replacement, in order.
-
-    `seed` None means evaluation: no sampling. `max_len` -1 means no limit.
-    """
-    start, stop = context_frames(n_frames)
-    if seed is None or max_len < 0 or stop - start <= max_len:
-        return slice(start, stop)
-    chosen = np.random.default_rng(seed).permutation(stop - start)[:max_len]
-    chosen.sort()
-    return start + chosen
 
 
 def epoch_order(shards: np.ndarray, seed: int, epoch: int, window: int | None = None) -> np.ndarray:

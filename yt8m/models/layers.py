@@ -1,9 +1,14 @@
-"""Squeeze-and-excitation context gating (Lee 2019), for frames and for pooled features.
+"""Layers that families and heads share: initialization, centered inputs, squeeze-and-excitation gating (Lee 2019).
 
-Dimensions: B examples, N rows, D features of a row, H hidden units.
+Features are bytes, 0 to 255, and lie about the middle. A layer on them as they are has nearly the same input for every
+frame, so that its weights all go the same way at first, and units may end where no frame moves them any more. Training
+therefore takes the same layer in another parametrization, that of centered inputs, whose units tell frames apart.
+Exported are always the parameters for inputs as they are, so that model folders stay what they were in 2019.
 
-An (N, H) tensor of a training batch has tens to hundreds of megabytes, so the frame-level gating has
-autograd functions of its own, which keep fewer of them for backward.
+An (N, H) tensor of a training batch has tens to hundreds of megabytes, so the frame-level gating has autograd functions
+of its own, which keep fewer of them for backward.
+
+Dimensions: B examples, N rows, D and J features of a row, H hidden units.
 """
 
 from typing import Any
@@ -14,6 +19,82 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from yt8m.models.packing import Packing
+
+
+def initialize(module: nn.Module) -> None:
+    """2019's initialization: Kaiming-normal weights of linear layers, biases 0, batch-norm scale U(0, 1) and shift 0.
+
+    Convolutions, which the frame-level gating of DBoF has, keep what PyTorch gives them.
+    """
+    if next(module.parameters()).is_meta:  # nothing to fill, and torch would import its compiler to do so
+        return
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm1d):
+            nn.init.uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+RAW_FRAMES = 127.5, 64.0  # mean and scale of bytes
+
+
+class CenteredLinear(nn.Linear):
+    """A linear map of inputs that lie about `mean`, a few times `scale` around it: (N, D) → (N, J).
+
+    W x + b = (s W) (x − m) / s + (b + W m). The parameters are W and b or, once `centered`, s W and b + W m; it is the
+    same map. Newly made layers are not centered.
+    """
+
+    def __init__(self, in_features: int, out_features: int, mean: float, scale: float) -> None:
+        super().__init__(in_features, out_features)
+        self.mean, self.scale = mean, scale
+        self.centered = False
+
+    def forward(self, rows: Tensor) -> Tensor:  # pylint: disable=arguments-renamed
+        """(N, D) → (N, J)."""
+        if self.centered:
+            rows = (rows - self.mean) / self.scale
+        return functional.linear(rows, self.weight, self.bias)
+
+    @torch.no_grad()
+    def center(self) -> None:
+        """Go over to the parameters for centered inputs, if they are not those already."""
+        if not self.centered:
+            self.bias.add_(self.weight.sum(dim=1), alpha=self.mean)
+            self.weight.mul_(self.scale)
+            self.centered = True
+
+    @torch.no_grad()
+    def uncenter(self) -> None:
+        """Go back to the parameters for inputs as they are."""
+        if self.centered:
+            self.weight.div_(self.scale)
+            self.bias.sub_(self.weight.sum(dim=1), alpha=self.mean)
+            self.centered = False
+
+
+def center(model: nn.Module) -> None:
+    """Have a model train with centered inputs; it computes the same as before."""
+    for layer in model.modules():
+        if isinstance(layer, CenteredLinear):
+            layer.center()
+
+
+def begin_centered(model: nn.Module) -> None:
+    """Have a new model train with centered inputs, its initial weights being those for centered inputs."""
+    for layer in model.modules():
+        if isinstance(layer, CenteredLinear):
+            layer.centered = True
+
+
+def uncenter(model: nn.Module) -> None:
+    """Give a model the parameters for inputs as they are, as model folders hold them; it computes the same."""
+    for layer in model.modules():
+        if isinstance(layer, CenteredLinear):
+            layer.uncenter()
 
 
 # pylint: disable=abstract-method,arguments-differ  # what torch declares for autograd functions is optional

@@ -1,4 +1,4 @@
-"""How well ranked lists and probabilities agree with ratings.
+"""MAP@K of ranked lists, and how well probabilities agree with ratings otherwise.
 
 Dimensions: R ratings, V videos, C classes that something is rated for, N resamples.
 """

@@ -28,12 +28,18 @@ from yt8m.common.errors import UserError
 from yt8m.data.features import feature_contract
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
 from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
-from yt8m.models.centering import uncenter
+from yt8m.models.classifiers import (
+    ContextAgnosticModel,
+    ContextAwareModel,
+    SegmentModel,
+    VideoModel,
+    build_video_model,
+    make_head,
+)
 from yt8m.models.config import Config, parse_config, required
 from yt8m.models.heads import Head
+from yt8m.models.layers import uncenter
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel, build_video_model, make_head
 
 LOGGER = logging.getLogger(__name__)
 _VIDEO_PREFIX = "model."

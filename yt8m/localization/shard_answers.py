@@ -15,18 +15,16 @@ import numpy as np
 from helperbot.files import replacing
 
 from yt8m.common.devices import resolve_workers
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.common.progress import Progress
-from yt8m.common.wording import counted
-from yt8m.data.damage import RAISE, Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.frames import EVERYTHING
 from yt8m.data.index import Index, index_file
-from yt8m.data.segments import EVERYTHING
+from yt8m.data.records import RAISE, Damage
 from yt8m.localization.localizer import Localizer
-from yt8m.localization.span_formats import TABLE, WRITERS
-from yt8m.localization.spans import Localization, Query, find_spans, suggestion
-from yt8m.models.artifacts import ModelFolder
+from yt8m.localization.spans import TABLE, WRITERS, Localization, Query, find_spans, suggestion
+from yt8m.models.model_folders import ModelFolder
 from yt8m.prediction.inference import Computation, require_features, video_groups
 
 LOGGER = logging.getLogger(__name__)

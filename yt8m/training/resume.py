@@ -12,13 +12,14 @@ from typing import Any
 import helperbot
 from helperbot.distributed import barrier, rank
 from helperbot.files import replacing
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from yt8m import __version__
+from yt8m.common.config import FeatureContract
 from yt8m.common.errors import UserError
-from yt8m.models.artifacts import exported_config
 from yt8m.models.config import parse_config
 from yt8m.models.model_files import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, read_origin
+from yt8m.models.model_folders import exported_config
 
 LOGGER = logging.getLogger(__name__)
 _CODE = "code"  # the key of run.json
@@ -137,8 +138,16 @@ def _completed(origin: dict[str, Any], finished: bool) -> dict[str, Any]:
         return origin  # what differs will be named
     return {
         **origin,
+        "features": _completed_features(origin.get("features")),
         "config": exported_config(**{name: section for name, section in config if isinstance(section, BaseModel)}),
     }
+
+
+def _completed_features(features: Any) -> Any:
+    try:
+        return FeatureContract.model_validate(features).model_dump(mode="json")
+    except ValidationError:
+        return features
 
 
 def _completed_training(training: dict[str, Any], name: str, finished: bool) -> dict[str, Any]:
