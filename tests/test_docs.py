@@ -33,7 +33,10 @@ FEW_STEPS = {  # else 12,000 for some
 ELSEWHERE = {
     "README.md": {
         "git clone ADDRESS yt8m\ncd yt8m": ":",  # the fixture is a clone
-        "Xglv anzS": "{videos}",
+        "bash scripts/demo-film.bash": ":",  # minutes; tests/test_scripts.py has it
+        "-m yt8m.localize data/demo-film": "-m yt8m.localize --help data/demo-film",
+        "-m yt8m.fit": "-m yt8m.fit --help",
+        "-m yt8m.localize later.mp4": "-m yt8m.localize --help later.mp4",
         "--shards 0-49": "--shards 0-1",  # there are fewer
         **FEW_STEPS,
     },

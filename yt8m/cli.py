@@ -448,7 +448,7 @@ def run(
             raise
         LOGGER.debug("%s was raised here:", type(error).__name__, exc_info=True)
         if ending.text:
-            _complain(f"{parser.prog}: error: {ending.text}")
+            _complain(f"{parser.prog}: error: {as_typed(ending.text, parser.prog)}")
         sys.exit(ending.status)
     finally:
         if "damage" in args:
@@ -504,6 +504,11 @@ def _set_up_console(level: int) -> None:
     if level < logging.INFO:
         for name in ("yt8m", __name__):  # our own, too: commands set the level of the one above it
             logging.getLogger(name).setLevel(level)
+
+
+def as_typed(text: str, prog: str) -> str:
+    """A text whose commands are spelled as the user has spelled the one that runs: `yt8m X` or `python -m yt8m.X`."""
+    return text.replace(MODULE_PREFIX, "yt8m ") if prog.startswith("yt8m") else text
 
 
 def _complain(line: str) -> None:

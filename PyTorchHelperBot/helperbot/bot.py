@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -511,7 +512,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 self.step,
                 self.total_steps,
                 train_loss,
-                " | ".join(f"{name} {value:.6g}" for name, value in self.in_log(results).items()),
+                " | ".join(
+                    f"{name} {value:.6g}" for name, value in self.in_log(results).items() if not math.isnan(value)
+                ),
                 time.perf_counter() - start,
             )
             for callback in self.callbacks:

@@ -158,13 +158,14 @@ def _train(
             LOGGER.info("%s: going on after step %d of %d", folder, bot.step, settings.steps)
         else:
             LOGGER.info(
-                "%s: seed %d, %d steps of %d on %s in %d processes, %d parameters",
+                "%s: seed %d, %d steps of %d on %s in %d process%s, %d parameters",
                 folder,
                 options.seed,
                 settings.steps,
                 settings.batch_size,
                 device,
                 world_size(),
+                "" if world_size() == 1 else "es",
                 sum(value.numel() for value in experiment.model.parameters()),
             )
         bot.train(settings.steps, settings.ckpt_interval)
