@@ -285,7 +285,8 @@ def write_partition(
 ) -> None:
     """Write the shards of a partition, each a list of video ids, in the place of those that a data folder has.
 
-    `contract`: of the features, see `contract_of`. `new_names`: of a `vocabulary.csv` that is to be made with them, see `LabelIds`.
+    `contract`: of the features, see `contract_of`. `new_names`: of a `vocabulary.csv` that is to be made with them, see
+    `LabelIds`.
     """
     names = data_dir / NAMES_FILE
     (stem,) = (part.stem for part in PARTITIONS if part.folder == partition)

@@ -78,7 +78,8 @@ def resampled_maps(
 
 
 def resampled_areas(ratings: Ratings, probabilities: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """ROC AUC of models, whose probabilities are (models, R), (models, N), when as many videos are drawn with replacement.
+    """ROC AUC of models, whose probabilities are (models, R), (models, N), when as many videos are drawn with
+    replacement.
 
     The draws are those of `resampled_maps`; NaN where all drawn ratings agree.
     """
