@@ -38,6 +38,7 @@ from benchmarks.accuracy import LEVEL, half_interval
 from benchmarks.accuracy_runs import CONFIGS, Place, read_json, write_json
 from benchmarks.harness import make_parser
 from benchmarks.planted import FRAME_DIM, RGB, TRUTH, Video, World
+from yt8m.cli import run
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
 from yt8m.data.vocabulary import LABEL_COLUMNS
 from yt8m.rating.choice import Chooser, Questions
@@ -67,7 +68,7 @@ Result = dict[str, dict[str, list[float]]]  # AUC and share of positives, by way
 def command(name: str, *arguments: object) -> None:
     """Run a command of the package in this process."""
     module = importlib.import_module(f"yt8m.{name}")
-    module.main(module.build_parser().parse_args([*map(str, arguments), "--quiet"]))
+    run(module.main, module.build_parser(), [*map(str, arguments), "--quiet"])
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ EXPLAINED = {
     # what is written has a form of its own in each command
     ("--output", "metavar"): set(COMMANDS),
     ("--output", "default"): {"create_submission_from_memmaps"},
-    ("--format", "choices"): {"localize", "export_model"},
-    ("--format", "default"): {"export_model"},
+    ("--format", "choices"): {"localize", "export_model", "extract_features"},
+    ("--format", "default"): {"export_model", "extract_features"},
     # a short run of its own length; fine-tuning alone has folds
     ("--steps", "default"): {"find_lr"},
     ("--fold", "default"): {"find_lr"},
@@ -71,7 +71,8 @@ EXPLAINED = {
     ("--videos", "nargs"): {"make_records", "rate"},
     # from one learning rate to another; shards of a plan to a folder
     ("--to", "type"): {"find_lr"},
-    ("--to", "metavar"): {"find_lr"},
+    # or a data folder that is made, not one of shards
+    ("--to", "metavar"): {"find_lr", "extract_features", "make_demo_films"},
     ("--to", "default"): {"find_lr"},
 }
 

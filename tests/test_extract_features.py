@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -294,6 +295,25 @@ def test_results_that_are_gone_are_not_forgotten(films: Path, tmp_path: Path, co
     values.write_bytes(values.read_bytes()[:-4])
     refused = colours(films / "c", "--to", tmp_path)
     assert refused.status == 2 and "two.f32: damaged or missing" in refused.err
+
+
+def test_films_that_were_moved_are_the_same_films(
+    films: Path, tmp_path: Path, colours: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = shutil.copytree(films, tmp_path / "here"), tmp_path / "there"
+    assert colours(here, "--to", tmp_path / "own").status == 0
+    before = shards_of(tmp_path / "own")
+    here.rename(there)
+    (there / "a" / "two.mkv").unlink()
+    assert colours(there, "--to", tmp_path / "own").status == 0
+    after = shards_of(tmp_path / "own")
+    assert after.keys() == before.keys() and all(np.array_equal(after[name], before[name]) for name in after)
+    assert f"no longer there, but kept as they were: {here / 'a/two.mkv'}" in caplog.text
+    assert [row["path"] for row in table_of(tmp_path / "own")] == [
+        str(there / "c/TWO.AVI"),
+        str(there / "b one.mp4"),
+        str(here / "a/two.mkv"),
+    ]
 
 
 def test_a_film_that_has_changed_is_looked_at_again(films: Path, tmp_path: Path, colours: Command) -> None:

@@ -45,7 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
         f"--like, else {DEFAULT})",
     )
     parser.add_argument(
-        "--assets", type=Path, metavar="FOLDER", help="files that you have downloaded, for extractors that need some"
+        "--assets",
+        type=Path,
+        metavar="FOLDER",
+        help="files that you have downloaded, for extractors that need some (default: none)",
     )
     parser.add_argument(
         "--format",

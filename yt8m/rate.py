@@ -27,7 +27,11 @@ def build_parser() -> argparse.ArgumentParser:
         "seed",
     )
     parser.add_argument(
-        "--videos", type=Path, required=True, metavar="DIR", help="folder of films; those in folders below count, too"
+        "--videos",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of films; those in folders below count, too",
     )
     parser.add_argument(
         "--name",
@@ -57,9 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--features",
         type=Path,
-        metavar="DIR",
-        help="folder of the films' features, in shards, for --model; its films.csv, if it has one, says what each film "
-        "is called (default: none, films are called as their files)",
+        metavar="FOLDER",
+        help="the films' features, in shards, as extract_features makes them, for --model; its films.csv says what each "
+        "film is called (default: none, films are called as their files)",
     )
     parser.add_argument("--ratings", type=Path, metavar="CSV", help="where ratings go (default: what --name says)")
     parser.add_argument(
@@ -83,8 +87,19 @@ port_number.__name__ = "port from 0 to 65535"  # argparse names the type in its 
 def _next_command(args: argparse.Namespace, ratings: Path) -> str:
     """What to type when enough is rated."""
     labels = "LABELS.csv" if args.labels is None else str(args.labels)
-    source = ("--videos", str(args.videos)) if args.features is None else ("--features", str(args.features))
-    command = ("python", "-m", "yt8m.fit", *source, "--labels", labels, "--ratings", str(ratings), "--name", args.name)
+    command = (
+        "python",
+        "-m",
+        "yt8m.fit",
+        "--videos",
+        str(args.videos),
+        "--labels",
+        labels,
+        "--ratings",
+        str(ratings),
+        "--name",
+        args.name,
+    )
     return shlex.join(command)
 
 
@@ -94,8 +109,9 @@ def main(args: argparse.Namespace) -> None:
 
     from yt8m.common.errors import UserError, counted
     from yt8m.data.vocabulary import read_labels
+    from yt8m.films.film_folder import TABLE
     from yt8m.rating.choice import Chooser
-    from yt8m.rating.films import FILMS_FILE, find_films
+    from yt8m.rating.films import list_films
     from yt8m.rating.questions import classes_of_films, list_questions, shown_names
     from yt8m.rating.ratings_file import RatingsFile
     from yt8m.rating.server import RatingServer
@@ -106,8 +122,8 @@ def main(args: argparse.Namespace) -> None:
     if args.model is not None and args.features is None:
         raise UserError("--model: needs --features, the folder of the films' features")
     rows = None if args.labels is None else read_labels(args.labels)
-    listing = None if args.features is None else args.features / FILMS_FILE
-    films = find_films(args.videos, listing if listing is not None and listing.exists() else None)
+    listing = None if args.features is None else args.features / TABLE
+    films = list_films(args.videos, listing if listing is not None and listing.exists() else None)
     classes = classes_of_films(films, rows, args.classes, args.labels)
     judgement = None
     if args.model is not None:

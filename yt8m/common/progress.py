@@ -48,7 +48,7 @@ class Progress:
         if now - self._last_line >= SECONDS_BETWEEN_LINES and self._done:
             self._last_line = now
             rate = self._done / (now - self._start)
-            left = tqdm.format_interval((self._total - self._done) / rate)
+            left = tqdm.format_interval(max(self._total - self._done, 0) / rate)
             self._logger.info(
                 "%s: %d of %d, %.0f %ss/s, %s left", self._title, self._done, self._total, rate, self._unit, left
             )

@@ -136,6 +136,9 @@ class FilmFolder:
                 require_extractor(extractor, contract, whose)
         if self.contract is not None and like is not None:
             require_same(self.contract, self._folder, like, "--like")
+        gone = self._store.follow(films)
+        if gone:
+            LOGGER.warning("no longer there, but kept as they were: %s", listed(gone))
         names = name_films(films, self._store.known_films())
         self._require_results(set(names.values()))
         failures = self._extract(names, extractor, open_it, computing)

@@ -3,7 +3,7 @@
 Dimensions: N seconds of a film, V visual and A audio features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -56,6 +56,25 @@ class FilmStore:
         """The video ids of the films, by their paths."""
         return {Path(entry.film.path): video_id for video_id, entry in self.entries.items()}
 
+    def follow(self, films: Sequence[Path]) -> list[str]:
+        """Let films that lie elsewhere now keep their ids: what has the name, size and time of one that is gone.
+
+        Returns the paths of those that are gone and have not been found, sorted.
+        """
+        gone = {
+            (Path(entry.film.path).name, entry.film.size, entry.film.mtime_ns): video_id
+            for video_id, entry in self.entries.items()
+            if not Path(entry.film.path).exists()
+        }
+        known = self.known_films()
+        for path in films if gone else ():
+            film = FilmFile.of(path)
+            video_id = None if path in known else gone.pop((path.name, film.size, film.mtime_ns), None)
+            if video_id is not None:
+                self._save(video_id, self.entries[video_id].model_copy(update={"film": film}))
+                self.refresh(video_id)
+        return sorted(self.entries[video_id].film.path for video_id in gone.values())
+
     def has(self, video_id: str, film: FilmFile, extractor: ExtractorIdentity) -> bool:
         """Whether it has the features of a film as it is now."""
         entry = self.entries.get(video_id)
@@ -88,8 +107,7 @@ class FilmStore:
             seconds=seconds,
             notes=notes,
         )
-        with replacing(self._path(video_id, _ENTRY)) as temporary:
-            temporary.write_text(entry.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        self._save(video_id, entry)
 
     def refresh(self, video_id: str) -> None:
         """See what another process has added."""
@@ -109,6 +127,10 @@ class FilmStore:
                 f"{path}: damaged or missing; remove {self._path(video_id, _ENTRY)} and run the same command again"
             )
         return Part(*np.split(values, [entry.visual], axis=1))
+
+    def _save(self, video_id: str, entry: Entry) -> None:
+        with replacing(self._path(video_id, _ENTRY)) as temporary:
+            temporary.write_text(entry.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _path(self, video_id: str, ending: str) -> Path:
         return self._folder / f"{video_id}{ending}"

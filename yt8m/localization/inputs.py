@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from yt8m.common.devices import resolve_workers
 from yt8m.common.errors import UserError, counted
@@ -21,7 +22,7 @@ from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.features import find_contract, require_same
-from yt8m.data.frames import EVERYTHING
+from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.index import Index, index_file
 from yt8m.data.partitions import SUFFIX
 from yt8m.data.records import Damage
@@ -42,11 +43,25 @@ _ARRAY = ".npy"
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found in a video: its spans, the `probabilities` (S, C) that they are from, and its film, if any."""
+    """What was found in a video: its spans, the `probabilities` (S, C) of its segments, and its film, if any."""
 
     localization: Localization
     probabilities: np.ndarray
     film: Path | None = None
+
+
+def _answer(
+    video_id: str,
+    video: Tensor,
+    values: np.ndarray,
+    localizer: Localizer,
+    query: Query,
+    step: int,
+    film: Path | None = None,
+) -> Answer:
+    """The answer for a video (L, D) uint8 whose segments have the probabilities `values` (S, C)."""
+    rows = localizer.of_seconds(video) if step == 1 and len(video) else values
+    return Answer(find_spans(video_id, len(video), rows, localizer.vocabulary, query, step), values, film)
 
 
 class Input(ABC):
@@ -111,7 +126,7 @@ class _Shard(Input):
         for group in BatchLoader(dataset, keys, resolve_workers(None, device), device):
             for (number, frames), values in zip(group, localizer.probabilities([frames for _, frames in group])):
                 video_id = bytes(dataset.index.video_id[dataset.records[number]]).decode(errors="replace")
-                yield Answer(find_spans(video_id, len(frames), values, localizer.vocabulary, query), values)
+                yield _answer(video_id, frames, values, localizer, query, query.step or SEGMENT_SECONDS)
 
 
 class _SingleVideo(Input):
@@ -133,11 +148,10 @@ class _SingleVideo(Input):
         """Features (L, D) uint8. Raises `UserError`."""
 
     def answers(self, localizer: Localizer, query: Query, chosen: Sequence[str]) -> Iterator[Answer]:
+        step = query.step or (SEGMENT_SECONDS if self._film is None else 1)
         for video_id in chosen:
-            frames = self.frames(localizer)
-            (values,) = localizer.probabilities([torch.from_numpy(frames)])
-            answer = find_spans(video_id, len(frames), values, localizer.vocabulary, query)
-            yield Answer(answer, values, self._film)
+            video = torch.from_numpy(self.frames(localizer))
+            yield _answer(video_id, video, localizer.probabilities([video])[0], localizer, query, step, self._film)
 
 
 class _Array(_SingleVideo):

@@ -163,6 +163,22 @@ class Localizer:
         """
         return mean_probabilities(self.predictor, videos, len(self.vocabulary))
 
+    def of_seconds(self, video: Tensor) -> np.ndarray:
+        """Probabilities (L, C) of the seconds of a video (L, D) uint8.
+
+        That of a second is the mean over the (up to five) segments of 5 seconds, one beginning at each second, that
+        it is in: half of them or more say yes from the first second that shows a class on, to the last, if each says
+        yes that shows it for at least three seconds. Raises `UserError` as `probabilities` does.
+        """
+        starts = np.empty((-(-len(video) // SEGMENT_SECONDS) * SEGMENT_SECONDS, len(self.vocabulary)))
+        for later in range(SEGMENT_SECONDS):
+            (values,) = mean_probabilities(self.predictor.later(later), [video], len(self.vocabulary))
+            starts[later::SEGMENT_SECONDS] = values
+        ends = np.cumsum(starts[: len(video)], axis=0)
+        sums = ends.copy()
+        sums[SEGMENT_SECONDS:] -= ends[:-SEGMENT_SECONDS]
+        return sums / np.minimum(np.arange(1, len(video) + 1), SEGMENT_SECONDS)[:, None]
+
     def localize(
         self,
         features: Any,

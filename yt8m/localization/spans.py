@@ -22,12 +22,14 @@ from yt8m.data.vocabulary import Vocabulary, plain_name
 class Query:
     """What to look for: these `classes`, or where they are None the `top` most probable ones of each video.
 
-    Segments of at least the probability `threshold` make a span.
+    Segments of at least the probability `threshold` make a span. `step`: 5 looks at the segments that follow each
+    other, 1 at those that begin at each second; None is 1 for films.
     """
 
     classes: list[int] | None
     top: int
     threshold: float
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,17 @@ class Localization:
 
 
 def find_spans(
-    video_id: str, n_frames: int, probabilities: np.ndarray, vocabulary: Vocabulary, query: Query
+    video_id: str,
+    n_frames: int,
+    probabilities: np.ndarray,
+    vocabulary: Vocabulary,
+    query: Query,
+    step: int = SEGMENT_SECONDS,
 ) -> Localization:
-    """The answer for a video from the probabilities (S, C) of all its segments, of which the last may be partial."""
+    """The answer for a video from the probabilities (S, C) of all its segments, of which the last may be partial.
+
+    `step`: seconds from the beginning of a segment, or of what else has probabilities, to that of the next.
+    """
 
     def span(number: int, first: int, stop: int) -> Span:
         values = probabilities[first:stop, number]
@@ -75,11 +85,11 @@ def find_spans(
             video_id,
             int(vocabulary.labels[number]),
             vocabulary.names[number],
-            first * SEGMENT_SECONDS,
-            min(stop * SEGMENT_SECONDS, n_frames),
+            first * step,
+            min(stop * step, n_frames),
             float(values.mean()),
             float(values[best]),
-            (first + best) * SEGMENT_SECONDS,
+            (first + best) * step,
         )
 
     if not n_frames:

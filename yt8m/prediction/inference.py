@@ -8,7 +8,8 @@ group that are predicted, F features of a segment, C classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
 from operator import add
 from pathlib import Path
@@ -104,6 +105,13 @@ class Predictor:
         share_context_encoders([member.model for member in members])
         for member in members:
             fuse(member.model)
+
+    def later(self, seconds: int) -> "Predictor":
+        """The same models, for segments that begin so many seconds later."""
+        other = copy(self)
+        shifts = tuple(shift + seconds for shift in self.computation.shifts)
+        other.computation = replace(self.computation, shifts=shifts)
+        return other
 
     @torch.inference_mode()
     def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:

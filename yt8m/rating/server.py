@@ -19,7 +19,6 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from yt8m.common.errors import UserError
-from yt8m.rating.films import is_inside
 from yt8m.rating.windows import NotAskedError, RatingWindows
 
 LOGGER = logging.getLogger(__name__)
@@ -128,9 +127,10 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
     @app.get(f"/{token}/film/<int:number>")
     def film(number: int) -> Response:
         """A film, or the part of it that is asked for."""
-        if number >= len(windows.films) or not is_inside(windows.films[number].path, folder):
+        path = windows.films[number].played(folder) if number < len(windows.films) else None
+        if path is None:
             abort(404)
-        return send_file(windows.films[number].path.resolve(), conditional=True)
+        return send_file(path, conditional=True)
 
     def told(kind: type, name: str) -> Any:
         """A value of the request's JSON, of this type. Ends the request if it is not there."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.rating.choice import Chooser
-from yt8m.rating.films import Film, conversion
+from yt8m.rating.films import Film
 from yt8m.rating.ratings_file import Key, RatingsFile
 
 OPEN, NO, YES, SKIPPED = -1, 0, 1, 2  # what became of a question
@@ -190,4 +190,4 @@ class RatingWindows:
         return (self._status == OPEN) & ~np.isin(self._questions.films, list(self._unplayable))
 
     def _conversion(self, film: int) -> dict[str, str]:
-        return {"name": self.films[film].name, "command": shlex.join(conversion(self.films[film].path))}
+        return {"name": self.films[film].name, "command": shlex.join(self.films[film].conversion)}

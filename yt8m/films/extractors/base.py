@@ -24,7 +24,7 @@ class Options:
 
 
 class Extractor(ABC):
-    """One visual and one audio vector for each second of a film.
+    """One visual and one audio vector for each second of a film. Several threads may call it at once.
 
     Attributes:
         name: as the command line has it.
