@@ -80,6 +80,7 @@ PARTS = (
     "ranking",
     "scoring",
     "localization",
+    "fitting",
     "reporting",
     "rating",
 )
