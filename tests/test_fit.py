@@ -172,7 +172,8 @@ def test_a_second_call_says_the_same_and_trains_nothing(fitted: World, command: 
 def test_other_inputs_need_another_name(fitted: World, command: Command) -> None:
     line = refused(command("fit", *fitted.arguments(), "--seed", 5))
     assert "made with other inputs: seed was 0, is 5; choose another --name, or begin anew with --restart" in line
-    assert "ratings was" in refused(command("fit", *fitted.arguments(with_ratings=False))) or True
+    line = refused(command("fit", *fitted.arguments(with_ratings=False)))
+    assert "ratings has changed" in line
     line = refused(command("fit", *fitted.arguments(), "--name", "..x"))
     assert "--name" in line
 
@@ -261,7 +262,7 @@ def test_without_ratings_the_labels_do(tmp_path: Path, command: Command) -> None
             *("--data-dir", world.data, "--device", "cpu", "--format", "json"),
         ).out
     )
-    assert len(answers) == 1 or len(answers) == 5
+    assert len(answers) == 5
     assert not (world.data / "segment").exists()
 
 
@@ -286,12 +287,14 @@ def test_too_little_is_refused_class_by_class(tmp_path: Path, command: Command) 
     assert not world.data.exists()
 
 
-def test_short_classes_are_left_out_on_demand(tmp_path: Path, command: Command) -> None:
+def test_short_classes_are_left_out_on_demand(
+    tmp_path: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World.make(tmp_path)
     world.ratings = [row for row in world.ratings if row[2] != "guitar" or row[3] == 1]
     assert "--skip-short goes on without" in refused(command("fit", *world.arguments()))
     outcome = command("fit", *world.arguments(), "--skip-short")
-    assert outcome.status == 0 and "left out: 'guitar' has 0 ratings of 0" in outcome.err
+    assert outcome.status == 0 and "left out: 'guitar' has 0 ratings of 0" in caplog.text
     with (world.data / "segment_vocabulary.csv").open(encoding="utf-8") as file:
         assert [row["Name"] for row in csv.DictReader(file)] == ["bicycle", "dog"]
 
@@ -300,7 +303,7 @@ def test_one_class_and_few_videos_are_refused(tmp_path: Path, command: Command) 
     world = World.make(tmp_path)
     ratings = world.ratings
     world.ratings = [row for row in ratings if row[2] == "dog"]
-    assert "1 class; needed are at least 2 classes" in refused(command("fit", *world.arguments()))
+    assert "the single class 'dog'; needed are at least 2 classes" in refused(command("fit", *world.arguments()))
     world.ratings = [
         row for row in ratings if row[0] in ("toy00", "toy01", "toy03", "toy04", "toy06", "toy07", "toy09")
     ]

@@ -99,14 +99,15 @@ def shortages(annotated: Annotated) -> dict[str, str]:
 def require_enough(annotated: Annotated) -> None:
     """Raise `UserError` that lists what is too little, class by class."""
     needed = f"needed are {minimum_text(annotated.ratings_path is not None)}"
+    if len(annotated.classes) < LEAST_CLASSES:
+        left = f"the single class {annotated.classes[0]!r}" if annotated.classes else "no class left"
+        raise UserError(f"{annotated.sources}: {left}; {needed}")
     short = shortages(annotated)
     skip = len(annotated.classes) - len(short) >= LEAST_CLASSES
     faults = Faults(annotated.sources, needed + "; --skip-short goes on without these classes" * skip)
     for lack in short.values():
         faults.add(lack)
     faults.raise_any()
-    if len(annotated.classes) < LEAST_CLASSES:
-        raise UserError(f"{annotated.sources}: {counted(len(annotated.classes), 'class')[:-1]}; {needed}")
     n_rated = len({row.video_id for row in annotated.ratings})
     if annotated.ratings_path is not None and n_rated < LEAST_RATED_VIDEOS:
         raise UserError(f"{annotated.ratings_path}: rates {counted(n_rated, 'video')}; {needed}")

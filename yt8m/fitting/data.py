@@ -21,6 +21,7 @@ from yt8m.making.shard_writing import finish_interrupted
 
 LOGGER = logging.getLogger(__name__)
 FOLD = 0  # which validates on the videos that are held out
+UNTRIMMED = (0, 0)  # seconds at either end of a video that are left out: none
 TRAIN, VALID, RATED = "video/train", "video/valid", "segment/train"
 _SHUFFLING = 29  # apart from other uses of the same seed
 
@@ -72,7 +73,7 @@ def open_material(annotated: Annotated, sources: own.ArraySources, data_dir: Pat
                 feature.scale.low,
                 feature.scale.high,
             )
-    contract = own.contract_of(features, (0, 0))
+    contract = own.contract_of(features, UNTRIMMED)
     n_frames = own.count_frames(features, videos)
     own.check_ratings(own.annotate(ids.ids, None, annotated.ratings, annotated.ratings_path), n_frames)
     own.doubt_shapes(features)
@@ -87,7 +88,14 @@ def write_videos(data_dir: Path, material: Material, held_out: Collection[str], 
     for partition, is_held_out in ((TRAIN, False), (VALID, True)):
         videos = [video for video in material.n_frames if video in labelled and (video in held_out) == is_held_out]
         names = material.ids.new_names if partition == TRAIN else ()
-        _write(data_dir, partition, material.writer(videos), material.contract, own.divide(videos, None, seed), names)
+        _write(
+            data_dir,
+            partition,
+            material.writer(videos),
+            material.contract,
+            own.divide(videos, own.SHARD_VIDEOS, seed),
+            names,
+        )
     ratings = pd.DataFrame([(row.label, row.score) for row in material.annotated.ratings], columns=["name", "score"])
     counts = ratings.groupby("name")["score"].agg(["sum", "size"])
     rows = []

@@ -43,9 +43,10 @@ def extract_films(
     `processes` None: one for each core. Raises `UserError`.
     """
     cores = len(os.sched_getaffinity(0))
+    threads = cores if device.type == "cpu" else 1  # a GPU computes one thing at a time
     with open_film_folder(folder) as opened:
         opener = partial(open_extractor, extractor, Options(assets, device))
-        done = opened.fill(films, opener, Computing(processes or cores, cores), as_arrays=True)
+        done = opened.fill(films, opener, Computing(processes or cores, threads), as_arrays=True)
     if done.contract is None:
         raise UserError("; ".join(done.failures))
     return done.failures
