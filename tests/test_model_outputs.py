@@ -609,8 +609,8 @@ def test_bytes_that_stand_for_other_values_are_refused(
     ],
 )
 def test_a_wrong_features_file_is_refused(text: str, said: str, command: Command, challenge_dir: Path) -> None:
-    (challenge_dir / "segment" / "test" / "features.json").write_text(text, encoding="utf-8")
     succeed(command("prepare_test_meta", "--data-dir", challenge_dir))
+    (challenge_dir / "segment" / "test" / "features.json").write_text(text, encoding="utf-8")
     assert_refused(command("inference_memmap", "--data-dir", challenge_dir), "features.json", said)
 
 

@@ -127,7 +127,8 @@ def require_same(found: FeatureContract, where: object, expected: FeatureContrac
         if meaning is not None and _differ(meaning.range, other_meaning.range):
             raise UserError(
                 f"{where}: bytes of {name} stand for values from {_shown(meaning.range)}, those of {whose} for "
-                f"{_shown(other_meaning.range)}; make the shards anew with that range, or put the right {CONTRACT_NAME} "
+                f"{_shown(other_meaning.range)}; make the shards anew with that range, or put the right "
+                f"{CONTRACT_NAME} "
                 "beside them"
             )
 
