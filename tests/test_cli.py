@@ -66,9 +66,9 @@ EXPLAINED = {
     ("--classes", "nargs"): {"make_demo_data"},
     ("--shard-videos", "default"): {"make_demo_data"},
     # too many videos for a command line; films are files in a folder
-    ("--videos", "type"): {"make_records", "rate"},
-    ("--videos", "metavar"): {"make_records", "rate"},
-    ("--videos", "nargs"): {"make_records", "rate"},
+    ("--videos", "type"): {"fit", "make_records", "rate"},
+    ("--videos", "metavar"): {"fit", "make_records", "rate"},
+    ("--videos", "nargs"): {"fit", "make_records", "rate"},
     # from one learning rate to another; shards of a plan to a folder
     ("--to", "type"): {"find_lr"},
     # or a data folder that is made, not one of shards
