@@ -65,6 +65,9 @@ EXPLAINED = {
     ("--classes", "default"): {"make_demo_data"},
     ("--classes", "nargs"): {"make_demo_data"},
     ("--shard-videos", "default"): {"make_demo_data"},
+    # films take longer to make than features
+    ("--min-seconds", "default"): {"make_demo_films"},
+    ("--max-seconds", "default"): {"make_demo_films"},
     # too many videos for a command line; films are files in a folder
     ("--videos", "type"): {"fit", "make_records", "rate"},
     ("--videos", "metavar"): {"fit", "make_records", "rate"},
