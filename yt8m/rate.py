@@ -62,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--features",
         type=Path,
         metavar="FOLDER",
-        help="the films' features, in shards, as extract_features makes them, for --model; its films.csv says what each "
-        "film is called (default: none, films are called as their files)",
+        help="the films' features, in shards, as extract_features makes them, for --model; its films.csv says what "
+        "each film is called (default: none, films are called as their files)",
     )
     parser.add_argument("--ratings", type=Path, metavar="CSV", help="where ratings go (default: what --name says)")
     parser.add_argument(
