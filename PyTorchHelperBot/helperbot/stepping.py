@@ -1,16 +1,14 @@
 """One optimizer step: forward and backward in parts, precisions and processes."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from helperbot.devices import batch_size
-from helperbot.distributed import is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
+from helperbot.distributed import data_parallel, is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
 from helperbot.guards import FiniteGuard, NonFiniteLossError, TooFewExamplesError
 
 _LEAST_LOSS_SCALE = 1e-3
@@ -49,7 +47,7 @@ class Stepper:
         self.model = model.to(device)
         if is_distributed():
             self.model = synchronize_batch_norm(self.model, device)
-        self._parallel = _parallel(self.model, device) if is_distributed() else None
+        self._parallel = data_parallel(self.model, device) if is_distributed() else None
         self._trained: nn.Module = self.model if self._parallel is None else self._parallel
         if compiled:  # a module, too, which torch's annotation does not say
             self._trained = cast(nn.Module, torch.compile(self._trained))
@@ -171,15 +169,3 @@ class Stepper:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
-
-
-def _parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The model with gradients that are averaged over all processes."""
-    with warnings.catch_warnings():
-        # torch 2.13 has another name for broadcast_buffers, 2.7 only this one.
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # they are equal anyway
-        )
