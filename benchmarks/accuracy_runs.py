@@ -26,7 +26,7 @@ from yt8m.data.candidates import CANDIDATES_FILE
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS
 from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
-from yt8m.training.run_folder import code_identity
+from yt8m.training.resume import code_identity
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"

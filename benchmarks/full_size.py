@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.harness import add_repeats, drop_from_page_cache, make_parser
 from yt8m.data.candidates import Candidates, save_candidates
 from yt8m.data.vocabulary import load_vocabulary
-from yt8m.prediction.memmaps import SCALE
+from yt8m.prediction.prediction_files import SCALE
 from yt8m.ranking.fusion import Fusion
 from yt8m.ranking.top_k import top_rows
 

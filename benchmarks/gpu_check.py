@@ -14,11 +14,10 @@ from benchmarks.gpu_data import BASES, KINDS, OFFSET, SIZES
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import VideoBatch
 from yt8m.data.vocabulary import challenge_vocabulary
-from yt8m.models.centering import begin_centered
-from yt8m.models.segment_models import SegmentModel
-from yt8m.models.video_models import VideoModel
+from yt8m.models.classifiers import SegmentModel, VideoModel
+from yt8m.models.layers import begin_centered
 from yt8m.prediction.inference import Computation, Member, Predictor
-from yt8m.training.objectives import VideoTask
+from yt8m.training.losses import VideoTask
 
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3  # relative to the norm of what the CPU gives
 SMALL_GRADIENT = 1e-3  # of the greatest norm: what is smaller is compared with that

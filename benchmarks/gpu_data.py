@@ -17,14 +17,13 @@ from benchmarks.inference import settle
 from yt8m.common.config import read_yaml
 from yt8m.common.devices import resolve_half, resolve_workers
 from yt8m.data.features import feature_contract
+from yt8m.data.frames import HEAD_SEGMENTS, SEGMENT_SECONDS, TAIL_SEGMENTS
 from yt8m.data.partitions import PARTITIONS, Partition
-from yt8m.data.segments import HEAD_SEGMENTS, SEGMENT_SECONDS, TAIL_SEGMENTS
 from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, challenge_vocabulary
-from yt8m.making.record_writer import Rating, VideoRecord, write_shard
-from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model, save_model
+from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
+from yt8m.models.classifiers import ContextAgnosticModel, ContextAwareModel, SegmentModel, VideoModel, build_video_model
 from yt8m.models.config import VideoSection, parse_config, required
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel, build_video_model
+from yt8m.models.model_folders import copy_encoder, exported_config, load_video_model, save_model
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 BASES = {"dbof": "video_gated_dbof", "nextvlad": "video_nextvlad"}

@@ -29,7 +29,7 @@ from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.index import load_index
 from yt8m.data.vocabulary import challenge_vocabulary
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, one_behind, video_groups
-from yt8m.prediction.memmaps import PartialPredictions, PredictionFile
+from yt8m.prediction.prediction_files import PartialPredictions, PredictionFile
 from yt8m.training.experiments import Experiment, Sources
 from yt8m.training.trainer import train
 

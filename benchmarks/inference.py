@@ -27,13 +27,12 @@ from yt8m import make_demo_data
 from yt8m.data.candidates import load_candidates
 from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.features import feature_contract
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS
 from yt8m.data.index import load_index
-from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import copy_encoder, exported_config, load_segment_model, open_folder, save_model
+from yt8m.models.classifiers import ContextAgnosticModel, ContextAwareModel, build_video_model
 from yt8m.models.config import BaseSection, ContextSection, PureSegmentSection, VideoSection
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
-from yt8m.models.video_models import build_video_model
+from yt8m.models.model_folders import copy_encoder, exported_config, load_segment_model, open_folder, save_model
 from yt8m.prediction.inference import Computation, Member, Predictor
 from yt8m.ranking.submission import read_submission
 

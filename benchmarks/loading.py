@@ -25,11 +25,12 @@ from benchmarks.harness import add_repeats, drop_from_page_cache, make_data, mak
 from benchmarks.plain_loading import PlainSegments, PlainTestSegments, PlainVideos, pad_segments, pad_videos
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, sample_frames
 from yt8m.data.index import Index, load_index
+from yt8m.data.order import SequentialBatches, TrainingBatches
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.records import HEADER_BYTES, FrameBlock, read_frames
-from yt8m.data.sampling import SequentialBatches, TrainingBatches, sample_frames
-from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS
+from yt8m.data.records import HEADER_BYTES
+from yt8m.data.sequence_example import FrameBlock, read_frames
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.packing import Windows
 from yt8m.prediction.inference import Strip

@@ -25,15 +25,15 @@ import numpy as np
 import torch
 
 from yt8m.data.candidates import Candidates, load_candidates, load_test_index
-from yt8m.data.damage import RAISE
 from yt8m.data.partitions import NAMES_FILE
+from yt8m.data.records import RAISE
 from yt8m.data.vocabulary import load_vocabulary
-from yt8m.models.artifacts import open_folder
-from yt8m.prediction.memmaps import StoredScores, prediction_files
-from yt8m.prediction.video_scores import CandidateRules, video_scores
+from yt8m.models.model_folders import open_folder
+from yt8m.prediction.prediction_files import StoredScores, prediction_files
+from yt8m.prediction.test_set import CandidateRules, video_scores
 from yt8m.ranking.fusion import Fusion, FusionKind
+from yt8m.scoring.mean_average_precision import Ranking, resampled_maps
 from yt8m.scoring.ratings import ratings_of_table, read_truth
-from yt8m.scoring.scores import Ranking, resampled_maps
 from yt8m.scoring.trials import PlacedRatings
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +59,7 @@ SEGMENT_RUNS = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class DataSetKind:
     """A kind of data: where it is kept by default, from which seeds, the four models, and what makes the data and the
     models of a seed and returns the data folder."""
 
@@ -222,14 +222,14 @@ def variants(models: tuple[str, ...]) -> Variants:
 
 
 KINDS = {
-    "demo": Kind(
+    "demo": DataSetKind(
         ROOT / "data" / "options",
         (101, 103),
         tuple(f"{name}_{fold}" for name, _, _, fold in SEGMENT_RUNS),
         prepare_demo,
     ),
-    "planted": Kind(ROOT / "data" / "accuracy", (1, 2), PLANTED_MODELS, prepare_planted),
-    "look-alikes": Kind(
+    "planted": DataSetKind(ROOT / "data" / "accuracy", (1, 2), PLANTED_MODELS, prepare_planted),
+    "look-alikes": DataSetKind(
         ROOT / "data" / "look-alikes", (11, 12), PLANTED_MODELS, partial(prepare_planted, look_alikes=True)
     ),
 }

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from benchmarks.plain_loading import PlainRecords, expanded, pad_videos
 from benchmarks.plain_models import PlainContextAware, build_plain_model
-from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
-from yt8m.models.artifacts import ModelFolder
+from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
 from yt8m.models.model_files import WEIGHTS_NAME
+from yt8m.models.model_folders import ModelFolder
 
 BATCH_SIZE = 128
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset, get_worker_info
 
-from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
+from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context_frames
 
 
 def import_tensorflow() -> ModuleType:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from yt8m.models.base import EncoderConfig
+from yt8m.models.classifiers import ContextModelConfig
 from yt8m.models.dbof import DbofConfig
 from yt8m.models.nextvlad import NextvladConfig
-from yt8m.models.segment_models import ContextModelConfig
 
 
 class PlainGating(nn.Module):

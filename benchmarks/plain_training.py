@@ -47,22 +47,20 @@ from yt8m import train_pure_segment, train_segment_w_context, train_video
 from yt8m.cli import model_folder
 from yt8m.common.config import SegmentTraining, Training, VideoTraining
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
-from yt8m.data.folds import split_fold
-from yt8m.data.index import load_index
+from yt8m.data.frames import context_frames
+from yt8m.data.index import load_index, split_fold
+from yt8m.data.order import Key, TrainingBatches
 from yt8m.data.reader import Frames
-from yt8m.data.sampling import Key, TrainingBatches
-from yt8m.data.segments import context_frames
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
-from yt8m.models.artifacts import copy_encoder, exported_config, load_video_model, save_model
 from yt8m.models.base import Encoder
-from yt8m.models.centering import begin_centered, center
+from yt8m.models.classifiers import ContextAgnosticModel, ContextAwareModel, SegmentModel, VideoModel, build_video_model
 from yt8m.models.config import BaseSection, load_config, override_steps, required
+from yt8m.models.layers import begin_centered, center
 from yt8m.models.model_files import WEIGHTS_NAME
+from yt8m.models.model_folders import copy_encoder, exported_config, load_video_model, save_model
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel, build_video_model
+from yt8m.training.losses import segment_loss, video_loss
 from yt8m.training.metrics import SegmentMetrics
-from yt8m.training.objectives import segment_loss, video_loss
 
 ASPECTS = frozenset({"frames", "padding", "inputs", "head", "decay", "order"})
 NEGATIVE_WEIGHT = MINED_WEIGHT = 0.5

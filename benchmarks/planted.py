@@ -29,11 +29,10 @@ sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
 from helperbot.files import replacing
 
-from yt8m.data.annotations import RATING_COLUMNS
+from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
 from yt8m.data.partitions import PARTITIONS
-from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
-from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, challenge_vocabulary
-from yt8m.making.record_writer import Rating, VideoRecord, write_shard
+from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, RATING_COLUMNS, challenge_vocabulary
+from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
 
 TRUTH = "truth.csv"  # what is written last
 SIZES = "20x100", "4x100", "16x60", "8x60"

@@ -23,9 +23,9 @@ from helperbot import parameter_groups
 
 from benchmarks.harness import rates
 from benchmarks.plain_models import build_plain_model
+from yt8m.models.classifiers import build_video_model
 from yt8m.models.config import load_config
-from yt8m.models.video_models import build_video_model
-from yt8m.training.objectives import video_loss
+from yt8m.training.losses import video_loss
 
 CONFIGS = {"NeXtVLAD": "video_nextvlad.yaml", "context-gated DBoF": "video_gated_dbof.yaml"}
 BATCH, LENGTH, N_CLASSES = 16, 140, 1000

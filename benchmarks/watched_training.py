@@ -30,9 +30,9 @@ from yt8m import train_pure_segment, train_segment_w_context, train_video
 from yt8m.cli import model_folder, run, training_options
 from yt8m.common.devices import resolve_half
 from yt8m.data.datasets import ShardDataset
-from yt8m.data.sampling import Key
+from yt8m.data.order import Key
 from yt8m.training.experiments import Builder, Experiment, Sources
-from yt8m.training.objectives import Task
+from yt8m.training.losses import Task
 from yt8m.training.trainer import train
 
 SEEN, WORST = "seen_loss", "worst_share"

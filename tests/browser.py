@@ -1,6 +1,7 @@
 """A real browser, without a window, for pages that open from disk; also takes the screenshots of the documentation:
 
-python -m tests.browser data/demo/cache/report.html docs
+python -m tests.browser report data/demo/cache/report.html docs
+python -m tests.browser watch data/demo-film/watch.html docs
 """
 
 import os
@@ -14,7 +15,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-DESKTOP, PHONE = {"width": 1100, "height": 900}, {"width": 375, "height": 740}
+DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 QUIET = [
     "--disable-gpu",
     "--no-first-run",
@@ -56,9 +57,17 @@ class OpenPage:
         self.page.wait_for_selector("html[data-ready=true]", state="attached")
 
 
-def take_screenshots(report: Path, folder: Path) -> None:
+def wait_for(page: Page, expression: str) -> None:
+    """Wait until an expression is true; unlike playwright's own way also where pages forbid `eval`."""
+    for _ in range(600):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"not true within 30 s: {expression}")
+
+
+def take_report_screenshots(report: Path, folder: Path) -> None:
     """Pictures of a report for the documentation."""
-    folder.mkdir(parents=True, exist_ok=True)
     with running_browser() as browser:
         for name, options, element in (
             ("timeline", {"viewport": DESKTOP}, "#timelines"),
@@ -69,5 +78,17 @@ def take_screenshots(report: Path, folder: Path) -> None:
             page.locator(element).screenshot(path=folder / f"report-{name}.png")
 
 
+def take_watch_screenshot(watch: Path, folder: Path) -> None:
+    """A picture of a page of films for the documentation, at the third span of the first film."""
+    with running_browser() as browser:
+        page = OpenPage(browser, watch, viewport=DESKTOP).page
+        for _ in range(3):
+            page.keyboard.press("n")
+        wait_for(page, "document.querySelector('video').readyState >= 2 && !document.querySelector('video').seeking")
+        page.wait_for_timeout(500)  # the player's own controls come and go
+        page.screenshot(path=folder / "watch.png", full_page=True)
+
+
 if __name__ == "__main__":
-    take_screenshots(Path(sys.argv[1]), Path(sys.argv[2]))
+    take = {"report": take_report_screenshots, "watch": take_watch_screenshot}[sys.argv[1]]
+    take(Path(sys.argv[2]), Path(sys.argv[3]))

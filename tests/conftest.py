@@ -28,6 +28,7 @@ LONG_FILES = (
     "test_resume.py",
     "test_distributed.py",
     "test_report.py",
+    "test_rate.py",
     "test_helperbot_distributed.py",
     "test_pipeline.py",
     "test_export_model.py",

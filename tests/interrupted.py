@@ -18,7 +18,7 @@ import helperbot.bot
 import helperbot.callbacks
 import helperbot.files
 
-import yt8m.data.shard_files
+import yt8m.data.records
 import yt8m.training.trainer
 from tests.processes import run_command
 
@@ -33,7 +33,7 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
     original = getattr(owner, name)
     calls = 0
 
-    def counted(*arguments: Any, **options: Any) -> Any:
+    def counting(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == at and not after:
@@ -43,16 +43,16 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
             action()
         return result
 
-    setattr(owner, name, counted)
+    setattr(owner, name, counting)
 
 
 def fail_to_read(at: int, cut: bool) -> None:
     """Cut a shard off, or have the disk fail, before the `at`-th piece of frames is read."""
-    shard = yt8m.data.shard_files.Shard
+    shard = yt8m.data.records.Shard
     original, pread = shard.read, os.pread
     calls = 0
 
-    def counted(self: yt8m.data.shard_files.Shard, start: int, stop: int) -> bytes:
+    def counting(self: yt8m.data.records.Shard, start: int, stop: int) -> bytes:
         nonlocal calls
         calls += 1
         if calls == at and cut:
@@ -64,7 +64,7 @@ def fail_to_read(at: int, cut: bool) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return pread(handle, size, place)
 
-    shard.read = counted  # type: ignore[method-assign]
+    shard.read = counting  # type: ignore[method-assign]
     if not cut:
         os.pread = failing
 

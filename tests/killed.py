@@ -14,14 +14,14 @@ import numpy as np
 
 import yt8m.data.index
 from tests.processes import fork, run_command, start, wait_for
-from yt8m.prediction import predict_test_set
+from yt8m.prediction import test_set
 
 WHOLE = {".npy", ".pth"}  # what has its name only when it is finished
 
 
 def run_saving_often(module: str, *arguments: object) -> None:
     """Run a command that saves as often as it can."""
-    predict_test_set.SECONDS_BETWEEN_SAVES = 0
+    test_set.SECONDS_BETWEEN_SAVES = 0
     yt8m.data.index._SECONDS_BETWEEN_SAVES = 0  # pylint: disable=protected-access
     run_command(module, *arguments)
 

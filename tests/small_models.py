@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 
 from yt8m.common.config import FeatureContract
 from yt8m.data.features import feature_contract
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
-from yt8m.models.artifacts import exported_config, save_model
+from yt8m.models.classifiers import ContextAgnosticModel, ContextAwareModel, build_video_model
 from yt8m.models.config import BaseSection, Config, VideoModelConfig, VideoSection
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel
-from yt8m.models.video_models import build_video_model
+from yt8m.models.model_folders import exported_config, save_model
+from yt8m.prediction.inference import Predictor
 
 DBOF = {
     "type": "dbof",
@@ -41,6 +42,7 @@ NEXTVLAD = {
 CONTEXT = {"fcn_dim": 8, "p_drop": 0.5, "se_reduction": 4, "max_len": 20, "finetune_context": False, "n_mixture": 2}
 Classes = int | Path | Vocabulary  # so many that stand for any, or a data folder's
 TRAINING = {"batch_size": 8, "steps": 6, "lr": "1e-3", "eps": "1e-7", "weight_decay": 0.02, "ckpt_interval": 3}
+FILES_OF_A_RUN = ["config.yaml", "curves.png", "history.csv", "model.pth", "run.json", "tensorboard", "train.log"]
 
 
 def small_vocabulary(n_classes: int) -> Vocabulary:
@@ -104,3 +106,13 @@ def aware_folder(path: Path, context: dict[str, Any], segment: dict[str, Any], c
         features,
     )
     return path
+
+
+def group_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that each call of a `Predictor` adds to: how many videos it is for."""
+    sizes: list[int] = []
+    original = Predictor.__call__
+    monkeypatch.setattr(
+        Predictor, "__call__", lambda self, videos, chosen: sizes.append(len(videos)) or original(self, videos, chosen)
+    )
+    return sizes

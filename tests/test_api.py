@@ -19,7 +19,7 @@ from tests.shards import AUDIO, RGB, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from yt8m.data.features import Scale
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import open_folder
+from yt8m.models.model_folders import open_folder
 
 Command = Callable[..., Outcome]
 WIDTHS = {"video_dim": RGB, "audio_dim": AUDIO}

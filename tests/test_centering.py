@@ -10,12 +10,11 @@ import torch
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
-from yt8m.data.folds import split_fold
-from yt8m.data.index import load_index
+from yt8m.data.index import load_index, split_fold
 from yt8m.data.vocabulary import load_vocabulary
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
+from yt8m.training.losses import video_loss
 from yt8m.training.metrics import SegmentMetrics
-from yt8m.training.objectives import video_loss
 
 Command = Callable[..., Outcome]
 

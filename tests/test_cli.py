@@ -33,9 +33,8 @@ from yt8m import __version__
 from yt8m.__main__ import COMMANDS, GROUPS, build_command_parser
 from yt8m.__main__ import main as yt8m
 from yt8m.cli import run
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.common.exits import STATUSES
-from yt8m.common.wording import counted
 
 Command = Callable[..., Outcome]
 PACKAGE = Path(importlib.import_module("yt8m").__file__ or "").parent
@@ -46,8 +45,8 @@ EXPLAINED = {
     # what is written has a form of its own in each command
     ("--output", "metavar"): set(COMMANDS),
     ("--output", "default"): {"create_submission_from_memmaps"},
-    ("--format", "choices"): {"localize", "export_model"},
-    ("--format", "default"): {"export_model"},
+    ("--format", "choices"): {"localize", "export_model", "extract_features"},
+    ("--format", "default"): {"export_model", "extract_features"},
     # a short run of its own length; fine-tuning alone has folds
     ("--steps", "default"): {"find_lr"},
     ("--fold", "default"): {"find_lr"},
@@ -66,13 +65,14 @@ EXPLAINED = {
     ("--classes", "default"): {"make_demo_data"},
     ("--classes", "nargs"): {"make_demo_data"},
     ("--shard-videos", "default"): {"make_demo_data"},
-    # too many videos for a command line
-    ("--videos", "type"): {"make_records"},
-    ("--videos", "metavar"): {"make_records"},
-    ("--videos", "nargs"): {"make_records"},
+    # too many videos for a command line; films are files in a folder
+    ("--videos", "type"): {"make_records", "rate"},
+    ("--videos", "metavar"): {"make_records", "rate"},
+    ("--videos", "nargs"): {"make_records", "rate"},
     # from one learning rate to another; shards of a plan to a folder
     ("--to", "type"): {"find_lr"},
-    ("--to", "metavar"): {"find_lr"},
+    # or a data folder that is made, not one of shards
+    ("--to", "metavar"): {"find_lr", "extract_features", "make_demo_films"},
     ("--to", "default"): {"find_lr"},
 }
 

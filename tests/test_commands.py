@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -73,13 +74,15 @@ PARTS = (
     "data",
     "making",
     "models",
-    "export",
+    "films",
     "training",
     "prediction",
     "ranking",
     "scoring",
     "localization",
+    "fitting",
     "reporting",
+    "rating",
 )
 
 
@@ -105,6 +108,16 @@ def test_imports_point_one_way(module: str) -> None:
     allowed = PARTS[: PARTS.index(part) + 1] if part in PARTS else (*PARTS, "cli")
     imported = set(re.findall(r"(?:from|import)\s+yt8m\.(\w+)", MODULES[module]))
     assert imported <= set(allowed)
+
+
+def test_no_circle_of_imports() -> None:
+    imports = {
+        name: {f"{found[1]}.{found[2]}" for found in re.finditer(r"from (yt8m\S*) import (\w+)", source)}
+        | set(re.findall(r"from (yt8m\.\S+) import", source))
+        for name, source in MODULES.items()
+    }
+    order = list(TopologicalSorter({name: found & MODULES.keys() for name, found in imports.items()}).static_order())
+    assert order.index("yt8m.common.errors") < order.index("yt8m.cli")
 
 
 def test_helperbot_does_not_know_yt8m() -> None:

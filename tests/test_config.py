@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from yt8m.common.config import read_yaml
 from yt8m.common.errors import UserError
-from yt8m.models.artifacts import exported_config
 from yt8m.models.config import Config, load_config, override_steps, parse_config
+from yt8m.models.model_folders import exported_config
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SHIPPED = sorted(path.relative_to(SCRIPTS).as_posix() for path in SCRIPTS.rglob("*.yaml"))

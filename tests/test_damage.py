@@ -17,11 +17,11 @@ from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, serialize, write_payloads, write_videos
 from tests.small_models import DBOF, TRAINING, agnostic_folder, video_folder, write_config
 from yt8m.common.errors import RecordError, UserError
-from yt8m.data.damage import Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.data.index import Index, check_folder, load_index
-from yt8m.data.sampling import SequentialBatches
+from yt8m.data.order import SequentialBatches
+from yt8m.data.records import Damage
 from yt8m.data.vocabulary import Vocabulary
 
 Command = Callable[..., Outcome]

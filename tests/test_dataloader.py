@@ -12,7 +12,7 @@ from tests.shards import index_videos, make_video
 from yt8m.common.errors import UserError
 from yt8m.data.dataloader import BATCHES_AHEAD, BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
-from yt8m.data.sampling import SequentialBatches, TrainingBatches
+from yt8m.data.order import SequentialBatches, TrainingBatches
 from yt8m.data.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))

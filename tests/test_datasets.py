@@ -17,9 +17,9 @@ from yt8m.common.errors import RecordError, UserError
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
 from yt8m.data.features import read_contract, save_contract
+from yt8m.data.frames import context_frames
 from yt8m.data.index import load_index
-from yt8m.data.sampling import SequentialBatches, TrainingBatches
-from yt8m.data.segments import context_frames
+from yt8m.data.order import SequentialBatches, TrainingBatches
 from yt8m.data.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))

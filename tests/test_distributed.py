@@ -17,10 +17,9 @@ import torch
 from tests.processes import Outcome, fork_all, rank_environments, run_command
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m.data.datasets import RatedSegmentDataset, ShardDataset, VideoDataset
-from yt8m.data.folds import split_fold
-from yt8m.data.index import Index, load_index
-from yt8m.data.sampling import SequentialBatches, TrainingBatches
-from yt8m.data.shard_files import stamp_of
+from yt8m.data.index import Index, load_index, split_fold
+from yt8m.data.order import SequentialBatches, TrainingBatches
+from yt8m.data.records import stamp_of
 from yt8m.data.vocabulary import load_vocabulary
 
 SETTINGS = {**TRAINING, "steps": 5, "ckpt_interval": 3}

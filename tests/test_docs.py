@@ -14,10 +14,13 @@ from hashlib import md5
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
+from tests.films import regular, tone, write_film
+from tests.shards import Video, write_videos
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from tests.stand_ins import run_with_stand_ins
 from yt8m.data.partitions import PARTITIONS, server_name
@@ -30,7 +33,10 @@ FEW_STEPS = {  # else 12,000 for some
 ELSEWHERE = {
     "README.md": {
         "git clone ADDRESS yt8m\ncd yt8m": ":",  # the fixture is a clone
-        "Xglv anzS": "{videos}",
+        "bash scripts/demo-film.bash": ":",  # minutes; tests/test_scripts.py has it
+        "-m yt8m.localize data/demo-film": "-m yt8m.localize --help data/demo-film",
+        "-m yt8m.fit": "-m yt8m.fit --help",
+        "-m yt8m.localize later.mp4": "-m yt8m.localize --help later.mp4",
         "--shards 0-49": "--shards 0-1",  # there are fewer
         **FEW_STEPS,
     },
@@ -43,6 +49,11 @@ ELSEWHERE = {
         "abcd efgh": "{videos}",
     },
     "docs/one-video.md": {"FILE.tfrecord": "data/segment/test/test0000.tfrecord"},
+    "docs/rating.md": {
+        "yt8m.rate": "yt8m.rate --help",  # else it would wait for ratings
+        "yt8m.make_records": "yt8m.make_records --help",
+        "benchmarks/rating_choice.py": "benchmarks/rating_choice.py --help",
+    },
     "CONTRIBUTING.md": {
         "bash scripts/lint.bash": ":",  # scripts/test.bash runs it beside this test
         "bash scripts/test.bash": ":",  # what runs this test
@@ -56,7 +67,7 @@ ELSEWHERE = {
     "docs/benchmarks.md": {
         **{
             f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
-            for name in ("loading", "training", "inference", "full_size", "gpu")
+            for name in ("loading", "training", "inference", "full_size", "gpu", "extraction")
         },
         "--classes 1000 --train-videos 600 --valid-videos 100 --rated-videos 300 --test-videos 600": (
             "--classes 5 --train-videos 16 --valid-videos 8 --rated-videos 32 --test-videos 4 --shard-videos 4"
@@ -76,6 +87,7 @@ FOREIGN = {
     "--logdir",
     "--look-alikes",
     "--max-children",
+    "--memory",
     "--nnodes",
     "--nproc-per-node",
     "--only",
@@ -266,6 +278,7 @@ def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
         "docs/benchmarks.md",
         "docs/results.md",
         "docs/python-api.md",
+        "docs/rating.md",
         "CONTRIBUTING.md",
     ],
 )
@@ -295,8 +308,41 @@ def test_adding_a_model(read: Callable[..., None], tiny_data: Path, tmp_path: Pa
     assert (tmp_path / "data" / "cache" / "segment" / "attention_0" / "model.onnx").is_file()
 
 
+def test_films(read: Callable[..., None], tmp_path: Path) -> None:
+    for name in ("films/one.mp4", "later.mp4"):
+        write_film(tmp_path / name, regular(30, 10), codec="mpeg4", rate=10, sound=tone(3))
+    read("docs/films.md", tmp_path)
+    assert (tmp_path / "own" / "films.csv").read_text(encoding="utf-8").count("\n") == 3
+    contracts = [tmp_path / name / "features.json" for name in ("own", "arrays/audio", "train/segment/test")]
+    assert len({path.read_text(encoding="utf-8") for path in contracts}) == 1
+
+
+def test_features_of_films_are_compared_with_released_ones(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (9, 1152), np.uint8)
+    own = frames.copy()
+    own[4, 1024:] = rng.integers(0, 256, 128)  # in one second, another sound
+    for name, features in (("released", frames), ("own", own)):
+        write_videos(tmp_path / f"{name}.tfrecord", [Video(b"fg6m", features[:, :1024], features[:, 1024:])])
+    (block,) = blocks("docs/yt8m-features.md")
+    done = run_with_stand_ins(["python", "-c", block.text], tmp_path, dict(os.environ))
+    said = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in said] == [
+        "fg6m visual 1-32",
+        "fg6m visual 33-256",
+        "fg6m visual 257-1024",
+        "fg6m audio",
+    ]
+    assert all(
+        re.match("fg6m visual .*: 1.000, at worst 1.000 in second .*; of another second -?0.", line)
+        for line in said[:3]
+    )
+    assert re.match("fg6m audio: 1.000, at worst -?0.[0-3].* in second 4; of another second -?0.[0-3]", said[3])
+
+
 def test_every_page_with_something_to_run_is_run() -> None:
-    run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md"} | OF_HELPERBOT
+    run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md", "docs/yt8m-features.md"} | OF_HELPERBOT
+    run_above |= {"docs/extractors.md", "docs/films.md"}  # the former by tests/test_extractors.py
     (mark,) = test_what_the_other_pages_say_works_after_these.pytestmark  # type: ignore[attr-defined]
     run_above |= set(mark.args[1])
     for page in PAGES:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helperbot.files import locked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,12 +34,10 @@ from tests.shards import context_entries, context_field, list_entries, lists_fie
 from yt8m import download
 from yt8m.common import progress
 from yt8m.common.errors import UserError
-from yt8m.common.locks import locked
 from yt8m.data import downloads
 from yt8m.data.downloads import parse_plan
 from yt8m.data.partitions import N_SHARDS, official_name, server_name, shard_number
-from yt8m.data.records import framed
-from yt8m.data.shard_files import stamp_of
+from yt8m.data.records import framed, stamp_of
 from yt8m.download import parse_selection
 
 Command = Callable[..., Outcome]
@@ -953,7 +952,7 @@ def test_a_full_disk_ends_it_and_keeps_what_was_fetched(server: Server, fetch: F
 
 
 def test_one_download_at_a_time(fetch: Fetch, folder: Path) -> None:
-    with locked(folder / ".download.lock", ""):
+    with locked(folder / ".download.lock", UserError()):
         assert_refused(fetch(), "valid: another download", "wait")
     assert fetch().status == 0
 

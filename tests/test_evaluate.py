@@ -17,12 +17,11 @@ from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
 from tests.test_scoring import Key, slow_map
 from yt8m.data.candidates import load_candidates
-from yt8m.data.folds import split_fold
-from yt8m.data.index import Index, load_index
+from yt8m.data.frames import context_frames
+from yt8m.data.index import Index, load_index, split_fold
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.segments import context_frames
 from yt8m.evaluate import build_parser, main
-from yt8m.models.artifacts import load_segment_model, open_folder
+from yt8m.models.model_folders import load_segment_model, open_folder
 from yt8m.ranking.submission import read_submission
 
 Command = Callable[..., Outcome]

@@ -17,11 +17,11 @@ from tests.conftest import Outcome
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from tests.test_commands import assert_refused
 from tests.test_parity import CASES, assert_parity, model_folder, raw_frames
-from yt8m.data.segments import Trim
+from yt8m.data.frames import Trim
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.export import exporting, portable
-from yt8m.models.artifacts import list_folders, load_segment_model, load_video_model, open_folder
 from yt8m.models.model_files import folder_digest
+from yt8m.models.model_folders import list_folders, load_segment_model, load_video_model, open_folder
+from yt8m.prediction import onnx_export as exporting
 from yt8m.prediction.inference import Computation, Member, Predictor
 
 Command = Callable[..., Outcome]
@@ -143,7 +143,7 @@ def test_a_model_in_a_file(
     assert f"{declared(session.get_inputs())} -> {declared(session.get_outputs())}" == interface
 
     onnx.checker.check_model(folder / "model.onnx", full_check=True)
-    assert b"portable.py" not in (folder / "model.onnx").read_bytes()  # nothing of the machine that it was made on
+    assert b"onnx_export.py" not in (folder / "model.onnx").read_bytes()  # nothing of the machine that it was made on
     says = session.get_modelmeta().custom_metadata_map
     assert (json.loads(says["labels"]), json.loads(says["names"]), says["digest"]) == (LABELS, NAMES, digest)
     assert (says["kind"], says["interface"], says["model"]) == (open_folder(folder).kind, interface, "small")
@@ -211,7 +211,8 @@ def test_a_model_with_other_numbers_is_refused(
     folder = small_folder(tmp_path / "small", "video", DBOF)
     output = folder / "model.onnx"
     output.write_text("an earlier one", encoding="utf-8")
-    monkeypatch.setattr(exporting, "make_portable", lambda model, _: portable.make_portable(model, Trim(5, 2)))
+    whole = exporting.make_portable
+    monkeypatch.setattr(exporting, "make_portable", lambda model, _: whole(model, Trim(5, 2)))
     assert_refused(export(folder), str(output), "not written", "off by up to", "other versions")
     assert output.read_text(encoding="utf-8") == "an earlier one"
     assert names_of_files(folder) == ["config.yaml", "model.onnx", "model.pth"]

@@ -20,17 +20,15 @@ from yt8m.__main__ import main
 from yt8m.common.config import Count
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.frames import CANDIDATES, Trim, context_frames
 from yt8m.data.index import load_index
-from yt8m.data.segments import CANDIDATES, Trim, context_frames
-from yt8m.export.portable import make_portable
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, fold, register
+from yt8m.models.base import FAMILIES, Encoder, EncoderConfig, Entry, NameTakenError, fuse, register
+from yt8m.models.classifiers import ContextAgnosticModel, VideoModel, build_segment_encoder, build_video_model
 from yt8m.models.config import VideoSection, parse_config
 from yt8m.models.heads import HEADS, LogisticHead, MixtureHead, register_head
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 from yt8m.models.packing import Windows
-from yt8m.models.registry import Entry, NameTakenError
-from yt8m.models.segment_models import ContextAgnosticModel
-from yt8m.models.video_models import VideoModel, build_segment_encoder, build_video_model
+from yt8m.prediction.onnx_export import make_portable
 
 Command = Callable[..., Outcome]
 PAGE = [block for block in blocks("docs/adding-a-model.md") if block.language in ("python", "yaml")]
@@ -201,7 +199,7 @@ def test_all_ways_give_what_one_example_gives(model: dict[str, Any], attention: 
     torch.testing.assert_close(
         make_portable(ContextAgnosticModel(made), CANDIDATES).logits(segments), made(segments), **close
     )
-    fold(made)
+    fuse(made)
     torch.testing.assert_close(made.encode_whole(torch.cat(videos).float(), lengths), expected, **close)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from tests.conftest import Outcome
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
-from yt8m.training.lr_range import BETA, EXPLODED, Curve, steepest_descent
+from yt8m.training.curves import Curve
+from yt8m.training.lr_range import BETA, EXPLODED, steepest_descent
 
 Command = Callable[..., Outcome]
 
@@ -194,7 +195,7 @@ def test_it_ends_where_the_loss_explodes(command: Command, made: Path, tiny_data
 def test_a_loss_that_is_no_number_ends_it_and_is_left_out(
     command: Command, made: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yt8m.training.objectives import VideoTask
+    from yt8m.training.losses import VideoTask
 
     criterion = VideoTask.criterion
     left = [12]

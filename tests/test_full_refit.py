@@ -14,10 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from tests.conftest import Outcome
-from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
+from tests.small_models import CONTEXT, DBOF, FILES_OF_A_RUN, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m.data.index import Index, load_index
-from yt8m.models.centering import uncenter
-from yt8m.training.objectives import SegmentTask
+from yt8m.models.layers import uncenter
+from yt8m.training.losses import SegmentTask
 
 Command = Callable[..., Outcome]
 
@@ -95,15 +95,7 @@ def test_what_a_refit_leaves_and_tells(command: Command, data_dir: Path, tmp_pat
     assert said in outcome.err.splitlines()[-1]
     log = (folder / "train.log").read_text(encoding="utf-8")
     assert said in log and "evaluation" not in log
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "config.yaml",
-        "curves.png",
-        "history.csv",
-        "model.pth",
-        "run.json",
-        "tensorboard",
-        "train.log",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == FILES_OF_A_RUN
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["fold"] == "none"
     table = pd.read_csv(folder / "history.csv")
     assert table["step"].tolist() == [4] and table[["loss", "lr", "examples_per_second"]].notna().all(axis=None)

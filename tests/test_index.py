@@ -20,11 +20,10 @@ import yt8m.data.index
 import yt8m.data.reader
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
 from yt8m.common.errors import RecordError, UserError
-from yt8m.data.damage import Damage
-from yt8m.data.folds import split_fold
-from yt8m.data.index import Index, index_file, load_index
+from yt8m.data.index import Index, index_file, load_index, split_fold
 from yt8m.data.partitions import official_name
 from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.records import Damage
 
 
 @pytest.fixture(name="data")

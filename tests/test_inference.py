@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from yt8m.common.errors import UserError
-from yt8m.data.segments import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.models.base import fold
+from yt8m.data.frames import CANDIDATES, EVERYTHING, SEGMENT_SECONDS, Trim, context_frames
+from yt8m.models.base import fuse
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 from yt8m.models.packing import Windows
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, Strip, one_behind, predict_videos
 
@@ -231,7 +231,7 @@ def test_video_models_see_videos_without_head_and_tail(videos: list[torch.Tensor
     for number, model in enumerate((DBOF, NEXTVLAD)):
         folder = video_folder(tmp_path_factory.mktemp("video") / str(number), model, N_CLASSES)
         video_model = load_video_model(folder).eval()
-        fold(video_model)
+        fuse(video_model)
         for trim in (CANDIDATES, EVERYTHING):
             found = predict_videos(video_model, videos, Computation(CPU), trim)
             seen = [video[None, slice(*context_frames(len(video), trim))] for video in videos]

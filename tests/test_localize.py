@@ -20,15 +20,25 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
-from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
+from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, group_sizes
 from yt8m.data.candidates import load_candidates
-from yt8m.data.segments import context_frames
+from yt8m.data.frames import context_frames
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.localization import localizer, localizing
-from yt8m.localization.span_formats import CSV_COLUMNS, clock, digits, table_lines, write_json
-from yt8m.localization.spans import Localization, Query, find_classes, find_spans, runs
-from yt8m.models.artifacts import load_segment_model, open_folder
-from yt8m.prediction.memmaps import SCALE
+from yt8m.localization import inputs
+from yt8m.localization.spans import (
+    CSV_COLUMNS,
+    Localization,
+    Query,
+    clock,
+    digits,
+    find_classes,
+    find_spans,
+    runs,
+    table_lines,
+    write_json,
+)
+from yt8m.models.model_folders import load_segment_model, open_folder
+from yt8m.prediction.prediction_files import SCALE
 
 Command = Callable[..., Outcome]
 WIDTHS = {"video_dim": RGB, "audio_dim": AUDIO}
@@ -239,16 +249,10 @@ def test_candidate_segments_have_the_numbers_of_inference_memmap(
 
 
 def test_groups_change_nothing(localize: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    original = localizer.Predictor.__call__
-    monkeypatch.setattr(
-        localizer.Predictor,
-        "__call__",
-        lambda self, videos, chosen: sizes.append(len(videos)) or original(self, videos, chosen),
-    )
+    sizes = group_sizes(monkeypatch)
     together = localize("--threshold", 0, "--format", "csv").out
     assert sizes == [len(VIDEOS)]
-    monkeypatch.setattr(localizing, "SEGMENTS_AT_A_TIME", 15)
+    monkeypatch.setattr(inputs, "SEGMENTS_AT_A_TIME", 15)
     apart = localize("--threshold", 0, "--format", "csv").out
     assert sizes[1:] == [1, 4, 1]  # segments: 16, then 1 + 3 + 9 + 26, then 8
     first, second = (pd.read_csv(io.StringIO(text)) for text in (together, apart))
@@ -533,9 +537,9 @@ def test_mistakes(localize: Command, command: Command, data_dir: Path, features:
     assert_refused(localize("--video-id", "v000", "V01"), "--videos V01: no such video in", features.name, "v001")
     assert_refused(localize("--video-id", "q"), "v000, v001, v002 and others are there")
     assert_refused(localize(file=tmp_path / "none.tfrecord"), "none.tfrecord: no such file")
-    assert_refused(localize(file=tmp_path), f"{tmp_path}: no such file")
+    assert_refused(localize(file=tmp_path), f"{tmp_path}: no shard, array or film in this folder")
     assert_refused(localize("--output", tmp_path), "--output", "is a folder")
-    assert_refused(localize("--output", features), "--output", "is the file of features")
+    assert_refused(localize("--output", features), "--output", "is what is to be looked at")
     assert_refused(localize("--threshold", 1.5), "--threshold")
     assert_refused(localize("--top", 0), "--top")
     assert_refused(localize("--model-names", "ghost"), "ghost: no such model folder")

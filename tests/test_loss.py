@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from yt8m.training.objectives import segment_loss, video_loss
+from yt8m.training.losses import segment_loss, video_loss
 
 # `loss` of parity_2019/expected_logits.npz: what the 2019 release computed for the case below.
 LOSS_2019 = 1.0831389427185059

@@ -535,7 +535,7 @@ def test_what_cannot_be_written_leaves_the_old_shards(
 def test_names_stay_with_the_shards_that_have_them(
     world: World, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from yt8m.making import new_folder
+    from yt8m.making import shard_writing
 
     for path, columns in ((world.labels_path, LABELS), (world.ratings_path, RATINGS)):
         rows = [(video, *([5] if columns is RATINGS else []), "yak", 1)[: len(columns)] for video in world.arrays]
@@ -546,7 +546,7 @@ def test_names_stay_with_the_shards_that_have_them(
     def broken_disk(*_: object) -> None:
         raise OSError(5, "Input/output error", "old")
 
-    monkeypatch.setattr(new_folder, "_keep_the_rest", broken_disk)  # the new shards are in their place by then
+    monkeypatch.setattr(shard_writing, "_keep_the_rest", broken_disk)  # the new shards are in their place by then
     assert_refused(command(*world.arguments("segment/train", "--overwrite")), "Input/output error")
     assert "yak" in (world.data_dir / "vocabulary.csv").read_text(encoding="utf-8")
     monkeypatch.undo()

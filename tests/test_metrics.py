@@ -16,9 +16,8 @@ from sklearn.metrics import average_precision_score
 
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import SegmentBatch, VideoBatch
-from yt8m.training import columns
-from yt8m.training.columns import Columns
-from yt8m.training.metrics import SegmentMetrics, VideoMetrics
+from yt8m.training import metrics
+from yt8m.training.metrics import Columns, SegmentMetrics, VideoMetrics
 
 NOTHING = torch.empty(0)
 
@@ -153,7 +152,7 @@ def test_metrics_of_any_videos_in_any_batches_and_blocks_are_those_of_whole_arra
     labels = rng.random((n_videos, n_classes)) < share
     labels[0, 0] = True
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "BLOCK_BYTES", block)
+        patch.setattr(metrics, "BLOCK_BYTES", block)
         values = measure(logits, labels, sorted(min(end, n_videos) for end in ends))
     assert values == pytest.approx(_of_whole_arrays(logits, labels), rel=1e-12, nan_ok=True)
 
@@ -169,7 +168,7 @@ def test_map_is_scikit_learns_also_with_equal_scores(
     labels[0] = True
     expected = np.mean([average_precision_score(labels[:, c], logits[:, c]) for c in range(n_classes)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "BLOCK_BYTES", block)
+        patch.setattr(metrics, "BLOCK_BYTES", block)
         assert measure(logits, labels)["map"] == pytest.approx(expected, rel=1e-12)
 
 
@@ -243,14 +242,14 @@ def _peak(n_videos: int, folder: Path) -> int:
 
 def test_a_video_takes_half_a_kilobyte_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not the 20 KB that its logits and labels are: what all videos take together is beside it a constant."""
-    monkeypatch.setattr(columns, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 1 << 20)
     few, many = 64 * 16, 64 * 80
     assert (_peak(many, tmp_path) - _peak(few, tmp_path)) / (many - few) < 512
     assert not list(tmp_path.iterdir())  # the file has no name
 
 
 def test_the_file_goes_with_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 100)
     descriptors = Path("/proc/self/fd") if Path("/proc/self/fd").exists() else Path("/dev/fd")
     before = len(list(descriptors.iterdir()))
     metric = VideoMetrics(3, tmp_path)
@@ -269,7 +268,7 @@ def test_columns_are_those_of_the_rows(
 ) -> None:
     rows = np.random.default_rng(seed).standard_normal((sum(sizes), n_columns)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "BLOCK_BYTES", block)
+        patch.setattr(metrics, "BLOCK_BYTES", block)
         table = Columns(n_columns, tmp_path_factory.getbasetemp())
         for part in np.split(rows, np.cumsum(sizes)):
             table.add(part)
@@ -285,8 +284,8 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             """What the system says."""
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(columns.tempfile, "TemporaryFile", lambda dir: Full())  # pylint: disable=redefined-builtin
-    monkeypatch.setattr(columns, "BLOCK_BYTES", 4)
+    monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())  # pylint: disable=redefined-builtin
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 4)
     table = Columns(3862, tmp_path)
     with pytest.raises(UserError, match=r"no place for what an evaluation keeps, 15,448 bytes a video \(No space left"):
         table.add(np.ones((2, 3862), np.float32))

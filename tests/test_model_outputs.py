@@ -32,7 +32,7 @@ from tests.test_commands import assert_refused
 from yt8m.common.errors import UserError
 from yt8m.data.features import PUBLISHED_RANGE
 from yt8m.data.vocabulary import CHALLENGE_FILE, Vocabulary, challenge_vocabulary, load_vocabulary
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 
 Command = Callable[..., Outcome]
 BITS = 10  # of a class index below 1,024
@@ -609,8 +609,8 @@ def test_bytes_that_stand_for_other_values_are_refused(
     ],
 )
 def test_a_wrong_features_file_is_refused(text: str, said: str, command: Command, challenge_dir: Path) -> None:
-    (challenge_dir / "segment" / "test" / "features.json").write_text(text, encoding="utf-8")
     succeed(command("prepare_test_meta", "--data-dir", challenge_dir))
+    (challenge_dir / "segment" / "test" / "features.json").write_text(text, encoding="utf-8")
     assert_refused(command("inference_memmap", "--data-dir", challenge_dir), "features.json", said)
 
 

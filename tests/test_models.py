@@ -13,17 +13,15 @@ from torch import nn
 from torch.nn import functional
 
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
-from yt8m.models.artifacts import copy_encoder
-from yt8m.models.base import fold
-from yt8m.models.centering import CenteredLinear, begin_centered, center, uncenter
+from yt8m.models.base import fuse
+from yt8m.models.classifiers import ContextAwareModel, ContextModelConfig, build_video_model
 from yt8m.models.config import VideoModelConfig
 from yt8m.models.dbof import DbofEncoder
-from yt8m.models.gating import GatedPooling, NormedLinear, SEGating
 from yt8m.models.heads import begin_with_shares, mix_experts, mixture_layers
+from yt8m.models.layers import CenteredLinear, GatedPooling, NormedLinear, SEGating, begin_centered, center, uncenter
+from yt8m.models.model_folders import copy_encoder
 from yt8m.models.nextvlad import NextvladEncoder, NextvladLayer
 from yt8m.models.packing import Packing
-from yt8m.models.segment_models import ContextAwareModel, ContextModelConfig
-from yt8m.models.video_models import build_video_model
 
 N_CLASSES = 3
 
@@ -103,7 +101,7 @@ def test_whole_videos_folded_equal_the_padded_ones(
     packing = Packing(frames, torch.tensor(lengths))
     rows = packing.pack(frames)
     expected = layer.aggregate(*layer.encode_frames(rows), packing)
-    layer.fold()
+    layer.fuse()
     torch.testing.assert_close(layer.aggregate(*layer.encode_frames(rows), packing), expected, rtol=1e-4, atol=1e-5)
     with mock.patch.object(layer, "encode_frames", wraps=layer.encode_frames) as expand:
         torch.testing.assert_close(layer.encode_whole(rows, lengths), expected, rtol=1e-4, atol=1e-5)
@@ -113,7 +111,7 @@ def test_whole_videos_folded_equal_the_padded_ones(
 def test_training_forgets_what_was_folded() -> None:
     torch.manual_seed(2)
     model = disturb(build_video_model(parse(NEXTVLAD, p_drop=0.0), N_CLASSES)).eval()
-    fold(model)
+    fuse(model)
     keys = model.state_dict().keys()
     model.train()(random_frames(3, 6, 1152)).sum().backward()
     assert all(parameter.grad is not None for parameter in model.video_encoder.parameters())

@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yt8m.making.doubts import near_names
+from yt8m.making.array_records import near_names
 
 
 def _slow_distance(one: str, other: str) -> int:

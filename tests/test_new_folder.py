@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from yt8m.common.errors import UserError
-from yt8m.making.new_folder import NewFolder, finish_interrupted
+from yt8m.making.shard_writing import NewFolder, finish_interrupted
 
 OLD = {"a.tfrecord": "old", "notes.txt": "mine"}
 NEW = {"b.tfrecord": "new", "notes.txt": "mine"}

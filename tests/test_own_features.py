@@ -27,7 +27,7 @@ from tests.shards import (
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, agnostic_folder, aware_folder, write_config
 from yt8m.data.index import UNUSUAL, Index, load_index
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.models.base import fold
+from yt8m.models.base import fuse
 from yt8m.models.config import VideoSection
 from yt8m.models.nextvlad import NextvladEncoder
 
@@ -140,7 +140,7 @@ def test_without_audio_nextvlad_is_its_visual_half() -> None:
     with torch.no_grad():
         expected = both(frames, lengths)
         assert torch.allclose(visual(frames[:, :, :6], lengths), expected, atol=1e-5)
-        fold(visual)
+        fuse(visual)
         rows = torch.cat([video[:length, :6] for video, length in zip(frames, lengths)]).float()
         assert torch.allclose(visual.encode_whole(rows, lengths.tolist()), expected, atol=1e-4)
 

@@ -14,13 +14,12 @@ import yaml
 from tests.conftest import Outcome
 from tests.parity_2019 import weights
 from yt8m.data.datasets import WholeVideoDataset
+from yt8m.data.frames import context_frames
 from yt8m.data.index import load_index
-from yt8m.data.segments import context_frames
 from yt8m.data.vocabulary import CHALLENGE_FILE
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.models.segment_models import SegmentModel
-from yt8m.models.video_models import VideoModel
-from yt8m.training.objectives import segment_loss
+from yt8m.models.classifiers import SegmentModel, VideoModel
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
+from yt8m.training.losses import segment_loss
 
 FOLDER = Path(__file__).parent / "parity_2019"
 CASES = json.loads((FOLDER / "cases.json").read_text(encoding="utf-8"))

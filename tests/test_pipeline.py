@@ -1,6 +1,7 @@
 """The commands chained as a user chains them, on generated shards, in processes of their own."""
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import chdir
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from tests.processes import fork, run_command
-from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
+from tests.small_models import CONTEXT, DBOF, FILES_OF_A_RUN, NEXTVLAD, TRAINING, write_config
 from tests.test_scoring import slow_map
 from yt8m.ranking.submission import read_submission
 
@@ -84,21 +85,18 @@ def test_exported_folders(run_dir: Path) -> None:
         ("segment/both_1", {"context_base", "segment_base", "segment_w_context"}),
     ):
         names = sorted(path.name for path in (cache / folder).iterdir())
-        assert names == [
-            "config.yaml",
-            "curves.png",
-            "history.csv",
-            "model.pth",
-            "run.json",
-            "tensorboard",
-            "train.log",
-        ]
+        assert names == FILES_OF_A_RUN
         exported = yaml.safe_load((cache / folder / "config.yaml").read_text(encoding="utf-8"))
         assert set(exported) == sections | {"features", "vocabulary"}
     log = (cache / "video" / "dbof" / "train.log").read_text(encoding="utf-8")
     assert "seed 5" in log and "evaluation at step 3/6" in log and "evaluation at step 6/6" in log
     for metric in ("accuracy", "recall", "precision", "gap", "map"):
         assert f"| {metric} " in log
+    history = pd.read_csv(cache / "segment" / "dbof_0" / "history.csv")
+    log = (cache / "segment" / "dbof_0" / "train.log").read_text(encoding="utf-8")
+    shown = [float(value) for value in re.findall(r"\| auc (\S+)", log)]
+    assert 100 * np.array(shown) == pytest.approx(history["auc"].dropna().to_numpy(), rel=1e-5)  # 0 to 1 for people
+    assert f"auc {max(shown):.6g}" in log.splitlines()[-1]
     exported = yaml.safe_load((cache / "video" / "nextvlad" / "config.yaml").read_text(encoding="utf-8"))
     assert exported["video"]["training"]["steps"] == 4  # what was run, not what the file said
 

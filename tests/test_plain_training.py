@@ -13,8 +13,8 @@ from torch import Tensor
 from benchmarks.plain_models import PlainDbof, build_plain_model, frame_mask
 from benchmarks.plain_training import encode_padded
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, write_config
+from yt8m.models.classifiers import build_video_model
 from yt8m.models.config import VideoSection
-from yt8m.models.video_models import build_video_model
 
 ROOT = Path(__file__).parent.parent
 LENGTHS = [9, 4, 7]

@@ -16,10 +16,10 @@ from tests.conftest import Outcome
 from tests.interrupted import run_interrupted
 from tests.killed import kill_until
 from tests.processes import fork, fork_all, rank_environments, run_command
-from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder
+from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, group_sizes
 from yt8m.data.candidates import Candidates, load_candidates
-from yt8m.prediction import predict_test_set as prediction
-from yt8m.prediction.predict_test_set import remaining_work
+from yt8m.prediction import test_set as prediction
+from yt8m.prediction.test_set import remaining_work
 
 Command = Callable[..., Outcome]
 N_CLASSES = 5
@@ -262,13 +262,7 @@ def test_damaged_videos_are_left_out_and_predicted_once_they_are_mended(
         assert np.abs(values[: rows.start] - expected[name][: rows.start]).max() <= 1
     shard.write_bytes(whole)
     os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    groups: list[int] = []
-    original = prediction.Predictor.__call__
-    monkeypatch.setattr(
-        prediction.Predictor,
-        "__call__",
-        lambda self, videos, chosen: groups.append(len(videos)) or original(self, videos, chosen),
-    )
+    groups = group_sizes(monkeypatch)
     for name, values in predict(command, data_dir, "--batch-size", 1).items():
         assert np.abs(values - expected[name]).max() <= 1
     assert groups == [1, 1]  # no others

@@ -33,21 +33,11 @@ from tests.shards import (
     write_videos,
 )
 from yt8m.common.errors import RecordError, UserError
-from yt8m.data import records as reading
+from yt8m.data import sequence_example as reading
 from yt8m.data.index import load_index
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.records import (
-    DOWNLOAD,
-    HEADER_BYTES,
-    block_span,
-    check_record,
-    masked_crc,
-    parse_record,
-    read_frames,
-    read_unusual_frames,
-    record_spans,
-)
-from yt8m.data.shard_files import open_shard
+from yt8m.data.records import DOWNLOAD, HEADER_BYTES, masked_crc, open_shard, record_spans
+from yt8m.data.sequence_example import block_span, check_record, parse_record, read_frames, read_unusual_frames
 
 RATINGS = ((0, 7, 1.0), (5, 7, 0.0), (5, 9, 1.0))
 VIDEO = make_video(1, 6, labels=(3, 7, 300, 3861), ratings=RATINGS)

@@ -1,21 +1,25 @@
 """The report, as a browser shows it: opened from disk, without network, with mouse and keyboard, on any screen."""
 
+import base64
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import DESKTOP, PHONE, OpenPage, running_browser
+from tests.browser import DESKTOP, PHONE, OpenPage, running_browser, wait_for
 from tests.conftest import Outcome
+from tests.made_films import write_film
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, video_folder
 from yt8m.data.candidates import load_candidates
-from yt8m.data.folds import split_fold
-from yt8m.data.index import load_index
+from yt8m.data.index import load_index, split_fold
 from yt8m.data.vocabulary import load_vocabulary
+from yt8m.localization.spans import runs
 from yt8m.reporting.timelines import PredictedTimelines
 from yt8m.scoring.ratings import ratings_of_table, read_truth
 
@@ -103,21 +107,34 @@ def fixture_opened(browser: Browser, report: Path) -> Iterator[OpenPage]:
 
 def choose(page: Page, video: str) -> None:
     """Choose the timeline of a video."""
-    page.select_option("#video", label=video)
-    expect(page.locator("#video-note")).to_contain_text(video)
+    page.get_by_label("Search for a video or a class").fill(video)
+    page.locator("#chooser-list button").filter(has_text=re.compile(f"^{video}")).click()
+    expect(page.locator("#video-title")).to_contain_text(video)
 
 
-def move_to(page: Page, column_from_the_right: bool) -> None:
-    """Move the mouse to the first or last segment of the timeline's first class."""
-    page.locator("#timeline .nsewdrag").first.scroll_into_view_if_needed()
-    for attempt in range(50):  # the chart may be making room for its labels
-        box = page.locator("#timeline .nsewdrag").first.bounding_box()
-        assert box is not None
-        page.mouse.move(box["x"] + (box["width"] - 25 if column_from_the_right else 25), box["y"] + 12 + attempt % 2)
-        page.wait_for_timeout(100)
-        if page.locator("#timeline .hovertext").count():
-            return
-    raise AssertionError("nothing to be seen where the mouse is")
+def data_of(page: Page) -> dict[str, Any]:
+    """What the page is made of."""
+    return json.loads(page.locator("#data").text_content() or "")
+
+
+def shown_videos(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The videos in the page by id, with their probabilities by class."""
+    timelines = data["timelines"]
+    levels = np.frombuffer(base64.b64decode(timelines["levels"]), np.uint8)
+    found, offset = {}, 0
+    for video_id, start, seconds, n_segments, classes, marks in timelines["videos"]:
+        names = [timelines["classes"][place] for place in classes]
+        own = levels[offset : offset + len(classes) * n_segments].reshape(len(classes), n_segments)
+        offset += own.size
+        found[video_id] = {
+            "start": start,
+            "seconds": seconds,
+            "classes": names,
+            "probabilities": own / timelines["scale"],
+            "marks": {(names[row], second, positive) for row, second, positive in marks},
+        }
+    assert offset == len(levels)
+    return found
 
 
 def test_opens_from_disk_without_complaints_and_without_network(opened: OpenPage, report: Path) -> None:
@@ -126,7 +143,7 @@ def test_opens_from_disk_without_complaints_and_without_network(opened: OpenPage
     assert [address for address in opened.requests if address.startswith("file:")] == [report.absolute().as_uri()]
     for missing in opened.page.locator(".missing").all():
         expect(missing).to_be_hidden()
-    for chart in ("score-chart", "timeline", "calibration-chart", "curve-chart"):
+    for chart in ("score-chart", "calibration-chart", "curve-chart"):
         expect(opened.page.locator(f"#{chart} svg.main-svg").first).to_be_visible()
 
 
@@ -137,7 +154,15 @@ def test_scores(opened: OpenPage, folder: Path) -> None:
     for row, subject in zip(rows.all(), document["subjects"]):
         cells = row.locator("td").all_text_contents()
         assert cells[0] == subject["name"] and cells[1] == f"{subject['map']:.4f}"
-    expect(opened.page.locator("#evaluation-text")).to_contain_text("50 ratings of segments in 1 videos")
+    expect(opened.page.locator("#evaluation-text")).to_contain_text("50 ratings of segments in 1 video,")
+    heads = opened.page.locator("#score-table th").all_text_contents()
+    assert heads == "/MAP@100,000/95 % interval/AUC/class AUC/precision/recall/calibration error/note".split("/")
+    place = [subject["name"] for subject in document["subjects"]].index("ensemble")
+    half = next(row for row in document["subjects"][place]["at_thresholds"] if row["threshold"] == 0.5)
+    cells = rows.nth(place).locator("td").all_text_contents()
+    assert cells[5:7] == ["–" if half[name] is None else f"{half[name]:.4f}" for name in ("precision", "recall")]
+    opened.page.get_by_text("What the columns say").click()
+    assert opened.page.locator("#score-legend dt").all_text_contents() == heads[1:-1]
 
 
 def test_the_classes_are_sorted_and_searched(opened: OpenPage) -> None:
@@ -178,87 +203,178 @@ def test_a_timeline_shows_the_predictions(opened: OpenPage, folder: Path) -> Non
     page, cache = opened.page, folder / "cache"
     candidates, vocabulary = load_candidates(cache), load_vocabulary(folder)
     mean = np.mean([np.load(cache / "predictions" / f"{name}.npy") for name in ("vlad_0", "both_0")], axis=0) / 9999
-    choose(page, "v100")
-    own = next(
-        own for own in json.loads(page.locator("#data").text_content() or "")["timelines"] if own["video"] == "v100"
-    )
-    video = candidates.video_ids.tolist().index(b"v100")
-    rows = mean[candidates.row_starts[video] : candidates.row_ends[video]]
-    assert own["start"] == 30 and own["url"] is None
-    for entry, values in zip(own["classes"], own["probabilities"], strict=True):
-        number = vocabulary.labels.tolist().index(entry["label"])
-        assert entry["name"] == NAMES[entry["label"]]
-        np.testing.assert_allclose(values, rows[:, number], atol=1e-4)
-    shown = [entry["label"] for entry in own["classes"]]
-    strongest = vocabulary.labels[np.argsort(-rows.max(axis=0))][:3].tolist()
-    assert shown[:3] == strongest and set(shown) == set(NAMES)  # all are rated
+    videos = shown_videos(data_of(page))
+    assert list(videos) == [video_id.decode() for video_id in candidates.video_ids.tolist()]  # all of the test set
+    for number, own in enumerate(videos.values()):
+        rows = mean[candidates.row_starts[number] : candidates.row_ends[number]]
+        assert own["start"] == 30 and own["seconds"] == 40 + 5 * len(rows)
+        columns = [vocabulary.names.index(name) for name in own["classes"]]
+        assert (
+            (rows[:, columns].T - own["probabilities"] >= -1e-6) & (rows[:, columns].T < own["probabilities"] + 0.0051)
+        ).all()
+        assert columns[:3] == np.argsort(-rows.max(axis=0), kind="stable")[:3].tolist()
+    own = videos["v100"]
+    assert set(own["classes"]) == set(vocabulary.names)  # all are rated
     truth = read_truth(folder / "truth.csv", folder / "vocabulary.csv")
-    assert {(shown[mark["class"]], mark["start"], mark["positive"]) for mark in own["marks"]} == {
-        (row.label, row.start, row.score == 1) for row in truth.itertuples()
+    names = dict(zip(vocabulary.labels.tolist(), vocabulary.names))
+    assert own["marks"] == {(names[row.label], row.start, row.score == 1) for row in truth.itertuples()}
+    choose(page, "v100")
+    expect(page.locator("#lines .line-name:visible")).to_have_text(["", *own["classes"]])
+    expect(page.locator("#lines .mark.yes")).to_have_count(sum(positive for *_, positive in own["marks"]))
+    expect(page.locator("#lines .mark.no")).to_have_count(sum(not positive for *_, positive in own["marks"]))
+    expect(page.locator("#lines .curve")).to_have_count(len(own["classes"]))
+    spans = sum(len(runs(values >= 0.5)) for values in own["probabilities"])
+    expect(page.locator("#lines .span")).to_have_count(spans)
+    expect(page.locator("#lines .tick").first).to_have_text("0:00")
+
+
+def test_marks_differ_in_colour_and_shape(opened: OpenPage) -> None:
+    page = opened.page
+    choose(page, "v100")
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        yes = page.locator("#lines .mark.yes circle").first.evaluate("(own) => getComputedStyle(own).fill")
+        no = page.locator("#lines .mark.no path").first.evaluate("(own) => getComputedStyle(own).stroke")
+        assert yes != no
+        surface = page.evaluate("getComputedStyle(document.querySelector('#timelines')).backgroundColor")
+        for colour in (yes, no):
+            assert contrast(colour, surface) >= 3, scheme
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, as the W3C's guidelines define it."""
+    levels = []
+    for colour in (one, other):
+        parts = np.array([int(part) for part in re.findall(r"\d+", colour)[:3]]) / 255
+        linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        levels.append(linear @ (0.2126, 0.7152, 0.0722) + 0.05)
+    return max(levels) / min(levels)
+
+
+def test_all_videos_can_be_searched(opened: OpenPage) -> None:
+    page = opened.page
+    found = page.locator("#chooser-list .title")
+    search = page.get_by_label("Search for a video or a class")
+    assert sorted(found.all_text_contents()) == sorted([REAL_ID.decode(), "v100", "v102"])
+    expect(page.locator("#chooser-list .detail").first).to_contain_text("among the most certain")
+    search.fill("V10")
+    expect(found).to_have_text(["v100", "v102"])
+    search.fill("no such")
+    expect(page.locator("#chooser-more")).to_have_text("No video is called so.")
+    videos = shown_videos(data_of(page))
+    peaks = {
+        video: own["probabilities"][own["classes"].index("Zebra")].max()
+        for video, own in videos.items()
+        if "Zebra" in own["classes"]
     }
-    assert page.locator("#timeline .point").count() == len(own["marks"])
-    assert page.locator("#timeline .heatmaplayer image").count() == 1
-    move_to(page, False)
-    expect(page.locator("#timeline .hovertext")).to_contain_text(
-        f"0:30 to 0:35: probability {own['probabilities'][0][0]:.2f}"
+    search.fill("zeb")
+    expect(found).to_have_text(sorted(peaks, key=lambda video: -peaks[video]))
+    best = max(peaks, key=lambda video: peaks[video])
+    expect(page.locator("#chooser-list .detail").first).to_contain_text(
+        f"Zebra {np.floor(peaks[best] * 100 + 1e-9) / 100:.2f}"
     )
 
 
-def test_a_click_opens_a_real_video_at_that_second(opened: OpenPage) -> None:
+def test_a_real_video_opens_at_that_second(opened: OpenPage) -> None:
     page = opened.page
     page.evaluate("window.open = (address) => { window.opened = address; }")
     choose(page, "v100")
-    move_to(page, False)
-    page.mouse.down()
-    page.mouse.up()
-    assert page.evaluate("window.opened ?? null") is None  # v100 is not a real id
+    expect(page.locator("#player-note")).to_contain_text("The film is not at hand")
     choose(page, REAL_ID.decode())
-    move_to(page, True)
-    page.mouse.down()
-    page.mouse.up()
-    page.wait_for_function("window.opened !== undefined")
-    last = 30 + 5 * (-(-62 // 5) - 8 - 1)
-    assert page.evaluate("window.opened") == f"https://www.youtube.com/watch?v={REAL_ID.decode()}&t={last}s"
+    link = page.get_by_role("link", name=f"Watch {REAL_ID.decode()} on YouTube")
+    address = f"https://www.youtube.com/watch?v={REAL_ID.decode()}&t="
+    expect(link).to_have_attribute("href", f"{address}0s")
+    track = page.locator("#lines .axis .track").bounding_box()
+    assert track is not None
+    seconds = shown_videos(data_of(page))[REAL_ID.decode()]["seconds"]
+    page.mouse.click(track["x"] + track["width"] * 32.5 / seconds, track["y"] + 5)
+    expect(link).to_have_attribute("href", f"{address}32s")
+    assert page.evaluate("window.opened ?? null") is None
 
 
 def test_the_keyboard_is_enough(opened: OpenPage) -> None:
     page = opened.page
     page.evaluate("window.open = (address) => { window.opened = address; }")
-    page.locator("#video").focus()
-    while page.locator("#video option:checked").text_content() != REAL_ID.decode():
-        page.keyboard.press("ArrowDown")
+    page.get_by_label("Search for a video or a class").focus()
+    page.keyboard.type(REAL_ID.decode())
     page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "timeline"
-    page.keyboard.press("ArrowDown")
-    page.keyboard.press("ArrowRight")
-    own = page.evaluate(
-        "JSON.parse(document.getElementById('data').textContent).timelines"
-        f".find((own) => own.video === '{REAL_ID.decode()}')"
+    page.keyboard.press("Enter")
+    expect(page.locator("#video-title")).to_contain_text(REAL_ID.decode())
+    own = shown_videos(data_of(page))[REAL_ID.decode()]
+    spans = sorted(
+        (own["start"] + 5 * first, row)
+        for row, values in enumerate(own["probabilities"])
+        for first, _ in runs(values >= 0.5)
     )
-    expect(page.locator("#readout")).to_have_text(
-        f"{own['classes'][1]['name']}, 0:35 to 0:40: probability {own['probabilities'][1][1]:.2f}"
-    )
-    page.keyboard.press("ArrowUp")
-    page.keyboard.press("ArrowUp")
+    assert spans
+    while page.evaluate("!document.activeElement.matches('#lines .span')"):
+        page.keyboard.press("Tab")
     page.keyboard.press("Home")
-    expect(page.locator("#readout")).to_contain_text(f"{own['classes'][0]['name']}, 0:30 to 0:35")
+    page.keyboard.press("Enter")
+    assert page.evaluate("window.opened").endswith(f"&t={spans[0][0]}s")
     page.keyboard.press("End")
     page.keyboard.press("Enter")
-    assert page.evaluate("window.opened").endswith(f"&t={30 + 5 * (len(own['probabilities'][0]) - 1)}s")
-    assert page.locator("#timeline .shapelayer path").count() == 1  # the cursor is to be seen
+    assert page.evaluate("window.opened").endswith(f"&t={spans[-1][0]}s")
+    page.locator("#class-table").scroll_into_view_if_needed()
+    page.evaluate("document.activeElement.blur(); window.opened = 'nothing'")
+    page.keyboard.press("n")  # the keys are the viewer's only while the focus is in it
+    page.keyboard.press("Enter")
+    assert page.evaluate("window.opened") == "nothing"
 
 
-def test_next_and_previous(opened: OpenPage) -> None:
+def test_tables_scroll_in_their_boxes(browser: Browser, report: Path) -> None:
+    for viewport in (DESKTOP, PHONE):
+        opened = OpenPage(browser, report, viewport=viewport)
+        cut = opened.page.evaluate(
+            """[...document.querySelectorAll("table, .chart, h1, p, select, input")].filter((own) => {
+              if (!own.checkVisibility() || own.closest("dialog")) return false;
+              let box = own;  // the first one outside that scrolls
+              const scrolls = (own) => /auto|scroll/.test(getComputedStyle(own).overflowX);
+              while (box && !(box.scrollWidth > box.clientWidth && scrolls(box))) box = box.parentElement;
+              return (box ?? own).getBoundingClientRect().right > innerWidth + 1;
+            }).map((own) => own.id || own.outerHTML.slice(0, 80))"""
+        )
+        assert cut == []
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        fonts = opened.page.evaluate(
+            "[...new Set([...document.querySelectorAll('body *')].filter((own) => own.checkVisibility())"
+            ".map((own) => getComputedStyle(own).fontFamily))]"
+        )
+        assert len(fonts) == 1, fonts
+        opened.page.context.close()
+
+
+def test_films_are_played(browser: Browser, folder: Path, report: Path, tmp_path: Path, command: Command) -> None:
+    write_film(tmp_path / "v100.webm", 90, codecs=("libvpx-vp9", None), width=64, height=36, fps=2)
+    (tmp_path / "v102.txt").write_text("no film", encoding="utf-8")
+    page_path = tmp_path / "page.html"
+    where = ["--data-dir", folder, "--films", tmp_path, "--output", page_path, "--model-names", "vlad_0", "both_0"]
+    outcome = command("report", *where)
+    assert outcome.status == 0, outcome.err
+    opened = OpenPage(browser, page_path, viewport=DESKTOP)
     page = opened.page
-    videos = page.locator("#video option").all_text_contents()
-    assert sorted(videos) == sorted([REAL_ID.decode(), "v100", "v102"])  # all three, none of them twice
-    page.click("#next-video")
-    expect(page.locator("#video-note")).to_contain_text(videos[1])
-    page.click("#previous-video")
-    page.click("#previous-video")
-    expect(page.locator("#video-note")).to_contain_text(videos[-1])
+    choose(page, "v100")
+    bars = page.locator("#lines .span")
+    assert bars.count()
+    expect(page.locator(".card img")).to_have_count(bars.count())
+    wait_for(page, "document.querySelector('video').readyState >= 1")
+    bars.first.click()
+    start = shown_videos(data_of(page))["v100"]
+    first = next(runs(values >= 0.5)[0][0] for values in start["probabilities"] if (values >= 0.5).any())
+    wait_for(page, f"Math.abs(document.querySelector('video').currentTime - {30 + 5 * first}) < 2")
+    assert not opened.complaints
+    page.context.close()
+    assert (
+        command("report", "--data-dir", folder, "--films", folder)
+        .err.strip()
+        .endswith("called as one of the videos is")
+    )
+    assert (
+        command("report", "--data-dir", folder, "--films", tmp_path / "none")
+        .err.strip()
+        .endswith("none: no such folder")
+    )
+    del report
 
 
 def test_models_and_their_curves(opened: OpenPage) -> None:
@@ -267,13 +383,20 @@ def test_models_and_their_curves(opened: OpenPage) -> None:
         ["base", "video", "dbof", "–", "–", "–"],
         [HTML_NAME, "context-agnostic", "nextvlad", "–", "–", "–"],
         ["both_0", "context-aware", "dbof for the context, nextvlad for the segment", "0", "40", "–"],
-        ["vlad_0", "context-agnostic", "nextvlad", "0", "40", "auc 61.5 at step 20"],
+        ["vlad_0", "context-agnostic", "nextvlad", "0", "40", "AUC 0.615 at step 20"],
     ]
     metrics = opened.page.locator("#curve-metric option").all_text_contents()
-    assert metrics == ["loss", "lr", "examples_per_second", "train_loss", "valid_loss", "auc"]
-    assert opened.page.locator("#curve-metric option:checked").text_content() == "auc"
+    assert metrics == [
+        "training loss, last 100 steps",
+        "learning rate",
+        "examples per second",
+        "training loss",
+        "validation loss",
+        "AUC",
+    ]
+    assert opened.page.locator("#curve-metric option:checked").text_content() == "AUC"
     assert opened.page.locator("#curve-chart .point").count() == 2
-    opened.page.select_option("#curve-metric", label="loss")
+    opened.page.select_option("#curve-metric", label="training loss, last 100 steps")
     expect(opened.page.locator("#curve-chart .point")).to_have_count(3)
 
 
@@ -286,7 +409,7 @@ def test_fits_a_phone_in_light_and_dark(browser: Browser, report: Path, scheme: 
         "getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
     )
     assert (red + green + blue < 200) == (scheme == "dark")
-    text = opened.page.evaluate("getComputedStyle(document.querySelector('#timeline .ytick text')).fill")
+    text = opened.page.evaluate("getComputedStyle(document.querySelector('#score-chart .ytick text')).fill")
     level = sum(int(part) for part in text.removeprefix("rgb(").removesuffix(")").split(",")[:3])
     assert (level > 500) == (scheme == "dark")
     opened.page.emulate_media(color_scheme="light" if scheme == "dark" else "dark")  # the sun goes down
@@ -318,16 +441,16 @@ def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(
     assert outcome.status == 0, outcome.err
     text = (folder / "rated.html").read_text(encoding="utf-8")
     data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
-    first, second, third = data["timelines"]
-    assert first["note"] == "a rated video, by both_0, vlad_0, which were not trained on it"
-    assert second["note"] == "a rated video, by models that were trained on it, or may have been"
-    assert third["note"] == "a test video"
-    assert first["start"] == 0 and len(first["probabilities"][0]) == 14
-    labels = [entry["label"] for entry in first["classes"]]
-    assert {(labels[mark["class"]], mark["start"], mark["positive"]) for mark in first["marks"]} >= {
-        (3, 30, True),
-        (7, 40, True),
-    }
+    assert data["timelines"]["notes"] == [
+        [0, "a rated video, by both_0, vlad_0, which were not trained on it"],
+        [1, "a rated video, by models that were trained on it, or may have been"],
+        [2, "a test video"],
+    ]
+    videos = shown_videos(data)
+    assert list(videos) == [unseen, seen, "v102"]
+    assert videos[unseen]["start"] == 0 and videos[unseen]["seconds"] == 70
+    assert videos[unseen]["probabilities"].shape[1] == 14
+    assert videos[unseen]["marks"] >= {("Tree", 30, True), ("Aardvark", 40, True)}
 
 
 def test_what_there_is_not_is_said(browser: Browser, folder: Path, tmp_path: Path, command: Command) -> None:
@@ -337,7 +460,7 @@ def test_what_there_is_not_is_said(browser: Browser, folder: Path, tmp_path: Pat
     opened = OpenPage(browser, tmp_path / "cache" / "report.html", viewport=DESKTOP)
     assert not opened.complaints
     texts = [missing.text_content() or "" for missing in opened.page.locator(".missing").all() if missing.is_visible()]
-    assert len(texts) == 5 and "yt8m.evaluate" in texts[0] and "yt8m.inference_memmap" in texts[1]
+    assert len(texts) == 5 and "yt8m.inference_memmap" in texts[0] and "yt8m.evaluate" in texts[1]
     opened.page.context.close()
 
 
@@ -364,20 +487,24 @@ def test_mistakes(
     assert report.read_bytes() == before
 
 
-def test_certainty_is_entropy(folder: Path, report: Path) -> None:
+def test_the_most_and_least_certain_come_first(folder: Path, report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     del report
-    rng = np.random.default_rng(1)
     candidates, vocabulary = load_candidates(folder / "cache"), load_vocabulary(folder)
-    maps = [rng.integers(0, 10000, (candidates.n_rows, len(vocabulary))).astype(np.int16) for _ in range(2)]
-    for values, video, level in ((maps, 0, 20), (maps, 2, 9990)):
-        for own in values:
-            own[candidates.row_starts[video] : candidates.row_ends[video]] = level
-    timelines = PredictedTimelines(
-        maps, candidates, vocabulary, ratings_of_table(read_truth(folder / "truth.csv", folder / "vocabulary.csv"))
-    )
-    chosen = timelines.by_certainty(1)
-    # Video 0 is surest, but that there is nothing; video 2 shows something surely.
-    assert [own.video_id.encode() for own in chosen] == [candidates.video_ids[2], candidates.video_ids[1]]
-    share = 9990 / 9999
-    bits = -len(vocabulary) * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
-    assert f"{bits:.2f} bits" in chosen[0].note
+    map_ = np.full((candidates.n_rows, len(vocabulary)), 100, np.int16)
+    starts = candidates.row_starts
+    map_[starts[0] + 1, 2], map_[starts[1], 0], map_[starts[2] + 3, 4] = 5100, 2000, 9990
+    ratings = ratings_of_table(read_truth(folder / "truth.csv", folder / "vocabulary.csv"))
+    timelines = PredictedTimelines([map_, map_], candidates, vocabulary, ratings)
+    selection = timelines.select(1, 2)
+    assert [video.video_id.encode() for video in selection.videos] == candidates.video_ids.tolist()
+    assert list(selection.notes.items()) == [
+        (2, f"among the most certain: {vocabulary.names[4]}, probability 0.99 at 0:45"),
+        (0, f"among the least certain: {vocabulary.names[2]}, probability 0.51 at 0:35"),
+    ]
+    assert not selection.remarks
+    room = (len(vocabulary) + 1) * int(candidates.row_ends[0])  # all classes of the first video are rated
+    monkeypatch.setattr("yt8m.reporting.timelines.MOST_BYTES", room)
+    small = timelines.select(1, 5)
+    assert [video.video_id.encode() for video in small.videos] == candidates.video_ids[[0, 2]].tolist()
+    assert list(small.notes) == [1, 0] and len(small.videos[1].classes) == 1
+    assert small.remarks == [f"Left out of the test set: 1 video; the page holds at most {room} probabilities"]

@@ -21,8 +21,8 @@ from tests.processes import fork, run_command
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
 from yt8m import __version__
 from yt8m.data.index import load_index
-from yt8m.training import run_folder
-from yt8m.training.run_folder import code_identity
+from yt8m.training import resume
+from yt8m.training.resume import code_identity
 
 Command = Callable[..., Outcome]
 SETTINGS = {**TRAINING, "steps": 7, "ckpt_interval": 3}
@@ -435,7 +435,7 @@ def test_the_identity_of_the_code_is_that_of_what_decides_the_weights(
     part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = code_identity()
-    for module, file in ((run_folder, "yt8m/training/run_folder.py"), (helperbot, "helperbot/__init__.py")):
+    for module, file in ((resume, "yt8m/training/resume.py"), (helperbot, "helperbot/__init__.py")):
         assert module.__file__ is not None
         original = Path(module.__file__)
         package = next(path for path in original.parents if path.name == file.split("/", maxsplit=1)[0])

@@ -11,9 +11,9 @@ from sklearn.model_selection import KFold
 
 from tests.shards import index_videos, make_video
 from yt8m.common.errors import UserError
-from yt8m.data.folds import split_fold
-from yt8m.data.sampling import SequentialBatches, TrainingBatches, epoch_order, sample_frames
-from yt8m.data.segments import CANDIDATES, EVERYTHING, context_frames
+from yt8m.data.frames import CANDIDATES, EVERYTHING, context_frames, sample_frames
+from yt8m.data.index import split_fold
+from yt8m.data.order import SequentialBatches, TrainingBatches, epoch_order
 
 SHARD_LISTS = st.lists(st.integers(0, 9), min_size=1, max_size=30).map(np.array)
 

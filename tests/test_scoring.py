@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_score, recall_score, roc_auc_score
 
-from yt8m.scoring.ratings import Ratings, ratings_of_table
-from yt8m.scoring.scores import (
+from yt8m.scoring.mean_average_precision import (
     NOT_LISTED,
     Ranking,
     area_under_roc,
@@ -22,6 +21,7 @@ from yt8m.scoring.scores import (
     places_by_score,
     resampled_maps,
 )
+from yt8m.scoring.ratings import Ratings, ratings_of_table
 
 Key = tuple[str, int, int]  # video, start, label
 KEYS = [(vid, start, label) for label in (3, 7, 12) for vid in ("aB3-", "0012", "NA") for start in (30, 35, 60)]

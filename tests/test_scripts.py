@@ -1,7 +1,9 @@
 """The chained scripts: their commands, skipping what is finished, stopping at the first failure."""
 
+import importlib
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -226,3 +228,18 @@ def test_published_configurations_have_a_header() -> None:
         text = "\n".join(header)
         assert "python -m yt8m.train_" in text and "Hardware and time" in text and "Score" in text
         assert yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_the_film_demo_gives_commands_that_there_are(chain: Chain, tmp_path: Path) -> None:
+    """Run as a copy, since it writes beside itself; what the commands do has tests of its own."""
+    shutil.copytree(SCRIPTS, tmp_path / "scripts")
+    environment = {**os.environ, "PYTHON": str(chain.python), "RECORD": str(chain.record), "FAIL_ON": ""}
+    subprocess.run(["bash", tmp_path / "scripts" / "demo-film.bash"], env=environment, check=True)
+    commands = [shlex.split(line) for line in chain.record.read_text(encoding="utf-8").splitlines()]
+    assert [words[1] for words in commands] == [
+        "pip",
+        *(f"yt8m.{name}" for name in ("make_demo_films", "fit", "localize", "evaluate_spans")),
+    ]
+    for _, module, *words in commands[1:]:
+        importlib.import_module(module).build_parser().parse_args(words)
+    assert commands[2][2:4] == ["--videos", "data/demo-film/films"]

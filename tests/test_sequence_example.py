@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.shards import field, make_video, serialize
 from yt8m.data.records import framed
 from yt8m.data.sequence_example import messages
-from yt8m.making.record_writer import Rating, VideoRecord, write_shard
+from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
 
 pytestmark = pytest.mark.skipif(find_spec("tensorflow") is None, reason="TensorFlow is not installed")
 VIDEO = make_video(1, 6, labels=(3, 7, 300, 3861), ratings=((0, 7, 1.0), (5, 7, 0.0)))

@@ -11,9 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import LabelText, plain_label, read_labels, read_ratings, read_video_ids, resolve_labels
 from yt8m.data.tables import read_column, read_table, whole_number
-from yt8m.data.vocabulary import read_vocabulary
+from yt8m.data.vocabulary import (
+    LabelText,
+    plain_label,
+    read_labels,
+    read_ratings,
+    read_video_ids,
+    read_vocabulary,
+    resolve_labels,
+)
 
 COLUMNS = ["vid", "label", "start", "a note"]
 _FIELDS = st.text(st.characters(codec="utf-8", exclude_characters="\0\x1f"), max_size=6) | st.sampled_from(

@@ -21,10 +21,10 @@ from yt8m.data.candidates import (
     load_test_index,
     save_candidates,
 )
-from yt8m.data.damage import RAISE
 from yt8m.data.features import feature_contract, save_contract
+from yt8m.data.frames import Trim
 from yt8m.data.index import Index, load_index
-from yt8m.data.segments import Trim
+from yt8m.data.records import RAISE
 
 
 def index_of(videos: list[tuple[str, int, int]]) -> Index:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from helperbot import Bot, parameter_groups
+from helperbot.files import locked
 from torch import Tensor, nn
 
 from tests.conftest import Outcome
@@ -28,11 +29,11 @@ from tests.small_models import (
     video_folder,
     write_config,
 )
-from yt8m.common.locks import locked
+from yt8m.common.errors import UserError
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import load_segment_model, load_video_model, open_folder
-from yt8m.training.objectives import SegmentTask, VideoTask
+from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
+from yt8m.training.losses import SegmentTask, VideoTask
 
 Command = Callable[..., Outcome]
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
@@ -267,7 +268,7 @@ def test_two_trainings_of_one_name_at_once_are_refused(command: Command, data_di
     folder.mkdir(parents=True)
     config = write_config(tmp_path / "twice.yaml", video={"model": DBOF, "training": TRAINING})
     start = "train_video", config, "--name", "twice", "--data-dir", data_dir
-    with locked(folder / ".lock", "occupied"):
+    with locked(folder / ".lock", UserError("occupied")):
         outcome = command(*start)
         assert outcome.status == 2 and f"{folder}: another process is training it" in outcome.err
         assert [path.name for path in folder.iterdir()] == [".lock"]

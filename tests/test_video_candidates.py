@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from tests.conftest import Outcome
 from tests.small_models import DBOF, agnostic_folder, video_folder
+from yt8m.data.frames import context_frames
 from yt8m.data.index import load_index
-from yt8m.data.segments import context_frames
-from yt8m.models.artifacts import load_video_model
-from yt8m.prediction.video_scores import CandidateRules
+from yt8m.models.model_folders import load_video_model
+from yt8m.prediction.test_set import CandidateRules
 from yt8m.ranking.submission import read_submission
 
 Command = Callable[..., Outcome]

@@ -21,7 +21,7 @@ from yt8m.data.index import load_index
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.ranking.fusion import weights_text
 from yt8m.scoring import weights as searching
-from yt8m.scoring.scores import Ranking, places_by_score, resampled_maps
+from yt8m.scoring.mean_average_precision import Ranking, places_by_score, resampled_maps
 from yt8m.scoring.weights import best_weights
 
 Command = Callable[..., Outcome]

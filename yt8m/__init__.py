@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yt8m.common.errors import UserError
     from yt8m.data.datasets import read_shard
-    from yt8m.localization.localizer import Localizer, load
-    from yt8m.localization.results import Result
+    from yt8m.localization.localizer import Localizer, Result, load
     from yt8m.localization.spans import Span
 
 __version__ = "1.0.0"

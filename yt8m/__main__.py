@@ -11,13 +11,23 @@ from functools import partial
 
 from yt8m import __doc__ as purpose
 from yt8m import __version__
-from yt8m.cli import MODULE_PREFIX, Parser, run
+from yt8m.cli import Parser, as_typed, run
 from yt8m.common.errors import UserError
 from yt8m.common.exits import STATUSES
 
 # In the order in which they are used.
 GROUPS = {
-    "get data": ("download", "check_data", "make_records", "make_demo_data", "make_demo_films", "prepare_vocabulary"),
+    "all in one": ("fit",),
+    "get data": (
+        "download",
+        "check_data",
+        "extract_features",
+        "make_records",
+        "make_demo_data",
+        "make_demo_films",
+        "prepare_vocabulary",
+        "rate",
+    ),
     "train": ("train_video", "train_pure_segment", "train_segment_w_context", "find_lr"),
     "predict and submit": (
         "prepare_test_meta",
@@ -51,7 +61,7 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
     """The command line of a command, which calls itself `yt8m NAME`."""
     parser: argparse.ArgumentParser = importlib.import_module(f"yt8m.{name}").build_parser()
     parser.prog = f"yt8m {name}"
-    parser.epilog = (parser.epilog or "").replace(MODULE_PREFIX, "yt8m ")
+    parser.epilog = as_typed(parser.epilog or "", parser.prog)
     return parser
 
 

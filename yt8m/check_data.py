@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yt8m.cli import make_parser, run
-from yt8m.common.wording import counted
+from yt8m.common.errors import counted
 from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
@@ -39,11 +39,10 @@ def main(args: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from yt8m.common.errors import UserError
-    from yt8m.common.wording import listed
+    from yt8m.common.errors import UserError, listed
     from yt8m.data.index import check_folder, passed_over, shard_paths
+    from yt8m.data.records import RULE, shown_id
     from yt8m.data.statistics import UNFIT_IDS, contents, odd_videos, oddities
-    from yt8m.data.video_ids import RULE, shown_id
     from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
 
     folders = args.folders or [args.data_dir / name for name in FOLDERS if (args.data_dir / name).is_dir()]

@@ -8,20 +8,19 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yt8m import __version__
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.common.exits import INTERRUPTED, ending_of, named_output, settle
-from yt8m.common.wording import counted
-from yt8m.data.damage import Damage
-from yt8m.data.folds import N_FOLDS, NO_FOLD, Fold
+from yt8m.data.partitions import N_FOLDS, NO_FOLD, Fold
+from yt8m.data.records import Damage
 
 if TYPE_CHECKING:
-    from yt8m.data.segments import Trim
+    from yt8m.data.frames import Trim
     from yt8m.prediction.inference import Computation, ModelChoice
     from yt8m.training.trainer import Options
 
@@ -72,10 +71,13 @@ def _with_named_ids(arguments: Sequence[str]) -> list[str]:
     return named
 
 
-def make_parser(description: str | None, examples: str | tuple[str, ...], *options: str) -> argparse.ArgumentParser:
+def make_parser(
+    description: str | None, examples: str | tuple[str, ...], *options: str, folder: str = "--data-dir"
+) -> argparse.ArgumentParser:
     """A parser with what all commands have, and those of the shared `options`: device, seed, workers, on-error.
 
-    `examples`: command lines of the form `python -m yt8m.COMMAND ...`.
+    `examples`: command lines of the form `python -m yt8m.COMMAND ...`; `folder`: what the data folder's option is
+    called. Under another name than the usual one it is needed, as where a data folder is made.
     """
     lines = [examples] if isinstance(examples, str) else list(examples)
     parser = Parser(
@@ -96,12 +98,16 @@ def make_parser(description: str | None, examples: str | tuple[str, ...], *optio
         loudness.add_argument(
             short, name, action="store_const", const=level, default=logging.INFO, dest="console_level", help=text
         )
+    usual = folder == "--data-dir"
+    what = "folder with video/, segment/, the vocabulary and cache/"
     parser.add_argument(
-        "--data-dir",
+        folder,
         type=Path,
-        default=Path("data"),
+        default=Path("data") if usual else None,
+        required=not usual,
+        dest="data_dir",
         metavar="DIR",
-        help="folder with video/, segment/, the vocabulary and cache/ (default: data)",
+        help=f"{what} (default: data)" if usual else f"data folder to write to, which is made: {what}",
     )
     add_shared(parser, *options)
     return parser
@@ -165,7 +171,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     """What the three trainers have in common: CONFIG, `--name`, and how to train."""
     add_config(parser)
-    parser.add_argument("--name", required=True, type=_name, help=f"the model is exported to {folder}")
+    parser.add_argument("--name", required=True, type=folder_name, help=f"the model is exported to {folder}")
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument(
         "--patience", type=positive, metavar="N", help="stop after N evaluations without improvement (default: never)"
@@ -217,6 +223,14 @@ def training_options(args: argparse.Namespace) -> "Options":
         allow_other_code=args.allow_other_code,
         console_level=args.console_level,
     )
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
+    """Options that are positive numbers, by name: the default of each, and what it counts."""
+    for name, (default, what) in numbers.items():
+        parser.add_argument(
+            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
+        )
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
@@ -321,7 +335,7 @@ def computation(args: argparse.Namespace, trim: "Trim | None" = None) -> "Comput
     """What `--device`, `--amp` and `--shifts` say of predicting; `trim`: the segments of a video that are left out, by
     default those that are no candidates."""
     from yt8m.common.devices import resolve_device, resolve_half
-    from yt8m.data.segments import CANDIDATES
+    from yt8m.data.frames import CANDIDATES
     from yt8m.prediction.inference import Computation
 
     device = resolve_device(args.device)
@@ -346,13 +360,14 @@ class Distinct(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def _name(text: str) -> str:
+def folder_name(text: str) -> str:
+    """An option's value as the name of a folder that is not hidden."""
     if not text or text.startswith(".") or "/" in text:
         raise ValueError
     return text
 
 
-_name.__name__ = "folder name"
+folder_name.__name__ = "folder name"
 
 
 def count(text: str) -> int:
@@ -433,7 +448,7 @@ def run(
             raise
         LOGGER.debug("%s was raised here:", type(error).__name__, exc_info=True)
         if ending.text:
-            _complain(f"{parser.prog}: error: {ending.text}")
+            _complain(f"{parser.prog}: error: {as_typed(ending.text, parser.prog)}")
         sys.exit(ending.status)
     finally:
         if "damage" in args:
@@ -489,6 +504,11 @@ def _set_up_console(level: int) -> None:
     if level < logging.INFO:
         for name in ("yt8m", __name__):  # our own, too: commands set the level of the one above it
             logging.getLogger(name).setLevel(level)
+
+
+def as_typed(text: str, prog: str) -> str:
+    """A text whose commands are spelled as the user has spelled the one that runs: `yt8m X` or `python -m yt8m.X`."""
+    return text.replace(MODULE_PREFIX, "yt8m ") if prog.startswith("yt8m") else text
 
 
 def _complain(line: str) -> None:

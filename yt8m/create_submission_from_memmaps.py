@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.progress import Progress
     from yt8m.data.candidates import load_candidates
     from yt8m.data.vocabulary import load_vocabulary
-    from yt8m.prediction.memmaps import prediction_files
+    from yt8m.prediction.prediction_files import prediction_files
     from yt8m.ranking.fusion import Fusion, weights_text
     from yt8m.ranking.submission import write_submission
     from yt8m.ranking.top_k import top_rows
@@ -185,8 +185,8 @@ def _factors(args: argparse.Namespace, candidates: "Candidates", vocabulary: "Vo
     from yt8m.common.devices import resolve_device, resolve_workers
     from yt8m.data.candidates import load_test_index
     from yt8m.data.vocabulary import named_vocabulary
-    from yt8m.models.artifacts import open_folder
-    from yt8m.prediction.video_scores import CandidateRules, video_scores
+    from yt8m.models.model_folders import open_folder
+    from yt8m.prediction.test_set import CandidateRules, video_scores
 
     device = resolve_device(args.device)
     scores = video_scores(

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from helperbot.files import replacing
+from helperbot.files import locked, replacing
 
 from yt8m.cli import Distinct, count, make_parser, number_type, positive, run
 from yt8m.common.errors import UserError
-from yt8m.common.locks import locked
 from yt8m.data.partitions import N_SHARDS, NAME_COLUMNS, NAMES_FILE, PARTITIONS, server_name, shard_number
 
 if TYPE_CHECKING:
@@ -302,7 +301,7 @@ def _download(batches: "list[ShardDownloads]", args: argparse.Namespace, fetcher
         for batch in batches:
             batch.folder.mkdir(parents=True, exist_ok=True)
             occupied = f"{batch.folder}: another download into this folder is at work; wait until it has ended"
-            stack.enter_context(locked(batch.folder / ".download.lock", occupied))
+            stack.enter_context(locked(batch.folder / ".download.lock", UserError(occupied)))
         missing = [batch.look(args.verify, args.jobs) for batch in batches]
         sizes = [fetcher.size_of(shards[0].url) if shards else 0 for shards in missing]
         _warn_of_little_space([batch.folder for batch in batches], [len(a) * b for a, b in zip(missing, sizes)])

@@ -22,7 +22,7 @@ from yt8m.cli import (
     positive,
     run,
 )
-from yt8m.data.folds import N_FOLDS
+from yt8m.data.partitions import N_FOLDS
 
 if TYPE_CHECKING:
     from yt8m.data.vocabulary import Vocabulary

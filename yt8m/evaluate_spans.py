@@ -16,7 +16,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print a table of the spans and the mean IoU. Raises `UserError`."""
-    from yt8m.common.wording import counted
+    from yt8m.common.errors import counted
     from yt8m.scoring.span_overlap import compare_spans, mean_iou, overlap_table
 
     overlaps = compare_spans(args.found, args.true)

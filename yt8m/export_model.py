@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Export, compare, and say what has been written. Raises `UserError`."""
     from yt8m.data.vocabulary import named_vocabulary
-    from yt8m.export.exporting import export_folder
-    from yt8m.models.artifacts import open_folder
+    from yt8m.models.model_folders import open_folder
+    from yt8m.prediction.onnx_export import export_folder
 
     folder = open_folder(args.model, named_vocabulary(args.vocabulary))
     output = args.output or folder.path / FILE_NAME

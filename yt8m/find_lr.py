@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from yt8m.cli import add_amp, add_config, add_vocabulary, fold, make_parser, number_type, positive, run
-from yt8m.data.folds import N_FOLDS, NO_FOLD
+from yt8m.data.partitions import N_FOLDS, NO_FOLD
 
 _rate = number_type("positive number", lambda value: value > 0)
 

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
     """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
     from helperbot import get_logger
 
-    from yt8m.prediction.predict_test_set import predict_test_set
+    from yt8m.prediction.test_set import predict_test_set
 
     get_logger("yt8m", level=min(args.console_level, logging.INFO), console_level=args.console_level)
     predict_test_set(

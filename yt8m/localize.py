@@ -1,13 +1,19 @@
-"""Say when classes appear in a video, from its features and trained segment models.
+"""Say when classes appear in films, or in videos of which there are features, by trained segment models.
 
 All of a video is looked at, from the first second to the last. Neighbouring segments of 5 seconds in which a class is
 probable make a span; the table shows from when to when, the class, the mean probability, and the highest and where.
 """
 
 import argparse
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yt8m.cli import add_prediction_options, computation, make_parser, model_choice, positive, probability, run
+
+if TYPE_CHECKING:
+    from yt8m.localization.spans import Localization
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -15,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         __doc__,
         (
+            "python -m yt8m.localize film.mp4 --html watch.html",
             "python -m yt8m.localize videos.tfrecord --top 2",
             "python -m yt8m.localize videos.tfrecord --classes Guitar Drums --threshold 0.3",
             "python -m yt8m.localize videos.tfrecord --videos abcd efgh --output spans.csv",
@@ -23,12 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
         "on-error",
     )
     # FILE comes first: options that take several values would take it for one of them.
-    parser.usage = "%(prog)s FILE [--videos ID ...] [--classes NAME ...] [more options]"
+    parser.usage = "%(prog)s FILE ... [--videos ID ...] [--classes NAME ...] [more options]"
     parser.add_argument(
-        "file",
+        "files",
         type=Path,
+        nargs="+",
         metavar="FILE",
-        help="a .tfrecord file of frame features, wherever it lies; labels and ratings are not needed",
+        help="films, shards (.tfrecord; labels and ratings are not needed), arrays of features (.npy), or folders of "
+        "them",
     )
     parser.add_argument(
         "--videos",
@@ -62,30 +71,70 @@ def build_parser() -> argparse.ArgumentParser:
         help="segments of at least this probability make a span (default: 0.5)",
     )
     parser.add_argument(
-        "--format",
-        choices=("table", "json", "csv"),
-        help="how to print it (default: json or csv if --output ends so, else table)",
+        "--step",
+        type=int,
+        choices=(1, 5),
+        help="5 looks at the segments of 5 seconds that follow each other; 1 at those that begin at each second, which "
+        "takes five times as long and gives times to the second (default: 1 for films, else 5)",
     )
-    parser.add_argument("--output", type=Path, metavar="PATH", help="write to this file (default: standard output)")
+    parser.add_argument(
+        "--format",
+        choices=("table", "json", "csv", "vtt", "srt"),
+        help="how to print it; vtt and srt are subtitles for players (default: what --output ends in, else table)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="write to this file; subtitles of several videos to this folder (default: standard output)",
+    )
+    parser.add_argument("--html", type=Path, metavar="PATH", help="also write a page to watch the films on")
+    parser.add_argument(
+        "--extractor",
+        metavar="NAME",
+        help="what makes features of films, see extract_features (default: what the models were trained with)",
+    )
+    parser.add_argument(
+        "--assets", type=Path, metavar="FOLDER", help="files that you have downloaded, for extractors that need some"
+    )
     add_prediction_options(parser, "which of them to predict with; the mean of their probabilities counts")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
-    from yt8m.data.segments import EVERYTHING
-    from yt8m.localization.localizing import check_output, localize_file, write_answers
+    from yt8m.data.frames import EVERYTHING
+    from yt8m.localization.film_extractor import FilmExtractor
+    from yt8m.localization.inputs import find_inputs, localize_all
+    from yt8m.localization.localizer import Localizer
+    from yt8m.localization.output import check_output, write_answers
     from yt8m.localization.spans import Query, find_classes
+    from yt8m.reporting.watching import FilmAnswer, write_watch_page
 
-    check_output(args.output, args.file)
+    check_output(args.output, args.files, args.format)
+    check_output(args.html, args.files, None)
     how = computation(args, EVERYTHING)
+    inputs = find_inputs(args.files, args.damage, FilmExtractor(args.extractor, args.assets, how.device))
     folders = model_choice(args).open_all()
     classes = None if args.classes is None else find_classes(args.classes, folders[0].vocabulary())
-    query = Query(classes, args.top, args.threshold)
-    n_videos, answers = localize_file(
-        args.file, folders, how, query, offset=args.offset, video_ids=args.video_id, damage=args.damage
-    )
-    write_answers(answers, n_videos, query, args.output, args.format)
+    query = Query(classes, args.top, args.threshold, args.step)
+    localizer = Localizer(folders, how, args.offset)
+    n_videos, answers = localize_all(inputs, localizer, query, args.video_id)
+    watched: list[FilmAnswer] = []
+
+    def spans() -> Iterator["Localization"]:
+        for answer in answers:
+            if args.html is not None:
+                shown = {span.label for span in (*answer.localization.spans, *answer.localization.below)}
+                labels = localizer.vocabulary.labels.tolist()
+                values = {label: answer.probabilities[:, labels.index(label)] for label in shown}
+                watched.append(FilmAnswer(answer.localization, answer.film, values))
+            yield answer.localization
+
+    write_answers(spans(), n_videos, query, args.output, args.format)
+    if args.html is not None:
+        write_watch_page(args.html, watched)
+        logging.getLogger(__name__).info("wrote %s", args.html)
 
 
 if __name__ == "__main__":

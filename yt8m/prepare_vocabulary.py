@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from yt8m.cli import make_parser, run
-from yt8m.common.wording import counted
+from yt8m.common.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""One HTML page, to be opened from disk: scores, classes, calibration, curves, and timelines of videos."""
+"""One HTML page, to be opened from disk: what is when in which video, scores, classes, calibration, and curves."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ from yt8m.cli import (
     positive,
     run,
 )
-from yt8m.common.wording import counted
+from yt8m.common.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,8 +30,20 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ID",
         action=Distinct,
-        help="videos to show timelines of, of the test set or of the rated one; one whose id begins with two dashes as "
-        "--videos=--ID (default: the test videos of which the models are most and least certain)",
+        help="show these alone, of the test set or of the rated one; one whose id begins with two dashes as "
+        "--videos=--ID (default: all test videos, first those of which the models are most and least certain)",
+    )
+    parser.add_argument(
+        "--films",
+        type=Path,
+        metavar="DIR",
+        help="a folder with films called as their videos are, such as ID.mp4, to be played above the timelines",
+    )
+    parser.add_argument(
+        "--youtube",
+        action="store_true",
+        help="show YouTube's player inside the page for ids that YouTube may have; it works where the page is served, "
+        "not opened from disk (default: a link)",
     )
     add_model_names(parser, "the models whose mean the timelines show")
     add_model_dir(parser)
@@ -49,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive,
         default=6,
         metavar="N",
-        help="show the N most and the N least certain videos (default: 6)",
+        help="begin with the N most and the N least certain videos (default: 6)",
     )
     parser.add_argument(
         "--top",
@@ -74,25 +86,27 @@ def main(args: argparse.Namespace) -> None:
     """Write the page. Raises `UserError`."""
     from datetime import UTC, datetime
 
-    from helperbot.files import replacing
-
     from yt8m import __version__
     from yt8m.data.vocabulary import load_vocabulary
+    from yt8m.reporting.pages import write_page
     from yt8m.reporting.report import describe_models, read_evaluations, render_page
-    from yt8m.reporting.timelines import collect_timelines, page_values
+    from yt8m.reporting.timelines import films_of, page_values, select_videos
 
     cache = args.data_dir / "cache"
     vocabulary = load_vocabulary(args.data_dir)
-    timelines = collect_timelines(
+    output = args.output or cache / "report.html"
+    selection = select_videos(
         args.data_dir,
         vocabulary,
         model_choice(args),
         video_ids=args.videos,
         n_videos=args.n_videos,
+        top=args.top,
         truth=args.truth,
         device=args.device,
         damage=args.damage,
     )
+    films = {} if args.films is None else films_of(selection, args.films, output)
     evaluations = args.evaluations or [*cache.glob("evaluation*.json"), *cache.glob("cross-validation*.json")]
     data = {
         "title": args.title,
@@ -101,14 +115,13 @@ def main(args: argparse.Namespace) -> None:
         "data_dir": str(args.data_dir),
         "evaluations": read_evaluations(evaluations),
         "models": describe_models(cache),
-        "timelines": [page_values(timeline, vocabulary, args.top) for timeline in timelines],
+        "youtube": args.youtube,
+        "timelines": page_values(selection, vocabulary, films),
     }
-    output = args.output or cache / "report.html"
-    with replacing(output) as temporary:
-        temporary.write_text(render_page(data), encoding="utf-8")
+    write_page(output, render_page(data, youtube=args.youtube))
     print(
         f"{output}: {counted(len(data['evaluations']), 'evaluation')}, {counted(len(data['models']), 'model')}, "
-        f"{counted(len(data['timelines']), 'timeline')}; open it in a browser: {output.absolute().as_uri()}"
+        f"{counted(len(selection.videos), 'timeline')}; open it in a browser: {output.absolute().as_uri()}"
     )
 
 

@@ -1,6 +1,7 @@
 """The training loop."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -511,7 +512,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 self.step,
                 self.total_steps,
                 train_loss,
-                " | ".join(f"{name} {value:.6g}" for name, value in results.items()),
+                " | ".join(
+                    f"{name} {value:.6g}" for name, value in self.in_log(results).items() if not math.isnan(value)
+                ),
                 time.perf_counter() - start,
             )
             for callback in self.callbacks:
@@ -519,6 +522,12 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             self.save()
         self._read_signal(flag)  # one that came meanwhile: after the last step nobody else would
         self._clock.leave_out(time.perf_counter() - start)
+
+    def in_log(self, results: dict[str, float]) -> dict[str, float]:
+        """Results of an evaluation in the units that people are shown, which the metrics may choose."""
+        for metric in self.metrics:
+            results = results | metric.in_log(results)
+        return results
 
     def _reset_train_loss(self) -> None:
         self._loss_sum = None

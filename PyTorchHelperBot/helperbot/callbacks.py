@@ -36,6 +36,8 @@ class BotLike(Protocol):
 
     def stop(self, reason: str) -> None: ...  # pylint: disable=missing-function-docstring
 
+    def in_log(self, results: dict[str, float]) -> dict[str, float]: ...  # pylint: disable=missing-function-docstring
+
 
 class Callback:
     """Base class with hooks that do nothing; subclasses override those they need.
@@ -310,5 +312,7 @@ class EarlyStopping(Callback):
             return
         self._waited += 1
         if self._waited >= self.patience:
-            best = "no value other than NaN" if self._best is None else f"{self._best:.6g}"
+            best = "no value other than NaN"
+            if self._best is not None:
+                best = f"{bot.in_log({self.monitor: self._best})[self.monitor]:.6g}"
             bot.stop(f"{self.monitor} has not improved in {self._waited} evaluations (best: {best})")

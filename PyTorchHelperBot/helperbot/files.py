@@ -1,13 +1,16 @@
-"""Files that appear whole or not at all, also where the power goes."""
+"""Atomic writes and advisory locks."""
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LOGGER = logging.getLogger(__name__)
 _SUFFIX = ".tmp"
 
 
@@ -47,6 +50,24 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """
     for path in folder.glob(f".{name}.*{_SUFFIX}"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, occupied: Exception) -> Iterator[None]:
+    """Hold the lock that is the file `path`, which is made, and stays unless the holder removes it.
+
+    Raises `occupied` if another process holds it. Warns where a file system has no locks.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise occupied
+        except (BlockingIOError, FileNotFoundError):  # at work, or just done and the file gone
+            raise occupied from None
+        except OSError as error:
+            LOGGER.warning("%s: no locks here (%s); have no other process write there", path.parent, error.strerror)
+        yield
 
 
 def sync(path: Path) -> None:

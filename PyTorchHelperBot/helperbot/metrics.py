@@ -36,3 +36,7 @@ class Metric(ABC):
 
         A dict's own keys, instead of `name`, become the names in the results.
         """
+
+    def in_log(self, results: dict[str, float]) -> dict[str, float]:  # pylint: disable=unused-argument
+        """What log lines show of the results of an evaluation, where that is another unit; by default nothing else."""
+        return {}

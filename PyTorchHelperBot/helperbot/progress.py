@@ -92,7 +92,7 @@ class TensorBoardLog(Callback):
 
     def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
         """Write the results of an evaluation."""
-        self._add("valid", results, bot.step)
+        self._add("valid", bot.in_log(results), bot.step)
 
     def on_train_end(self, bot: BotLike) -> None:
         """Close the event file."""

@@ -133,7 +133,7 @@ def test_missing_monitor_lists_the_names_there_are(make):
 def stopping_evaluation(callback, scores):
     """After which evaluation (from 1) the callback stops, or None."""
     reasons = []
-    bot = SimpleNamespace(stop=reasons.append)
+    bot = SimpleNamespace(stop=reasons.append, in_log=lambda results: results)
     for number, score in enumerate(scores, start=1):
         callback.on_eval_end(bot, {"score": score})
         if reasons:

@@ -5,6 +5,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yt8m.common.errors import UserError
 
 DEFAULT_OFFSET = 3  # frames on either side of a segment
+IN_WORDS = "in_words"  # the type of faults whose text is for people
 
 
 def _number(value: object) -> object:
@@ -126,16 +128,26 @@ class FeatureMeaning(Section):
     range: Annotated[tuple[Number, Number], AfterValidator(_ascends)]
 
 
+class ExtractorIdentity(Section):
+    """What has made features of films: its `name`, as the command line has it, and a `digest` of weights and settings;
+    what it makes of a film is comparable where both are the same."""
+
+    name: str
+    digest: str
+
+
 class FeatureContract(Section):
     """`features:`, what a model takes: visual features and, where there is sound, audio features of each second.
 
     `trim`: how many seconds at the beginning and at the end of a video are neither ranked nor seen by video models,
     multiples of 5; without the key the challenge's, whose raters never saw those.
+    `extractor`: what has made them; None where that is not known.
     """
 
     rgb: FeatureMeaning
     audio: FeatureMeaning | None = None
     trim: tuple[TrimSeconds, TrimSeconds] = (30, 10)
+    extractor: ExtractorIdentity | None = None
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -187,3 +199,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of sections, found {type(data).__name__}")
     return data
+
+
+def describe(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as `section.key: what is wrong (the value)`."""
+    where = ".".join(map(str, problem["loc"]))
+    kind = problem["type"]
+    if kind == "missing":
+        return f"{where}: missing key"
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key"
+    if kind == IN_WORDS:
+        return f"{where}: {problem['msg']}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{where}: expected {message.removeprefix('expected ')}, found {problem['input']!r}"

@@ -15,7 +15,8 @@ MISTAKE = 2
 INTERRUPTED = 128 + signal.SIGINT
 STATUSES = {
     "0": "done",
-    "1": "check_data, check_submission or download found something wrong or missing; with a traceback: a bug",
+    "1": "check_data, check_submission, download or extract_features found something wrong or missing; with a "
+    "traceback: a bug",
     "2": "a mistake in the command line, a file, the data, or what the machine lacks; one line says what to do",
     "130": "ended by Ctrl-C (SIGINT)",
     "143": "ended by SIGTERM, as preemptible machines send it",

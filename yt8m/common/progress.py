@@ -32,6 +32,12 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def rename(self, title: str) -> None:
+        """Say something else of what is being done."""
+        self._title = title
+        if self._bar is not None:
+            self._bar.set_description(title)
+
     def update(self, count: int) -> None:
         """So many more are done."""
         self._done += count
@@ -42,7 +48,7 @@ class Progress:
         if now - self._last_line >= SECONDS_BETWEEN_LINES and self._done:
             self._last_line = now
             rate = self._done / (now - self._start)
-            left = tqdm.format_interval((self._total - self._done) / rate)
+            left = tqdm.format_interval(max(self._total - self._done, 0) / rate)
             self._logger.info(
                 "%s: %d of %d, %.0f %ss/s, %s left", self._title, self._done, self._total, rate, self._unit, left
             )

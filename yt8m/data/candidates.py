@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 from helperbot.files import replacing
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import listed
-from yt8m.data.damage import Damage
+from yt8m.common.errors import UserError, listed
 from yt8m.data.features import CONTRACT_NAME, read_trim
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim
 from yt8m.data.index import Index, load_index
-from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim
-from yt8m.data.video_ids import RULE, shown_id, unfit_ids
+from yt8m.data.records import RULE, Damage, shown_id, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 CANDIDATES_FILE = "test_meta.npz"
@@ -85,8 +83,8 @@ def find_candidates(index: Index, trim: Trim = CANDIDATES) -> Candidates:
     if not records.size:
         raise UserError(
             f"{index.folder}: no video is long enough to have a candidate segment; the first "
-            f"{trim.head * SEGMENT_SECONDS} seconds and the last {trim.tail * SEGMENT_SECONDS} of a video are left out, "
-            f"which `trim` in {CONTRACT_NAME} there can change"
+            f"{trim.head * SEGMENT_SECONDS} seconds and the last {trim.tail * SEGMENT_SECONDS} of a video are left "
+            f"out, which `trim` in {CONTRACT_NAME} there can change"
         )
     return Candidates(records, index.video_id[records], np.cumsum(counts[records]), trim)
 
@@ -114,7 +112,7 @@ def load_candidates(cache_dir: Path) -> Candidates:
         raise UserError(f"{path}: no test metadata; {remedy}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            trim = Trim(*file["trim"].tolist()) if "trim" in file else CANDIDATES  # of an earlier release
+            trim = Trim(*map(int, file["trim"])) if "trim" in file else CANDIDATES  # of an earlier release
             candidates = Candidates(file["records"], file["video_ids"], file["row_ends"], trim)
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None

@@ -8,7 +8,7 @@ from helperbot import pin_memory
 
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import ShardDataset
-from yt8m.data.sampling import Key, TrainingBatches
+from yt8m.data.order import Key, TrainingBatches
 from yt8m.data.threads import map_ahead
 
 BATCHES_AHEAD = 2  # of each worker

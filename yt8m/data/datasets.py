@@ -1,6 +1,6 @@
 """From indexed shards to batches: videos with labels, rated segments, test videos.
 
-Features stay uint8 until they are on the device. Where damage is skipped (`yt8m.data.damage`), a batch lacks
+Features stay uint8 until they are on the device. Where damage is skipped (`yt8m.data.records`), a batch lacks
 the examples that cannot be read, all of them if need be.
 
 Dimensions: B videos, S segments, V distinct videos of a batch, L frames (padded), D features of a frame,
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from yt8m.common.errors import UserError
-from yt8m.data.damage import RAISE, Damage
+from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
+from yt8m.data.order import Key
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.sampling import Key, sample_frames
-from yt8m.data.segments import SEGMENT_SECONDS, trim_of
+from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
 
 LOGGER = logging.getLogger(__name__)

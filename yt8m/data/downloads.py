@@ -27,7 +27,7 @@ from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
 from yt8m.data.partitions import official_name
-from yt8m.data.shard_files import stamp_of
+from yt8m.data.records import stamp_of
 
 LOGGER = logging.getLogger(__name__)
 SITE = "data.yt8m.org"

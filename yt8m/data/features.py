@@ -9,9 +9,9 @@ import numpy as np
 from helperbot.files import replacing
 from pydantic import ValidationError
 
-from yt8m.common.config import FeatureContract, FeatureMeaning
+from yt8m.common.config import ExtractorIdentity, FeatureContract, FeatureMeaning
 from yt8m.common.errors import UserError
-from yt8m.data.segments import CANDIDATES, Trim, trim_of
+from yt8m.data.frames import CANDIDATES, Trim, trim_of
 
 CONTRACT_NAME = "features.json"
 _ROWS_AT_A_TIME = 1024
@@ -47,11 +47,13 @@ def feature_contract(
     audio: int,
     rgb_range: tuple[float, float] = PUBLISHED_RANGE,
     audio_range: tuple[float, float] = PUBLISHED_RANGE,
+    extractor: ExtractorIdentity | None = None,
 ) -> FeatureContract:
     """Features of these widths, `audio` 0 where there is none; the ranges are by default the published data set's."""
     return FeatureContract(
         rgb=FeatureMeaning(width=rgb, range=rgb_range),
         audio=FeatureMeaning(width=audio, range=audio_range) if audio else None,
+        extractor=extractor,
     )
 
 
@@ -61,7 +63,7 @@ def read_contract(folder: Path, rgb: int, audio: int) -> FeatureContract:
     `folder` holds the shards, or is one shard itself. Without a `features.json` there they are taken for features of
     the published data set. Raises `UserError` for one that cannot be read or is of other widths.
     """
-    contract = _read(folder)
+    contract = find_contract(_path(folder).parent)
     published = feature_contract(rgb, audio)
     if contract is None:
         return published
@@ -75,7 +77,7 @@ def read_contract(folder: Path, rgb: int, audio: int) -> FeatureContract:
 
 def read_trim(folder: Path) -> Trim:
     """What the contract of shards leaves out of their videos; `folder` as for `read_contract`. Raises `UserError`."""
-    contract = _read(folder)
+    contract = find_contract(_path(folder).parent)
     return CANDIDATES if contract is None else trim_of(contract)
 
 
@@ -83,9 +85,9 @@ def _path(folder: Path) -> Path:
     return (folder if folder.is_dir() else folder.parent) / CONTRACT_NAME
 
 
-def _read(folder: Path) -> FeatureContract | None:
-    """The contract beside shards, None where there is none."""
-    path = _path(folder)
+def find_contract(folder: Path) -> FeatureContract | None:
+    """The contract that a folder holds; None if it holds none. Raises `UserError` for one that cannot be read."""
+    path = folder / CONTRACT_NAME
     try:
         return FeatureContract.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -104,18 +106,29 @@ def save_contract(contract: FeatureContract, folder: Path) -> None:
 
 
 def require_same(found: FeatureContract, where: object, expected: FeatureContract, whose: object) -> None:
-    """Raise `UserError` unless the features found `where` are of the widths and ranges that `whose` are."""
+    """Raise `UserError` unless the features found `where` are of the extractor, widths and ranges that `whose` are.
+
+    Where one of them does not say what has made it, the extractor does not count.
+    """
+    ours, theirs = found.extractor, expected.extractor
+    if ours is not None and theirs is not None and ours != theirs:
+        other = f"{theirs.name}" if ours.name != theirs.name else "other weights or settings of it"
+        raise UserError(
+            f"{where}: features are made by the extractor {ours.name}, those of {whose} by {other}; use features of "
+            "the same extractor"
+        )
     if found.widths != expected.widths:
         raise UserError(
             f"{where}: features are {found.widths[0]} (rgb) and {found.widths[1]} (audio) wide, those of {whose} "
             f"{expected.widths[0]} and {expected.widths[1]}; use features of the same extractor"
         )
     for name in ("rgb", "audio"):
-        ours, theirs = getattr(found, name), getattr(expected, name)
-        if ours is not None and _differ(ours.range, theirs.range):
+        meaning, other_meaning = getattr(found, name), getattr(expected, name)
+        if meaning is not None and _differ(meaning.range, other_meaning.range):
             raise UserError(
-                f"{where}: bytes of {name} stand for values from {_shown(ours.range)}, those of {whose} for "
-                f"{_shown(theirs.range)}; make the shards anew with that range, or put the right {CONTRACT_NAME} "
+                f"{where}: bytes of {name} stand for values from {_shown(meaning.range)}, those of {whose} for "
+                f"{_shown(other_meaning.range)}; make the shards anew with that range, or put the right "
+                f"{CONTRACT_NAME} "
                 "beside them"
             )
 

@@ -1,7 +1,7 @@
 """What lies where in a folder of shards: one pass over headers and contexts, remembered in a cache.
 
 The index of a folder holds for every record its shard, offset, id, labels, ratings and the place of its
-frames. It is kept in `cache/index/` beside the name and the stamp (`shard_files.stamp_of`) of each shard, so that
+frames. It is kept in `cache/index/` beside the name and the stamp (`records.stamp_of`) of each shard, so that
 a changed or added shard is read again and nothing else is.
 """
 
@@ -20,14 +20,11 @@ import joblib
 import numpy as np
 from helperbot.files import replacing
 
-from yt8m.common.errors import Faults, ForeignRecordError, RecordError, UserError
+from yt8m.common.errors import Faults, ForeignRecordError, RecordError, UserError, listed
 from yt8m.common.progress import Progress
-from yt8m.common.wording import listed
-from yt8m.data.damage import RAISE, Damage
-from yt8m.data.partitions import SUFFIX, official_name
-from yt8m.data.records import DOWNLOAD, FrameBlock, Record, check_record, parse_record, read_payload, record_spans
-from yt8m.data.shard_files import Shard, open_shard, stamp_of
-from yt8m.data.video_ids import shown_id
+from yt8m.data.partitions import FOLD_SEED, N_FOLDS, NO_FOLD, SUFFIX, official_name
+from yt8m.data.records import DOWNLOAD, RAISE, Damage, Shard, open_shard, read_payload, record_spans, shown_id, stamp_of
+from yt8m.data.sequence_example import FrameBlock, Record, check_record, parse_record
 
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 3
@@ -106,6 +103,26 @@ class Index:
             digest.update(f"{name} {values.dtype.str} {values.shape}".encode())
             digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
+
+
+def split_fold(index: Index, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of `index.shards` to train on and to validate on in one of the 8 folds over sorted shards."""
+    n_shards = len(index.shards)
+    if not 0 <= fold < N_FOLDS:
+        raise UserError(f"--fold {fold}: folds are numbered 0 to {N_FOLDS - 1}")
+    if n_shards < N_FOLDS:
+        raise UserError(
+            f"{index.folder}: {n_shards} shards cannot be split into {N_FOLDS} folds; "
+            f"at least {N_FOLDS} are needed; training on all of them, --fold {NO_FOLD}, needs no folds"
+        )
+    return fold_rows(n_shards, fold)
+
+
+def fold_rows(n_shards: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which of so many shards, at least 8, a fold trains on and which it validates on."""
+    from sklearn.model_selection import KFold  # takes as long to import as torch does
+
+    return list(KFold(N_FOLDS, shuffle=True, random_state=FOLD_SEED).split(range(n_shards)))[fold]
 
 
 def shard_paths(folder: Path) -> list[Path]:

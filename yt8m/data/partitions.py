@@ -1,8 +1,12 @@
-"""The partitions of the data set: folders, and names of shards on its servers and on disks."""
+"""The partitions of the data set: folders, names of shards on its servers and on disks, folds of the rated one.
+
+Imports nothing heavy: `--help` names the folds.
+"""
 
 import re
 import string
 from dataclasses import dataclass
+from typing import Final, Literal
 
 NAMES_FILE = "vocabulary.csv"  # the official names of all labels, in the data folder
 NAME_COLUMNS = ("Index", "KnowledgeGraphId", "Name")
@@ -57,3 +61,9 @@ def server_name(name: str) -> str:
     if number is None or match is None:
         return name
     return f"{match[1]}{_DIGITS[number // len(_DIGITS)]}{_DIGITS[number % len(_DIGITS)]}{SUFFIX}"
+
+
+N_FOLDS, FOLD_SEED = 8, 42
+NO_FOLD: Final = "none"  # all shards are for training
+
+Fold = int | Literal["none"]

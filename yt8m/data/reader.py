@@ -13,19 +13,10 @@ import numpy as np
 
 from yt8m.common.config import FeatureContract
 from yt8m.common.errors import RecordError, UserError
-from yt8m.data.damage import RAISE, Damage
 from yt8m.data.features import read_contract
 from yt8m.data.index import UNUSUAL, Index
-from yt8m.data.records import (
-    FOOTER_BYTES,
-    HEADER_BYTES,
-    FrameBlock,
-    block_span,
-    read_frames,
-    read_payload,
-    read_unusual_frames,
-)
-from yt8m.data.shard_files import Shard, open_shard
+from yt8m.data.records import FOOTER_BYTES, HEADER_BYTES, RAISE, Damage, Shard, open_shard, read_payload
+from yt8m.data.sequence_example import FrameBlock, block_span, read_frames, read_unusual_frames
 
 
 class Frames(NamedTuple):

@@ -1,78 +1,155 @@
-"""TFRecord shards of `tf.train.SequenceExample`s, read where they lie.
+"""TFRecord shards: open files, the records in them and their checksums, and what is done about damage.
 
-A shard is a chain of records: uint64 length, masked CRC-32C of those 8 bytes, payload, masked CRC-32C
-of the payload, all little-endian. A record's payload holds a small context (id, labels, ratings) and
-one byte string per second and feature. In the layout every known writer produces, the frames of a
-feature lie at a constant stride, so that they are a numpy view of the file and nothing is parsed frame
-by frame. Any other legal layout is decoded by protobuf, to the same arrays.
+A shard is a chain of records: uint64 length, masked CRC-32C of those 8 bytes, payload, masked CRC-32C of the payload,
+all little-endian. What a payload says is in `sequence_example`.
 """
 
+import errno
+import logging
+import os
+import re
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Iterable, Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 from crc32c import crc32c
 
-from yt8m.common.errors import ForeignRecordError, RecordError
-from yt8m.data.partitions import PARTITIONS
-from yt8m.data.sequence_example import messages
-from yt8m.data.shard_files import Shard
+from yt8m.common.errors import RecordError, UserError
+
+LOGGER = logging.getLogger(__name__)
+
+
+class Damage:
+    """Meets the errors of reading: raises them, or with `skip` remembers each of them once.
+
+    May be shared by threads.
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+        self.left_out: dict[str, RecordError] = {}
+        self._lock = threading.Lock()
+
+    def meet(self, error: RecordError) -> None:
+        """Raise the error, or remember that what it names is left out."""
+        if not self.skip:
+            raise error
+        with self._lock:
+            known = str(error) in self.left_out
+            self.left_out[str(error)] = error
+        if not known:
+            LOGGER.warning("left out: %s", error)
+
+    def report(self) -> None:
+        """Say what has been left out, if anything has."""
+        if self.left_out:
+            names = sorted({str(error.path) for error in self.left_out.values()})
+            LOGGER.warning(
+                "left out because of damage: %d records or rests of shards, all named above, of %d shards. "
+                "Download again: %s",
+                len(self.left_out),
+                len(names),
+                " ".join(names),
+            )
+
+
+RAISE = Damage()
+
+_PAGE = 4096
+
+
+class Shard:
+    """A shard that is open to be read: slices of it are its bytes.
+
+    It is not mapped into memory: touching a page of a mapped file that has been cut off, or whose disk or server
+    fails, kills the process. Reading is a `RecordError` then. Of what is read in small pieces the last page is kept,
+    so that parsing costs few reads. The file is closed when the shard is no longer used. May be used by several
+    threads at once.
+    """
+
+    def __init__(self, path: Path, file: FileIO, size: int) -> None:
+        self.path, self._file, self._size, self._handle = path, file, size, file.fileno()
+        self._page = 0, b""  # where it begins, and its bytes; replaced as one
+        self._advise(0, 0, os.POSIX_FADV_RANDOM)
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, span: slice) -> bytes:
+        start, stop, _ = span.indices(self._size)
+        if stop - start > _PAGE:
+            return self.read(start, stop)
+        first, page = self._page
+        if not first <= start <= stop <= first + len(page):
+            first = start - start % _PAGE
+            page = self.read(first, min(-(-stop // _PAGE) * _PAGE, self._size))
+            self._page = first, page
+        return page[start - first : stop - first]
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop`, and nothing else. Raises `RecordError` where they are not to be had."""
+        try:
+            found = os.pread(self._handle, stop - start, start)
+            while len(found) < stop - start:
+                more = os.pread(self._handle, stop - start - len(found), start + len(found))
+                if not more:
+                    what = f"has been cut off before byte {stop} since it was opened; run the command again"
+                    raise RecordError(self.path, what)
+                found += more
+        except OSError as error:
+            raise RecordError(
+                self.path, f"byte {start} and those behind it cannot be read ({error.strerror})"
+            ) from None
+        return found
+
+    def will_need(self, start: int, stop: int) -> None:
+        """Have the system read these bytes, all at once, while we go on."""
+        self._advise(start, stop - start, os.POSIX_FADV_WILLNEED)
+
+    def _advise(self, start: int, length: int, advice: int) -> None:
+        try:
+            os.posix_fadvise(self._handle, start, length, advice)
+        except OSError:  # reading will tell what is wrong
+            pass
+
+
+def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
+    """What tells a changed shard: size in bytes, modification time in ns, inode, and time of change in ns.
+
+    Archives and copies set the modification time back, but nothing sets the last of these.
+    """
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
+
+
+def open_shard(path: Path, stamp: Sequence[int] | None = None) -> Shard:
+    """Open a shard to read just what is asked for.
+
+    Raises `RecordError` for a file that cannot be read, or is not that of `stamp`. Of this the time of change does not
+    count: another hard link to the file would end a run. Raises `UserError` where no more files may be open.
+    """
+    try:
+        file = path.open("rb", buffering=0)
+        stat = os.fstat(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # is not the shard's fault
+            raise UserError(f"{path}: cannot be opened ({error.strerror}); raise the limit, see `ulimit -Hn`") from None
+        raise RecordError(path, f"cannot be read ({error.strerror})") from None
+    if stamp is not None and stamp_of(stat)[:-1] != tuple(stamp[:-1]):
+        file.close()
+        raise RecordError(path, "has changed since it was indexed; run the command again")
+    return Shard(path, file, stat.st_size)
+
 
 Buffer = Shard | bytes | memoryview
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
 DOWNLOAD = "download the shard again"
-FEATURES = ("rgb", "audio")  # lists of frames, of which a data set without sound has the first alone
-_LENGTH_DELIMITED = 2  # the wire type of strings, messages and packed numbers
-_MOST_OF_VARINT = 10  # bytes
-
-_Values = list[bytes] | np.ndarray  # of a Feature: byte strings or numbers
-_Frames = list[Sequence[bytes]]  # of a FeatureList: the byte strings of each Feature, one in a frame
-
-
-class _Unusual(Exception):
-    """The payload is not laid out as known writers do; it may still be legal."""
-
-
-class FrameBlock(NamedTuple):
-    """Frames of one feature at a constant stride.
-
-    `start`: offset of the first frame's wire header from the beginning of the payload; `count` frames
-    of `width` bytes.
-    """
-
-    start: int
-    count: int  # type: ignore[assignment]  # what tuples count is not asked for
-    width: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """A record without its features.
-
-    `labels` (int64) are class ids of the video. Ratings are three parallel arrays: start second (int64),
-    class id (int64), score (float32, 0 or 1). `rgb` and `audio` say where the frames lie, or are None
-    where only protobuf can tell (`read_unusual_frames`).
-    """
-
-    offset: int
-    length: int
-    video_id: bytes
-    labels: np.ndarray
-    rating_start: np.ndarray
-    rating_label: np.ndarray
-    rating_score: np.ndarray
-    rgb_count: int
-    audio_count: int
-    rgb_width: int
-    audio_width: int
-    rgb: FrameBlock | None
-    audio: FrameBlock | None
 
 
 def masked_crc(data: bytes | memoryview) -> int:
@@ -156,8 +233,8 @@ def _unpacks_to_a_record(start: bytes) -> bool:
 def _is_bare_example(buffer: Buffer) -> bool:
     """Whether a whole file is one message with the fields of a SequenceExample."""
     try:
-        fields = [number for number, _, _ in _fields(buffer, 0, len(buffer))]
-    except (_Unusual, IndexError):
+        fields = [number for number, _, _ in wire_fields(buffer, 0, len(buffer))]
+    except (UnusualLayout, IndexError):
         return False
     return bool(fields) and set(fields) <= {1, 2}
 
@@ -172,214 +249,18 @@ def read_payload(buffer: Buffer, offset: int, length: int, path: Path, video_id:
     return payload
 
 
-def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record:
-    """Parse the context and find the frames of the record at `offset`; features are not read.
-
-    Raises `RecordError` where the payload is no SequenceExample with an id, and `ForeignRecordError` where it is one of
-    another kind, such as video-level features.
-    """
-    start = offset + HEADER_BYTES
-    try:
-        context, blocks = _scan(buffer, start, start + length)
-        return _record(offset, length, context, path, blocks)
-    except (_Unusual, IndexError):
-        example = _parse_with_protobuf(read_payload(buffer, offset, length, path), offset, path)
-        context = {key: _values(feature) for key, feature in example.context.feature.items()}
-        return _record(
-            offset,
-            length,
-            context,
-            path,
-            {
-                key: [value.bytes_list.value for value in features.feature]
-                for key, features in example.feature_lists.feature_list.items()
-            },
-        )
+_LENGTH_DELIMITED = 2  # the wire type of strings, messages and packed numbers
+_MOST_OF_VARINT = 10  # bytes
 
 
-def block_span(payload_start: int, block: FrameBlock, selection: slice | np.ndarray) -> tuple[int, int]:
-    """Where the selected frames of a block lie in the file, from the first to the last, headers included."""
-    first, last = (
-        (selection.start, selection.stop - 1)
-        if isinstance(selection, slice)
-        else (int(selection[0]), int(selection[-1]))
-    )
-    stride = len(_frame_header(block.width)) + block.width
-    start = payload_start + block.start
-    return start + first * stride, start + (last + 1) * stride
-
-
-def read_frames(
-    buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray, out: np.ndarray
-) -> bool:
-    """Copy the selected frames of a block into `out` (frames, width) uint8; reads no frame before or behind them.
-
-    Returns False where one of those frames is not where the constant stride says: the record is then
-    one for `read_unusual_frames`.
-    """
-    rows, regular = _frame_rows(buffer, payload_start, block, selection)
-    out[:] = rows[:, rows.shape[1] - block.width :]
-    return regular
-
-
-def _frame_rows(
-    buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray
-) -> tuple[np.ndarray, bool]:
-    """Selected frames with their headers, (frames, header + width) uint8, and whether the headers are all right."""
-    start, stop = block_span(payload_start, block, selection)
-    header = _frame_header(block.width)
-    stride = len(header) + block.width
-    found = buffer.read(start, stop) if isinstance(buffer, Shard) else buffer[start:stop]
-    rows = np.frombuffer(found, np.uint8).reshape((stop - start) // stride, stride)
-    if not isinstance(selection, slice):
-        # take() copies whole rows; indexing rows and columns at once would go byte by byte.
-        rows = rows.take(selection - selection[0], axis=0)
-    return rows, rows[:, : len(header)].tobytes() == header * len(rows)
-
-
-def read_unusual_frames(
-    buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """All frames of a record of any legal layout, through protobuf: rgb and audio, uint8 (frames, width)."""
-    example = _parse_with_protobuf(read_payload(buffer, offset, length, path, video_id), offset, path)
-    lists = example.feature_lists.feature_list
-    rgb, audio = (
-        _stack(
-            [feature.bytes_list.value for feature in lists[key].feature],  # none where there is no such list
-            partial(RecordError, path, offset=offset, video_id=video_id),
-            key,
-        )
-        for key in FEATURES
-    )
-    return rgb, audio
-
-
-def check_record(buffer: Buffer, record: Record, path: Path) -> None:
-    """Read all of a record: its checksum and the place of every frame. Raises `RecordError`."""
-    offset, length, video_id = record.offset, record.length, record.video_id
-    payload = read_payload(buffer, offset, length, path, video_id)
-    if all(
-        block is not None and _frame_rows(payload, 0, block, slice(0, block.count))[1]
-        for block in (record.rgb, record.audio)
-    ):
-        return
-    rgb, audio = read_unusual_frames(buffer, offset, length, path, video_id)
-    if (len(rgb), len(audio)) != (record.rgb_count, record.audio_count):
-        raise RecordError(path, "holds other frames than the size of its lists says", offset, video_id)
-
-
-def _stack(frames: _Frames, error: Callable[[str], RecordError], key: str) -> np.ndarray:
-    width = _common_width(frames, error, key)
-    return np.frombuffer(b"".join(frame[0] for frame in frames), np.uint8).reshape(len(frames), width)
-
-
-def _common_width(frames: _Frames, error: Callable[[str], RecordError], key: str) -> int:
-    """Width in bytes of a list of frames, each a list of one byte string; 0 for no frames."""
-    widths = {len(frame[0]) if len(frame) == 1 else -1 for frame in frames}
-    if widths == {-1}:
-        raise error(
-            f"frames of {key} are not one byte string each, but perhaps floats; make bytes of them, see "
-            "`python -m yt8m.make_records --help`"
-        )
-    if len(widths) > 1:
-        raise error(f"frames of {key} differ in width")
-    return widths.pop() if widths else 0
-
-
-def _record(
-    offset: int, length: int, context: dict[str, _Values], path: Path, lists: Mapping[str, FrameBlock | _Frames]
-) -> Record:
-    """Put a record together from its context and its feature lists (`FrameBlock`s or lists of frames)."""
-    name = next((key for key in ("id", "video_id") if key in context), None)
-    if name is None or len(context[name]) != 1 or not isinstance(context[name][0], bytes):
-        raise RecordError(
-            path,
-            f"no video id: found {_found(context, lists)}; expected a context key id, one byte string, and the feature "
-            "list rgb",
-            offset,
-        )
-    video_id = context[name][0]
-    if lists.keys().isdisjoint(FEATURES) and (lists or context.keys() - _CONTEXT):
-        raise ForeignRecordError(path, _foreign_record(path, context, lists), offset, video_id)
-    error = partial(RecordError, path, offset=offset, video_id=video_id)
-    labels, starts, rated = (
-        _integers(context, key, error) for key in ("labels", "segment_start_times", "segment_labels")
-    )
-    scores = np.asarray(context.get("segment_scores", ()))
-    if scores.size and scores.dtype.kind != "f":
-        raise error("segment_scores are not floats")
-    scores = scores.astype(np.float32)
-    if not len(starts) == len(rated) == len(scores):
-        raise error(
-            f"{len(starts)} segment_start_times, {len(rated)} segment_labels and {len(scores)} segment_scores; "
-            "they must be parallel"
-        )
-    sizes: dict[str, tuple[int, int, FrameBlock | None]] = {}
-    for key in FEATURES:
-        frames = lists.get(key, [])
-        if isinstance(frames, FrameBlock):
-            sizes[key] = (frames.count, frames.width, frames)
-        else:
-            sizes[key] = (len(frames), _common_width(frames, error, key), None)
-    return Record(
-        offset,
-        length,
-        video_id,
-        labels,
-        starts,
-        rated,
-        scores,
-        sizes["rgb"][0],
-        sizes["audio"][0],
-        sizes["rgb"][1],
-        sizes["audio"][1],
-        sizes["rgb"][2],
-        sizes["audio"][2],
-    )
-
-
-_VIDEO_LEVEL = {"mean_rgb", "mean_audio"}  # context keys
-_CONTEXT = {
-    *("id", "video_id", "labels", "segment_start_times", "segment_end_times", "segment_labels", "segment_scores")
-}  # those of a record of frame-level features, which has no lists if it has no frames
-
-
-def _found(context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
-    """What a record has in it."""
-    return (
-        f"the feature lists {', '.join(sorted(lists)) or '(none)'} and the context keys "
-        f"{', '.join(sorted(context)) or '(none)'}"
-    )
-
-
-def _foreign_record(path: Path, context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
-    """What a record is that has no visual features, one a second, and what to do about it."""
-    found = f"found {_found(context, lists)}; wanted are the feature list rgb and, where there is sound, audio, a frame"
-    if lists or not _VIDEO_LEVEL & context.keys():
-        kind = "AudioSet's features of sound alone" if "audio_embedding" in lists else "features of another kind"
-        return f"{kind}: {found} a second; bring visual features, too, and see `python -m yt8m.make_records --help`"
-    folder = "/".join(path.absolute().parts[-3:-1])
-    plans = [part.published for part in PARTITIONS if part.folder == folder] or [
-        part.published for part in PARTITIONS if path.name.startswith(part.stem)
-    ]
-    fetch = f"python -m yt8m.download --plan {' or '.join(plans or ['2/frame/train'])}"
-    return (
-        f"video-level features, where frame-level ones are needed: {found} a second; the files of both have the same "
-        f"names: fetch those of the frame level, `{fetch}`"
-    )
-
-
-def _integers(context: dict[str, _Values], key: str, error: Callable[[str], RecordError]) -> np.ndarray:
-    values = np.asarray(context.get(key, ()))
-    if values.size and values.dtype.kind != "i":
-        raise error(f"{key} are not integers")
-    return values.astype(np.int64)
+class UnusualLayout(Exception):
+    """The payload is not laid out as known writers do; it may still be legal."""
 
 
 # --- the protobuf wire format, as far as SequenceExample needs it ------------------------------------
 
 
-def _varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
+def read_varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
     """An unsigned varint and the position behind it."""
     value = shift = 0
     while True:
@@ -390,144 +271,50 @@ def _varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
             break
         shift += 7
         if shift > 63:
-            raise _Unusual
+            raise UnusualLayout
     if value >> 64:
-        raise _Unusual
+        raise UnusualLayout
     return value, position
 
 
-def _fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Field number and the span of each field's value in a message; `_Unusual` where one has no length."""
+def wire_fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Field number and the span of each field's value in a message; `UnusualLayout` where one has no length."""
     while position < end:
         header = buffer[position : position + 2 * _MOST_OF_VARINT]
-        tag, after_tag = _varint(header, 0)
+        tag, after_tag = read_varint(header, 0)
         if tag & 7 != _LENGTH_DELIMITED:
-            raise _Unusual
-        size, after_size = _varint(header, after_tag)
+            raise UnusualLayout
+        size, after_size = read_varint(header, after_tag)
         position += after_size
         stop = position + size
         if stop > end:
-            raise _Unusual
+            raise UnusualLayout
         yield tag >> 3, position, stop
         position = stop
 
 
-def _single(buffer: Buffer, start: int, end: int) -> tuple[int, int, int]:
-    """Field number and span of the only field of a message."""
-    found = list(_fields(buffer, start, end))
-    if len(found) != 1:
-        raise _Unusual
-    return found[0]
+RULE = "an id may have no blank, comma, colon, double quote or unprintable character, and is UTF-8"
+_PLAIN = re.compile(rb"[!#-+\--9;-~]+")  # ASCII, as all ids of the published data set are
+_SEPARATORS = frozenset(' ,:"')
 
 
-def _map_entries(buffer: Buffer, start: int, end: int) -> Iterator[tuple[str, int, int]]:
-    """Key and value span of each entry of a map<string, message>, which is field 1 of its message."""
-    for number, entry, stop in _fields(buffer, start, end):
-        parts = list(_fields(buffer, entry, stop))
-        if number != 1 or [part[0] for part in parts] != [1, 2]:
-            raise _Unusual
-        (_, key, key_stop), (_, value, value_stop) = parts
-        yield bytes(buffer[key:key_stop]).decode(errors="replace"), value, value_stop
+def unfit_ids(video_ids: Iterable[bytes]) -> list[bytes]:
+    """Those of some ids that a submission cannot hold, in their order."""
+    return [video_id for video_id in video_ids if not _PLAIN.fullmatch(video_id) and not _is_fit(video_id)]
 
 
-def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict[str, _Values], dict[str, FrameBlock | _Frames]]:
-    """Context values and `FrameBlock`s of a payload in the usual layout, further lists empty; `_Unusual` for any
-    other."""
-    context: dict[str, _Values] = {}
-    blocks: dict[str, FrameBlock | _Frames] = {}
-    for number, message, stop in _fields(buffer, start, end):
-        if number not in (1, 2):
-            raise _Unusual
-        for key, value, value_stop in _map_entries(buffer, message, stop):
-            if number == 1:
-                context[key] = _feature_values(bytes(buffer[value:value_stop]))
-            else:
-                blocks[key] = _frame_block(buffer, start, value, value_stop) if key in FEATURES else []
-    return context, blocks
-
-
-def _feature_values(feature: bytes) -> _Values:
-    """Values of a Feature: byte strings, float32s or int64s."""
-    if not feature:
-        return []
-    kind, start, end = _single(feature, 0, len(feature))
-    if kind == 1:
-        strings = list(_fields(feature, start, end))
-        if any(number != 1 for number, _, _ in strings):
-            raise _Unusual
-        return [feature[first:stop] for _, first, stop in strings]
-    if start == end:
-        return []
-    number, start, end = _single(feature, start, end)  # packed values
-    if number != 1 or kind not in (2, 3):
-        raise _Unusual
-    if kind == 2:
-        if (end - start) % 4:
-            raise _Unusual
-        return np.frombuffer(feature[start:end], "<f4")
-    integers = []
-    while start < end:
-        value, start = _varint(feature, start)
-        integers.append(value)
-    if start != end:
-        raise _Unusual
-    return np.array(integers, np.uint64).astype(np.int64)
-
-
-@cache
-def _frame_header(width: int) -> bytes:
-    """The bytes before each frame: Feature in FeatureList, BytesList in Feature, value in BytesList."""
-    header = b""
-    for _ in range(3):
-        header = b"\x0a" + _encode_varint(width + len(header)) + header
-    return header
-
-
-def _encode_varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlock:
-    """The frames of a FeatureList, judged by the header of the first and by the whole length.
-
-    `read_frames` compares the header of every frame that it reads.
-    """
-    if start == end:
-        return FrameBlock(start - payload, 0, 0)
-    value = (start, end)
-    for _ in range(3):  # Feature in FeatureList, BytesList in Feature, value in BytesList
-        field = next(_fields(buffer, *value), None)
-        if field is None or field[0] != 1:
-            raise _Unusual
-        value = field[1:]
-    width = value[1] - value[0]
-    header = _frame_header(width)
-    stride = len(header) + width
-    if bytes(buffer[start : start + len(header)]) != header or (end - start) % stride:
-        raise _Unusual
-    return FrameBlock(start - payload, (end - start) // stride, width)
-
-
-def _parse_with_protobuf(payload: memoryview, offset: int, path: Path) -> Any:
-    """A payload as `tf.train.SequenceExample`: any legal layout, slowly."""
-    from google.protobuf.message import DecodeError
-
+def shown_id(video_id: bytes) -> str:
+    """An id within quotation marks, whatever its bytes are."""
     try:
-        return messages().SequenceExample.FromString(bytes(payload))
-    except DecodeError:
-        raise RecordError(path, "not a SequenceExample", offset) from None
+        return repr(video_id.decode())
+    except UnicodeDecodeError:
+        return repr(video_id)
 
 
-def _values(feature: Any) -> _Values:
-    """Values of a protobuf Feature, as `_feature_values` returns them."""
-    kind = feature.WhichOneof("kind")
-    if kind == "bytes_list":
-        return list(feature.bytes_list.value)
-    if kind == "float_list":
-        return np.array(feature.float_list.value, np.float32)
-    return np.array(feature.int64_list.value, np.int64)  # none where no kind is set
+def _is_fit(video_id: bytes) -> bool:
+    try:
+        text = video_id.decode()
+    except UnicodeDecodeError:
+        return False
+    # Of all white space, only the blank counts as printable.
+    return bool(text) and text.isprintable() and _SEPARATORS.isdisjoint(text)

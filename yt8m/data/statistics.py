@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.index import Index
-from yt8m.data.segments import SEGMENT_SECONDS
-from yt8m.data.video_ids import shown_id, unfit_ids
+from yt8m.data.records import shown_id, unfit_ids
 from yt8m.data.vocabulary import Vocabulary
 
 _MOST_FRAMES = 300  # of a video of the data set

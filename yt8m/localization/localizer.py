@@ -1,11 +1,13 @@
-"""Trained segment models as one object that says when their classes appear in videos.
+"""Trained segment models as one object that says when their classes appear in videos, and what it answers.
 
 Dimensions: L seconds of a video, D features of a second, S segments of a video, C classes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,13 +17,110 @@ from yt8m.common.config import FeatureMeaning
 from yt8m.common.devices import keep_freed_memory, resolve_device, resolve_half
 from yt8m.common.errors import UserError
 from yt8m.data.features import Scale, require_same
-from yt8m.data.segments import EVERYTHING
-from yt8m.data.vocabulary import named_vocabulary
-from yt8m.localization.results import Result
-from yt8m.localization.spans import Query, find_classes, find_spans
-from yt8m.models.artifacts import ModelFolder, list_folders, open_folder
+from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
+from yt8m.data.vocabulary import Vocabulary, named_vocabulary
+from yt8m.localization.spans import (
+    CSV_COLUMNS,
+    NO_FRAMES,
+    Localization,
+    Query,
+    Span,
+    clock,
+    digits,
+    find_classes,
+    find_spans,
+    span_fields,
+)
 from yt8m.models.model_files import CONFIG_NAME, WEIGHTS_NAME
+from yt8m.models.model_folders import ModelFolder, list_folders, open_folder
 from yt8m.prediction.inference import Computation, Predictor, load_members, mean_probabilities
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Result(Localization):
+    """A video's spans, and the `probabilities` (S, C) of its segments, float64, that they were found in.
+
+    S segments of 5 seconds, the first from second 0 on; C classes as in `vocabulary`; `threshold`: the probability
+    from which on a segment is part of a span.
+    """
+
+    probabilities: np.ndarray
+    vocabulary: Vocabulary
+    threshold: float
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the C columns of `probabilities`."""
+        return self.vocabulary.names
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each span, with the columns of `localize --format csv`; times in seconds."""
+        import pandas as pd
+
+        return pd.DataFrame([span_fields(span) for span in self.spans], columns=list(CSV_COLUMNS))
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the probabilities of the classes that have spans, or come nearest to one, and the spans as bars.
+
+        On these matplotlib axes or, by default, on those of a new figure.
+        """
+        shown = self._by_class()
+        if axes is None:
+            from matplotlib import pyplot
+
+            axes = pyplot.subplots(figsize=(9, 1.2 + 0.5 * len(shown)), layout="constrained")[1]
+        edges = np.append(np.arange(len(self.probabilities)) * SEGMENT_SECONDS, self.seconds)
+        for row, spans in enumerate(shown):
+            values = self.probabilities[:, self.vocabulary.classes(np.array(spans[0].label))]
+            axes.stairs(row + 0.4 - 0.8 * values, edges, baseline=row + 0.4, fill=True, color="tab:blue", alpha=0.35)
+            bars = [(span.start, span.end - span.start) for span in spans if span.highest >= self.threshold]
+            axes.broken_barh(bars, (row + 0.4, 0.08), color="tab:blue")
+        axes.set(xlim=(0, max(self.seconds, 1)), ylim=(max(len(shown), 1) - 0.4, -0.5), xlabel="second")
+        axes.set_title(self.video_id)
+        axes.set_yticks(range(len(shown)), [spans[0].name for spans in shown])
+        return axes
+
+    def _repr_html_(self) -> str:
+        """A table with a bar for each class, in the colours of the notebook."""
+        title = f"{escape(self.video_id)}, {clock(self.seconds)}"
+        if not self.seconds:
+            return f"<p>{title}: {NO_FRAMES}</p>"
+        rows = "".join(self._html_row(spans) for spans in self._by_class())
+        return (
+            f"<table><caption>{title}; spans of at least {self.threshold:g}</caption><thead><tr><th>class</th>"
+            f'<th style="width:30em">0:00 to {clock(self.seconds)}</th><th>from, to, mean probability</th></tr></thead>'
+            f"<tbody>{rows}</tbody></table>"
+        )
+
+    def _html_row(self, spans: list[Span]) -> str:
+        found = [span for span in spans if span.highest >= self.threshold]
+        bars = "".join(
+            f'<rect x="{span.start}" y="0" width="{span.end - span.start}" height="1" fill="currentColor" '
+            f'fill-opacity="{max(span.mean, 0.2):.2f}"><title>{_words(span)}</title></rect>'
+            for span in found
+        )
+        words = "<br/>".join(map(_words, found)) or f"none; most probable {_words(spans[0])}"
+        return (
+            f'<tr><th>{escape(spans[0].name)}</th><td><svg viewBox="0 0 {self.seconds} 1" preserveAspectRatio="none" '
+            f'role="img" style="width:100%;height:1em;background:#8883">{bars}</svg></td>'
+            f'<td style="text-align:left">{words}</td></tr>'
+        )
+
+    def _by_class(self) -> list[list[Span]]:
+        """The spans of each class that is shown, the most probable class first."""
+        shown: dict[int, list[Span]] = {}
+        for span in self.spans + self.below:
+            shown.setdefault(span.label, []).append(span)
+        return list(shown.values())
+
+
+def _words(span: Span) -> str:
+    return f"{clock(span.start)} – {clock(span.end)}, {digits(span.mean)}"
+
 
 MOST_CLIPPED = 0.05  # of float features outside of the model's range: another film has some, other features have many
 FolderPath = str | Path
@@ -64,6 +163,22 @@ class Localizer:
         """
         return mean_probabilities(self.predictor, videos, len(self.vocabulary))
 
+    def of_seconds(self, video: Tensor) -> np.ndarray:
+        """Probabilities (L, C) of the seconds of a video (L, D) uint8.
+
+        That of a second is the mean over the (up to five) segments of 5 seconds, one beginning at each second, that
+        it is in: half of them or more say yes from the first second that shows a class on, to the last, if each says
+        yes that shows it for at least three seconds. Raises `UserError` as `probabilities` does.
+        """
+        starts = np.empty((-(-len(video) // SEGMENT_SECONDS) * SEGMENT_SECONDS, len(self.vocabulary)))
+        for later in range(SEGMENT_SECONDS):
+            (values,) = mean_probabilities(self.predictor.later(later), [video], len(self.vocabulary))
+            starts[later::SEGMENT_SECONDS] = values
+        ends = np.cumsum(starts[: len(video)], axis=0)
+        sums = ends.copy()
+        sums[SEGMENT_SECONDS:] -= ends[:-SEGMENT_SECONDS]
+        return sums / np.minimum(np.arange(1, len(video) + 1), SEGMENT_SECONDS)[:, None]
+
     def localize(
         self,
         features: Any,
@@ -94,13 +209,13 @@ class Localizer:
         if isinstance(classes, str):
             classes = [classes]
         query = Query(None if classes is None else find_classes(classes, self.vocabulary), top, threshold)
-        frames = self._quantized(np.asarray(features))
+        frames = self.quantized(np.asarray(features))
         (probabilities,) = self.probabilities([torch.from_numpy(frames)])
         answer = find_spans(video_id, len(frames), probabilities, self.vocabulary, query)
         return Result(**vars(answer), probabilities=probabilities, vocabulary=self.vocabulary, threshold=threshold)
 
-    def _quantized(self, values: np.ndarray) -> np.ndarray:
-        """Features as the bytes (L, D) that the models take."""
+    def quantized(self, values: np.ndarray) -> np.ndarray:
+        """Features (L, D), see `localize`, as the bytes that the models take. Raises `UserError`."""
         rgb, audio = self.features.widths
         if values.ndim != 2 or values.shape[1] != rgb + audio:
             parts = f", {rgb} of rgb and {audio} of audio" if audio else ""

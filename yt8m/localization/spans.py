@@ -1,16 +1,20 @@
-"""From probabilities of segments to spans: when a video shows which classes.
+"""Spans, when a video shows which classes: found in probabilities of segments; a table for people, JSON and CSV.
 
 Dimensions: S segments of a video, C classes.
 """
 
-from collections.abc import Sequence
+import csv
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TextIO
 
 import numpy as np
 
-from yt8m.common.errors import UserError
-from yt8m.common.wording import did_you_mean
-from yt8m.data.segments import SEGMENT_SECONDS
+from yt8m.common.errors import UserError, counted, did_you_mean
+from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary, plain_name
 
 
@@ -18,12 +22,14 @@ from yt8m.data.vocabulary import Vocabulary, plain_name
 class Query:
     """What to look for: these `classes`, or where they are None the `top` most probable ones of each video.
 
-    Segments of at least the probability `threshold` make a span.
+    Segments of at least the probability `threshold` make a span. `step`: 5 looks at the segments that follow each
+    other, 1 at those that begin at each second; None is 1 for films.
     """
 
     classes: list[int] | None
     top: int
     threshold: float
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,17 @@ class Localization:
 
 
 def find_spans(
-    video_id: str, n_frames: int, probabilities: np.ndarray, vocabulary: Vocabulary, query: Query
+    video_id: str,
+    n_frames: int,
+    probabilities: np.ndarray,
+    vocabulary: Vocabulary,
+    query: Query,
+    step: int = SEGMENT_SECONDS,
 ) -> Localization:
-    """The answer for a video from the probabilities (S, C) of all its segments, of which the last may be partial."""
+    """The answer for a video from the probabilities (S, C) of all its segments, of which the last may be partial.
+
+    `step`: seconds from the beginning of a segment, or of what else has probabilities, to that of the next.
+    """
 
     def span(number: int, first: int, stop: int) -> Span:
         values = probabilities[first:stop, number]
@@ -71,11 +85,11 @@ def find_spans(
             video_id,
             int(vocabulary.labels[number]),
             vocabulary.names[number],
-            first * SEGMENT_SECONDS,
-            min(stop * SEGMENT_SECONDS, n_frames),
+            first * step,
+            min(stop * step, n_frames),
             float(values.mean()),
             float(values[best]),
-            (first + best) * SEGMENT_SECONDS,
+            (first + best) * step,
         )
 
     if not n_frames:
@@ -121,3 +135,141 @@ def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
 def suggestion(text: str, known: Sequence[str]) -> str:
     """What a user may have meant who wrote `text`, or at least what there is."""
     return did_you_mean(text, known) or f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"
+
+
+LOGGER = logging.getLogger(__name__)
+CSV_COLUMNS = ("video_id", "label", "class", "start", "end", "mean", "highest", "highest_at")
+NO_FRAMES = "no second has both rgb and audio features"
+
+
+def write_table(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
+    """A few lines for each video."""
+    for number, answer in enumerate(answers):
+        lines = [""] * bool(number) + table_lines(answer, query)
+        output.write("\n".join(lines) + "\n")
+        output.flush()
+
+
+def table_lines(answer: Localization, query: Query) -> list[str]:
+    """A line that names the video, then one for each span, then what reaches the threshold nowhere."""
+    n_segments = int(EVERYTHING.count_left(np.array(answer.seconds)))
+    title = f"video {answer.video_id}, {clock(answer.seconds)} long, {counted(n_segments, 'segment')}"
+    if not n_segments:
+        return [title, f"  {NO_FRAMES}"]
+    shown = answer.spans + answer.below
+    time_width = max(len(clock(span.end)) for span in shown)
+    name_width = max(len(span.name) for span in shown)
+
+    def line(span: Span) -> str:
+        several = span.end - span.start > SEGMENT_SECONDS
+        peak = f" (peak {digits(span.highest)} at {clock(span.highest_at)})" if several else ""
+        return (
+            f"  {clock(span.start):>{time_width}} – {clock(span.end):>{time_width}}   {span.name:{name_width}}   "
+            f"{digits(span.mean)}{peak}"
+        )
+
+    heading = [f"  {_heading_below(query)}:"] * bool(answer.below)
+    return [title, *map(line, answer.spans), *heading, *map(line, answer.below)]
+
+
+def write_json(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
+    """A list of an object for each video."""
+    before = "[\n"
+    for answer in answers:
+        document = {
+            "video_id": answer.video_id,
+            "seconds": answer.seconds,
+            "threshold": query.threshold,
+            "spans": [span_fields(span) for span in answer.spans],
+            "below_threshold": [span_fields(span) for span in answer.below],
+        }
+        output.write(before + json.dumps(document, indent=1, ensure_ascii=False))
+        output.flush()
+        before = ",\n"
+    output.write("[]\n" if before == "[\n" else "\n]\n")
+
+
+def write_csv(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
+    """A row for each span; what reaches the threshold nowhere is only logged, lest it be taken for a span."""
+    writer = csv.writer(output, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for answer in answers:
+        fields = [span_fields(span) for span in answer.spans]
+        writer.writerows([row[column] for column in CSV_COLUMNS] for row in fields)
+        output.flush()
+        _log_missing(answer, query)
+
+
+def _log_missing(answer: Localization, query: Query) -> None:
+    """Log what reaches the threshold nowhere."""
+    if answer.below:
+        best = "; ".join(f"{span.name}, {digits(span.highest)} at {clock(span.start)}" for span in answer.below)
+        LOGGER.info("video %s: %s: %s", answer.video_id, _heading_below(query), best)
+    if not answer.seconds:
+        LOGGER.info("video %s: %s", answer.video_id, NO_FRAMES)
+
+
+def write_vtt(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
+    """WebVTT, subtitles for browsers: a cue for each span."""
+    output.write("WEBVTT\n")
+    for start, end, text in _cues(answers, query):
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        output.write(f"\n{_timestamp(start, '.')} --> {_timestamp(end, '.')}\n{escaped}\n")
+    output.flush()
+
+
+def write_srt(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
+    """SubRip, subtitles for players: a cue for each span."""
+    for number, (start, end, text) in enumerate(_cues(answers, query), 1):
+        blank = "\n" * (number > 1)
+        output.write(f"{blank}{number}\n{_timestamp(start, ',')} --> {_timestamp(end, ',')}\n{text}\n")
+    output.flush()
+
+
+def _cues(answers: Iterable[Localization], query: Query) -> Iterator[tuple[int, int, str]]:
+    """When which text is shown, in order; what reaches the threshold nowhere is only logged."""
+    for answer in answers:
+        for span in sorted(answer.spans, key=lambda span: (span.start, span.end)):
+            yield span.start, span.end, f"{' '.join(span.name.split())} {digits(span.mean)}"
+        _log_missing(answer, query)
+
+
+def _timestamp(seconds: int, point: str) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}{point}000"
+
+
+TABLE = "table"
+SUBTITLES = frozenset({"vtt", "srt"})
+WRITERS = {TABLE: write_table, "json": write_json, "csv": write_csv, "vtt": write_vtt, "srt": write_srt}
+
+
+def span_fields(span: Span) -> dict[str, Any]:
+    """A span for programs, by column; probabilities are predicted to four digits."""
+    return {
+        "video_id": span.video_id,
+        "label": span.label,
+        "class": span.name,
+        "start": span.start,
+        "end": span.end,
+        "mean": round(span.mean, 4),
+        "highest": round(span.highest, 4),
+        "highest_at": span.highest_at,
+    }
+
+
+def _heading_below(query: Query) -> str:
+    if query.classes is None:
+        return f"no class reaches {query.threshold:g}; the most probable"
+    return f"below {query.threshold:g} everywhere; most probable at"
+
+
+def digits(probability: float) -> str:
+    """Two decimals, cut off instead of rounded, so that 0.499 does not look as if it reached 0.5."""
+    return f"{math.floor(probability * 100 + 1e-9) / 100:.2f}"  # 0.57 * 100 is a bit less than 57
+
+
+def clock(seconds: int) -> str:
+    """Seconds as m:ss, from an hour on as h:mm:ss."""
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,21 +1,28 @@
-"""From users' arrays and annotations to a folder of shards: checked as a whole before anything is written."""
+"""From users' arrays and annotations to records: checked as a whole before anything is written.
+
+What is probably a mistake, though records can be made of it, is a warning each.
+"""
 
 import logging
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
 from yt8m.common.config import FeatureContract, FeatureMeaning
-from yt8m.common.errors import Faults, UserError
+from yt8m.common.errors import Faults, UserError, listed
 from yt8m.common.progress import Progress
-from yt8m.common.wording import listed
-from yt8m.data.annotations import LabelRow, RatingRow
-from yt8m.data.features import PUBLISHED_RANGE, Scale
-from yt8m.data.folds import N_FOLDS
+from yt8m.data.features import CONTRACT_NAME, PUBLISHED_RANGE, Scale, find_contract, save_contract
+from yt8m.data.index import load_index
+from yt8m.data.partitions import FOLDERS, N_FOLDS, NAMES_FILE, PARTITIONS
+from yt8m.data.vocabulary import LabelRow, RatingRow, save_names
 from yt8m.making.feature_arrays import Survey, array_path, read_array, survey
-from yt8m.making.record_writer import Rating, VideoRecord, write_shard
+from yt8m.making.shard_writing import NewFolder, Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)
 SHARD_VIDEOS = 1000
@@ -49,13 +56,15 @@ class Feature:
 @dataclass(frozen=True)
 class ArraySources:
     """Where features come from: `audio` is a folder of its own, or None; `audio_width` columns of `rgb`'s arrays are
-    audio, the last ones. `scale` and `audio_scale` are for float arrays."""
+    audio, the last ones. `scale` and `audio_scale` are for float arrays; with `usual_scales` those without one get the
+    range of all but the outermost of their values."""
 
     rgb: Path
     audio: Path | None
-    audio_width: int
-    scale: Scale | None
-    audio_scale: Scale | None
+    audio_width: int = 0
+    scale: Scale | None = None
+    audio_scale: Scale | None = None
+    usual_scales: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,14 +117,16 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
         raise UserError("--audio-range: there is no audio; name it with --audio or --audio-width")
     unscaled = [part for part in parts if part[1].is_float and part[3] is None]
     for key, part, own, _, _ in unscaled:
-        if part.low[own].min() == part.high[own].max():
+        if part.usual_range(own) is None:
             raise UserError(
                 f"{part.folder}: all values of the {key} features are {part.low[own].min():g}, which says nothing; "
                 "look at what has made them"
             )
-    if unscaled:
+    if sources.usual_scales:
+        parts = [(key, part, own, scale or _usual_scale(part, own), option) for key, part, own, scale, option in parts]
+    elif unscaled:
         found = ", ".join(f"the {key} features {part.dtype} {part.extent(own)}" for key, part, own, _, _ in unscaled)
-        options = " ".join(f"{option} {part.usual_range(own)}" for _, part, own, _, option in unscaled)
+        options = " ".join(f"{option} {_typed(part, own)}" for _, part, own, _, option in unscaled)
         raise UserError(
             f"{unscaled[0][1].folder}: {found}; say which range becomes 0 to 255; 99.8 % of the values are in {options}"
         )
@@ -131,21 +142,46 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
     ]
 
 
-def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureContract:
-    """What the records will hold: uint8 arrays are taken for features quantized as the published data set's are.
+def _usual_scale(arrays: Survey, columns: slice) -> Scale | None:
+    """The range that float arrays get where none is given."""
+    usual = arrays.usual_range(columns) if arrays.is_float else None
+    return None if usual is None else Scale(*usual)
 
-    `trim`: seconds at the beginning and the end of a video that are not ranked.
+
+def _typed(arrays: Survey, columns: slice) -> str:
+    """The usual range as a command line has it, without exponents: after a minus they would be options."""
+    return " ".join(np.format_float_positional(value, trim="-") for value in arrays.usual_range(columns) or ())
+
+
+def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureContract:
+    """What the records will hold: of uint8 arrays what a `features.json` beside them says of them.
+
+    Without one they are taken for features quantized as the published data set's are. `trim`: seconds at the beginning
+    and the end of a video that are not ranked. Raises `UserError` for a `features.json` that is about other arrays.
     """
-    return FeatureContract(
-        trim=trim,
-        **{
-            feature.key: FeatureMeaning(
-                width=feature.width,
-                range=PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high),
-            )
-            for feature in features
-        },
-    )
+    told = {feature.key: find_contract(feature.arrays.folder) for feature in features}
+    meanings = {feature.key: _meaning(feature, told[feature.key]) for feature in features}
+    extractors = [None if contract is None else contract.extractor for contract in told.values()]
+    if extractors[0] != extractors[-1]:
+        folders = " and ".join(str(feature.arrays.folder) for feature in features)
+        raise UserError(f"{folders}: {CONTRACT_NAME} of each names another extractor; take both features from one")
+    return FeatureContract(**meanings, extractor=extractors[0], trim=trim)
+
+
+def _meaning(feature: Feature, told: FeatureContract | None) -> FeatureMeaning:
+    """What the bytes of a feature stand for; `told` is what is said of its arrays."""
+    bounds = PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high)
+    found = FeatureMeaning(width=feature.width, range=bounds)
+    if told is None:
+        return found
+    said: FeatureMeaning | None = getattr(told, feature.key)
+    if said is None or said.width != found.width or feature.scale is not None:
+        kind = "float" if feature.scale is not None else "uint8"
+        raise UserError(
+            f"{feature.arrays.folder / CONTRACT_NAME}: is not about the {feature.key} features here, {kind} and "
+            f"{found.width} wide; it belongs to other arrays: replace or remove it"
+        )
+    return said
 
 
 def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:
@@ -223,7 +259,172 @@ class RecordWriter:
             yield VideoRecord(video_id, frames, labels, ratings)
             progress.update(1)
 
+    def log_losses(self, labels_path: Path | None) -> None:
+        """Warn of what the records that were written lack."""
+        if self.values:
+            LOGGER.warning(
+                "%d of %d values (%.3g %%) lay beyond the range and were clipped",
+                self.clipped,
+                self.values,
+                100 * self.clipped / self.values,
+            )
+        labels = self.annotations.labels
+        if labels is not None:
+            n_bare = sum(video not in labels for video in self.n_frames)
+            if n_bare:
+                LOGGER.warning("%d of %d videos have no label in %s", n_bare, len(self.n_frames), labels_path)
+
+
+def write_partition(
+    data_dir: Path,
+    partition: str,
+    writer: RecordWriter,
+    contract: FeatureContract,
+    shards: Sequence[Sequence[str]],
+    new_names: Sequence[str] = (),
+) -> None:
+    """Write the shards of a partition, each a list of video ids, in the place of those that a data folder has.
+
+    `contract`: of the features, see `contract_of`. `new_names`: of a `vocabulary.csv` that is to be made with them, see
+    `LabelIds`.
+    """
+    names = data_dir / NAMES_FILE
+    (stem,) = (part.stem for part in PARTITIONS if part.folder == partition)
+    with NewFolder(data_dir / partition) as new:
+        writer.write(new.path, stem, shards)
+        save_contract(contract, new.path)
+        try:
+            if new_names:
+                save_names(new_names, names)
+            new.publish()
+        except BaseException:  # Ctrl-C, too
+            if new_names and not new.published:  # no shards have them
+                names.unlink(missing_ok=True)
+            raise
+    if new_names:
+        LOGGER.info("%s: %d names", names, len(new_names))
+
 
 def has_shards(folder: Path) -> bool:
     """Whether there is any shard in a folder, which need not exist."""
     return any(folder.glob("*.tfrecord"))
+
+
+_TYPICAL_WIDTHS = frozenset((64, 128, 192, 256, 384, 512, 640, 768, 1024, 1152, 1280, 1536, 2048, 4096))
+
+
+def doubt_names(new_names: Sequence[str], rows: Sequence[LabelRow | RatingRow], names_path: Path) -> None:
+    """Warn of names of a new vocabulary that differ so little that they may be one, the most lopsided pairs first."""
+    counts = Counter(row.label for row in rows)
+    pairs = [sorted(pair, key=lambda name: counts[name]) for pair in near_names(new_names)]
+    pairs.sort(key=lambda pair: counts[pair[0]] / counts[pair[1]])
+    if pairs:
+        LOGGER.warning(
+            "%s: some of the new names may be misspelt: %s; if so, correct them in the CSVs, remove this file once it "
+            "is written, and run the command again with --overwrite",
+            names_path,
+            listed([" beside ".join(f"{name!r} ({_rows(counts[name])})" for name in pair) for pair in pairs]),
+        )
+
+
+def doubt_ratings(
+    labels: Sequence[LabelRow], ratings: Sequence[RatingRow], videos: Sequence[str], labels_path: Path | None
+) -> None:
+    """Warn of rated labels that no video has, and of positive ratings of labels that their own video lacks."""
+    chosen = set(videos)
+    ratings = [row for row in ratings if row.video_id in chosen]
+    known = {row.label for row in labels}
+    rated = {row.label for row in ratings}
+    unknown = sorted(rated - known)
+    if unknown:
+        LOGGER.warning(
+            "%s: no video has %d of the %d rated labels: %s",
+            labels_path,
+            len(unknown),
+            len(rated),
+            listed([repr(label) for label in unknown]),
+        )
+    pairs = {(row.video_id, row.label) for row in labels}
+    lacking = [row for row in ratings if row.score and (row.video_id, row.label) not in pairs]
+    if lacking:
+        LOGGER.warning(
+            "%s: %d of the %d positive ratings are of labels that it does not give to their video, such as %r to %s",
+            labels_path,
+            len(lacking),
+            sum(row.score for row in ratings),
+            lacking[0].label,
+            lacking[0].video_id,
+        )
+
+
+def doubt_partition(videos: Sequence[str], data_dir: Path, partition: str) -> None:
+    """Warn of videos that another partition of the data folder has, too."""
+    for name in FOLDERS:
+        folder = data_dir / name
+        if name == partition or not has_shards(folder):
+            continue
+        try:
+            there = set(load_index(folder, data_dir / "cache").video_id.tolist())
+        except UserError as error:
+            LOGGER.warning("%s: its videos are not compared with these: %s", folder, error)
+            continue
+        shared = [video_id for video_id in videos if video_id.encode() in there]
+        if shared:
+            LOGGER.warning(
+                "%s: has %d of these %d videos, too: %s; what a model has seen says nothing about how good it is",
+                folder,
+                len(shared),
+                len(videos),
+                listed(shared),
+            )
+
+
+def doubt_shapes(features: Sequence[Feature]) -> None:
+    """Warn of arrays that have as many rows, all of them, as features usually have columns."""
+    for arrays in {feature.arrays.folder: feature.arrays for feature in features}.values():
+        lengths = set(arrays.lengths.values())
+        if len(lengths) == 1 and lengths < _TYPICAL_WIDTHS and arrays.width not in _TYPICAL_WIDTHS:
+            LOGGER.warning(
+                "%s: arrays may be transposed, (width, seconds): all have %d rows of %d columns; if so, save array.T",
+                arrays.folder,
+                *lengths,
+                arrays.width,
+            )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'' if count == 1 else 's'}"
+
+
+_SHORT = 2  # characters: an edit makes another name of these
+_DIGITS = re.compile(r"\d+")
+
+
+def near_names(names: Collection[str]) -> list[tuple[str, str]]:
+    """Pairs of different names that are the same but for case and at most one edit, each pair and all pairs in order.
+
+    An edit inserts, deletes or replaces a character, or swaps two neighbours. What differs in digits, such as "label 1"
+    and "label 2", is meant to, and names of one or two characters are near each other only where case is all.
+    """
+    sharing: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        for key in _with_one_less(name.casefold()):
+            sharing.setdefault(key, []).append(name)
+    return sorted({pair for group in sharing.values() for pair in combinations(group, 2) if _are_near(*pair)})
+
+
+def _with_one_less(text: str) -> set[str]:
+    """A text and what is left of it without one of its characters: of two texts an edit apart, both have one of these
+    in common."""
+    return {text, *(text[:place] + text[place + 1 :] for place in range(len(text)))}
+
+
+def _are_near(name: str, other: str) -> bool:
+    short, long = sorted((name.casefold(), other.casefold()), key=len)
+    if short == long:
+        return True
+    if len(long) <= _SHORT or _DIGITS.sub("", short) == _DIGITS.sub("", long):
+        return False
+    start = len(os.path.commonprefix([short, long]))
+    swapped = short[start : start + 2][::-1] + short[start + 2 :]
+    return long[start + 1 :] in (short[start:], short[start + 1 :]) or long[start:] == swapped

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yt8m.data.segments import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
-from yt8m.making.record_writer import Rating
+from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
+from yt8m.making.shard_writing import Rating
 
 N_LABELS = 3862  # ids of the video-level label space
 RGB, AUDIO = 1024, 128
 _N_SCENES, _N_DISTRACTORS = 12, 6
 _NOISE, _DRIFT = 0.6, 0.06
 _STRENGTH, _LOOK_ALIKE = 0.12, 0.9
+_NAMES = (
+    "Dog Guitar Bicycle Cake Horse Piano Boat Tree Cat Drum Train Pizza Bird Violin Airplane Flower Clock Balloon "
+    "Bridge Snow Ball Candle River Shoe Kite Apple Lamp Mountain Hat Coffee Book Fountain Chair Garden Umbrella Tower"
+).split()
 _ID_LETTERS = np.array(list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
 
 
@@ -61,10 +65,9 @@ class World:
 
     def vocabulary_rows(self) -> list[tuple[int, str, str]]:
         """Index, KnowledgeGraphId and Name of every label, ascending, as the official vocabulary has them."""
-        rated = set(self.labels[: self.n_classes].tolist())
         return [
-            (label, f"/m/demo{label:04d}", f"{'Concept' if label in rated else 'Unrated'} {label}")
-            for label in sorted(self.labels.tolist())
+            (label, f"/m/demo{label:04d}", _class_name(number))
+            for number, label in enumerate(sorted(self.labels.tolist()))
         ]
 
     def video(self, number: int, seconds: tuple[int, int]) -> Video:
@@ -151,6 +154,12 @@ class World:
                     start = (row + HEAD_SEGMENTS) * SEGMENT_SECONDS
                     rows.append((video.video_id, start, int(self.labels[label]), int(score)))
         return rows
+
+
+def _class_name(number: int) -> str:
+    """What to call a label; different for different numbers."""
+    turn, place = divmod(number, len(_NAMES))
+    return f"{_NAMES[place]} {turn + 1}" if turn else _NAMES[place]
 
 
 def _video_id(seed: int, number: int) -> str:

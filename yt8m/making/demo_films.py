@@ -16,9 +16,8 @@ import numpy as np
 from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import LABEL_COLUMNS, RATING_COLUMNS, SPAN_COLUMNS
-from yt8m.data.segments import SEGMENT_SECONDS
-
+from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS, SPAN_COLUMNS
 
 _WIDTH, _HEIGHT, _RATE = 320, 180, 10  # of the films
 _SAMPLE_RATE = 48_000
@@ -83,10 +82,10 @@ class Clips:
 
 
 def _decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    with av.open(BytesIO(data)) as container:
+    with av.open(BytesIO(data), "r") as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     resampler = av.AudioResampler("flt", "mono", _SAMPLE_RATE)
-    with av.open(BytesIO(data)) as container:
+    with av.open(BytesIO(data), "r") as container:
         if not container.streams.audio:
             return frames, np.empty(0, np.float32)
         parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]

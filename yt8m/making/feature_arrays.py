@@ -3,16 +3,16 @@
 Dimensions: L seconds of a video, W columns of its array.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from yt8m.common.errors import Faults, UserError
+from yt8m.common.errors import SHOWN, Faults, UserError, did_you_mean
 from yt8m.common.progress import Progress
 from yt8m.data.features import pieces
-from yt8m.data.video_ids import RULE, unfit_ids
+from yt8m.data.records import RULE, unfit_ids
 
 _TAILS = 0.001, 0.999  # quantiles: what lies beyond them would take up most of the 256 steps
 _SAMPLED_VALUES = 2**21
@@ -47,19 +47,24 @@ class Survey:
         """The range that the values of some columns have, in words."""
         return f"from {self.low[columns].min():.6g} to {self.high[columns].max():.6g}"
 
-    def usual_range(self, columns: slice) -> str:
-        """LOW HIGH, as a command line has them, with all but the outermost of the sampled values of some columns.
+    def usual_range(self, columns: slice) -> tuple[float, float] | None:
+        """The range of all but the outermost of the sampled values of some columns; None where all are the same."""
+        return usual_range(self.sample[:, columns], (self.low[columns].min(), self.high[columns].max()))
 
-        The words themselves where all values are the same.
-        """
-        low, high = np.quantile(self.sample[:, columns], _TAILS)
-        if low == high:
-            low, high = self.low[columns].min(), self.high[columns].max()
-        for digits in range(3, 18):
-            rounded = [float(f"{value:.{digits}g}") + 0.0 for value in (low, high)]  # + 0.0: not -0
-            if rounded[0] < rounded[1]:  # without exponents: after a minus they would be options
-                return " ".join(np.format_float_positional(value, trim="-") for value in rounded)
-        return "LOW HIGH"
+
+def usual_range(sample: np.ndarray, extremes: tuple[float, float]) -> tuple[float, float] | None:
+    """The range of all but the outermost of some values, rounded; None where all values are the same.
+
+    `extremes`: of all values, of which these are a sample; they count where nearly all of the sample is the same.
+    """
+    low, high = np.quantile(sample, _TAILS)
+    if low == high:
+        low, high = extremes
+    for digits in range(3, 18):
+        rounded = [float(f"{value:.{digits}g}") + 0.0 for value in (low, high)]  # + 0.0: not -0
+        if rounded[0] < rounded[1]:
+            return rounded[0], rounded[1]
+    return None
 
 
 def array_path(folder: Path, video_id: str) -> Path:
@@ -83,6 +88,31 @@ def check_ids(video_ids: Sequence[str], source: object) -> None:
     for video_id in video_ids:
         if "/" in video_id or unfit_ids([video_id.encode(errors="surrogatepass")]):
             faults.add(f"video id {video_id!r}")
+    faults.raise_any()
+
+
+def require_arrays(video_ids: Collection[str], source: object, folders: Sequence[Path | None]) -> int:
+    """Raise `UserError` where one of the folders that are given lacks arrays of videos, which `source` names.
+
+    Returns how many other videos the first folder has.
+    """
+    n_others = []
+    for folder in folders:
+        if folder is not None:
+            known = list_arrays(folder)
+            remedy = f"leave such videos out of it, or put their arrays into {folder}"
+            require_known(video_ids, known, f"{{0}}.npy in {folder}", source, remedy)
+            n_others.append(len(set(known) - set(video_ids)))
+    return n_others[0]
+
+
+def require_known(video_ids: Collection[str], known: Collection[str], what: str, source: object, remedy: str) -> None:
+    """Raise `UserError` for ids of videos, which `source` names, that are not known; `what` each lacks, of {0}."""
+    missing = sorted(set(video_ids) - set(known))
+    faults = Faults(source, remedy)
+    for video_id in missing:
+        near = did_you_mean(video_id, known) if len(missing) <= SHOWN else None
+        faults.add(f"video {video_id} has no {what.format(video_id)}" + (f" ({near})" if near else ""))
     faults.raise_any()
 
 

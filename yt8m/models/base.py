@@ -1,19 +1,69 @@
-"""What the families of models share: keys of their configurations, and the way from frames to a vector.
+"""What the families of models share: their registry, keys of configurations, and the way from frames to a vector.
 
 Dimensions: B videos or segments in a batch, L frames (padded), N frames of the whole batch without padding, D features
 of a frame, F features of a video or segment.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 from pydantic import Field, SerializerFunctionWrapHandler, StrictInt, model_serializer
 from torch import Tensor, nn
 
 from yt8m.common.config import Count, MaxLen, Section
 from yt8m.models.packing import EndToEnd, Layout, Packing
-from yt8m.models.registry import Registry
+
+Kind = TypeVar("Kind")
+Registered = TypeVar("Registered")
+
+
+class NameTakenError(Exception):
+    """Two classes of a kind under the same name."""
+
+
+class Entry(NamedTuple, Generic[Kind]):
+    """A class, and the keys that it has in configurations."""
+
+    cls: type[Kind]
+    config: type[Section]
+
+
+class Registry(dict[str, Entry[Kind]]):
+    """Classes of a kind by their names in configurations."""
+
+    def register(self, name: str, config: type[Section]) -> Callable[[type[Registered]], type[Registered]]:
+        """Decorates a class that a configuration is to call `name`, its keys being those of `config`.
+
+        Raises `NameTakenError` for a name that another class has.
+        """
+
+        def add(cls: type[Registered]) -> type[Registered]:
+            known = self.get(name)
+            if known is not None and _path(known.cls) != _path(cls):  # else its module is imported anew
+                raise NameTakenError(f"{_path(cls)} is called {name!r}, as is {_path(known.cls)}; give it another name")
+            self[name] = Entry(cls, config)  # type: ignore[arg-type]
+            return cls
+
+        return add
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def import_module(name: str) -> None:
+    """Have a module register what it has.
+
+    Raises `ModuleNotFoundError` where there is none of this name, and for a mistake in it `ImportError` or what it
+    raises itself, but never a `ValueError`, which would pass for one of the configuration.
+    """
+    try:
+        importlib.import_module(name)
+    except (ValueError, AssertionError) as error:
+        raise ImportError(f"module {name}: {error}") from error
+
 
 Encoded = Any  # what an encoder makes of single frames: a tensor with a row for each, or a tuple of such tensors
 DEFAULT_HEAD = "moe"
@@ -97,7 +147,7 @@ class Encoder(nn.Module, ABC):
         """As `encode`."""
         return self.encode(frames, lengths)
 
-    def fold(self) -> None:
+    def fuse(self) -> None:
         """Make inference less work until the next `train()`; in eval mode, with parameters and device settled."""
 
 
@@ -106,11 +156,11 @@ def each(function: Callable[[Tensor], Tensor], encoded: Encoded) -> Encoded:
     return function(encoded) if isinstance(encoded, Tensor) else tuple(map(function, encoded))
 
 
-def fold(model: nn.Module) -> None:
+def fuse(model: nn.Module) -> None:
     """Make a model in eval mode, with parameters and device settled, do less work, until the next `train()`."""
     for module in model.modules():
         if isinstance(module, Encoder):
-            module.fold()
+            module.fuse()
 
 
 FAMILIES: Registry[Encoder] = Registry()

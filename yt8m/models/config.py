@@ -20,17 +20,23 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, SerializeAsAny, StrictInt, ValidationError, create_model
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from yt8m.common.config import ContextTraining, FeatureContract, Section, SegmentTraining, VideoTraining, read_yaml
-from yt8m.common.errors import UserError
-from yt8m.common.wording import did_you_mean
+from yt8m.common.config import (
+    IN_WORDS,
+    ContextTraining,
+    FeatureContract,
+    Section,
+    SegmentTraining,
+    VideoTraining,
+    describe,
+    read_yaml,
+)
+from yt8m.common.errors import UserError, did_you_mean
 from yt8m.models import dbof, nextvlad
-from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig
+from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig, Entry, NameTakenError, Registry, import_module
+from yt8m.models.classifiers import ContextModelConfig
 from yt8m.models.heads import HEADS
-from yt8m.models.registry import Entry, NameTakenError, Registry, import_module
-from yt8m.models.segment_models import ContextModelConfig
 
 OWN_FAMILIES = dbof, nextvlad  # which have registered themselves
-_IN_WORDS = "in_words"  # the type of faults whose text is for people
 
 Kind = TypeVar("Kind")
 
@@ -86,7 +92,7 @@ def _entry(registry: Registry[Kind], key: str, section: Mapping[str, Any]) -> En
 
 def _problem(key: str, text: str) -> ValidationError:
     """What is wrong with a key of a section `model`."""
-    error = PydanticCustomError(_IN_WORDS, "{text}", {"text": text})
+    error = PydanticCustomError(IN_WORDS, "{text}", {"text": text})
     return ValidationError.from_exception_data("model", [InitErrorDetails(type=error, loc=(key,), input=None)])
 
 
@@ -146,7 +152,7 @@ def parse_config(data: Mapping[str, Any], source: object, *sections: str) -> Con
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
-        faults = [_describe(problem) for problem in error.errors()]
+        faults = [describe(problem) for problem in error.errors()]
     for section in sections:
         found: Any = data
         for key in section.split("."):
@@ -180,17 +186,3 @@ def override_steps(section: Trained, steps: int | None) -> Trained:
     if steps is None or section.training is None:
         return section
     return section.model_copy(update={"training": section.training.model_copy(update={"steps": steps})})
-
-
-def _describe(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as `section.key: what is wrong (the value)`."""
-    where = ".".join(map(str, problem["loc"]))
-    kind = problem["type"]
-    if kind == "missing":
-        return f"{where}: missing key"
-    if kind == "extra_forbidden":
-        return f"{where}: unknown key"
-    if kind == _IN_WORDS:
-        return f"{where}: {problem['msg']}"
-    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{where}: expected {message.removeprefix('expected ')}, found {problem['input']!r}"

@@ -4,9 +4,7 @@ from torch import Tensor, nn
 
 from yt8m.common.config import Count, Fraction, Reduction
 from yt8m.models.base import Encoder, EncoderConfig, register
-from yt8m.models.centering import RAW_FRAMES, CenteredLinear
-from yt8m.models.gating import SEGating
-from yt8m.models.initialization import initialize
+from yt8m.models.layers import RAW_FRAMES, CenteredLinear, SEGating, initialize
 from yt8m.models.packing import Layout, Packing
 
 

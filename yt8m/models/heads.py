@@ -13,8 +13,8 @@ from pydantic import StrictBool
 from torch import Tensor, nn
 
 from yt8m.common.config import Count, Fraction, Section
-from yt8m.models.initialization import initialize
-from yt8m.models.registry import Registry
+from yt8m.models.base import Registry
+from yt8m.models.layers import initialize
 
 Layers = Mapping[str, nn.Module]
 

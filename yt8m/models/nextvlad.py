@@ -12,9 +12,7 @@ from torch.nn import functional
 
 from yt8m.common.config import Count, Fraction, Reduction
 from yt8m.models.base import Encoder, EncoderConfig, register
-from yt8m.models.centering import CenteredLinear
-from yt8m.models.gating import SEGating
-from yt8m.models.initialization import initialize
+from yt8m.models.layers import CenteredLinear, SEGating, initialize
 from yt8m.models.packing import EndToEnd, Layout
 
 
@@ -80,7 +78,7 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         self.attention_mapper = nn.Linear(expanded, groups)
         for mapper in (self.expansion_mapper, self.attention_mapper):
             initialize(mapper)
-        self._folded: tuple[Tensor, Tensor] | None = None
+        self._fused: tuple[Tensor, Tensor] | None = None
         self.final_bn = nn.BatchNorm1d(self.out_features)
 
     @torch.no_grad()
@@ -91,7 +89,7 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
             assignment.bias.copy_(-self.ALPHA * self.centroids.norm(dim=1).repeat(self.groups))
 
     @torch.no_grad()
-    def fold(self) -> None:
+    def fuse(self) -> None:
         """Make one map of those between a normalized frame and its weights, until the next `train()`.
 
         To be called in eval mode, when parameters and device are settled, and on inputs as they are.
@@ -117,30 +115,30 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
             biases[0] = shift.repeat(self.groups)
         weight, bias = torch.cat(weights), torch.cat(biases).double()
         expansion = self.expansion_mapper
-        self._folded = ((weight @ expansion.weight.double()).float(), (weight @ expansion.bias.double() + bias).float())
+        self._fused = ((weight @ expansion.weight.double()).float(), (weight @ expansion.bias.double() + bias).float())
 
     def train(self, mode: bool = True) -> "NextvladLayer":
-        """As `nn.Module.train`; what has been folded is forgotten."""
+        """As `nn.Module.train`; what has been fused is forgotten."""
         if mode:
-            self._folded = None
+            self._fused = None
         return super().train(mode)
 
     def encode_frames(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D).
 
-        If folded, expanded frames lack the bias, which is added to their sums.
+        If fused, expanded frames lack the bias, which is added to their sums.
         """
         rows = functional.normalize(rows, dim=1)
-        expanded = self.expansion_mapper(rows) if self._folded is None else rows @ self.expansion_mapper.weight.T
+        expanded = self.expansion_mapper(rows) if self._fused is None else rows @ self.expansion_mapper.weight.T
         return self._weights(rows, expanded), expanded
 
     def _weights(self, rows: Tensor, expanded: Tensor | None) -> Tensor:
         """Attention · assignment of each (frame, group) to a cluster, (N, G, K).
 
-        From normalized frames (N, D) if folded, else from expanded ones (N, 2D).
+        From normalized frames (N, D) if fused, else from expanded ones (N, 2D).
         """
-        if self._folded is not None:
-            logits, attention = functional.linear(rows, *self._folded).tensor_split([-self.groups], dim=1)
+        if self._fused is not None:
+            logits, attention = functional.linear(rows, *self._fused).tensor_split([-self.groups], dim=1)
         else:
             logits, attention = self.soft_assignment_mapper(expanded), self.attention_mapper(expanded)
         if self.soft_assignment == "2019":
@@ -159,7 +157,7 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         return self._finish(sums, totals)
 
     def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
-        """Frames (N, D) of videos that lie end to end → (B, K·2D/G), the cheaper way. For inference, folded.
+        """Frames (N, D) of videos that lie end to end → (B, K·2D/G), the cheaper way. For inference, fused.
 
         The expansion is linear: where a video has many more frames than there are clusters, it is less work to sum
         frames first and to expand the sums, Σ_f w·(E x + e) = E Σ_f w·x + e·Σ_f w for each group.
@@ -175,8 +173,8 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         return self._finish(sums, totals.unflatten(2, (self.n_clusters, -1)).squeeze(1).transpose(1, 2))
 
     def _finish(self, sums: Tensor, totals: Tensor) -> Tensor:
-        """Σ w·x (B, K, 2D/G), without the expansion's bias if folded, and Σ w (B, G, K) → (B, K·2D/G)."""
-        if self._folded is not None:
+        """Σ w·x (B, K, 2D/G), without the expansion's bias if fused, and Σ w (B, G, K) → (B, K·2D/G)."""
+        if self._fused is not None:
             sums = sums + totals.transpose(1, 2) @ self.expansion_mapper.bias.unflatten(0, (self.groups, -1))
         vlad = sums - totals.sum(dim=1).unsqueeze(2) * self.centroids
         vlad = self.final_bn(functional.normalize(vlad, dim=2).flatten(1))
@@ -233,14 +231,14 @@ class NextvladEncoder(Encoder):
         return self._join([layer.aggregate(*pair, layout) for layer, pair in zip(self._layers, pairs)])
 
     def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
-        """Frames (N, D) of videos of these lengths, end to end → (B, F). For inference, folded."""
+        """Frames (N, D) of videos of these lengths, end to end → (B, F). For inference, fused."""
         parts = rows.split(self.widths, dim=1)
         return self._join([layer.encode_whole(part, lengths) for layer, part in zip(self._layers, parts)])
 
-    def fold(self) -> None:
+    def fuse(self) -> None:
         """Make one map of those between a normalized frame and its weights, until the next `train()`."""
         for layer in self._layers:
-            layer.fold()
+            layer.fuse()
 
     def _join(self, pooled: list[Tensor]) -> Tensor:
         return self.se_gating(self.intermediate_fc(torch.cat(pooled, dim=1)))

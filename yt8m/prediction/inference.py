@@ -8,7 +8,8 @@ group that are predicted, F features of a segment, C classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
 from operator import add
 from pathlib import Path
@@ -20,15 +21,14 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.data.features import require_same
+from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames, trim_of
 from yt8m.data.reader import ShardReader
-from yt8m.data.segments import CANDIDATES, SEGMENT_SECONDS, Trim, context_frames, trim_of
 from yt8m.data.vocabulary import Vocabulary, named_vocabulary
-from yt8m.models.artifacts import ModelFolder, list_folders, load_segment_model, open_folder
-from yt8m.models.base import Encoded, Encoder, each, fold
+from yt8m.models.base import Encoded, Encoder, each, fuse
+from yt8m.models.classifiers import ContextAwareModel, SegmentModel, VideoModel
+from yt8m.models.model_folders import ModelFolder, list_folders, load_segment_model, open_folder
 from yt8m.models.packing import Windows
-from yt8m.models.segment_models import ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel
-from yt8m.prediction.memmaps import SCALE
+from yt8m.prediction.prediction_files import SCALE
 
 _NOT_A_NUMBER = -1  # among quantized probabilities
 
@@ -104,7 +104,14 @@ class Predictor:
         self.members, self.computation = members, computation
         share_context_encoders([member.model for member in members])
         for member in members:
-            fold(member.model)
+            fuse(member.model)
+
+    def later(self, seconds: int) -> "Predictor":
+        """The same models, for segments that begin so many seconds later."""
+        other = copy(self)
+        shifts = tuple(shift + seconds for shift in self.computation.shifts)
+        other.computation = replace(self.computation, shifts=shifts)
+        return other
 
     @torch.inference_mode()
     def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:
@@ -226,7 +233,7 @@ def one_behind(items: Iterable[tuple[Label, Arrival]]) -> Iterator[tuple[Label, 
 
 @torch.inference_mode()
 def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Computation, trim: Trim) -> Tensor:
-    """Probabilities (V, C) float32 of a folded video model, on its device, for videos (L, D) uint8 without `trim`."""
+    """Probabilities (V, C) float32 of a fused video model, on its device, for videos (L, D) uint8 without `trim`."""
     frames = [video.to(computation.device, non_blocking=True) for video in videos]
     with computation.autocast():
         return model.logits(_encode_videos(model, frames, trim)).float().sigmoid()

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from yt8m.data.threads import map_ahead
-from yt8m.prediction.memmaps import SCALE
+from yt8m.prediction.prediction_files import SCALE
 
 RANK_OFFSET = 60  # of reciprocal-rank fusion, as Cormack et al. 2009 chose it
 COUNTED_BYTES = 16 << 20  # of the scores counted at a time, as int64

@@ -6,20 +6,32 @@ import math
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pandas as pd
 
 from yt8m.common.errors import UserError
-from yt8m.models.artifacts import ModelFolder, load_state, open_folder
 from yt8m.models.model_files import WEIGHTS_NAME, read_origin
+from yt8m.models.model_folders import ModelFolder, load_state, open_folder
+from yt8m.reporting.pages import fill_page, json_in_html
 from yt8m.scoring.evaluation import FORMAT_VERSION
-from yt8m.training.objectives import SegmentTask, VideoTask
+from yt8m.training.curves import read_history
+from yt8m.training.losses import SegmentTask, VideoTask
 from yt8m.training.trainer import HISTORY
 
 LOGGER = logging.getLogger(__name__)
 _MOST_POINTS = 600  # of a curve
+_WORDS = {
+    "loss": "training loss, last 100 steps",
+    "lr": "learning rate",
+    "examples_per_second": "examples per second",
+    "train_loss": "training loss",
+    "valid_loss": "validation loss",
+    "auc": "AUC",
+    "gap": "GAP@20",
+    "map": "MAP",
+    "negative_accuracy": "accuracy on mined negatives",
+}
 _TASKS: dict[str, type[VideoTask] | type[SegmentTask]] = {"video": VideoTask, "segment": SegmentTask}
 
 
@@ -60,8 +72,8 @@ def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
     trained: dict[str, Any] = next((section["training"] for section in sections.values() if "training" in section), {})
     history = folder.path / HISTORY
     try:
-        table = pd.read_csv(history) if history.is_file() else None
-    except (OSError, ValueError) as error:
+        table = read_history(history) if history.is_file() else None
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{history}: cannot be read as a table ({' '.join(str(error).split())})") from None
     return {
         "name": folder.name,
@@ -70,7 +82,7 @@ def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
         "steps": trained.get("steps"),
         "fold": None if "fold" not in origin else str(origin["fold"]),
         "best": _best(table, monitor, task.mode),
-        "monitor": monitor,
+        "monitor": _WORDS.get(monitor, monitor),
         "parameters": sum(value.numel() for value in load_state(folder.path, "meta").values()),
         "curves": None if table is None else _curves(table),
     }
@@ -89,41 +101,35 @@ def _best(table: pd.DataFrame | None, column: str, mode: str) -> str | None:
     if table is None or column not in table or table[column].isna().all():
         return None
     row = table.loc[table[column].idxmin() if mode == "min" else table[column].idxmax()]
-    return f"{column.replace('_', ' ')} {row[column]:.6g} at step {row['step']:.0f}"
+    return f"{_WORDS.get(column, column)} {row[column]:.4g} at step {row['step']:,.0f}"
 
 
 def _curves(table: pd.DataFrame) -> dict[str, list[float | None]]:
-    """The columns of a run's history, thinned out, with None for what is not there; evaluations are all kept."""
+    """The columns of a run's history by what they are called in words, thinned out, with None for what is not there;
+    evaluations are all kept."""
     evaluated = table["train_loss"].notna() if "train_loss" in table else pd.Series(False, table.index)
     table = table[evaluated | (table.index % max(1, -(-len(table) // _MOST_POINTS)) == 0)]
     return {
-        name: [None if math.isnan(value) else value for value in table[name].astype(float)]
+        _WORDS.get(name, name): [None if math.isnan(value) else value for value in table[name].astype(float)]
         for name in table
         if table[name].notna().any()
     }
 
 
-def render_page(data: dict[str, Any]) -> str:
-    """The page for these plain values, of which `page/report.js` says what they are."""
+def render_page(data: dict[str, Any], *, youtube: bool) -> str:
+    """The page for these plain values, of which `page/report.js` says what they are.
+
+    `youtube`: whether it may show YouTube's player.
+    """
     from plotly.offline import get_plotlyjs
 
-    page, tables = files("yt8m.reporting") / "page", files("itables") / "html"
-    template = Template(page.joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=_escaped(data["title"]),
-        data=_json(data),
-        style=page.joinpath("report.css").read_text(encoding="utf-8"),
-        script=page.joinpath("report.js").read_text(encoding="utf-8"),
+    tables = files("itables") / "html"
+    return fill_page(
+        "report",
+        data["title"],
+        data,
+        frames=youtube,
         chart_library=get_plotlyjs(),
         table_style=tables.joinpath("dt_bundle.css").read_text(encoding="utf-8"),
-        table_library=_json(tables.joinpath("dt_bundle.js").read_text(encoding="utf-8")),
+        table_library=json_in_html(tables.joinpath("dt_bundle.js").read_text(encoding="utf-8")),
     )
-
-
-def _json(value: Any) -> str:
-    """JSON that is safe inside a script element, whatever the texts in it say."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

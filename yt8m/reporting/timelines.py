@@ -1,11 +1,11 @@
-"""What models say about single videos, second by second: the strongest classes, and what raters said.
+"""What models say about single videos, segment by segment: the strongest classes, and what raters said.
 
 Dimensions: V videos, S segments of a video, C classes, M models.
 """
 
+import base64
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ import numpy as np
 import torch
 
 from yt8m.common.devices import resolve_device
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.data.candidates import Candidates, load_candidates
-from yt8m.data.damage import RAISE, Damage
+from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.segments import EVERYTHING, SEGMENT_SECONDS
+from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import ModelFolder
+from yt8m.localization.spans import clock, digits, runs
+from yt8m.models.model_folders import ModelFolder
 from yt8m.prediction.inference import (
     Computation,
     ModelChoice,
@@ -30,17 +31,25 @@ from yt8m.prediction.inference import (
     load_members,
     mean_probabilities,
     require_features,
+    video_groups,
 )
-from yt8m.prediction.memmaps import PREDICTIONS_NAME, SCALE, prediction_files
+from yt8m.prediction.prediction_files import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
+from yt8m.reporting.film_files import (
+    PICTURES_OF_A_FILM,
+    PICTURES_OF_A_PAGE,
+    FilmLook,
+    film_source,
+    find_films,
+    look_into,
+)
 from yt8m.scoring.held_out import training_of
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_ROWS = 4096
-_SURE = 0.5  # the most certain videos show something that is at least so probable
-REAL_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # the data set's own ids have 4 characters and say nothing of the video
-_WATCH = "https://www.youtube.com/watch?v="
+LEVELS = 200  # probabilities in the page are whole multiples of 1 / LEVELS
+MOST_BYTES = 8_000_000  # of probabilities in the page, a byte each
 
 
 @dataclass(frozen=True)
@@ -54,19 +63,13 @@ class Mark:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A video: probabilities (S, C) of its segments, the first of which starts at second `start`; `note` says whose
-    they are, or why the video was chosen."""
+    """A video of so many seconds: probabilities (S, C) of its segments, the first of which starts at second `start`."""
 
     video_id: str
     start: int
+    seconds: int
     probabilities: np.ndarray
     marks: list[Mark]
-    note: str
-
-    @property
-    def watch_url(self) -> str | None:
-        """Where to watch the video, if its id is a real one."""
-        return f"{_WATCH}{self.video_id}" if REAL_ID.fullmatch(self.video_id) else None
 
     def strongest(self, top: int) -> np.ndarray:
         """The classes of the `top` highest probabilities, the highest first, and then those that are rated."""
@@ -74,6 +77,35 @@ class Timeline:
         strongest = np.argsort(-peaks, kind="stable")[:top].tolist()
         rated = {mark.class_index for mark in self.marks} - set(strongest)
         return np.array(strongest + sorted(rated, key=lambda label: -peaks[label]))
+
+    def condensed(self, top: int) -> "ShownVideo":
+        """What the page shows of it, with the `top` strongest classes and those that are rated."""
+        classes = self.strongest(top)
+        # Rounded down: a level of half of `LEVELS` is a probability of at least 0.5.
+        levels = np.floor(self.probabilities[:, classes].T * LEVELS + 1e-4).astype(np.uint8)
+        return ShownVideo(self.video_id, self.start, self.seconds, classes.tolist(), levels, self.marks)
+
+
+@dataclass(frozen=True)
+class ShownVideo:
+    """A video in the page: `classes` (R,), their probabilities as `levels` (R, S) of 0 to `LEVELS`, and ratings."""
+
+    video_id: str
+    start: int
+    seconds: int
+    classes: list[int]
+    levels: np.ndarray
+    marks: list[Mark]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the page shows: `videos`, and for some of them, by their place in the list, a note that says why they come
+    first. `remarks`: what is left out."""
+
+    videos: list[ShownVideo]
+    notes: dict[int, str]
+    remarks: list[str]
 
 
 class PredictedTimelines:
@@ -83,9 +115,9 @@ class PredictedTimelines:
         self, maps: Sequence[Scores], candidates: Candidates, vocabulary: Vocabulary, truth: Ratings | None
     ) -> None:
         self._maps, self._meta = maps, candidates
-        self._numbers = {
-            video_id.decode(errors="replace"): number for number, video_id in enumerate(candidates.video_ids.tolist())
-        }
+        self._names = vocabulary.names
+        self._ids = [video_id.decode(errors="replace") for video_id in candidates.video_ids.tolist()]
+        self._numbers = {video_id: number for number, video_id in enumerate(self._ids)}
         self._marks: dict[str, list[Mark]] = {}
         if truth is not None:
             classes = vocabulary.classes(truth.label)
@@ -96,49 +128,73 @@ class PredictedTimelines:
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._numbers
 
-    def timeline(self, video_id: str, note: str) -> Timeline:
+    def timeline(self, video_id: str) -> Timeline:
         """The timeline of a video that the test set has."""
         number = self._numbers[video_id]
         rows = slice(int(self._meta.row_starts[number]), int(self._meta.row_ends[number]))
-        mean = np.mean([values[rows] for values in self._maps], axis=0) / SCALE
-        return Timeline(video_id, self._meta.trim.head * SEGMENT_SECONDS, mean, self._marks.get(video_id, []), note)
+        return self._timeline(number, np.mean([values[rows] for values in self._maps], axis=0) / SCALE)
 
-    def by_certainty(self, count: int) -> list[Timeline]:
-        """The `count` videos of which the models are most certain, and the `count` of which they are least.
+    def _timeline(self, number: int, probabilities: np.ndarray) -> Timeline:
+        """Only candidate segments are predicted; the last one may be shorter, which the predictions don't tell."""
+        trim, video_id = self._meta.trim, self._ids[number]
+        seconds = (trim.head + len(probabilities) + trim.tail) * SEGMENT_SECONDS
+        start = trim.head * SEGMENT_SECONDS
+        return Timeline(video_id, start, seconds, probabilities, self._marks.get(video_id, []))
 
-        Certainty is the entropy of all probabilities of a segment, in bits, averaged over the segments of a video.
-        The most certain are among those that show anything at all.
+    def select(self, count: int, top: int) -> Selection:
+        """All videos, as far as `MOST_BYTES` reach, and the `count` that the models are most and least certain of.
+
+        That is by the highest probability in a video: the most certain have the highest ones, the least certain those
+        that are nearest to 0.5.
         """
-        doubt, peak = self._doubts()
-        order = np.argsort(doubt, kind="stable")
-        ids = list(self._numbers)
-        shown = order[peak[order] >= _SURE]
-        most, least = shown[:count].tolist(), order[::-1][:count].tolist()
-        chosen = [(video, "among the most certain") for video in most]
-        chosen += [(video, "among the least certain") for video in least if video not in most]
-        return [
-            self.timeline(ids[video], f"{why}: {doubt[video]:.2f} bits of doubt in a segment") for video, why in chosen
-        ]
-
-    def _doubts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of each video the mean entropy of its segments in bits, and its highest probability, (V,) each."""
-        probabilities = np.arange(SCALE + 1) / SCALE
-        with np.errstate(divide="ignore", invalid="ignore"):
-            entropies = -sum(share * np.log2(share) for share in (probabilities, 1 - probabilities))
-        entropies = np.nan_to_num(entropies).astype(np.float32)
+        top, n_kept = self._room(top)
+        videos: list[ShownVideo] = []
+        peaks, means, best, seconds = (np.empty(len(self._ids)) for _ in range(4))
         fusion = Fusion(self._maps)
-        n_rows, n_classes = fusion.shape
-        row_doubt, row_peak = np.empty(n_rows, np.float32), np.empty(n_rows, np.float32)
-        for start in range(0, n_rows, BLOCK_ROWS):
-            blocks = [values[start : start + BLOCK_ROWS] for values in self._maps]
-            mean = fusion.fuse(start, blocks, slice(0, n_classes)) / len(blocks)
-            row_doubt[start : start + BLOCK_ROWS] = entropies[np.rint(mean).astype(np.int16)].sum(axis=1)
-            row_peak[start : start + BLOCK_ROWS] = mean.max(axis=1) / SCALE
-        counts = self._meta.row_ends - self._meta.row_starts
-        return (
-            np.add.reduceat(row_doubt, self._meta.row_starts) / counts,
-            np.maximum.reduceat(row_peak, self._meta.row_starts),
-        )
+        for group in video_groups(self._meta.row_ends, BLOCK_ROWS):
+            first, last = int(self._meta.row_starts[group.start]), int(self._meta.row_ends[group.stop - 1])
+            blocks = [values[first:last] for values in self._maps]
+            mean = fusion.fuse(first, blocks, slice(0, len(self._names))) / (len(blocks) * SCALE)
+            for number in range(group.start, group.stop):
+                own = mean[self._meta.row_starts[number] - first : self._meta.row_ends[number] - first]
+                segment, best[number] = divmod(int(own.argmax()), own.shape[1])
+                peaks[number], means[number] = own.max(), own.max(axis=1).mean()
+                seconds[number] = (self._meta.trim.head + segment) * SEGMENT_SECONDS
+                if number < n_kept:
+                    videos.append(self._timeline(number, own).condensed(top))
+        notes = {}
+        for order, what in (
+            (np.lexsort((-means, -peaks)), "most certain"),
+            (np.argsort(np.abs(peaks - 0.5), kind="stable"), "least certain"),
+        ):
+            for number in [number for number in order[:count].tolist() if number not in notes]:
+                notes[number] = (
+                    f"among the {what}: {self._names[int(best[number])]}, probability {digits(peaks[number])} at "
+                    f"{clock(int(seconds[number]))}"
+                )
+        return self._with_notes(videos, notes, top)
+
+    def _with_notes(self, videos: list[ShownVideo], notes: Mapping[int, str], top: int) -> Selection:
+        """Add the videos that have a note but did not fit."""
+        n_kept, placed = len(videos), {}
+        for number, note in notes.items():
+            if number >= n_kept:
+                videos.append(self.timeline(self._ids[number]).condensed(top))
+            placed[number if number < n_kept else len(videos) - 1] = note
+        remarks = []
+        if len(videos) < len(self._ids):
+            remarks.append(
+                f"Left out of the test set: {counted(len(self._ids) - len(videos), 'video')}; the page holds at most "
+                f"{MOST_BYTES:,} probabilities"
+            )
+        return Selection(videos, placed, remarks)
+
+    def _room(self, top: int) -> tuple[int, int]:
+        """How many of the `top` strongest classes of a video, and how many videos, the page has room for."""
+        lengths = self._meta.row_ends - self._meta.row_starts
+        rated = np.array([len({mark.class_index for mark in self._marks.get(own, ())}) for own in self._ids])
+        fewer = next((number for number in range(top, 1, -1) if (lengths * (rated + number)).sum() <= MOST_BYTES), 1)
+        return fewer, int(np.searchsorted(np.cumsum(lengths * (rated + fewer)), MOST_BYTES, side="right"))
 
 
 class RatedTimelines:
@@ -163,8 +219,9 @@ class RatedTimelines:
     def __contains__(self, video_id: str) -> bool:
         return video_id in self._records
 
-    def timeline(self, video_id: str) -> Timeline | None:
-        """The timeline of a video that the rated set has; None if it cannot be read, and damage is skipped.
+    def timeline(self, video_id: str) -> tuple[Timeline, str] | None:
+        """The timeline of a video that the rated set has, and whose it is; None if it cannot be read, and damage is
+        skipped.
 
         Raises `UserError` where there is nothing to see.
         """
@@ -184,7 +241,7 @@ class RatedTimelines:
         if not self._reader.read([Frames(record, slice(0, n_frames), frames)], whole=True).all():
             return None
         (mean,) = mean_probabilities(self._predictor(folders), [torch.from_numpy(frames)], len(self._vocabulary))
-        return Timeline(video_id, 0, mean, self._marks(record), note)
+        return Timeline(video_id, 0, n_frames, mean, self._marks(record)), note
 
     def _predictor(self, folders: Sequence[ModelFolder]) -> Predictor:
         """What predicts with these models, which are loaded once."""
@@ -208,21 +265,23 @@ class RatedTimelines:
         ]
 
 
-def collect_timelines(
+def select_videos(
     data_dir: Path,
     vocabulary: Vocabulary,
     models: ModelChoice,
     *,
     video_ids: Sequence[str] | None = None,
     n_videos: int,
+    top: int,
     truth: Path | None = None,
     device: str = "auto",
     damage: Damage = RAISE,
-) -> list[Timeline]:
-    """Timelines of these videos, or of the `n_videos` test videos that the models are most and least certain of.
+) -> Selection:
+    """These videos, or all of the test set, first the `n_videos` that the models are most and least certain of.
 
-    A test video's are the means of what the models have predicted, or those named by `models`; a rated video's are
-    predicted now. `truth`: a CSV of ratings of test videos. Raises `UserError`, also for an id that nobody knows.
+    A test video's timelines are the means of what the models have predicted, or those named by `models`; a rated
+    video's are predicted now. `top`: how many classes of a video; `truth`: a CSV of ratings of test videos. Raises
+    `UserError`, also for an id that nobody knows.
     """
     cache = data_dir / "cache"
     ratings = None if truth is None else ratings_of_table(read_truth(truth, data_dir / NAMES_FILE))
@@ -232,12 +291,12 @@ def collect_timelines(
         maps = [file.read(candidates, vocabulary) for file in prediction_files(cache, models.names)]
         test = PredictedTimelines(maps, candidates, vocabulary, ratings)
     if video_ids is None:
-        return [] if test is None else test.by_certainty(n_videos)
+        return Selection([], {}, []) if test is None else test.select(n_videos, top)
     rated = None
-    found = []
+    found: list[tuple[Timeline, str]] = []
     for video_id in video_ids:
         if test is not None and video_id in test:
-            found.append(test.timeline(video_id, "a test video"))
+            found.append((test.timeline(video_id), "a test video"))
             continue
         if rated is None:
             index = load_index(data_dir / "segment" / "train", cache, damage)
@@ -250,7 +309,8 @@ def collect_timelines(
         timeline = rated.timeline(video_id)
         if timeline is not None:
             found.append(timeline)
-    return found
+    videos = [timeline.condensed(top) for timeline, _ in found]
+    return Selection(videos, {place: note for place, (_, note) in enumerate(found)}, [])
 
 
 def _are_predictions(cache: Path, names: Sequence[str] | None, needed: bool) -> bool:
@@ -264,19 +324,50 @@ def _are_predictions(cache: Path, names: Sequence[str] | None, needed: bool) -> 
     return there
 
 
-def page_values(timeline: Timeline, vocabulary: Vocabulary, top: int) -> dict[str, Any]:
-    """What the page shows of a timeline: plain values."""
-    classes = timeline.strongest(top).tolist()
-    place_of = {label: place for place, label in enumerate(classes)}
+def page_values(selection: Selection, vocabulary: Vocabulary, films: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """What the page shows of the videos: plain values, and one string of all levels.
+
+    `films`: by the place of a video in the list, what `films_of` says of it.
+    """
+    labels = sorted({label for video in selection.videos for label in video.classes})
+    place_of = {label: place for place, label in enumerate(labels)}
+    videos = []
+    for video in selection.videos:
+        row_of = {label: row for row, label in enumerate(video.classes)}
+        marks = [[row_of[mark.class_index], mark.start, mark.positive] for mark in video.marks]
+        classes = [place_of[label] for label in video.classes]
+        videos.append([video.video_id, video.start, video.seconds, video.levels.shape[1], classes, marks])
     return {
-        "video": timeline.video_id,
-        "note": timeline.note,
-        "url": timeline.watch_url,
-        "start": timeline.start,
-        "classes": [{"label": int(vocabulary.labels[label]), "name": vocabulary.names[label]} for label in classes],
-        "probabilities": [[round(float(value), 4) for value in timeline.probabilities[:, label]] for label in classes],
-        "marks": [
-            {"class": place_of[mark.class_index], "start": mark.start, "positive": mark.positive}
-            for mark in timeline.marks
-        ],
+        "classes": [vocabulary.names[label] for label in labels],
+        "videos": videos,
+        "levels": base64.b64encode(b"".join(video.levels.tobytes() for video in selection.videos)).decode(),
+        "scale": LEVELS,
+        "notes": [[place, note] for place, note in selection.notes.items()],
+        "remarks": selection.remarks,
+        "films": [[place, film] for place, film in films.items()],
     }
+
+
+def films_of(selection: Selection, folder: Path, page: Path) -> dict[int, dict[str, Any]]:
+    """The films, by the place of their video, that lie in a folder and are called as their video is.
+
+    Of a video with a note there are pictures of its spans, in the order of its rows. Raises `UserError`.
+    """
+    paths = find_films(folder)
+    films = {}
+    for place, video in enumerate(selection.videos):
+        path = paths.get(video.video_id)
+        if path is None:
+            continue
+        seconds = []
+        if place in selection.notes:
+            for row in video.levels:
+                for first, last in runs(row >= LEVELS // 2):
+                    best = video.start + (first + int(row[first:last].argmax())) * SEGMENT_SECONDS
+                    seconds.append((best + min(video.seconds, best + SEGMENT_SECONDS)) / 2)
+        share = min(PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE // len(selection.notes))
+        look = look_into(path, seconds[:share]) if seconds else FilmLook()
+        films[place] = film_source(path, page, look) | {"pictures": [look.address(second) for second in seconds]}
+    if not films:
+        raise UserError(f"--films {folder}: no film there is called as one of the videos is")
+    return films

@@ -18,10 +18,8 @@ from helperbot.files import replacing
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
-from yt8m.data.annotations import RATING_COLUMNS
-from yt8m.data.vocabulary import Vocabulary
-from yt8m.scoring.ratings import Ratings
-from yt8m.scoring.scores import (
+from yt8m.data.vocabulary import RATING_COLUMNS, Vocabulary
+from yt8m.scoring.mean_average_precision import (
     NOT_LISTED,
     THRESHOLDS,
     Ranking,
@@ -33,6 +31,7 @@ from yt8m.scoring.scores import (
     places_by_score,
     resampled_maps,
 )
+from yt8m.scoring.ratings import Ratings
 
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 1

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
-from yt8m.data.damage import RAISE, Damage
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch
-from yt8m.data.folds import NO_FOLD, split_fold
-from yt8m.data.index import Index
+from yt8m.data.index import Index, split_fold
+from yt8m.data.partitions import NO_FOLD
 from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import ModelFolder
-from yt8m.models.base import Encoder, fold
+from yt8m.models.base import Encoder, fuse
+from yt8m.models.classifiers import SegmentModel
 from yt8m.models.model_files import read_origin
-from yt8m.models.segment_models import SegmentModel
+from yt8m.models.model_folders import ModelFolder
 from yt8m.prediction.inference import load_members, require_features, share_context_encoders
 from yt8m.scoring.ratings import Ratings
 
@@ -119,7 +119,7 @@ class HeldOutRatings:
             models = [member.model for member in load_members(alike, None, self._vocabulary, device)]
             share_context_encoders(models)
             for model in models:
-                fold(model)
+                fuse(model)
             sound = np.flatnonzero(~np.isin(dataset.records, self._damaged))
             batches = [[(0, example) for example in part.tolist()] for part in _parts(sound, batch_size)]
             loader = BatchLoader(dataset, batches, workers, device)

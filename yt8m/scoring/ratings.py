@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from yt8m.common.errors import UserError
-from yt8m.data.annotations import LabelRow, LabelText, RatingRow, read_labels, read_ratings, resolve_labels
+from yt8m.data.vocabulary import LabelRow, LabelText, RatingRow, read_labels, read_ratings, resolve_labels
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from yt8m.common.errors import Faults, UserError
-from yt8m.data.annotations import SPAN_COLUMNS, plain_label
 from yt8m.data.tables import read_table
-
+from yt8m.data.vocabulary import SPAN_COLUMNS, plain_label
 
 FOUND_COLUMNS = ("video_id", "label", "class", "start", "end")
 

@@ -15,24 +15,23 @@ import torch
 
 from yt8m.common.errors import UserError
 from yt8m.data.candidates import CANDIDATES_FILE, Candidates, load_candidates
-from yt8m.data.damage import RAISE, Damage
 from yt8m.data.features import CONTRACT_NAME
-from yt8m.data.folds import N_FOLDS, split_fold
-from yt8m.data.index import Index, load_index
-from yt8m.data.partitions import NAMES_FILE
-from yt8m.data.segments import EVERYTHING, SEGMENT_SECONDS, Trim
+from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS, Trim
+from yt8m.data.index import Index, load_index, split_fold
+from yt8m.data.partitions import N_FOLDS, NAMES_FILE
+from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
-from yt8m.models.artifacts import ModelFolder
 from yt8m.models.model_files import folder_digest
+from yt8m.models.model_folders import ModelFolder
 from yt8m.prediction.inference import ModelChoice
-from yt8m.prediction.memmaps import SCALE, prediction_files
+from yt8m.prediction.prediction_files import SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores, weights_text
 from yt8m.ranking.submission import read_submission
 from yt8m.ranking.top_k import top_rows
 from yt8m.scoring.evaluation import Subject, SubjectKind
 from yt8m.scoring.held_out import HeldOutRatings, training_of
+from yt8m.scoring.mean_average_precision import NOT_LISTED, places_by_score
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth, read_video_labels
-from yt8m.scoring.scores import NOT_LISTED, places_by_score
 from yt8m.scoring.weights import BestWeights, best_weights, model_digest
 
 LOGGER = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ import numpy as np
 
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
-from yt8m.data.folds import N_FOLDS, NO_FOLD
-from yt8m.prediction.memmaps import PredictionFile
+from yt8m.data.partitions import N_FOLDS, NO_FOLD
+from yt8m.prediction.prediction_files import PredictionFile
 from yt8m.scoring.evaluation import FORMAT_VERSION
+from yt8m.scoring.mean_average_precision import NOT_LISTED, Ranking, places_by_score
 from yt8m.scoring.ratings import Ratings
-from yt8m.scoring.scores import NOT_LISTED, Ranking, places_by_score
 
 LOGGER = logging.getLogger(__name__)
 STEPS = 20  # models that the search adds, with each beginning

@@ -1,19 +1,48 @@
-"""The course of a training run as a picture."""
+"""Curves as pictures: the course of a training run, and the losses of a range test."""
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 from helperbot.files import replacing
 
-from yt8m.common.pictures import new_figure
+from yt8m.training.metrics import PERCENT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """A figure of that size, in inches, to be drawn to a file.
+
+    Notebooks name a backend of their own in MPLBACKEND, for all processes that are started from them; where that
+    backend is not installed, matplotlib could not even be imported.
+    """
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        from matplotlib.figure import Figure
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
+    return Figure(figsize=(width, height))
+
 
 PANEL_WIDTH, PANEL_HEIGHT = 5.5, 3.2  # inches
 LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.15, 0.5, 0.35  # of them beside the axes, for ticks and titles
 
 
+def read_history(path: Path) -> pd.DataFrame:
+    """A run's `history.csv`, with fractions where the file has percent."""
+    table = pd.read_csv(path)
+    return table.assign(**{name: table[name] / 100 for name in PERCENT if name in table})
+
+
 def plot_curves(history: Path, picture: Path) -> None:
     """Draw loss, learning rate and each metric of a `history.csv` over the steps, as PNG."""
-    table = pd.read_csv(history)
+    table = read_history(history)
     metrics = [
         name
         for name in table.columns
@@ -60,3 +89,40 @@ def plot_curves(history: Path, picture: Path) -> None:
         axis.set_visible(False)
     with replacing(picture) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of each step taken, (n,) each: its learning rate, its loss, the smoothed loss up to it."""
+
+    lr: np.ndarray
+    loss: np.ndarray
+    smoothed: np.ndarray
+
+
+def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> None:
+    """Draw a curve as PNG, with lines at the `best` learning rate, if any, and at the configuration's."""
+    figure = new_figure(7, 4.5)
+    figure.set_layout_engine("constrained")
+    axis = figure.add_subplot()
+    axis.plot(curve.lr, curve.loss, color="tab:blue", alpha=0.3, linewidth=1, label="loss")
+    axis.plot(curve.lr, curve.smoothed, color="tab:blue", linewidth=2, label="smoothed")
+    if best is not None:
+        axis.axvline(best, color="tab:red", linestyle="--", label=f"steepest descent, {short_rate(best)}")
+    axis.axvline(configured, color="tab:gray", linestyle=":", label=f"the configuration, {short_rate(configured, 6)}")
+    # The loss that ended the test may be of any size: show the way there, not a cliff beside a flat line.
+    low, high = curve.loss[:-1].min(), curve.smoothed[:-1].max()
+    margin = 0.1 * (high - low) or 1.0
+    axis.set(
+        title=picture.stem, xlabel="learning rate", ylabel="loss", xscale="log", ylim=(low - margin, high + margin)
+    )
+    axis.grid(alpha=0.3)
+    axis.legend()
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def short_rate(rate: float, decimals: int = 1) -> str:
+    """A learning rate to read: 3.2e-04, 3e-04."""
+    digits, exponent = f"{rate:.{decimals}e}".split("e")
+    return f"{float(digits):g}e{exponent}"

@@ -17,23 +17,21 @@ from helperbot.distributed import rank, rank_zero_first, world_size
 from torch import nn
 
 from yt8m.common.config import FeatureContract, Training
-from yt8m.common.errors import UserError
-from yt8m.common.wording import SHOWN
-from yt8m.data.damage import Damage
+from yt8m.common.errors import SHOWN, UserError
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, VideoBatch, VideoDataset
 from yt8m.data.features import require_same
-from yt8m.data.folds import NO_FOLD, Fold, split_fold
-from yt8m.data.index import Index, load_index
-from yt8m.data.sampling import SequentialBatches, TrainingBatches
+from yt8m.data.index import Index, load_index, split_fold
+from yt8m.data.order import SequentialBatches, TrainingBatches
+from yt8m.data.partitions import NO_FOLD, Fold
+from yt8m.data.records import Damage
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary, named_vocabulary
-from yt8m.models.artifacts import ModelFolder, copy_encoder, exported_config, load_video_model, open_folder
-from yt8m.models.centering import begin_centered, center
+from yt8m.models.classifiers import ContextAgnosticModel, ContextAwareModel, SegmentModel, VideoModel, build_video_model
 from yt8m.models.config import BaseSection, load_config, override_steps, required
+from yt8m.models.layers import begin_centered, center
 from yt8m.models.model_files import folder_digest
-from yt8m.models.segment_models import ContextAgnosticModel, ContextAwareModel, SegmentModel
-from yt8m.models.video_models import VideoModel, build_video_model
-from yt8m.training.objectives import SegmentTask, Task, VideoTask
+from yt8m.models.model_folders import ModelFolder, copy_encoder, exported_config, load_video_model, open_folder
+from yt8m.training.losses import SegmentTask, Task, VideoTask
 
 LOGGER = logging.getLogger(__name__)
 LEAST_EXAMPLES = 2  # what batch norms can train on

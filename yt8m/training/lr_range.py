@@ -18,10 +18,10 @@ from helperbot.stepping import Stepper
 
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
-from yt8m.common.pictures import new_figure
 from yt8m.common.progress import Progress
-from yt8m.data.folds import Fold
+from yt8m.data.partitions import Fold
 from yt8m.models.config import load_config
+from yt8m.training.curves import Curve, draw, short_rate
 from yt8m.training.experiments import (
     LEAST_EXAMPLES,
     Builder,
@@ -67,15 +67,6 @@ class Rates:
         return np.geomspace(self.start, self.end, self.steps)
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The loss of each step taken, (n,) each: its learning rate, its loss, the smoothed loss up to it."""
-
-    lr: np.ndarray
-    loss: np.ndarray
-    smoothed: np.ndarray
-
-
 def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, options: Options) -> str:
     """Measure what `build` makes of the data; write `picture` (PNG) and a CSV beside it.
 
@@ -99,11 +90,11 @@ def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, 
     write_table(curve, picture.with_suffix(".csv"))
     draw(curve, best, configured, picture)
     found = (
-        f"steepest descent at lr {_short(best)}; lowest loss at {_short(curve.lr[curve.smoothed.argmin()])}"
+        f"steepest descent at lr {short_rate(best)}; lowest loss at {short_rate(curve.lr[curve.smoothed.argmin()])}"
         if best is not None
         else "the loss falls nowhere; try other bounds, or more --steps"
     )
-    return f"{picture}: {found}; the configuration has {_short(configured, 6)}"
+    return f"{picture}: {found}; the configuration has {short_rate(configured, 6)}"
 
 
 def configured_experiment(
@@ -204,9 +195,9 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
         if n_before < _FEWEST_STEPS:
             raise UserError(
                 f"--from {rates[0]:g}: only {n_before} steps before {ended}; expected at least "
-                f"{_FEWEST_STEPS}: choose a lower --from, such as {_short(rates[0] / 1000)}"
+                f"{_FEWEST_STEPS}: choose a lower --from, such as {short_rate(rates[0] / 1000)}"
             )
-        LOGGER.info("ended at step %d of %d, lr %s: %s", n_before + 1, len(rates), _short(rates[n_before]), ended)
+        LOGGER.info("ended at step %d of %d, lr %s: %s", n_before + 1, len(rates), short_rate(rates[n_before]), ended)
     return Curve(rates[: len(losses)], np.array(losses), np.array(smoothed))
 
 
@@ -227,31 +218,3 @@ def write_table(curve: Curve, path: Path) -> None:
     )
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
-
-
-def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> None:
-    """Draw a curve as PNG, with lines at the `best` learning rate, if any, and at the configuration's."""
-    figure = new_figure(7, 4.5)
-    figure.set_layout_engine("constrained")
-    axis = figure.add_subplot()
-    axis.plot(curve.lr, curve.loss, color="tab:blue", alpha=0.3, linewidth=1, label="loss")
-    axis.plot(curve.lr, curve.smoothed, color="tab:blue", linewidth=2, label="smoothed")
-    if best is not None:
-        axis.axvline(best, color="tab:red", linestyle="--", label=f"steepest descent, {_short(best)}")
-    axis.axvline(configured, color="tab:gray", linestyle=":", label=f"the configuration, {_short(configured, 6)}")
-    # The loss that ended the test may be of any size: show the way there, not a cliff beside a flat line.
-    low, high = curve.loss[:-1].min(), curve.smoothed[:-1].max()
-    margin = 0.1 * (high - low) or 1.0
-    axis.set(
-        title=picture.stem, xlabel="learning rate", ylabel="loss", xscale="log", ylim=(low - margin, high + margin)
-    )
-    axis.grid(alpha=0.3)
-    axis.legend()
-    with replacing(picture) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-
-
-def _short(rate: float, decimals: int = 1) -> str:
-    """A learning rate to read: 3.2e-04, 3e-04."""
-    digits, exponent = f"{rate:.{decimals}e}".split("e")
-    return f"{float(digits):g}e{exponent}"

@@ -3,8 +3,11 @@
 Dimensions: B videos, S segments, C classes.
 """
 
-from collections.abc import Iterable
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -12,10 +15,74 @@ from helperbot import Metric
 from helperbot.distributed import gather_on_first, gather_rows, rank, sum_over_ranks
 from torch import Tensor
 
+from yt8m.common.errors import UserError
 from yt8m.data.datasets import SegmentBatch, VideoBatch
-from yt8m.training.columns import Columns
+
+BLOCK_BYTES = 64 << 20
+
+
+class Columns:
+    """Rows of float32, added a few at a time; iterating gives the columns in order.
+
+    What goes beyond a block of `BLOCK_BYTES` lies in a file in `folder`, block by block, each of them transposed. The
+    file has no name, so that it goes with this object, however the process ends. Reading takes two blocks of memory.
+    """
+
+    def __init__(self, n_columns: int, folder: Path) -> None:
+        self.folder = folder
+        self._block = np.empty((n_columns, max(1, BLOCK_BYTES // (4 * n_columns))), np.float32)
+        self._filled = 0  # rows of the block
+        self._written = 0  # blocks
+        self._file: IO[bytes] | None = None
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return self._written * self._block.shape[1] + self._filled
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add rows (any number, C). Raises `UserError` where the disk is full."""
+        while len(rows):
+            taken = rows[: self._block.shape[1] - self._filled]
+            self._block[:, self._filled : self._filled + len(taken)] = taken.T
+            self._filled += len(taken)
+            rows = rows[len(taken) :]
+            if self._filled == self._block.shape[1]:
+                self._write()
+
+    def _write(self) -> None:
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self.folder)  # pylint: disable=consider-using-with
+            self._file.write(self._block.data)
+            self._file.flush()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: no place for what an evaluation keeps, {4 * len(self._block):,} bytes a video "
+                f"({error.strerror}); free space, or validate on fewer shards"
+            ) from None
+        self._written += 1
+        self._filled = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        n_columns = len(self._block)
+        at_once = max(1, BLOCK_BYTES // (4 * max(1, len(self))))
+        for first in range(0, n_columns, at_once):
+            yield from self._read(first, min(first + at_once, n_columns))
+
+    def _read(self, first: int, stop: int) -> np.ndarray:
+        """Some columns, (stop - first, rows)."""
+        n_columns, n_rows = self._block.shape
+        parts = [self._block[first:stop, : self._filled]]
+        if self._file is not None:
+            size = 4 * (stop - first) * n_rows
+            starts = [4 * (block * n_columns + first) * n_rows for block in range(self._written)]
+            read = (os.pread(self._file.fileno(), size, start) for start in starts)
+            parts = [*(np.frombuffer(values, np.float32).reshape(stop - first, n_rows) for values in read), *parts]
+        return np.concatenate(parts, axis=1)
+
 
 GAP_TOP = 20
+PERCENT = ("accuracy", "recall", "precision", "auc", "negative_accuracy")  # so in states and histories of runs
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -27,7 +94,15 @@ def _of_all_ranks(batches: list[np.ndarray]) -> np.ndarray:
     return gather_rows(torch.from_numpy(np.concatenate([np.empty(0, np.float32), *batches]))).numpy()
 
 
-class VideoMetrics(Metric):
+class _ShownAsFractions:
+    """Results, some of which are kept in percent and shown as fractions, as `evaluate` has them."""
+
+    def in_log(self, results: dict[str, float]) -> dict[str, float]:
+        """Fractions."""
+        return {name: value / 100 for name, value in results.items() if name in PERCENT}
+
+
+class VideoMetrics(_ShownAsFractions, Metric):
     """Accuracy, recall and precision at probability 0.5 over all (video, class) pairs, GAP@20 and mAP.
 
     GAP is YouTube-8M's: average precision of the pooled `GAP_TOP` predictions of each video, where all labels count,
@@ -104,7 +179,7 @@ class VideoMetrics(Metric):
         ]
 
 
-class SegmentMetrics(Metric):
+class SegmentMetrics(_ShownAsFractions, Metric):
     """ROC AUC and accuracy of the rated labels, accuracy on mined negatives, all in percent."""
 
     def __init__(self) -> None:

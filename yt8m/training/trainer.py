@@ -26,19 +26,18 @@ from helperbot import (
     warmup_linear_decay,
 )
 from helperbot.distributed import rank, world_size
-from helperbot.files import remove_leftovers
+from helperbot.files import locked, remove_leftovers
 
 from yt8m.common.devices import joined, require_compilation, resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError
-from yt8m.common.locks import locked
-from yt8m.data.damage import RAISE, Damage
-from yt8m.data.folds import NO_FOLD
-from yt8m.models.artifacts import save_model
+from yt8m.data.partitions import NO_FOLD
+from yt8m.data.records import RAISE, Damage
 from yt8m.models.model_files import WEIGHTS_NAME
+from yt8m.models.model_folders import save_model
 from yt8m.training.curves import plot_curves
 from yt8m.training.experiments import LEAST_EXAMPLES, Builder, Experiment, Sources, require_parts
 from yt8m.training.notifications import reporting
-from yt8m.training.run_folder import begin_run
+from yt8m.training.resume import begin_run
 
 LOGGER = logging.getLogger(__name__)
 LOG, CHECKPOINTS, STATE, LOCK = "train.log", "checkpoints", "state.pt", ".lock"
@@ -126,7 +125,7 @@ def _claimed(folder: Path, restart: bool) -> Iterator[None]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     occupied = f"{folder}: another process is training it; wait for it or stop it, or choose another --name"
-    with locked(folder / LOCK, occupied):
+    with locked(folder / LOCK, UserError(occupied)):
         try:
             remove_leftovers(folder)
             remove_leftovers(folder / CHECKPOINTS)
@@ -159,13 +158,14 @@ def _train(
             LOGGER.info("%s: going on after step %d of %d", folder, bot.step, settings.steps)
         else:
             LOGGER.info(
-                "%s: seed %d, %d steps of %d on %s in %d processes, %d parameters",
+                "%s: seed %d, %d steps of %d on %s in %d process%s, %d parameters",
                 folder,
                 options.seed,
                 settings.steps,
                 settings.batch_size,
                 device,
                 world_size(),
+                "" if world_size() == 1 else "es",
                 sum(value.numel() for value in experiment.model.parameters()),
             )
         bot.train(settings.steps, settings.ckpt_interval)
@@ -208,7 +208,8 @@ def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: B
         ) from None
     if rank() == 0:
         best.load_best(experiment.model)
-    return f"step {step}, {experiment.task.monitor} {score:.6g}"
+    monitor = experiment.task.monitor
+    return f"step {step}, {monitor} {bot.in_log({monitor: score})[monitor]:.6g}"
 
 
 def _make_bot(

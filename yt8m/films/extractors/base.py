@@ -24,7 +24,7 @@ class Options:
 
 
 class Extractor(ABC):
-    """One visual and one audio vector for each second of a film.
+    """One visual and one audio vector for each second of a film. Several threads may call it at once.
 
     Attributes:
         name: as the command line has it.
@@ -32,6 +32,8 @@ class Extractor(ABC):
         visual, audio: V and A; A is 0 where there are no audio features.
         visual_range, audio_range: the values that the bytes 0 and 255 stand for; None where the features themselves
             say it, by their quantiles.
+        shorter_side: what the shorter side of frames may be scaled to before it gets them; None: frames as they are in
+            the film.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Extractor(ABC):
     audio: int
     visual_range: Range | None = None
     audio_range: Range | None = None
+    shorter_side: int | None = None
 
     @abstractmethod
     def encode_frames(self, frames: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,40 +1,38 @@
-// The report: data is a JSON element of this page, charts are Plotly's, the table of classes is DataTables'.
-const data = JSON.parse(document.getElementById("data").textContent);
+// The report: charts are Plotly's, the table of classes is DataTables'. Data is {
+//   title, made, version, data_dir, youtube, evaluations, models: as `evaluate` and `describe_models` have them,
+//   timelines: { classes (names), videos: [[id, start, seconds, segments, [number of a class, ...], [[row, start, is it there], ...]], ...],
+//                levels: the probabilities of all videos, classes and segments, a byte each, as base64, in units of 1 / scale,
+//                notes: [[number of a video, why it comes first], ...], films: [[number of a video, source and pictures], ...], remarks }.
+const data = pageData();
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 40rem)");
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7a7a7a"];
-const MARK = "#e8590c"; // also in the style sheet
-const SEGMENT = 5; // seconds
-const byId = (id) => document.getElementById(id);
+const YOUTUBE_ID = /^[A-Za-z0-9_-]{11}$/; // the data set's own ids have 4 characters and say nothing of the video
 
 // --- helpers ---------------------------------------------------------------------------------------------
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-const shown = (value, digits = 4) => (value === null || value === undefined ? "–" : value.toFixed(digits));
+const isMissing = (value) => value === null || value === undefined;
+const shown = (value, digits = 4) => (isMissing(value) ? "–" : value.toFixed(digits));
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly reads texts as HTML
-const clock = (second) => `${Math.floor(second / 60)}:${String(second % 60).padStart(2, "0")}`;
 
-function element(tag, text, attributes = {}) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
-  return made;
-}
-
-function fillTable(table, head, rows, noteColumn = -1) {
-  const line = (cells, tag) => {
-    const row = element("tr");
-    cells.forEach((text, place) => {
-      const attributes = tag === "th" ? { scope: "col" } : place === noteColumn ? { class: "note" } : {};
-      row.append(element(tag, text, attributes));
-    });
-    return row;
-  };
+// A column is { head, cell (of a row), title, kind: "text" or "note" }; one whose cells are all empty is left out.
+function fillTable(table, columns, rows) {
+  const kept = columns.filter((column, place) => place === 0 || rows.some((row) => !["", "–"].includes(column.cell(row))));
   const thead = element("thead");
+  const heads = element("tr");
+  kept.forEach(({ head, title, kind }) => {
+    heads.append(element("th", head, { scope: "col", ...(title ? { title } : {}), ...(kind ? { class: kind } : {}) }));
+  });
+  thead.append(heads);
   const tbody = element("tbody");
-  thead.append(line(head, "th"));
-  rows.forEach((cells) => tbody.append(line(cells, "td")));
+  rows.forEach((row) => {
+    const line = element("tr");
+    kept.forEach(({ cell, kind }) => line.append(element("td", cell(row), kind ? { class: kind } : {})));
+    tbody.append(line);
+  });
   table.replaceChildren(thead, tbody);
+  return kept;
 }
 
 function fillSelect(select, texts) {
@@ -51,9 +49,9 @@ function closeSection(id) {
 function layout(more) {
   const axis = { gridcolor: colour("line"), zerolinecolor: colour("line"), automargin: true };
   return {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("text"), size: 13 },
-    margin: { l: 8, r: 12, t: 12, b: 8 }, hoverlabel: { font: { size: 13 } }, dragmode: false,
-    legend: { orientation: "h", y: -0.2 }, ...more,
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: colour("text"), size: 13, family: colour("font") },
+    margin: { l: 8, r: 12, t: 12, b: 8 }, hoverlabel: { font: { size: 13, family: colour("font") } }, dragmode: false,
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" }, ...more,
     xaxis: { ...axis, ...more.xaxis }, yaxis: { ...axis, ...more.yaxis },
   };
 }
@@ -64,17 +62,38 @@ const CONFIG = { responsive: true, displayModeBar: false };
 
 const evaluation = () => data.evaluations[Number(byId("evaluation").value)];
 
+const atHalf = (own) => own.at_thresholds?.find((row) => row.threshold === 0.5);
+
+function scoreColumns(head, subjects) {
+  return [
+    { head: "", cell: (own) => own.name },
+    { head: `MAP@${head.top_k.toLocaleString("en")}`, cell: (own) => shown(own.map),
+      title: "Mean over the classes of average precision of their ranked segments: the challenge's own measure, 0 to 1" },
+    { head: `${head.level} % interval`, cell: (own) => (isMissing(own.map_low) ? "–" : `${shown(own.map_low)} to ${shown(own.map_high)}`),
+      title: "How far MAP moves when other videos of the same kind are drawn" },
+    { head: "AUC", cell: (own) => shown(own.auc),
+      title: "Area under the ROC curve over all ratings: how often a positive one is given a higher probability than a negative one, 0 to 1" },
+    { head: "class AUC", cell: (own) => shown(own.class_auc), title: "The same within each class, mean over the classes" },
+    { head: "precision", cell: (own) => shown(atHalf(own)?.precision),
+      title: "Of the rated segments with a probability of at least 0.5, the share that is rated positive" },
+    { head: "recall", cell: (own) => shown(atHalf(own)?.recall),
+      title: "Of the segments that are rated positive, the share with a probability of at least 0.5" },
+    { head: "calibration error", cell: (own) => shown(own.calibration_error),
+      title: "Mean distance between a probability and the share of positive ratings among the segments that are given it" },
+    { head: "duplicates", cell: (own) => (own.duplicates ? String(own.duplicates) : ""), title: "Entries that a list has more than once; they count once" },
+    { head: "note", cell: (own) => own.note, kind: "note" },
+  ];
+}
+
 function showScores() {
   const { subjects, ...head } = evaluation();
   byId("evaluation-text").textContent =
-    `${head.ratings} ratings of segments in ${head.videos} videos, ${head.positive} of them positive; `
-    + `${head.classes_that_count} classes with a positive rating. The intervals hold ${head.level} % of ${head.resamples} resamples `
-    + "of the videos.";
-  fillTable(byId("score-table"),
-    ["", `MAP@${head.top_k}`, `${head.level} % interval`, "AUC", "class AUC", "calibration error", "duplicates", ""],
-    subjects.map((own) => [
-      own.name, shown(own.map), own.map_low === null ? "–" : `${shown(own.map_low)} – ${shown(own.map_high)}`,
-      shown(own.auc), shown(own.class_auc), shown(own.calibration_error), String(own.duplicates), own.note]), 7);
+    `${counted(head.ratings, "rating")} of segments in ${counted(head.videos, "video")}, ${head.positive.toLocaleString("en")} of them positive; `
+    + `${head.classes_that_count} classes with a positive rating.`
+    + (head.resamples ? ` The intervals hold ${head.level} % of ${head.resamples} resamples of the videos.` : "");
+  const columns = fillTable(byId("score-table"), scoreColumns(head, subjects), subjects);
+  byId("score-legend").replaceChildren(...columns.filter((own) => own.title)
+    .flatMap((own) => [element("dt", own.head), element("dd", `${own.title}.`)]));
   const reversed = [...subjects].reverse();
   const trace = {
     type: "scatter", mode: "markers", x: reversed.map((own) => own.map), y: reversed.map((own) => plain(own.name)),
@@ -87,7 +106,7 @@ function showScores() {
     hovertemplate: "%{y}: %{x:.4f}<extra></extra>",
   };
   Plotly.react("score-chart", [trace], layout({
-    height: 90 + 34 * subjects.length, xaxis: { range: [0, 1], title: { text: `MAP@${head.top_k}` }, fixedrange: true },
+    height: 90 + 34 * subjects.length, xaxis: { range: [0, 1], title: { text: `MAP@${head.top_k.toLocaleString("en")}` }, fixedrange: true },
     yaxis: { type: "category", fixedrange: true }, showlegend: false,
   }), CONFIG);
 }
@@ -96,8 +115,12 @@ function showFolds() {
   const { folds } = evaluation();
   byId("folds").hidden = folds.length === 0;
   if (folds.length === 0) return;
-  fillTable(byId("fold-table"), ["", "", ...folds[0].folds.map((fold) => `fold ${fold}`), "mean", "std. deviation"],
-    folds.map((row) => [row.subject, row.measure, ...row.values.map((value) => shown(value)), shown(row.mean), shown(row.deviation)]));
+  fillTable(byId("fold-table"), [
+    { head: "", cell: (row) => row.subject }, { head: "measure", cell: (row) => row.measure, kind: "text" },
+    ...folds[0].folds.map((fold, place) => ({ head: `fold ${fold}`, cell: (row) => shown(row.values[place]) })),
+    { head: "mean", cell: (row) => shown(row.mean) },
+    { head: "deviation", cell: (row) => shown(row.deviation), title: "Standard deviation of the folds" },
+  ], folds);
 }
 
 // --- classes ---------------------------------------------------------------------------------------------
@@ -121,6 +144,8 @@ function showClasses(DataTable) {
       }))],
     order: [[3, "desc"]], pageLength: 25, language: { search: "Search by class name or label:" }, autoWidth: false,
   });
+  const box = byId("class-table").closest(".dt-layout-cell");
+  Object.entries({ tabindex: "0", role: "region", "aria-label": "Table of classes" }).forEach(([name, value]) => box.setAttribute(name, value));
 }
 
 // --- calibration -----------------------------------------------------------------------------------------
@@ -142,121 +167,127 @@ function showCalibration() {
     line: { color: colour("quiet"), dash: "dot", width: 1 },
   });
   Plotly.react("calibration-chart", traces, layout({
-    height: 420, xaxis: { range: [0, 1], title: { text: "predicted probability" }, fixedrange: true },
+    height: narrow.matches ? 520 : 440, xaxis: { range: [0, 1], title: { text: "predicted probability" }, fixedrange: true },
     yaxis: { range: [0, 1], title: { text: "share of positive ratings" }, fixedrange: true },
   }), CONFIG);
   const bins = [...new Set(subjects.flatMap((own) => own.calibration.map((bin) => bin.from)))].sort((a, b) => a - b);
-  fillTable(byId("calibration-table"), ["positive of those given", ...bins.map((from) => `${from.toFixed(1)} to ${(from + 0.1).toFixed(1)}`)],
-    subjects.map((own) => [own.name, ...bins.map((from) => {
-      const bin = own.calibration.find((other) => other.from === from);
-      return bin === undefined ? "–" : `${(100 * bin.positive).toFixed(0)} % of ${bin.ratings}`;
-    })]));
+  fillTable(byId("calibration-table"), [
+    { head: "positive of those given", cell: (own) => own.name },
+    ...bins.map((from) => ({
+      head: `${from.toFixed(1)} to ${(from + 0.1).toFixed(1)}`,
+      cell: (own) => {
+        const bin = own.calibration.find((other) => other.from === from);
+        return bin === undefined ? "–" : `${shown(bin.positive, 2)} of ${bin.ratings}`;
+      },
+    })),
+  ], subjects);
 }
 
 // --- timelines -------------------------------------------------------------------------------------------
 
-const cursor = { row: 0, column: 0 };
-const timeline = () => data.timelines[Number(byId("video").value)];
-const shortName = (name) => (narrow.matches && name.length > 12 ? `${name.slice(0, 11)}…` : name);
-const second = (own, column) => own.start + SEGMENT * column;
+const { classes: classNames, videos, scale, notes, films, remarks } = data.timelines;
+const levels = Uint8Array.from(atob(data.timelines.levels), (letter) => letter.charCodeAt(0));
+const noteOf = new Map(notes);
+const filmOf = new Map(films);
+const offsets = []; // where the levels of each video begin
+videos.reduce((sum, [, , , segments, classes]) => { offsets.push(sum); return sum + segments * classes.length; }, 0);
 
-function watch(own, column) {
-  if (own.url !== null) window.open(`${own.url}&t=${second(own, column)}s`, "_blank", "noopener");
-}
+const levelsOf = (number, row) => {
+  const [, , , segments] = videos[number];
+  return levels.subarray(offsets[number] + row * segments, offsets[number] + (row + 1) * segments);
+};
+const peakOf = (number, row) => levelsOf(number, row).reduce((most, level) => Math.max(most, level), 0) / scale;
 
-function markOf(own, row, column) {
-  return own.marks.find((mark) => mark.class === row && Math.floor((mark.start - own.start) / SEGMENT) === column);
-}
-
-function describe(own, row, column) {
-  const mark = markOf(own, row, column);
-  const rated = mark === undefined ? "" : mark.positive ? ", rated as there" : ", rated as not there";
-  return `${own.classes[row].name}, ${clock(second(own, column))} to ${clock(second(own, column) + SEGMENT)}: `
-    + `probability ${own.probabilities[row][column].toFixed(2)}${rated}`;
-}
-
-function showTimeline() {
-  const own = timeline();
-  const columns = own.probabilities[0].map((_, column) => column);
-  const rows = own.classes.map((_, row) => row);
-  const centres = columns.map((column) => second(own, column) + SEGMENT / 2);
-  const heat = {
-    type: "heatmap", x: centres, y: rows, z: own.probabilities, zmin: 0, zmax: 1, xgap: 1, ygap: 2,
-    colorscale: dark.matches ? [[0, "#26282b"], [0.5, "#2f6f95"], [1, "#b9ecff"]] : [[0, "#eef2f5"], [0.5, "#6fa8cf"], [1, "#08305c"]],
-    colorbar: { thickness: 10, tickvals: [0, 0.5, 1], outlinewidth: 0 }, showscale: !narrow.matches,
-    text: rows.map((row) => columns.map((column) => plain(describe(own, row, column)))), hovertemplate: "%{text}<extra></extra>",
-  };
-  const marks = (positive, symbol) => {
-    const chosen = own.marks.filter((mark) => mark.positive === positive);
-    return {
-      type: "scatter", mode: "markers", x: chosen.map((mark) => mark.start + SEGMENT / 2), y: chosen.map((mark) => mark.class),
-      marker: { symbol, size: 9, color: MARK, line: { color: dark.matches ? "#161614" : "#ffffff", width: positive ? 1.5 : 0 } },
-      hoverinfo: "skip", showlegend: false,
-    };
-  };
-  const last = second(own, columns.length);
-  const step = Math.max(30, 30 * Math.ceil((last - own.start) / (narrow.matches ? 120 : 300)));
-  const ticks = [];
-  for (let tick = Math.ceil(own.start / step) * step; tick <= last; tick += step) ticks.push(tick);
-  Plotly.react("timeline", [heat, marks(true, "circle"), marks(false, "x-thin-open")], layout({
-    height: 110 + 34 * rows.length,
-    xaxis: { tickvals: ticks, ticktext: ticks.map(clock), title: { text: "time" }, fixedrange: true, showgrid: false, zeroline: false },
-    yaxis: { tickvals: rows, ticktext: own.classes.map((entry) => plain(shortName(entry.name))), autorange: "reversed", fixedrange: true, showgrid: false, zeroline: false },
-    shapes: [cursorShape(own)],
-  }), CONFIG);
-  byId("video-note").textContent = `${own.video}: ${own.note}.`;
-  byId("watch-help").hidden = own.url === null;
-  byId("readout").textContent = "";
-}
-
-function cursorShape(own) {
-  const x = second(own, cursor.column);
-  return {
-    type: "rect", x0: x, x1: x + SEGMENT, y0: cursor.row - 0.5, y1: cursor.row + 0.5, visible: document.activeElement === byId("timeline"),
-    line: { color: colour("focus"), width: 3 },
-  };
-}
-
-function moveCursor(event) {
-  const own = timeline();
-  const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -1e6], End: [0, 1e6] };
-  if (event.key === "Enter") {
-    watch(own, cursor.column);
-    return;
+// Unbroken runs of segments of at least 0.5, as viewer.js takes spans.
+function spansOf(values, start, seconds) {
+  const spans = [];
+  let first = -1;
+  for (let place = 0; place <= values.length; place += 1) {
+    const isIn = place < values.length && 2 * values[place] >= scale;
+    if (isIn && first < 0) first = place;
+    if (!isIn && first >= 0) {
+      const own = Array.from(values.subarray(first, place));
+      const most = Math.max(...own);
+      spans.push({
+        start: start + SEGMENT * first, end: Math.min(start + SEGMENT * place, seconds),
+        mean: own.reduce((sum, level) => sum + level, 0) / own.length / scale, highest: most / scale,
+        at: start + SEGMENT * (first + own.indexOf(most)), below: false, picture: null,
+      });
+      first = -1;
+    }
   }
-  if (!(event.key in moves)) return;
-  event.preventDefault();
-  const [rows, columns] = moves[event.key];
-  cursor.row = Math.min(Math.max(cursor.row + rows, 0), own.classes.length - 1);
-  cursor.column = Math.min(Math.max(cursor.column + columns, 0), own.probabilities[0].length - 1);
-  Plotly.relayout("timeline", { shapes: [cursorShape(own)] });
-  byId("readout").textContent = describe(own, cursor.row, cursor.column);
+  return spans;
 }
 
-function chooseVideo(number) {
-  byId("video").value = (number + data.timelines.length) % data.timelines.length;
-  cursor.row = 0;
-  cursor.column = 0;
-  showTimeline();
+function sourceOf(number) {
+  const name = videos[number][0];
+  if (filmOf.has(number)) return filmOf.get(number);
+  return YOUTUBE_ID.test(name) ? { youtube: name, embed: data.youtube } : null;
+}
+
+function filmAt(number) {
+  const [name, start, seconds, segments, classes, marks] = videos[number];
+  const rows = classes.map((place, row) => {
+    const own = levelsOf(number, row);
+    return {
+      name: classNames[place], start, values: Array.from(own, (level) => level / scale), spans: spansOf(own, start, seconds),
+      marks: marks.filter(([of]) => of === row).map(([, second, positive]) => ({ start: second, positive })),
+    };
+  });
+  filmOf.get(number)?.pictures.forEach((picture, place) => { rows.flatMap((row) => row.spans)[place].picture = picture; });
+  return { name, seconds, source: sourceOf(number), looked: [start, Math.min(start + SEGMENT * segments, seconds)], rows };
+}
+
+function detail(number) {
+  if (noteOf.has(number)) return noteOf.get(number);
+  const [, , , , classes] = videos[number];
+  return classes.slice(0, 2).map((place, row) => `${classNames[place]} ${digits(peakOf(number, row))}`).join(" · ");
+}
+
+// Videos with a note first; of those that show a class that fits the text, the most probable ones.
+function findVideos(text) {
+  const fitting = new Set(text === "" ? [] : classNames.flatMap((name, place) => (name.toLowerCase().includes(text) ? [place] : [])));
+  const found = [];
+  videos.forEach(([name, , , , classes], number) => {
+    if (text === "") found.push([noteOf.has(number) ? 2 : 0, number]);
+    else if (name.toLowerCase() === text) found.push([3, number]);
+    else if (name.toLowerCase().includes(text)) found.push([2, number]);
+    else {
+      const rows = classes.flatMap((place, row) => (fitting.has(place) ? [row] : []));
+      if (rows.length) found.push([Math.max(...rows.map((row) => peakOf(number, row))), number]);
+    }
+  });
+  const order = new Map(notes.map(([number], place) => [number, place]));
+  const rank = (number) => order.get(number) ?? notes.length + number;
+  found.sort(([one, a], [other, b]) => other - one || (text === "" ? rank(a) - rank(b) : a - b));
+  return found.map(([, number]) => ({
+    key: number, title: videos[number][0],
+    detail: fitting.size === 0 ? detail(number) : videos[number][4]
+      .flatMap((place, row) => (fitting.has(place) ? [`${classNames[place]} ${digits(peakOf(number, row))}`] : [])).join(" · ") || detail(number),
+  }));
 }
 
 function openTimelines() {
-  if (data.timelines.length === 0) {
+  if (videos.length === 0) {
     closeSection("timelines");
     return;
   }
-  fillSelect(byId("video"), data.timelines.map((own) => own.video));
-  byId("video").addEventListener("change", () => chooseVideo(Number(byId("video").value)));
-  byId("previous-video").addEventListener("click", () => chooseVideo(Number(byId("video").value) - 1));
-  byId("next-video").addEventListener("click", () => chooseVideo(Number(byId("video").value) + 1));
-  chooseVideo(0);
-  const chart = byId("timeline");
-  chart.addEventListener("keydown", moveCursor);
-  ["focus", "blur"].forEach((name) => chart.addEventListener(name, () => Plotly.relayout(chart, { shapes: [cursorShape(timeline())] })));
-  chart.on("plotly_click", ({ points: [point] }) => {
-    const own = timeline();
-    watch(own, Math.floor((point.x - own.start) / SEGMENT));
-  });
+  byId("yes-sign").append(markSign(true, undefined, "rated as there"));
+  byId("no-sign").append(markSign(false, undefined, "rated as not there"));
+  const viewer = createViewer(false);
+  const choose = (number) => {
+    const film = filmAt(number);
+    chooser.select(number);
+    byId("video-title").textContent = `${film.name}, ${clock(film.seconds)}`;
+    byId("video-note").textContent = noteOf.has(number) ? `${noteOf.get(number)}.` : "";
+    byId("mark-legend").hidden = film.rows.every((row) => row.marks.length === 0);
+    byId("hatch-legend").hidden = film.looked[0] === 0 && film.looked[1] >= film.seconds;
+    viewer.show(film);
+  };
+  const chooser = createChooser(findVideos, choose, "video");
+  remarks.forEach((text) => byId("chooser").append(element("p", `${text}.`, { class: "hint" })));
+  chooser.fill();
+  choose(notes.length ? notes[0][0] : 0);
 }
 
 // --- models ----------------------------------------------------------------------------------------------
@@ -265,12 +296,18 @@ const kindOf = () => ["video", "segment"][Number(byId("curve-kind").value)];
 const ofKind = (kind) => data.models.filter((own) => (own.kind === "video") === (kind === "video") && own.curves !== null);
 
 function showModels() {
-  fillTable(byId("model-table"), ["model", "kind", "built on", "fold held out", "steps", "best evaluation", "weights"],
-    data.models.map((own) => [own.name, own.kind, own.base, own.fold ?? "–", own.steps === null ? "–" : String(own.steps), own.best ?? "–",
-      own.parameters.toLocaleString("en")]));
+  fillTable(byId("model-table"), [
+    { head: "model", cell: (own) => own.name }, { head: "kind", cell: (own) => own.kind, kind: "text" },
+    { head: "built on", cell: (own) => own.base, kind: "text" },
+    { head: "fold held out", cell: (own) => own.fold ?? "–", title: "The part of the rated shards that it was not trained on" },
+    { head: "steps", cell: (own) => (own.steps === null ? "–" : own.steps.toLocaleString("en")) },
+    { head: "best evaluation", cell: (own) => own.best ?? "–", kind: "text" },
+    { head: "weights", cell: (own) => own.parameters.toLocaleString("en"), title: "How many numbers were learned" },
+  ], data.models);
 }
 
 function chooseCurves() {
+  byId("curves").hidden = data.models.every((own) => own.curves === null);
   const metrics = [...new Set(ofKind(kindOf()).flatMap((own) => Object.keys(own.curves).filter((name) => name !== "step")))];
   fillSelect(byId("curve-metric"), metrics);
   const wanted = metrics.indexOf(ofKind(kindOf())[0]?.monitor);
@@ -290,7 +327,7 @@ function showCurves() {
     };
   });
   Plotly.react("curve-chart", traces, layout({
-    height: 380, xaxis: { title: { text: "step" }, fixedrange: true }, yaxis: { title: { text: metric }, fixedrange: true }, showlegend: true,
+    height: narrow.matches ? 480 : 400, xaxis: { title: { text: "step" }, fixedrange: true }, yaxis: { title: { text: metric }, fixedrange: true }, showlegend: true,
   }), CONFIG);
 }
 
@@ -322,7 +359,6 @@ function drawAgain() {
     showScores();
     showCalibration();
   }
-  if (data.timelines.length) showTimeline();
   if (data.models.length) showCurves();
 }
 

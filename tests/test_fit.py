@@ -1,0 +1,355 @@
+"""From arrays, labels and ratings to a model in one command: what it holds out, says, refuses, and goes on with."""
+
+import csv
+import json
+import os
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from tests.conftest import Outcome
+from tests.interrupted import run_interrupted
+from tests.processes import fork
+from yt8m.common.config import ExtractorIdentity
+from yt8m.data.features import feature_contract, save_contract
+from yt8m.data.index import load_index, split_fold
+from yt8m.fitting.holding_out import even_share
+from yt8m.fitting.measuring import SeenVideo
+from yt8m.fitting.pseudo_ratings import rate_surest
+
+Command = Callable[..., Outcome]
+NAMES = ("bicycle", "dog", "guitar")
+WIDTH = 12
+
+
+@dataclass
+class World:
+    """24 videos of 20 to 29 seconds, each with one of three concepts in 10 of them; the first 18 are rated."""
+
+    folder: Path
+    labels: list[tuple[str, str]]
+    ratings: list[tuple[str, int, str, int]]
+
+    @staticmethod
+    def make(folder: Path, as_bytes: bool = False) -> "World":
+        """Write the arrays."""
+        rng = np.random.default_rng(0)
+        looks = rng.normal(0, 1, (len(NAMES), WIDTH))
+        world = World(folder, [], [])
+        (folder / "features").mkdir(parents=True)
+        for number in range(24):
+            video_id, n_seconds, concept = f"toy{number:02d}", int(rng.integers(20, 30)), number % len(NAMES)
+            shown = np.zeros(n_seconds, bool)
+            begin = int(rng.integers(0, n_seconds // 5 - 1)) * 5
+            shown[begin : begin + 10] = True
+            array = rng.normal(0, 0.3, (n_seconds, WIDTH)) + shown[:, None] * looks[concept]
+            values = (array * 40 + 128).round().clip(0, 255).astype(np.uint8) if as_bytes else array.astype(np.float32)
+            np.save(folder / "features" / f"{video_id}.npy", values)
+            world.labels.append((video_id, NAMES[concept]))
+            if number < 18:
+                for start in range(0, n_seconds - 4, 5):
+                    world.ratings.append((video_id, start, NAMES[concept], int(shown[start])))
+        return world
+
+    def arguments(self, with_ratings: bool = True) -> list[str]:
+        """Write the tables; the command line."""
+        tables = {"labels.csv": ("vid,label", self.labels), "ratings.csv": ("vid,start,label,score", self.ratings)}
+        for name, (header, rows) in tables.items():
+            with (self.folder / name).open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([header.split(","), *rows])
+        words = ["--features", str(self.folder / "features"), "--labels", str(self.folder / "labels.csv")]
+        if with_ratings:
+            words += ["--ratings", str(self.folder / "ratings.csv")]
+        return [*words, "--name", "toy", "--data-dir", str(self.folder / "data"), "--device", "cpu"]
+
+    @property
+    def data(self) -> Path:
+        """The data folder that the command makes."""
+        return self.folder / "data" / "toy"
+
+
+def refused(outcome: Outcome) -> str:
+    """The one line with which a command has ended that did nothing."""
+    assert outcome.status == 2 and not outcome.out
+    return outcome.err.splitlines()[-1]
+
+
+def videos_of(data: Path, partition: str) -> set[bytes]:
+    """The ids of a partition's videos."""
+    return set(load_index(data / partition, data / "cache").video_id.tolist())
+
+
+def model_digest(folder: Path) -> list[bytes]:
+    """The bytes of a model's weights, by name."""
+    state = torch.load(folder / "model.pth", weights_only=True)
+    return [name.encode() + value.numpy().tobytes() for name, value in sorted(state.items())]
+
+
+@pytest.fixture(name="fitted", scope="module")
+def fixture_fitted(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Fitted to floats and ratings; not to be written to."""
+    world = World.make(tmp_path_factory.mktemp("fit"))
+    outcome = fork(_fit, *world.arguments())
+    assert outcome.status == 0, outcome.err
+    (world.folder / "out.txt").write_text(outcome.out, encoding="utf-8")
+    return world
+
+
+def _fit(*arguments: str) -> None:
+    run_interrupted("step", 10**9, "fit", *arguments)
+
+
+# --- with ratings -------------------------------------------------------------------------------------
+
+
+def test_the_summary_says_what_was_held_out_and_how_good_the_model_is(fitted: World) -> None:
+    text = (fitted.folder / "out.txt").read_text(encoding="utf-8")
+    assert "trained without 5 videos, which measure it" in text
+    (auc,) = [float(line.split()[1]) for line in text.splitlines() if line.startswith("AUC ")]
+    assert auc > 0.9
+    for name in NAMES:
+        assert f"\n  {name}" in text
+    assert "with half of the ratings (" in text and "localize: python -m yt8m.localize " in text
+
+
+def test_held_out_videos_are_in_no_training(fitted: World) -> None:
+    data = fitted.data
+    index = load_index(data / "segment" / "train", data / "cache")
+    held = videos_of(data, "video/valid")
+    assert len(held) == 5 and not held & videos_of(data, "video/train")
+    training, validation = split_fold(index, 0)
+    rated_held = set(index.video_id[np.isin(index.shard, validation)].tolist())
+    assert rated_held and rated_held <= held
+    assert not set(index.video_id[np.isin(index.shard, training)].tolist()) & held
+    assert not videos_of(data / "cache" / "fit" / "half", "segment/train") & held
+    assert len(index.shards) == 8
+
+
+def test_each_class_is_held_out(fitted: World) -> None:
+    held = {video_id.decode() for video_id in videos_of(fitted.data, "video/valid")}
+    assert {name for video_id, name in fitted.labels if video_id in held} == set(NAMES)
+    rated = {(name, score) for video_id, _, name, score in fitted.ratings if video_id in held}
+    assert rated == {(name, score) for name in NAMES for score in (0, 1)}
+
+
+def test_the_commands_of_the_settings_made_the_models(fitted: World, command: Command) -> None:
+    for name in ("video.yaml", "segment.yaml"):
+        line = (fitted.data / name).read_text(encoding="utf-8").splitlines()[0]
+        words = shlex.split(line.removeprefix("# python -m yt8m."))
+        outcome = command(words[0], *words[1:], "--device", "cpu")
+        assert outcome.status == 0 and "is finished already" in outcome.err  # of the same inputs
+
+
+def test_the_model_localizes(fitted: World, command: Command) -> None:
+    (line,) = [
+        line for line in (fitted.folder / "out.txt").read_text(encoding="utf-8").splitlines() if "localize:" in line
+    ]
+    words = shlex.split(line.removeprefix("localize: python -m yt8m."))
+    outcome = command(words[0], *words[1:], "--device", "cpu", "--format", "json")
+    answers = json.loads(outcome.out)
+    assert len(answers) == 5
+    labels = dict(fitted.labels)
+    best = [max(answer["spans"] + answer["below_threshold"], key=lambda span: span["highest"]) for answer in answers]
+    assert sum(span["class"] == labels[span["video_id"]] for span in best) >= 4
+
+
+def test_a_second_call_says_the_same_and_trains_nothing(fitted: World, command: Command) -> None:
+    before = {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")}
+    outcome = command("fit", *fitted.arguments())
+    assert outcome.out == (fitted.folder / "out.txt").read_text(encoding="utf-8")
+    assert before == {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")} and len(before) == 3
+
+
+def test_other_inputs_need_another_name(fitted: World, command: Command) -> None:
+    line = refused(command("fit", *fitted.arguments(), "--seed", 5))
+    assert "made with other inputs: seed was 0, is 5; choose another --name, or begin anew with --restart" in line
+    line = refused(command("fit", *fitted.arguments(with_ratings=False)))
+    assert "ratings has changed" in line
+    line = refused(command("fit", *fitted.arguments(), "--name", "..x"))
+    assert "--name" in line
+
+
+def test_killed_at_any_step_the_same_command_ends_in_the_same_weights(fitted: World, tmp_path: Path) -> None:
+    world = World.make(tmp_path)
+    arguments = world.arguments()
+    # During pre-training, while it is exported, in the fine-tuning, in that on half of the ratings.
+    for moment, at in (("step", 7), ("export", 1), ("save", 9), ("step", 30), ("export", 2)):
+        assert fork(run_interrupted, moment, at, "fit", *arguments).status == -9
+    assert fork(_fit, *arguments).status == 0
+    for folder in ("cache/video/toy", "cache/segment/toy_0", "cache/fit/half/model"):
+        assert model_digest(world.data / folder) == model_digest(fitted.data / folder)
+
+
+def test_restart_begins_anew(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    assert fork(run_interrupted, "step", 3, "fit", *world.arguments()).status == -9
+    world.ratings = world.ratings[:-1]
+    arguments = world.arguments()
+    assert "ratings has changed" in refused(command("fit", *arguments))
+    kept = world.data / "films" / "kept"
+    kept.parent.mkdir()
+    kept.touch()
+    assert command("fit", *arguments, "--restart").status == 0
+    assert kept.exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    world.data.mkdir(parents=True)
+    (world.data / "precious.txt").touch()
+    for more in ([], ["--restart"]):
+        assert "not made by this command" in refused(command("fit", *world.arguments(), *more))
+    assert os.listdir(world.data) == ["precious.txt"]
+
+
+# --- features -----------------------------------------------------------------------------------------
+
+
+def test_bytes_with_a_contract_keep_it(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path, as_bytes=True)
+    rgb, audio = tmp_path / "both" / "rgb", tmp_path / "both" / "audio"
+    rgb.mkdir(parents=True)
+    audio.mkdir()
+    for path in (world.folder / "features").iterdir():
+        array = np.load(path)
+        np.save(rgb / path.name, array[:, :8])
+        np.save(audio / path.name, array[:, 8:])
+    made = feature_contract(8, 4, (-1.0, 2.0), (0.0, 3.0), ExtractorIdentity(name="mine", digest="1" * 64))
+    for folder in (rgb, audio):
+        save_contract(made, folder)
+    arguments = world.arguments()
+    arguments[1] = str(tmp_path / "both")
+    assert command("fit", *arguments).status == 0
+    config = yaml.safe_load((world.data / "cache/segment/toy_0/config.yaml").read_text(encoding="utf-8"))
+    assert config["features"]["extractor"]["name"] == "mine"
+    assert [config["features"][key]["range"] for key in ("rgb", "audio")] == [[-1.0, 2.0], [0.0, 3.0]]
+
+
+def test_floats_get_the_usual_range(fitted: World) -> None:
+    contract = json.loads((fitted.data / "video/train/features.json").read_text(encoding="utf-8"))
+    values = np.concatenate([np.load(path) for path in (fitted.folder / "features").iterdir()])
+    low, high = contract["rgb"]["range"]
+    assert np.allclose((low, high), np.quantile(values, (0.001, 0.999)), atol=0.1)
+
+
+# --- without ratings ----------------------------------------------------------------------------------
+
+
+def test_without_ratings_the_labels_do(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    outcome = command("fit", *world.arguments(with_ratings=False))
+    assert outcome.status == 0, outcome.err
+    lines = outcome.out.splitlines()
+    figures = [
+        float(line.split()[0]) for line in lines if line.startswith("  ") and line.split()[0].startswith(("0.", "1."))
+    ]
+    (taken,) = [line for line in lines if line.startswith("taken: ")]
+    assert len(figures) == 2 and ("as it is" in taken) == (figures[0] > figures[1])
+    assert "not when in them" in lines[-3]
+    answers = json.loads(
+        command(
+            "localize",
+            world.data / "video/valid/validate0000.tfrecord",
+            *("--data-dir", world.data, "--device", "cpu", "--format", "json"),
+        ).out
+    )
+    assert len(answers) == 5
+    assert not (world.data / "segment").exists()
+
+
+def test_the_surest_segments_are_rated() -> None:
+    probabilities = np.linspace(0, 1, 20)[:, None] * [1, 0.5] + [0, 0.1]
+    rows = rate_surest([SeenVideo("v", np.array([True, False]), probabilities)], ["one", "other"])
+    assert [(row.start, row.score) for row in rows] == [(0, 0), (5, 0), (10, 0), (15, 0), (90, 1), (95, 1)]
+    assert {row.label for row in rows} == {"one"}
+    assert [row.score for row in rate_surest([SeenVideo("v", np.array([True]), np.ones((1, 1)))], ["one"])] == [1]
+
+
+# --- what is refused ----------------------------------------------------------------------------------
+
+
+def test_too_little_is_refused_class_by_class(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    few = [row for row in world.labels if row[1] == "dog"][:3]
+    world.labels = [row for row in world.labels if row[1] != "dog"] + few
+    world.ratings = [row for row in world.ratings if row[2] != "guitar" or row[3] == 1]
+    line = refused(command("fit", *world.arguments()))
+    assert "'dog' has 3 labelled videos; 'guitar' has 0 ratings of 0; needed are at least 2 classes" in line
+    assert not world.data.exists()
+
+
+def test_short_classes_are_left_out_on_demand(
+    tmp_path: Path, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World.make(tmp_path)
+    world.ratings = [row for row in world.ratings if row[2] != "guitar" or row[3] == 1]
+    assert "--skip-short goes on without" in refused(command("fit", *world.arguments()))
+    outcome = command("fit", *world.arguments(), "--skip-short")
+    assert outcome.status == 0 and "left out: 'guitar' has 0 ratings of 0" in caplog.text
+    with (world.data / "segment_vocabulary.csv").open(encoding="utf-8") as file:
+        assert [row["Name"] for row in csv.DictReader(file)] == ["bicycle", "dog"]
+
+
+def test_one_class_and_few_videos_are_refused(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    ratings = world.ratings
+    world.ratings = [row for row in ratings if row[2] == "dog"]
+    assert "the single class 'dog'; needed are at least 2 classes" in refused(command("fit", *world.arguments()))
+    world.ratings = [
+        row for row in ratings if row[0] in ("toy00", "toy01", "toy03", "toy04", "toy06", "toy07", "toy09")
+    ]
+    world.ratings = [row for row in world.ratings if row[2] != "guitar"]
+    assert "rates 7 videos; needed are" in refused(command("fit", *world.arguments()))
+
+
+def test_names_may_differ_in_blanks_but_not_in_letters(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    world.ratings = [(*row[:2], "Dog" if row[2] == "dog" else f" {row[2]} ", row[3]) for row in world.ratings]
+    line = refused(command("fit", *world.arguments()))
+    assert "'Dog' has 0 labelled videos (did you mean dog?)" in line and "guitar" not in line
+
+
+def test_annotations_of_unknown_videos_are_refused(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    world.ratings.append(("toy04.mp4", 0, "dog", 1))
+    line = refused(command("fit", *world.arguments()))
+    assert "video toy04.mp4 has no toy04.mp4.npy in" in line and "did you mean toy04" in line
+
+
+def test_options_that_do_not_go_together(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    assert "--processes: needs --videos" in refused(command("fit", *world.arguments(), "--processes", 2))
+    films = ["--videos", tmp_path, *world.arguments()[2:]]
+    assert "--audio: needs --features" in refused(command("fit", *films, "--audio", tmp_path))
+
+
+# --- the split ----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=5, max_size=40), st.integers(0, 2**31))
+def test_a_share_is_as_even_as_can_be(rows: Sequence[Sequence[int]], seed: int) -> None:
+    kinds = np.array([[1, *row] for row in rows])
+    chosen = even_share(csr_matrix(kinds), 0.2, seed)
+    assert chosen.sum() == max(round(0.2 * len(kinds)), 1)
+    assert (chosen == even_share(csr_matrix(kinds), 0.2, seed)).all()
+
+    def unevenness(held: np.ndarray) -> float:
+        totals = kinds.sum(axis=0)
+        return float((((kinds[held].sum(axis=0) - 0.2 * totals) ** 2) / np.maximum(totals, 1)).sum())
+
+    found = unevenness(chosen)
+    for leaving in np.flatnonzero(chosen):  # no exchange makes it better
+        for entering in np.flatnonzero(~chosen):
+            other = chosen.copy()
+            other[leaving], other[entering] = False, True
+            assert unevenness(other) >= found - 1e-9

@@ -1,0 +1,116 @@
+"""Make features of films: a visual and an audio vector for each second, as shards or as arrays.
+
+Films that the folder DIR has the features of are not looked at again, so that a run that was ended goes on, and more
+films are added. What fails is said at the end, with status 1; all else is written.
+"""
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yt8m.cli import make_parser, positive, run
+
+if TYPE_CHECKING:
+    from yt8m.common.config import FeatureContract
+
+DEFAULT = "efficientnet-lite0"
+ARRAYS = "npy"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(
+        __doc__,
+        (
+            "python -m yt8m.extract_features film.mp4 more-films --to own",
+            "python -m yt8m.extract_features films --to later --like own/cache/segment/base_0",
+        ),
+        "device",
+        folder="--to",
+    )
+    parser.add_argument(
+        "films",
+        type=Path,
+        nargs="+",
+        metavar="VIDEO|FOLDER",
+        help="films, in whatever container; of folders and theirs all files with endings of films",
+    )
+    parser.add_argument(
+        "--extractor",
+        metavar="NAME",
+        help="efficientnet-lite0 (needs no files), yt8m, onnx:MODEL.onnx or hf:NAME_OR_FOLDER (default: that of DIR or "
+        f"--like, else {DEFAULT})",
+    )
+    parser.add_argument(
+        "--assets",
+        type=Path,
+        metavar="FOLDER",
+        help="files that you have downloaded, for extractors that need some (default: none)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("shards", ARRAYS),
+        default="shards",
+        help="DIR/segment/test/*.tfrecord, or DIR/rgb/<video id>.npy and DIR/audio/<video id>.npy for make_records "
+        "(default: shards)",
+    )
+    parser.add_argument(
+        "--like",
+        type=Path,
+        metavar="FOLDER",
+        help="have the bytes stand for the same values as in this folder of features or of a model (default: as in "
+        "DIR, else what the first films need)",
+    )
+    parser.add_argument(
+        "--processes", type=positive, metavar="N", help="films at a time (default: as many as there are CPU cores)"
+    )
+    parser.add_argument(
+        "--decode-threads",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="threads that decode a film; more may make other frames of damaged parts (default: 1)",
+    )
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Extract, write, and say what was done. Raises `UserError`."""
+    from yt8m.common.devices import resolve_device
+    from yt8m.common.errors import counted
+    from yt8m.films.extractors.base import Options
+    from yt8m.films.extractors.opening import open_extractor
+    from yt8m.films.film_files import find_films
+    from yt8m.films.film_folder import Computing, open_film_folder, read_like
+
+    films = find_films(args.films)
+    like = None if args.like is None else read_like(args.like)
+    options = Options(args.assets, resolve_device(args.device))
+    cores = len(os.sched_getaffinity(0))
+    threads = cores if options.device.type == "cpu" else 1  # a GPU computes one thing at a time
+    computing = Computing(args.processes or cores, threads, args.decode_threads)
+    with open_film_folder(args.data_dir) as folder:
+        name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT
+        opener = partial(open_extractor, name, options)
+        done = folder.fill(films, opener, computing, like=like, as_arrays=args.format == ARRAYS)
+    if done.contract is not None:
+        rgb, audio = done.contract.widths
+        print(
+            f"{args.data_dir}: {counted(done.films, 'film')}, {counted(done.seconds, 'second')}; for the "
+            f"configuration: video_dim: {rgb}, audio_dim: {audio}"
+        )
+    if done.failures:
+        print(f"failed, {counted(len(done.failures), 'film')}:", *done.failures, sep="\n")
+        sys.exit(1)
+
+
+def _name_in(contract: "FeatureContract | None") -> str | None:
+    """The extractor that a contract names."""
+    return None if contract is None or contract.extractor is None else contract.extractor.name
+
+
+if __name__ == "__main__":
+    run(main, build_parser())

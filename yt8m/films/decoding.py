@@ -1,0 +1,313 @@
+"""Films: one frame and one second of sound for each second, of whatever FFmpeg can read.
+
+All times are presentation times in seconds from the film's first frame. Second s has the frame whose time is nearest to
+s, of two equally near ones the earlier, but none that is shown later than `EARLY` after s; and the sound from s to
+s + 1. So a frame is at most half the time between two frames off where these come within a second, and the one that is
+on the screen where they do not. There are as many seconds as have a frame, where the film's end counts as the time of
+one more, which none has.
+
+Dimensions: H, W pixels of a frame.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from yt8m.common.errors import UserError
+from yt8m.films.container import Clock, Losses, Track, open_container, shown
+from yt8m.films.extractors.base import SAMPLE_RATE
+from yt8m.films.pictures import to_picture
+from yt8m.films.pyav import av
+
+EARLY = Fraction(1, 2)
+_DRIFT = Fraction(1, 10)  # seconds that sound may stray from its times, which many programs round, before it is moved
+_GAP = Fraction(1, 4)  # seconds between two frames: nothing to speak of
+_UNUSUAL = 5  # times the longest gap so far: frames may be missing
+_MISSING = 1  # second that a film may lack of what it announces
+_UNREAD = 0.1  # of a file: too much to be anything but frames
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}  # formats that may end with an index, where it says how many frames
+_PICTURES = {"image2", "ico", "tty"}  # formats of FFmpeg's for what is no film; those whose names end so, too:
+_PIPE = "_pipe"
+_CLOCK = re.compile(r"([0-9]+):([0-9]+):([0-9.]+)")
+_FULL_SCALE = np.float32(32768)
+
+
+class Film:
+    """A file that holds a film, open; a context.
+
+    Read `frames` and, once the first has come, `sound`; `notes` then says what of the seconds so far was lost.
+
+    Attributes:
+        path: of the file.
+        announced: how many seconds the file says that it has; None if it does not.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Open a film. `threads` decode it: the frames of a damaged film may differ with another number of them.
+
+        Raises `UserError` for what is no film.
+        """
+        self.path = path
+        with ExitStack() as stack:
+            self._container = stack.enter_context(open_container(path))
+            self._stream = _find_pictures(self._container, path)
+            self._context = stack.pop_all()
+        self._stream.codec_context.thread_count = threads
+        self._stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
+        self.announced = self._announced_seconds()
+        self._track = Track(self._container, self._stream)
+        self._clock = Clock(latest=self.announced)
+        self._end: Fraction | None = None
+        self._sound_end: Fraction | None = None
+        self._lost_frames, self._missing_frames, self._lost_sound = Losses(), Losses(), Losses()
+        self._unknown_sound = False
+
+    def __enter__(self) -> "Film":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._context.close()
+
+    # --- pictures -------------------------------------------------------------------------------------
+
+    def frames(self, shorter_side: int | None = None) -> Iterator[np.ndarray]:
+        """A frame (H, W, 3) uint8, RGB, upright and with square pixels, for each second; to be read once.
+
+        `shorter_side`: what H or W, whichever is less, is to be; None: as it is in the film. Where several seconds have
+        the same frame, they have the same array. Raises `UserError` for a film without a readable frame.
+        """
+        second = n_frames = 0
+        shown_now: _Shown | None = None
+        for time, frame in self._timed_frames():
+            while shown_now is not None and not _is_nearer(time, shown_now.time, second):
+                yield shown_now.picture
+                second += 1
+            shown_now = _Shown(time, frame, self._stream.sample_aspect_ratio or Fraction(1), shorter_side)
+            n_frames += 1
+        if shown_now is None:
+            raise UserError(f"{self.path}: no frame of it can be decoded ({self._stream.codec_context.name})")
+        if n_frames == 1 and not self._lost_frames and not self._container.streams.audio:
+            raise UserError(f"{self.path}: holds a single picture, no film")
+        self._end = shown_now.time + self._duration(shown_now.frame)
+        while second == 0 or not _is_nearer(self._end, shown_now.time, second):
+            yield shown_now.picture
+            second += 1
+
+    def _timed_frames(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        """The frames and their times, which ascend from 0."""
+        before: Fraction | None = None
+        duration = Fraction(0)  # of the frame then
+        longest_gap = _GAP / _UNUSUAL
+        damaged = False  # something since `before`
+        for frame in self._track.frames():
+            time = self._clock.time(frame, self._duration(frame)) if isinstance(frame, av.VideoFrame) else None
+            if time is None or not isinstance(frame, av.VideoFrame):
+                damaged = True
+                continue
+            if before is not None:
+                if damaged:
+                    self._lost_frames.add(before, time)
+                elif time - before > max(_UNUSUAL * longest_gap, duration + _GAP):
+                    self._missing_frames.add(before, time)
+                else:
+                    longest_gap = max(longest_gap, time - before)
+            damaged = frame.is_corrupt
+            before, duration = time, self._duration(frame)
+            yield time, frame
+        if damaged and before is not None:
+            self._lost_frames.add(before, max(before, Fraction(self.announced or 0)))
+
+    def _duration(self, frame: av.VideoFrame) -> Fraction:
+        """How long a frame is shown, as far as the file says it."""
+        if frame.duration and frame.time_base:
+            return frame.duration * frame.time_base
+        return 1 / self._stream.guessed_rate if self._stream.guessed_rate else Fraction(0)
+
+    def _announced_seconds(self) -> float | None:
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        clock = _CLOCK.fullmatch(self._stream.metadata.get("DURATION", ""))  # as Matroska has it
+        if clock is not None:
+            hours, minutes, seconds = map(float, clock.groups())
+            return 3600 * hours + 60 * minutes + seconds
+        if self._container.duration is None or self._container.streams.audio:  # which may be longer
+            return None
+        return self._container.duration / av.time_base
+
+    # --- sound ----------------------------------------------------------------------------------------
+
+    def sound(self) -> Iterator[np.ndarray] | None:
+        """The sound of each second, (SAMPLE_RATE,) float32, -1 to 1, without an end: zeros where there is none.
+
+        None for a film without sound. To be called when the first frame has come, with which the time begins.
+        """
+        pieces = self._sound_pieces()
+        first = next(pieces, None)
+        return None if first is None else _seconds(chain([first], pieces))
+
+    def _sound_pieces(self) -> Iterator[np.ndarray]:
+        """The sound from the first frame on, int16, in pieces without gaps; none of a film that has none."""
+        with open_container(self.path) as container:
+            stream = container.streams.best("audio")
+            if not isinstance(stream, av.AudioStream):
+                return
+            if stream.codec_context is None:
+                self._unknown_sound = True
+                return
+            clock = Clock(self._clock.start or Fraction(0))
+            track = _SoundTrack()
+            damaged = False
+            for frame in Track(container, stream).frames():
+                if not isinstance(frame, av.AudioFrame):
+                    damaged = True
+                    continue
+                duration = Fraction(frame.samples, frame.sample_rate or SAMPLE_RATE)
+                time = clock.time(frame, duration)
+                if time is None:
+                    damaged = True
+                    continue
+                if self._sound_end is not None and (damaged or time > self._sound_end + _GAP):
+                    self._lost_sound.add(min(self._sound_end, time), time)
+                damaged = False
+                self._sound_end = time + duration
+                yield from track.add(frame, time)
+            yield from track.flush()
+            if damaged and self._sound_end is not None:
+                self._lost_sound.add(self._sound_end, self._sound_end)
+
+    # --- what was lost --------------------------------------------------------------------------------
+
+    @property
+    def notes(self) -> list[str]:
+        """What of the film was lost and where, in words."""
+        notes = []
+        if self._clock.untimed:
+            notes.append(f"frames have no times, taken for {float(self._stream.guessed_rate or 0):.6g} a second")
+        if self._clock.restarts:
+            notes.append(f"the clock was set anew at {shown(self._clock.restarts[0])} s")
+        if self._lost_frames:
+            notes.append(f"frames lost or damaged from {self._lost_frames}")
+        if self._missing_frames:
+            notes.append(f"no frames from {self._missing_frames}: lost, or nothing moved there")
+        if self._lost_sound:
+            notes.append(f"sound lost or damaged from {self._lost_sound}")
+        if self._unknown_sound:
+            notes.append("sound is of a kind that FFmpeg does not know")
+        if self._end is not None:
+            announced = self.announced or 0
+            late = float(self._clock.start or 0)  # which some formats count as a part of the film
+            if self._end < announced - (late if late < announced else 0) - _MISSING:
+                notes.append(f"ends at {shown(self._end)} s, cut off: {shown(announced)} s were announced")
+            if self._unread_share() > _UNREAD:
+                notes.append(f"the last {self._unread_share():.0%} of the file have no frames that can be read")
+            if self._sound_end is not None and self._sound_end < self._end - _MISSING:
+                notes.append(f"sound ends at {shown(self._sound_end)} s of {shown(self._end)} s")
+        return notes
+
+    def _unread_share(self) -> float:
+        """Of the file, what lies behind the last frame, unless it may be an index of the frames."""
+        if self._container.format.name in _INDEXED and self._stream.frames or not self._container.size:
+            return 0
+        return 1 - self._track.read_to / self._container.size
+
+
+class _Shown:
+    """A frame and its time; its picture is made when it is asked for."""
+
+    def __init__(self, time: Fraction, frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | None) -> None:
+        self.time, self.frame = time, frame
+        self._form = pixel_ratio, shorter_side
+        self._picture: np.ndarray | None = None
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The frame as an array, the same each time."""
+        if self._picture is None:
+            self._picture = to_picture(self.frame, *self._form)
+        return self._picture
+
+
+class _SoundTrack:
+    """Puts resampled sound where it belongs, in samples from the film's first frame on."""
+
+    def __init__(self) -> None:
+        self._resampler: av.AudioResampler | None = None
+        self._form: tuple[object, ...] = ()  # of the frames that it takes
+        self._expected = Fraction(0)  # the place of the next frame
+        self._written = 0
+        self._skipped = 0  # of the samples to come
+
+    def add(self, frame: av.AudioFrame, time: Fraction) -> Iterator[np.ndarray]:
+        """The samples (n,) int16 that a frame completes, which is heard at that time."""
+        place = time * SAMPLE_RATE
+        form = frame.format.name, frame.layout.name, frame.sample_rate
+        if self._resampler is None or form != self._form or abs(place - self._expected) > _DRIFT * SAMPLE_RATE:
+            yield from self.flush()
+            yield from self._move(round(place))
+            self._resampler = av.AudioResampler("s16", "mono", SAMPLE_RATE)
+            self._form, self._expected = form, place
+        self._expected += Fraction(frame.samples * SAMPLE_RATE, frame.sample_rate)
+        for part in self._resampler.resample(frame):
+            yield from self._put(part)
+
+    def flush(self) -> Iterator[np.ndarray]:
+        """The samples that are still held."""
+        if self._resampler is not None:
+            for part in self._resampler.resample(None):
+                yield from self._put(part)
+            self._resampler = None
+
+    def _move(self, place: int) -> Iterator[np.ndarray]:
+        self._skipped = max(self._written - place, 0)
+        while self._written < place:
+            silence = np.zeros(min(place - self._written, SAMPLE_RATE), np.int16)
+            self._written += len(silence)
+            yield silence
+
+    def _put(self, part: av.AudioFrame) -> Iterator[np.ndarray]:
+        samples = part.to_ndarray()[0]
+        kept = samples[self._skipped :]
+        self._skipped -= len(samples) - len(kept)
+        self._written += len(kept)
+        yield kept
+
+
+def _find_pictures(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The stream of a film's pictures. Raises `UserError` where there is none."""
+    name = container.format.name
+    if name.endswith(_PIPE) or name in _PICTURES:
+        raise UserError(f"{path}: is a picture or a text ({name.removesuffix(_PIPE)}), no film")
+    covers = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
+    films = [stream for stream in container.streams.video if not stream.disposition & covers]
+    best = container.streams.best("video")
+    stream = best if best in films else next(iter(films), None)
+    if not isinstance(stream, av.VideoStream):
+        raise UserError(f"{path}: has {'sound, but ' if container.streams.audio else ''}no moving pictures, no film")
+    if stream.codec_context is None:
+        raise UserError(f"{path}: its pictures are of a kind that FFmpeg does not know")
+    return stream
+
+
+def _is_nearer(following: Fraction, current: Fraction, second: int) -> bool:
+    """Whether a frame that follows another one is for a second the better one; all by their times."""
+    wait = following - second
+    return wait <= 0 or wait <= EARLY and wait < second - current
+
+
+def _seconds(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Pieces of int16 sound as seconds of float32; then zeros for ever."""
+    held: list[np.ndarray] = []
+    missing = SAMPLE_RATE
+    silence = (np.zeros(SAMPLE_RATE, np.int16) for _ in iter(int, 1))
+    for piece in chain(pieces, silence):
+        while len(piece) >= missing:
+            second = np.concatenate([*held, piece[:missing]])
+            yield second / _FULL_SCALE
+            held, piece, missing = [], piece[missing:], SAMPLE_RATE
+        held.append(piece)
+        missing -= len(piece)

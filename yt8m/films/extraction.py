@@ -1,0 +1,153 @@
+"""From a film to features, one visual and one audio vector a second.
+
+Dimensions: N seconds of a film, B seconds of a part of it, V visual and A audio features.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from yt8m.common.config import ExtractorIdentity, FeatureContract
+from yt8m.common.errors import UserError
+from yt8m.data.features import Scale, feature_contract, require_same
+from yt8m.data.threads import map_ahead
+from yt8m.films.decoding import Film
+from yt8m.films.extractors.base import Extractor
+from yt8m.films.pyav import av
+
+_PART_SECONDS = 16  # what an extractor gets at once; whatever else there is, always the same seconds together
+NO_SOUND = "no sound"
+
+
+class Part(NamedTuple):
+    """Features of some seconds: `rgb` (B, V) and `audio` (B, A), float32."""
+
+    rgb: np.ndarray
+    audio: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class FilmFeatures:
+    """Features of a film: `rgb` (N, V) and `audio` (N, A), float32; `notes` say what of the film was lost."""
+
+    rgb: np.ndarray
+    audio: np.ndarray
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Threads:
+    """How many threads of a process encode, and how many decode: of more than one, the frames of damaged films may
+    differ from those of one."""
+
+    encode: int = 1
+    decode: int = 1
+
+
+ONE_EACH = Threads()
+
+
+def extract(film: Path, extractor: Extractor, threads: Threads = ONE_EACH) -> FilmFeatures:
+    """The features of a film. The same bits on the same machine, however many threads encode.
+
+    Raises `UserError` for what is no film, or has no readable frame.
+    """
+    parts: list[Part] = []
+    notes = stream_features(film, extractor, parts.append, threads)
+    rgb, audio = (np.concatenate(kind) for kind in zip(*parts))
+    return FilmFeatures(rgb, audio, tuple(notes))
+
+
+def stream_features(
+    path: Path, extractor: Extractor, take: Callable[[Part], object], threads: Threads = ONE_EACH
+) -> list[str]:
+    """Give the features of a film to `take`, a part after the other, in any length of film in the same memory.
+
+    Returns notes, see `FilmFeatures`. Raises `UserError` for what is no film, or has no readable frame.
+    """
+    try:
+        with _one_thread_each(), Film(path, threads.decode) as film:
+            notes: list[str] = []
+            seconds = _read(film, extractor.shorter_side, extractor.audio > 0)
+            encoded = map_ahead(
+                lambda read: _encode(extractor, *read), seconds, threads.encode, threads.encode + 1, _use_one_thread
+            )
+            for part, has_sound in encoded:
+                if not has_sound and not notes and extractor.audio:
+                    notes.append(NO_SOUND)
+                take(part)
+            return [*notes, *film.notes]
+    except av.FFmpegError as error:
+        raise UserError(f"{path}: cannot be decoded ({error.strerror})") from None
+
+
+def quantize(features: Part | FilmFeatures, contract: FeatureContract) -> tuple[np.ndarray, int]:
+    """Features as bytes (N, V + A) by the ranges of a contract, and how many values lay outside of these."""
+    kinds = [(features.rgb, contract.rgb)]
+    if contract.audio is not None:
+        kinds.append((features.audio, contract.audio))
+    quantized = [Scale(*meaning.range).quantize(values) for values, meaning in kinds]
+    return np.concatenate([values for values, _ in quantized], axis=1), sum(clipped for _, clipped in quantized)
+
+
+def identity(extractor: Extractor) -> ExtractorIdentity:
+    """What a contract says of an extractor."""
+    return ExtractorIdentity(name=extractor.name, digest=extractor.digest)
+
+
+def require_extractor(extractor: Extractor, contract: FeatureContract, whose: object) -> None:
+    """Raise `UserError` unless an extractor makes the features of `whose` contract."""
+    rgb, audio = contract.rgb.range, (contract.audio or contract.rgb).range
+    own = feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
+    require_same(own, f"extractor {extractor.name}", contract, whose)
+
+
+def _read(
+    film: Film, shorter_side: int | None, with_sound: bool
+) -> Iterator[tuple[list[np.ndarray], np.ndarray | None]]:
+    """Frames of `_PART_SECONDS` seconds each, and their sound (B, SAMPLE_RATE), None where the film has none."""
+    frames = film.frames(shorter_side)
+    first = next(frames)
+    sound = film.sound() if with_sound else None
+    frames = chain([first], frames)
+    while group := list(islice(frames, _PART_SECONDS)):
+        yield group, None if sound is None else np.stack(list(islice(sound, len(group))))
+
+
+def _encode(extractor: Extractor, frames: Sequence[np.ndarray], sound: np.ndarray | None) -> tuple[Part, bool]:
+    """The features of some seconds, and whether they have sound; frames that are the same array are encoded once."""
+    is_new = [row == 0 or frame is not frames[row - 1] for row, frame in enumerate(frames)]
+    rgb = extractor.encode_frames([frame for frame, new in zip(frames, is_new) if new])[np.cumsum(is_new) - 1]
+    if not extractor.audio:
+        audio = np.empty((len(frames), 0), np.float32)
+    elif sound is None:
+        audio = np.tile(extractor.without_sound(), (len(frames), 1))
+    else:
+        audio = extractor.encode_sound(sound)
+    expected = (len(frames), extractor.visual), (len(frames), extractor.audio)
+    if (rgb.shape, audio.shape) != expected:
+        raise ValueError(f"extractor {extractor.name} gave {rgb.shape} and {audio.shape}, expected {expected}")
+    if not (np.isfinite(rgb).all() and np.isfinite(audio).all()):
+        raise UserError(f"extractor {extractor.name}: gives numbers that are not finite")
+    return Part(rgb, audio), sound is not None
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Threads compute beside each other, not together: so their bits do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)

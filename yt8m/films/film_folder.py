@@ -1,0 +1,307 @@
+"""A data folder made of films: their features from an extractor, as bytes by one contract, as shards or arrays.
+
+Dimensions: N seconds of a film, V visual and A audio features.
+"""
+
+import csv
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from helperbot.files import locked, remove_leftovers, replacing
+
+from yt8m.common.config import FeatureContract
+from yt8m.common.errors import UserError, counted, listed
+from yt8m.common.progress import Progress
+from yt8m.data.features import (
+    CONTRACT_NAME,
+    PUBLISHED_RANGE,
+    feature_contract,
+    find_contract,
+    require_same,
+    save_contract,
+)
+from yt8m.data.partitions import PARTITIONS, SUFFIX
+from yt8m.data.sequence_example import FEATURES
+from yt8m.films.decoding import Film
+from yt8m.films.extraction import Threads, identity, quantize, require_extractor
+from yt8m.films.extractors.base import Extractor, Range
+from yt8m.films.film_files import name_films
+from yt8m.films.film_store import FilmFile, FilmStore, begin_adding
+from yt8m.films.workers import work
+from yt8m.making.feature_arrays import array_path, usual_range
+from yt8m.making.shard_writing import NewFolder, VideoRecord, finish_interrupted, write_shard
+from yt8m.models.model_files import CONFIG_NAME
+from yt8m.models.model_folders import open_folder
+
+LOGGER = logging.getLogger(__name__)
+TABLE = "films.csv"
+COLUMNS = ("video_id", "path", "seconds", "notes")
+(TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
+SHARD_VIDEOS = 1000
+_TRIM = 0, 0  # all of a film is looked at; that raters never saw its ends is the challenge's affair
+_STORE = Path("cache", "films")
+_SAMPLE_FILMS, _SAMPLE_ROWS = 16, 4096  # of the first films, for the ranges
+_SAMPLING = 19  # apart from other uses of the same seed
+_MANY_CLIPPED = 0.01  # of all values: the range is not that of these films
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a folder has after a run: `contract`, None if it has nothing, `films` and `seconds` in all, and of each film
+    of the run that failed a line in `failures`."""
+
+    contract: FeatureContract | None
+    films: int
+    seconds: int
+    failures: list[str]
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How films are extracted: by `processes`, which share `threads` that encode, neither of which changes a byte; and
+    `decode_threads` of each, of which more than one may change the frames of damaged films."""
+
+    processes: int
+    threads: int
+    decode_threads: int = 1
+
+
+def read_like(place: Path) -> FeatureContract:
+    """The contract of a folder of features, or of a model. Raises `UserError` where it has none."""
+    if (place / CONFIG_NAME).is_file():
+        return open_folder(place).features
+    for folder in (place, place / TEST.folder):
+        contract = find_contract(folder)
+        if contract is not None:
+            return contract
+    raise UserError(f"--like {place}: has neither a {CONTRACT_NAME} nor a model's {CONFIG_NAME}")
+
+
+@contextmanager
+def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
+    """A data folder of films' features, which is made if it is not there, and is locked meanwhile.
+
+    Raises `UserError` where another process is writing there.
+    """
+    store = folder / _STORE
+    store.mkdir(parents=True, exist_ok=True)
+    occupied = UserError(f"{folder}: another process extracts to it; wait for it or stop it")
+    with locked(store / ".lock", occupied):
+        for place, name in (
+            (store, "*"),
+            (folder, TABLE),
+            (folder, CONTRACT_NAME),
+            *((folder / key, "*") for key in FEATURES),
+        ):
+            remove_leftovers(place, name)
+        yield FilmFolder(folder, store)
+
+
+class FilmFolder:
+    """A data folder of films' features; `contract` is of what is there already, None where nothing is."""
+
+    def __init__(self, folder: Path, store: Path) -> None:
+        self._folder, self._store_path = folder, store
+        self._store = FilmStore(store)
+        self.contract = find_contract(folder)
+
+    def fill(
+        self,
+        films: Sequence[Path],
+        open_it: Callable[[], Extractor],
+        computing: Computing,
+        *,
+        like: FeatureContract | None = None,
+        as_arrays: bool = False,
+    ) -> Summary:
+        """Extract what films there is no result of yet, then write all that there is.
+
+        Args:
+            films: absolute paths.
+            open_it: gives the extractor; called in each process.
+            computing: how to do it.
+            like: the contract to take, see `read_like`; None: that of the folder, or else one that these films make.
+            as_arrays: write arrays, not shards.
+
+        Raises:
+            UserError: what is there is of another extractor or range, or its results are gone.
+        """
+        extractor = open_it()
+        for contract, whose in ((self.contract, self._folder), (like, "--like")):
+            if contract is not None:
+                require_extractor(extractor, contract, whose)
+        if self.contract is not None and like is not None:
+            require_same(self.contract, self._folder, like, "--like")
+        gone = self._store.follow(films)
+        if gone:
+            LOGGER.warning("no longer there, but kept as they were: %s", listed(gone))
+        names = name_films(films, self._store.known_films())
+        self._require_results(set(names.values()))
+        failures = self._extract(names, extractor, open_it, computing)
+        lines = [_line(film, failures[film]) for film in films if film in failures]
+        if not self._store.entries:
+            return Summary(None, 0, 0, lines)
+        done = sorted(video_id for film, video_id in names.items() if film not in failures)
+        if self.contract is None:
+            self.contract = self._make_contract(done, extractor, like)
+            save_contract(self.contract, self._folder)
+        writer = _Writer(self._store, self.contract)
+        if as_arrays:
+            writer.write_arrays(self._folder)
+        else:
+            writer.write_shards(self._folder / TEST.folder)
+        self._write_table()
+        self._say(done, writer)
+        seconds = sum(entry.seconds for entry in self._store.entries.values())
+        return Summary(self.contract, len(self._store.entries), seconds, lines)
+
+    def _require_results(self, video_ids: set[str]) -> None:
+        """Raise `UserError` where results of earlier films are gone that would be missing from what is written."""
+        table = self._folder / TABLE
+        if not table.is_file():
+            return
+        with table.open(encoding="utf-8", newline="") as file:
+            listed_ids = [row.get(COLUMNS[0]) or "" for row in csv.DictReader(file)]
+        gone = [video_id for video_id in listed_ids if video_id not in self._store.entries.keys() | video_ids]
+        if gone:
+            raise UserError(
+                f"{table}: lists films whose results are gone from {self._store_path}: {listed(gone)}; name those "
+                "films, too, or remove the table, and they are left out"
+            )
+
+    def _extract(
+        self, names: Mapping[Path, str], extractor: Extractor, open_it: Callable[[], Extractor], computing: Computing
+    ) -> dict[Path, UserError]:
+        """Extract the films that there is no result of; returns which failed, and how."""
+        failures: dict[Path, UserError] = {}
+        seconds: dict[tuple[str, Path], int] = {}
+        for film, video_id in names.items():
+            if not self._store.has(video_id, FilmFile.of(film), identity(extractor)):
+                try:
+                    with Film(film) as opened:
+                        seconds[video_id, film] = round(opened.announced or 0)
+                except UserError as fault:
+                    failures[film] = fault
+        if not seconds:
+            return failures
+        tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # no long one last
+        processes = min(computing.processes, len(tasks))
+        threads = Threads(max(computing.threads // processes, 1), computing.decode_threads)
+        opener = (lambda: extractor) if processes == 1 else open_it
+        with Progress(_title(0, tasks), sum(seconds.values()), "second", LOGGER) as progress:
+            results = work(tasks, processes, progress.update, begin_adding, self._store_path, opener, threads)
+            for number, ((video_id, film), error) in enumerate(results, 1):
+                progress.rename(_title(number, tasks))
+                if error is None:
+                    self._store.refresh(video_id)
+                else:
+                    failures[film] = error
+        return failures
+
+    def _make_contract(
+        self, video_ids: Sequence[str], extractor: Extractor, like: FeatureContract | None
+    ) -> FeatureContract:
+        """The contract of the first films, in the order of their ids."""
+        if like is not None:
+            if like.extractor is None:
+                LOGGER.warning("--like: does not say which extractor its features are of; taken for %s", extractor.name)
+            return like.model_copy(update={"extractor": identity(extractor), "trim": _TRIM})
+        order = np.random.default_rng(_SAMPLING).permutation(len(video_ids))[:_SAMPLE_FILMS]
+        parts = [self._store.features(video_ids[row]) for row in order.tolist()]
+        rows = -(-_SAMPLE_ROWS // len(parts))
+        samples = [np.concatenate([_spread(values, rows) for values in kind]) for kind in zip(*parts)]
+        rgb = extractor.visual_range or _range_of(samples[0])
+        audio = extractor.audio_range or _range_of(samples[1])
+        made = feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
+        return made.model_copy(update={"trim": _TRIM})  # all of a film counts
+
+    def _write_table(self) -> None:
+        with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            rows.writerow(COLUMNS)
+            for video_id, entry in sorted(self._store.entries.items()):
+                rows.writerow([video_id, entry.film.path, entry.seconds, "; ".join(entry.notes)])
+
+    def _say(self, video_ids: Sequence[str], writer: "_Writer") -> None:
+        """Log what the films of this run lack, and whether the range is theirs."""
+        films: dict[str, list[str]] = {}
+        for video_id in video_ids:
+            entry = self._store.entries[video_id]
+            for note in entry.notes:
+                films.setdefault(note, []).append(entry.film.path)
+        for note, paths in films.items():
+            LOGGER.warning("%s: %s", note, listed(paths))
+        if writer.clipped > _MANY_CLIPPED * writer.values:
+            LOGGER.warning(
+                "%.2g %% of all values lay beyond the ranges of %s and were clipped; the films that it was made from "
+                "are unlike these",
+                100 * writer.clipped / writer.values,
+                self._folder / CONTRACT_NAME,
+            )
+
+
+class _Writer:
+    """Writes all results of a store as bytes; of `values` so many were `clipped`."""
+
+    def __init__(self, store: FilmStore, contract: FeatureContract) -> None:
+        self._store, self._contract = store, contract
+        self._video_ids = sorted(store.entries)
+        self.values = self.clipped = 0
+
+    def write_shards(self, folder: Path) -> None:
+        """Write shards in the place of those that a folder has."""
+        finish_interrupted(folder)
+        n_shards = -(-len(self._video_ids) // SHARD_VIDEOS)
+        ends = [len(self._video_ids) * number // n_shards for number in range(n_shards + 1)]
+        digits = max(4, len(str(n_shards - 1)))
+        with NewFolder(folder) as new:
+            for number, (start, end) in enumerate(zip(ends, ends[1:])):
+                records = (
+                    VideoRecord(video_id, self._bytes(video_id), None) for video_id in self._video_ids[start:end]
+                )
+                write_shard(new.path / f"{TEST.stem}{number:0{digits}d}{SUFFIX}", records)
+            save_contract(self._contract, new.path)
+            new.publish()
+
+    def write_arrays(self, folder: Path) -> None:
+        """Write an array of each feature and film into folders with the features' names."""
+        for video_id in self._video_ids:
+            for key, values in self._bytes(video_id).items():
+                with replacing(array_path(folder / key, video_id)) as temporary, temporary.open("wb") as file:
+                    np.save(file, values)
+                save_contract(self._contract, folder / key)
+
+    def _bytes(self, video_id: str) -> dict[str, np.ndarray]:
+        """The features of a film, each (N, width) uint8."""
+        quantized, clipped = quantize(self._store.features(video_id), self._contract)
+        self.values += quantized.size
+        self.clipped += clipped
+        parts = np.split(quantized, [self._contract.rgb.width], axis=1)
+        return {key: values for key, values in zip(FEATURES, parts) if values.shape[1]}
+
+
+def _title(number: int, tasks: Sequence[object]) -> str:
+    return f"extracting, {number} of {counted(len(tasks), 'film')} done"
+
+
+def _line(film: Path, error: UserError) -> str:
+    """What is wrong with a film, in a line that names it."""
+    return str(error) if str(film) in str(error) else f"{film}: {error}"
+
+
+def _spread(values: np.ndarray, rows: int) -> np.ndarray:
+    """At most so many rows of (N, W), spread over all."""
+    count = min(rows, len(values))
+    return np.asarray(values[((np.arange(count) + 0.5) * (len(values) / count)).astype(int)], np.float64)
+
+
+def _range_of(sample: np.ndarray) -> Range:
+    """The values that become the bytes 0 and 255."""
+    if not sample.size:  # no such features
+        return PUBLISHED_RANGE
+    low, high = float(sample.min()), float(sample.max())
+    return usual_range(sample, (low, high)) or (low, low + 1)

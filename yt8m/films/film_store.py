@@ -1,0 +1,157 @@
+"""Features of films as they come from an extractor, a file for each film, so that work goes on where it was ended.
+
+Dimensions: N seconds of a film, V visual and A audio features.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from helperbot.files import replacing
+from pydantic import ValidationError
+
+from yt8m.common.config import ExtractorIdentity, Section
+from yt8m.common.errors import UserError
+from yt8m.films.extraction import Part, Threads, identity, stream_features
+from yt8m.films.extractors.base import Extractor
+
+_VALUES, _ENTRY = ".f32", ".json"
+
+
+class FilmFile(Section):
+    """A film as it was when its features were made: absolute `path`, `size` in bytes, time of its last change."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FilmFile":
+        """A film as it is."""
+        status = path.stat()
+        return cls(path=str(path), size=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+class Entry(Section):
+    """What a store says of a film's features; `visual` and `audio` are V and A."""
+
+    film: FilmFile
+    extractor: ExtractorIdentity
+    visual: int
+    audio: int
+    seconds: int
+    notes: list[str]
+
+
+class FilmStore:
+    """A folder with the features of films; `entries` says of which, by their video ids."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder. Raises `UserError` for one that something else has written to."""
+        self._folder = folder
+        self.entries = {path.name.removesuffix(_ENTRY): _read_entry(path) for path in sorted(folder.glob(f"*{_ENTRY}"))}
+
+    def known_films(self) -> dict[Path, str]:
+        """The video ids of the films, by their paths."""
+        return {Path(entry.film.path): video_id for video_id, entry in self.entries.items()}
+
+    def follow(self, films: Sequence[Path]) -> list[str]:
+        """Let films that lie elsewhere now keep their ids: what has the name, size and time of one that is gone.
+
+        Returns the paths of those that are gone and have not been found, sorted.
+        """
+        gone = {
+            (Path(entry.film.path).name, entry.film.size, entry.film.mtime_ns): video_id
+            for video_id, entry in self.entries.items()
+            if not Path(entry.film.path).exists()
+        }
+        known = self.known_films()
+        for path in films if gone else ():
+            film = FilmFile.of(path)
+            video_id = None if path in known else gone.pop((path.name, film.size, film.mtime_ns), None)
+            if video_id is not None:
+                self._save(video_id, self.entries[video_id].model_copy(update={"film": film}))
+                self.refresh(video_id)
+        return sorted(self.entries[video_id].film.path for video_id in gone.values())
+
+    def has(self, video_id: str, film: FilmFile, extractor: ExtractorIdentity) -> bool:
+        """Whether it has the features of a film as it is now."""
+        entry = self.entries.get(video_id)
+        return entry is not None and entry.film == film and entry.extractor == extractor
+
+    def add(
+        self, video_id: str, extractor: Extractor, path: Path, threads: Threads, report: Callable[[int], object]
+    ) -> None:
+        """Make the features of a film and keep them; `report` is told how many more seconds are done.
+
+        Raises `UserError` for what is no film, or has no readable frame.
+        """
+        film = FilmFile.of(path)
+        seconds = 0
+        with replacing(self._path(video_id, _VALUES)) as temporary, temporary.open("wb") as file:
+
+            def take(part: Part) -> None:
+                nonlocal seconds
+                file.write(np.concatenate(part, axis=1).astype("<f4").tobytes())
+                seconds += len(part.rgb)
+                report(len(part.rgb))
+
+            notes = stream_features(path, extractor, take, threads)
+            self._path(video_id, _ENTRY).unlink(missing_ok=True)  # of the values that are about to go
+        entry = Entry(
+            film=film,
+            extractor=identity(extractor),
+            visual=extractor.visual,
+            audio=extractor.audio,
+            seconds=seconds,
+            notes=notes,
+        )
+        self._save(video_id, entry)
+
+    def refresh(self, video_id: str) -> None:
+        """See what another process has added."""
+        self.entries[video_id] = _read_entry(self._path(video_id, _ENTRY))
+
+    def features(self, video_id: str) -> Part:
+        """The features of a film, (N, V) and (N, A), mapped into memory. Raises `UserError` where some are missing."""
+        entry, path = self.entries[video_id], self._path(video_id, _VALUES)
+        shape = entry.seconds, entry.visual + entry.audio
+        try:
+            values = np.memmap(path, "<f4", "r", shape=shape)
+            whole = path.stat().st_size == values.nbytes
+        except (FileNotFoundError, ValueError):
+            whole = False
+        if not whole:
+            raise UserError(
+                f"{path}: damaged or missing; remove {self._path(video_id, _ENTRY)} and run the same command again"
+            )
+        return Part(*np.split(values, [entry.visual], axis=1))
+
+    def _save(self, video_id: str, entry: Entry) -> None:
+        with replacing(self._path(video_id, _ENTRY)) as temporary:
+            temporary.write_text(entry.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    def _path(self, video_id: str, ending: str) -> Path:
+        return self._folder / f"{video_id}{ending}"
+
+
+def begin_adding(
+    folder: Path, open_it: Callable[[], Extractor], threads: Threads
+) -> Callable[[tuple[str, Path], Callable[[int], object]], None]:
+    """What adds the film of a video id to a store, for `yt8m.films.workers`."""
+    return partial(_add, FilmStore(folder), open_it(), threads)
+
+
+def _add(
+    store: FilmStore, extractor: Extractor, threads: Threads, named: tuple[str, Path], report: Callable[[int], object]
+) -> None:
+    video_id, path = named
+    store.add(video_id, extractor, path, threads, report)
+
+
+def _read_entry(path: Path) -> Entry:
+    try:
+        return Entry.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError):
+        raise UserError(f"{path}: not what this command writes there; remove it and run the command again") from None

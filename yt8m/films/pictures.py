@@ -1,0 +1,56 @@
+"""Frames of films as arrays: upright, with square pixels, and of the size that is wanted.
+
+Dimensions: H, W pixels of a frame.
+"""
+
+from fractions import Fraction
+from typing import cast
+
+import numpy as np
+
+from yt8m.films.pyav import av
+
+_INTERPOLATION = "BICUBIC"  # over as many pixels as become one
+
+
+def to_picture(frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | None) -> np.ndarray:
+    """A frame as (H, W, 3) uint8, RGB, turned as its display matrix says.
+
+    `pixel_ratio`: the width of its pixels, in their heights; `shorter_side`: what H or W, whichever is less, is to be;
+    None: as it is.
+    """
+    width, height = max(round(frame.width * pixel_ratio), 1), frame.height
+    if shorter_side is not None:
+        width, height = _scaled(width, height, shorter_side)
+    return _upright(frame, _converted(frame, width, height))
+
+
+def resize(picture: np.ndarray, shorter_side: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with that shorter side, in the way of `to_picture`."""
+    height, width = picture.shape[:2]
+    if min(height, width) == shorter_side:
+        return picture
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    return _converted(frame, *_scaled(width, height, shorter_side))
+
+
+def _scaled(width: int, height: int, shorter_side: int) -> tuple[int, int]:
+    shorter = min(width, height)
+    return tuple(max(round(Fraction(side * shorter_side, shorter)), 1) for side in (width, height))  # type: ignore
+
+
+def _converted(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    return frame.reformat(width, height, "rgb24", interpolation=_INTERPOLATION, threads=1).to_ndarray()
+
+
+def _upright(frame: av.VideoFrame, picture: np.ndarray) -> np.ndarray:
+    """A picture as its frame's display matrix says; one that turns by no right angle is rounded to one."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return picture
+    # Column x and row y go to column a * x + c * y and row b * x + d * y.
+    a, b, _, c, d = np.frombuffer(cast(bytes, matrix), np.int32)[:5].tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        picture = picture.transpose(1, 0, 2)
+        a, d = c, b
+    return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -1,0 +1,106 @@
+"""From films or features, labels and a few ratings to a model that localizes, in one command, without configurations.
+
+It holds a fifth of the videos out, chooses sizes and steps, pre-trains on the labels, fine-tunes on the ratings, and
+says what the held-out videos tell. Without ratings it learns from the labels alone.
+"""
+
+import argparse
+from pathlib import Path
+
+from yt8m.cli import folder_name, make_parser, positive, run
+
+DEFAULT_EXTRACTOR = "efficientnet-lite0"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from yt8m.fitting.least import minimum_text
+
+    parser = make_parser(
+        f"{__doc__}\nIt takes {minimum_text(True)}.",
+        (
+            "python -m yt8m.fit --videos films --labels labels.csv --ratings ratings.csv --name mine",
+            "python -m yt8m.fit --features features --labels labels.csv --name mine",
+        ),
+        "device",
+        "seed",
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--videos", type=Path, metavar="FOLDER", help="films; a film's id is its name without the ending")
+    what.add_argument(
+        "--features",
+        type=Path,
+        metavar="FOLDER",
+        help="arrays, <video id>.npy of shape (seconds, width), one row a second, uint8 or floats; or their folders rgb "
+        "and audio, as extract_features --format npy makes them",
+    )
+    parser.add_argument(
+        "--audio", type=Path, metavar="FOLDER", help="with --features, arrays of audio features (default: no audio)"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="columns vid,label; one line for each label of a video",
+    )
+    parser.add_argument(
+        "--ratings",
+        type=Path,
+        metavar="CSV",
+        help="columns vid,start,label,score: does the label appear in the 5 seconds from start, a multiple of 5? 1 or 0 "
+        "(default: none, learn from labels alone)",
+    )
+    parser.add_argument(
+        "--name", required=True, type=folder_name, help="everything goes to DIR/NAME, a data folder for all commands"
+    )
+    parser.add_argument(
+        "--extractor",
+        metavar="NAME",
+        help=f"with --videos, what makes features of films (default: {DEFAULT_EXTRACTOR}; see extract_features)",
+    )
+    parser.add_argument(
+        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some"
+    )
+    parser.add_argument(
+        "--processes", type=positive, metavar="N", help="films at a time (default: as many as there are CPU cores)"
+    )
+    parser.add_argument("--skip-short", action="store_true", help="leave out classes that there is too little of")
+    parser.add_argument("--restart", action="store_true", help="begin anew, whatever was fitted under this name")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    """Fit, and say what came out. Raises `UserError`."""
+    from yt8m.common.errors import UserError
+    from yt8m.fitting.fitting import Request, fit
+
+    for option in ("extractor", "assets", "processes"):
+        if args.videos is None and getattr(args, option) is not None:
+            raise UserError(f"--{option}: needs --videos; --features are made already")
+    if args.features is None and args.audio is not None:
+        raise UserError("--audio: needs --features; films have their own sound")
+    outcome = fit(
+        Request(
+            data_dir=args.data_dir,
+            name=args.name,
+            labels=args.labels,
+            ratings=args.ratings,
+            features=args.features,
+            audio=args.audio,
+            videos=args.videos,
+            extractor=args.extractor or DEFAULT_EXTRACTOR,
+            assets=args.assets,
+            processes=args.processes,
+            seed=args.seed,
+            device=args.device,
+            skip_short=args.skip_short,
+            restart=args.restart,
+            console_level=args.console_level,
+        )
+    )
+    print("\n".join(outcome.lines()))
+
+
+if __name__ == "__main__":
+    run(main, build_parser())

@@ -1,0 +1,113 @@
+"""What the user says of the videos, and whether that is enough to learn from."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from yt8m.common.errors import Faults, UserError, counted, did_you_mean
+from yt8m.data.vocabulary import LabelRow, LabelText, RatingRow, read_labels, read_ratings
+from yt8m.fitting.least import LEAST_CLASSES, LEAST_RATED_VIDEOS, LEAST_RATINGS, LEAST_VIDEOS, minimum_text
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """Labels of videos and ratings of segments, as CSVs have them; `ratings_path` None: there are no ratings.
+
+    The classes are the labels that are rated or, without ratings, all.
+    """
+
+    labels_path: Path
+    labels: Sequence[LabelRow]
+    ratings_path: Path | None
+    ratings: Sequence[RatingRow]
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The labels that are to be learned, sorted."""
+        return sorted({row.label for row in (self.labels if self.ratings_path is None else self.ratings)})
+
+    @cached_property
+    def videos(self) -> list[str]:
+        """The ids of the videos that have one of the classes as a label, or ratings, sorted."""
+        known = set(self.classes)
+        labelled = {row.video_id for row in self.labels if row.label in known}
+        return sorted(labelled | {row.video_id for row in self.ratings})
+
+    @property
+    def texts(self) -> list[LabelText]:
+        """All labels and where they are from."""
+        sources = ((self.labels_path, self.labels), (self.ratings_path or self.labels_path, self.ratings))
+        return [LabelText(path, row.line, row.label) for path, rows in sources for row in rows]
+
+    def of_videos(self, video_ids: Collection[str]) -> "Annotated":
+        """What is said of these videos."""
+        return replace(
+            self,
+            labels=[row for row in self.labels if row.video_id in video_ids],
+            ratings=[row for row in self.ratings if row.video_id in video_ids],
+        )
+
+    def without(self, classes: Collection[str]) -> "Annotated":
+        """All but these classes."""
+        return replace(
+            self,
+            labels=[row for row in self.labels if row.label not in classes],
+            ratings=[row for row in self.ratings if row.label not in classes],
+        )
+
+    @property
+    def sources(self) -> str:
+        """The files, in words."""
+        return " and ".join(str(path) for path in (self.labels_path, self.ratings_path) if path is not None)
+
+
+def read_annotated(labels: Path, ratings: Path | None) -> Annotated:
+    """Read the CSVs. Raises `UserError` that lists what is wrong with one."""
+    return Annotated(labels, read_labels(labels), ratings, [] if ratings is None else read_ratings(ratings))
+
+
+def shortages(annotated: Annotated) -> dict[str, str]:
+    """What each class lacks that has too little, in words."""
+    labelled = Counter(row.label for row in annotated.labels)
+    rated = Counter((row.label, row.score) for row in annotated.ratings)
+    n_videos = len(annotated.videos)
+    short = {}
+    for name in annotated.classes:
+        lacks = [
+            what
+            for number, least, what in (
+                (labelled[name], LEAST_VIDEOS, counted(labelled[name], "labelled video")),
+                (n_videos - labelled[name], LEAST_VIDEOS, f"{n_videos - labelled[name]} without the label"),
+            )
+            if number < least
+        ]
+        if annotated.ratings_path is not None:
+            lacks += [
+                f"{counted(rated[name, score], 'rating')} of {score}"
+                for score in (1, 0)
+                if rated[name, score] < LEAST_RATINGS
+            ]
+        if lacks:
+            others = [other for other in labelled if other != name]
+            hint = did_you_mean(name, others) if not labelled[name] else None
+            short[name] = f"{name!r} has {', '.join(lacks)}" + (f" ({hint})" if hint else "")
+    return short
+
+
+def require_enough(annotated: Annotated) -> None:
+    """Raise `UserError` that lists what is too little, class by class."""
+    needed = f"needed are {minimum_text(annotated.ratings_path is not None)}"
+    if len(annotated.classes) < LEAST_CLASSES:
+        left = f"the single class {annotated.classes[0]!r}" if annotated.classes else "no class left"
+        raise UserError(f"{annotated.sources}: {left}; {needed}")
+    short = shortages(annotated)
+    skip = len(annotated.classes) - len(short) >= LEAST_CLASSES
+    faults = Faults(annotated.sources, needed + "; --skip-short goes on without these classes" * skip)
+    for lack in short.values():
+        faults.add(lack)
+    faults.raise_any()
+    n_rated = len({row.video_id for row in annotated.ratings})
+    if annotated.ratings_path is not None and n_rated < LEAST_RATED_VIDEOS:
+        raise UserError(f"{annotated.ratings_path}: rates {counted(n_rated, 'video')}; {needed}")

@@ -1,0 +1,52 @@
+"""Features of the films that a fit is about."""
+
+import logging
+import os
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from yt8m.common.errors import UserError, counted
+from yt8m.films.extractors.base import Options
+from yt8m.films.extractors.opening import open_extractor
+from yt8m.films.film_files import find_films, name_films
+from yt8m.films.film_folder import Computing, open_film_folder
+from yt8m.making.feature_arrays import require_known
+
+LOGGER = logging.getLogger(__name__)
+
+
+def find_named_films(videos: Path, wanted: Collection[str], source: object) -> list[Path]:
+    """The films of a folder that have these ids, or all where ids depend on the others.
+
+    Raises `UserError` for ids that no film has; `source` says where they are from.
+    """
+    named = name_films(find_films([videos]), {})
+    ids = list(named.values())
+    require_known(wanted, ids, f"film {{0}} in {videos}", source, "an id is a film's name without the ending")
+    chosen = {film: video_id for film, video_id in named.items() if video_id in wanted}
+    if name_films(list(chosen), {}) != chosen:
+        return list(named)
+    n_others = len(named) - len(chosen)
+    if n_others:
+        LOGGER.info("%s: %s without a label or rating that counts left out", videos, counted(n_others, "film"))
+    return list(chosen)
+
+
+def extract_films(
+    films: list[Path], folder: Path, extractor: str, assets: Path | None, device: torch.device, processes: int | None
+) -> list[str]:
+    """Extract films to arrays in a folder, as far as it has not got them; returns a line for each that failed.
+
+    `processes` None: one for each core. Raises `UserError`.
+    """
+    cores = len(os.sched_getaffinity(0))
+    threads = cores if device.type == "cpu" else 1  # a GPU computes one thing at a time
+    with open_film_folder(folder) as opened:
+        opener = partial(open_extractor, extractor, Options(assets, device))
+        done = opened.fill(films, opener, Computing(processes or cores, threads), as_arrays=True)
+    if done.contract is None:
+        raise UserError("; ".join(done.failures))
+    return done.failures

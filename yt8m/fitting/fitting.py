@@ -1,0 +1,270 @@
+"""The whole way from features, labels and ratings to a model that localizes."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from helperbot import close_logger
+from helperbot.distributed import launched
+from helperbot.files import replacing
+
+from yt8m.common.devices import resolve_device
+from yt8m.common.errors import UserError, counted, listed
+from yt8m.data.index import load_index
+from yt8m.data.partitions import NAMES_FILE, NO_FOLD, Fold
+from yt8m.data.vocabulary import FILE_NAME, RatingRow, Vocabulary, load_vocabulary
+from yt8m.fitting.annotated import Annotated, read_annotated, require_enough, shortages
+from yt8m.fitting.data import (
+    FOLD,
+    RATED,
+    TRAIN,
+    VALID,
+    Material,
+    find_arrays,
+    open_material,
+    write_ratings,
+    write_videos,
+)
+from yt8m.fitting.fit_folder import FitFolder, digest_files, open_fit_folder
+from yt8m.fitting.holding_out import SHARE, hold_out
+from yt8m.fitting.measuring import (
+    AS_IT_IS,
+    TUNED,
+    LabelScore,
+    RatingScore,
+    SeenVideo,
+    score_labels,
+    score_ratings,
+    see_videos,
+)
+from yt8m.fitting.outcome import Outcome
+from yt8m.fitting.pseudo_ratings import rate_surest
+from yt8m.fitting.settings import segment_settings, video_settings, write_settings
+from yt8m.making.array_records import has_shards
+from yt8m.making.feature_arrays import array_path
+from yt8m.models.classifiers import ContextAgnosticModel
+from yt8m.models.config import BaseSection, PureSegmentSection
+from yt8m.models.model_files import WEIGHTS_NAME
+from yt8m.models.model_folders import copy_model, exported_config, load_video_model, open_folder, save_model
+from yt8m.scoring.evaluation import write_evaluation
+from yt8m.training.experiments import Builder, agnostic_experiment, video_experiment
+from yt8m.training.resume import code_identity
+from yt8m.training.trainer import Options, train
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to fit. Either `features`, with `audio` or without, or `videos` is given, a folder.
+
+    `data_dir` / `name` is the data folder that is made; `ratings` may be None; `assets` are files of the
+    `extractor`; `processes` that extract, None: one for each core; `skip_short`: leave out classes that there is
+    too little of; `restart`: begin anew; `console_level`: the least level of log lines that the console shows.
+    """
+
+    data_dir: Path
+    name: str
+    labels: Path
+    ratings: Path | None
+    features: Path | None
+    audio: Path | None
+    videos: Path | None
+    extractor: str
+    assets: Path | None
+    processes: int | None
+    seed: int
+    device: str
+    skip_short: bool = False
+    restart: bool = False
+    console_level: int = logging.INFO
+
+
+def fit(request: Request) -> Outcome:
+    """Fit, or go on where an earlier call was interrupted. Raises `UserError`.
+
+    Ends the process with status 128 + n after signal n in a training, the state of the training saved.
+    """
+    if launched():
+        raise UserError("fit is one process; start it without torchrun")
+    device = resolve_device(request.device)
+    annotated = _enough(read_annotated(request.labels, request.ratings), request.skip_short)
+    films = _Films(request, annotated, device) if request.videos is not None else None
+    with open_fit_folder(request.data_dir / request.name, request.restart) as folder:
+        folder.require(
+            seed=request.seed,
+            labels=digest_files([request.labels]),
+            ratings=None if request.ratings is None else digest_files([request.ratings]),
+            classes=annotated.classes,
+            code=code_identity(),
+        )
+        if films is not None:
+            annotated = _enough(films.extract(folder.films), request.skip_short)
+        sources = find_arrays(request.features or folder.films, request.audio)
+        material = open_material(annotated, sources, folder.path)
+        places = [place for place in (sources.rgb, sources.audio) if place is not None]
+        folder.require(
+            features=digest_files(array_path(place, video) for place in places for video in annotated.videos)
+        )
+        return _Fit(request, folder, material, device).run()
+
+
+def _enough(annotated: Annotated, skip_short: bool) -> Annotated:
+    """What there is enough of. Raises `UserError` where that is too little."""
+    while skip_short and (short := shortages(annotated)):
+        LOGGER.warning("left out: %s", "; ".join(short.values()))
+        annotated = annotated.without(short)
+    require_enough(annotated)
+    return annotated
+
+
+class _Films:
+    """The films that annotations are about. PyAV, which reads them, is imported only where there are some."""
+
+    def __init__(self, request: Request, annotated: Annotated, device: torch.device) -> None:
+        from yt8m.fitting.films import find_named_films
+
+        assert request.videos is not None
+        self._request, self._annotated, self._device = request, annotated, device
+        self._films = find_named_films(request.videos, annotated.videos, annotated.sources)
+
+    def extract(self, folder: Path) -> Annotated:
+        """Make the arrays of a folder; returns what is said of the films that could be read."""
+        from yt8m.fitting.films import extract_films
+
+        request = self._request
+        failures = extract_films(
+            self._films, folder, request.extractor, request.assets, self._device, request.processes
+        )
+        if not failures:
+            return self._annotated
+        LOGGER.warning("left out: %s: %s", counted(len(failures), "film"), "; ".join(failures))
+        return self._annotated.of_videos(
+            {video for video in self._annotated.videos if array_path(folder / "rgb", video).exists()}
+        )
+
+
+class _Fit:
+    """The steps once the data are checked; each is skipped where its results are there."""
+
+    def __init__(self, request: Request, folder: FitFolder, material: Material, device: torch.device) -> None:
+        self._request, self._folder, self._material, self._device = request, folder, material, device
+        self._path, self._seed = folder.path, request.seed
+        self._annotated = material.annotated
+        self._held_out = hold_out(self._annotated, request.seed)
+        self._training = sorted(set(self._annotated.videos) - set(self._held_out))
+        self._base = self._path / "cache" / "video" / request.name
+        self._model = self._path / "cache" / "segment" / f"{request.name}_{FOLD}"
+
+    def run(self) -> Outcome:
+        """All steps."""
+        LOGGER.info(
+            "%s: %s, %d of them held out; %s: %s",
+            self._path,
+            counted(len(self._annotated.videos), "video"),
+            len(self._held_out),
+            f"{len(self._annotated.classes)} classes",
+            listed(self._annotated.classes),
+        )
+        write_videos(self._path, self._material, self._held_out, self._seed)
+        config = self._path / "video.yaml"
+        sizes = self._material.sizes(self._training, len(self._annotated.ratings))
+        write_settings(config, video_settings(sizes), self._command_line("train_video", config))
+        self._train(self._base, self._path, partial(video_experiment, config=config))
+        if self._annotated.ratings_path is None:
+            score: RatingScore | LabelScore = self._from_labels()
+        else:
+            score = self._from_ratings()
+        return Outcome(self._path, self._model, self._request.videos is not None, self._held_out, score)
+
+    # --- with ratings ---------------------------------------------------------------------------------
+
+    def _from_ratings(self) -> RatingScore:
+        rated = self._annotated.of_videos(self._training)
+        write_ratings(self._path, self._material, self._annotated.ratings, self._held_out, self._seed)
+        self._fine_tune(self._path, self._model, len(rated.ratings), FOLD)
+        half = rated.of_videos(hold_out(rated, self._seed, 0.5))
+        trial = self._trial("half")
+        write_ratings(trial, self._material, half.ratings, (), self._seed)
+        self._fine_tune(trial, trial / "model", len(half.ratings), NO_FOLD)
+        models = {"model": self._model, "with half of the ratings": trial / "model"}
+        score, evaluation = score_ratings(self._path, models, len(half.ratings), self._device, self._seed)
+        write_evaluation(evaluation, self._path / "cache" / "evaluation")
+        return score
+
+    # --- without ratings ------------------------------------------------------------------------------
+
+    def _from_labels(self) -> LabelScore:
+        trial = self._trial("labels")
+        vocabulary = load_vocabulary(self._path)
+        as_it_is, tuned = trial / "as-it-is", trial / "fine-tuned"
+        if not (as_it_is / WEIGHTS_NAME).exists():
+            self._export_as_it_is(as_it_is, vocabulary)
+        if not has_shards(trial / RATED):
+            ratings = [row for part in (TRAIN, VALID) for row in self._surest(as_it_is, part, vocabulary)]
+            write_ratings(trial, self._material, ratings, self._held_out, self._seed)
+        n_ratings = int(load_index(trial / RATED, trial / "cache").rating_ends[-1])
+        self._fine_tune(trial, tuned, round(n_ratings * (1 - SHARE)), FOLD)
+        score = score_labels(
+            {
+                name: list(self._see(folder, VALID, vocabulary))
+                for name, folder in ((AS_IT_IS, as_it_is), (TUNED, tuned))
+            },
+            vocabulary,
+        )
+        if not (self._model / WEIGHTS_NAME).exists():
+            copy_model({AS_IT_IS: as_it_is, TUNED: tuned}[score.chosen], self._model)
+        return score
+
+    def _see(self, model: Path, partition: str, vocabulary: Vocabulary) -> Iterator[SeenVideo]:
+        index = load_index(self._path / partition, self._path / "cache")
+        return see_videos(open_folder(model), index, vocabulary, self._device)
+
+    def _surest(self, model: Path, partition: str, vocabulary: Vocabulary) -> list[RatingRow]:
+        names = {label: name for name, label in self._material.ids.ids.items()}
+        classes = [names[label] for label in vocabulary.labels.tolist()]
+        return rate_surest(self._see(model, partition, vocabulary), classes)
+
+    def _export_as_it_is(self, folder: Path, vocabulary: Vocabulary) -> None:
+        """The video model as a classifier of segments."""
+        base = open_folder(self._base)
+        model = load_video_model(base, vocabulary)
+        config = exported_config(video=BaseSection(model=model.config), pure_segment=PureSegmentSection(training=None))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(folder, config, ContextAgnosticModel(model), vocabulary, base.features)
+
+    # --- what both have in common ---------------------------------------------------------------------
+
+    def _fine_tune(self, data_dir: Path, model: Path, n_ratings: int, fold: Fold) -> None:
+        config = data_dir / "segment.yaml"
+        sizes = self._material.sizes(self._training, n_ratings)
+        line = self._command_line("train_pure_segment", config, f"{self._base} --fold {fold}", data_dir)
+        write_settings(config, segment_settings(sizes), line)
+        self._train(model, data_dir, partial(agnostic_experiment, config=config, base_model=self._base, fold=fold))
+
+    def _command_line(self, command: str, config: Path, more: str = "", data_dir: Path | None = None) -> str:
+        words = f"python -m yt8m.{command} {config} {more}".rstrip()
+        return f"{words} --name {self._request.name} --data-dir {data_dir or self._path} --seed {self._seed}"
+
+    def _trial(self, name: str) -> Path:
+        """A data folder with the same classes, for what is tried."""
+        folder = self._folder.scratch / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (NAMES_FILE, FILE_NAME):
+            if (self._path / file).exists():
+                with replacing(folder / file) as temporary:
+                    shutil.copyfile(self._path / file, temporary)
+        return folder
+
+    def _train(self, model: Path, data_dir: Path, build: Builder) -> None:
+        options = Options(
+            seed=self._seed, device=self._request.device, save_every=200, console_level=self._request.console_level
+        )
+        try:
+            train(model, data_dir, build, options)
+        finally:
+            close_logger(logging.getLogger("yt8m"))  # of the training's own file

@@ -1,0 +1,35 @@
+"""Ratings that nobody gave: of the segments that a video model is surest of.
+
+Dimensions: S segments of a video, C classes.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.data.vocabulary import RatingRow
+from yt8m.fitting.measuring import SeenVideo
+
+POSITIVE_SHARE, NEGATIVE_SHARE = 0.1, 0.2  # of a video's segments
+
+
+def rate_surest(videos: Iterable[SeenVideo], names: list[str]) -> list[RatingRow]:
+    """For each label of each video the likeliest of its segments as positive, the least likely ones as negative.
+
+    `names` (C,) of the classes. Of a video of a single segment that one is positive.
+    """
+    rows = []
+    for video in videos:
+        n_segments = len(video.probabilities)
+        n_positive = max(round(POSITIVE_SHARE * n_segments), 1)
+        n_negative = min(max(round(NEGATIVE_SHARE * n_segments), 1), n_segments - n_positive)
+        for number in np.flatnonzero(video.labels).tolist():
+            order = np.argsort(-video.probabilities[:, number], kind="stable").tolist()
+            chosen = [(place, 1) for place in order[:n_positive]]
+            chosen += [(place, 0) for place in order[n_segments - n_negative :]]
+            rows += [
+                RatingRow(0, video.video_id, place * SEGMENT_SECONDS, names[number], score)
+                for place, score in sorted(chosen)
+            ]
+    return rows

@@ -1,0 +1,168 @@
+"""Videos as TFRecord shards of the official schema, in a folder that appears whole or not at all."""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from helperbot.files import locked, replacing, sync
+
+from yt8m.common.errors import UserError
+from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.data.records import framed
+from yt8m.data.sequence_example import messages
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A rated segment: start second, label id, score 0 or 1."""
+
+    start: int
+    label: int
+    score: int
+
+    @property
+    def end(self) -> int:
+        """The second behind the segment."""
+        return self.start + SEGMENT_SECONDS
+
+
+@dataclass(frozen=True, eq=False)
+class VideoRecord:
+    """What a record holds: `features` by name, "rgb" and perhaps "audio", are (seconds, width) uint8; `labels` are
+    label ids, None in test data; the keys of `ratings` are left out where there are none."""
+
+    video_id: str
+    features: Mapping[str, np.ndarray]
+    labels: Sequence[int] | None
+    ratings: Sequence[Rating] = ()
+
+
+def serialize(video: VideoRecord) -> bytes:
+    """A video as a SequenceExample of the official schema, the same bytes each time."""
+    train = messages()
+
+    def integers(values: Sequence[int]) -> Any:
+        return train.Feature(int64_list=train.Int64List(value=values))
+
+    def string(value: bytes) -> Any:
+        return train.Feature(bytes_list=train.BytesList(value=[value]))
+
+    context = {"id": string(video.video_id.encode())}
+    if video.labels is not None:
+        context["labels"] = integers(video.labels)
+    if video.ratings:
+        scores = train.FloatList(value=[rating.score for rating in video.ratings])
+        context |= {
+            "segment_start_times": integers([rating.start for rating in video.ratings]),
+            "segment_end_times": integers([rating.end for rating in video.ratings]),
+            "segment_labels": integers([rating.label for rating in video.ratings]),
+            "segment_scores": train.Feature(float_list=scores),
+        }
+    lists = {
+        key: train.FeatureList(feature=[string(frame.tobytes()) for frame in frames])
+        for key, frames in video.features.items()
+    }
+    example = train.SequenceExample(
+        context=train.Features(feature=context), feature_lists=train.FeatureLists(feature_list=lists)
+    )
+    payload: bytes = example.SerializeToString(deterministic=True)
+    return payload
+
+
+def write_shard(path: Path, videos: Iterable[VideoRecord]) -> None:
+    """Write a shard of these videos, one after the other; it appears when it is whole."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for video in videos:
+            file.writelines(framed(serialize(video)))
+
+
+def finish_interrupted(folder: Path) -> None:
+    """If a process was killed while it put a new folder in the place of `folder`, put back what is missing.
+
+    Raises `UserError` where another process is writing.
+    """
+    folder = folder.resolve()
+    if _beside(folder, "old").is_dir():
+        with _claimed(folder):
+            _put_back(folder)
+
+
+class NewFolder:
+    """A folder beside `folder`, to be written to; `publish` puts it in its place, and it is `published`. A context.
+
+    What else `folder` has in it than shards is kept. What a killed process has left is removed. Entering raises
+    `UserError` where another process is writing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self.path = _beside(self._folder, "new")
+        self.published = False
+        self._context = ExitStack()
+
+    def __enter__(self) -> "NewFolder":
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.enter_context(_claimed(self._folder))
+            _put_back(self._folder)
+            stack.callback(shutil.rmtree, self.path, ignore_errors=True)
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir()
+            self._context = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._context.close()
+
+    def publish(self) -> None:
+        """Put what has been written in the place of `folder`.
+
+        Whatever comes between, Ctrl-C, too, shards are there; a process that is killed between the renames leaves the
+        old ones to `finish_interrupted`. The new ones are on the disk before the old ones are gone.
+        """
+        for path in (*self.path.iterdir(), self.path):
+            sync(path)
+        if not self._folder.exists():
+            self.path.rename(self._folder)
+            self.published = True
+            return
+        old = _beside(self._folder, "old")
+        self._folder.rename(old)
+        try:
+            self.path.rename(self._folder)
+        except BaseException:
+            old.rename(self._folder)
+            raise
+        self.published = True
+        sync(self._folder.parent)
+        _keep_the_rest(old, self._folder)
+
+
+def _claimed(folder: Path) -> AbstractContextManager[None]:
+    occupied = UserError(f"{folder}: another process is making shards for it; wait for it or stop it")
+    return locked(_beside(folder, "lock"), occupied)
+
+
+def _beside(folder: Path, role: str) -> Path:
+    return folder.with_name(f".{folder.name}.{role}")
+
+
+def _put_back(folder: Path) -> None:
+    old = _beside(folder, "old")
+    if old.is_dir():
+        if folder.exists():
+            _keep_the_rest(old, folder)
+        else:
+            old.rename(folder)
+
+
+def _keep_the_rest(old: Path, folder: Path) -> None:
+    """Move what is no shard, and not there, from the old folder to the one in its place, and remove the old one."""
+    for entry in old.iterdir():
+        if entry.suffix != ".tfrecord" and not (folder / entry.name).exists():
+            entry.rename(folder / entry.name)
+    shutil.rmtree(old)

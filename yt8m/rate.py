@@ -1,0 +1,166 @@
+"""Rate 5-second segments of films in the browser: the ratings that fine-tuning needs.
+
+Serves a page for this machine alone, under an address with a random token, which is printed. The page plays a segment
+in a loop and asks whether a class appears in it. Keys answer: y, n, s to skip, u to undo. Each answer is written at
+once to a CSV, vid,start,label,score, as `make_records --ratings` takes it. What comes next is what teaches the model
+most or, without a model, a random segment. Started again, it goes on. Ctrl-C ends it.
+"""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from yt8m.cli import folder_name, make_parser, run
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = make_parser(
+        __doc__,
+        (
+            "python -m yt8m.rate --videos films --name first --labels labels.csv",
+            "python -m yt8m.rate --videos films --name first --classes dog guitar --open",
+            "python -m yt8m.rate --videos films --name second --labels labels.csv --model data/cache/video/base "
+            "--features features",
+        ),
+        "device",
+        "seed",
+    )
+    parser.add_argument(
+        "--videos",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of films; those in folders below count, too",
+    )
+    parser.add_argument(
+        "--name",
+        type=folder_name,
+        required=True,
+        help="name of the ratings: they go to ratings/NAME/ratings.csv of the data folder",
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="columns vid,label: a film is rated for its own labels alone (default: none, for all of --classes)",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="what to ask for (default: all labels of --labels)",
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="folder of a trained model, segment or video, that chooses what to ask (default: none, random segments)",
+    )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        metavar="FOLDER",
+        help="the films' features, in shards, as extract_features makes them, for --model; its films.csv says what each "
+        "film is called (default: none, films are called as their files)",
+    )
+    parser.add_argument("--ratings", type=Path, metavar="CSV", help="where ratings go (default: what --name says)")
+    parser.add_argument(
+        "--port", type=port_number, default=0, metavar="P", help="port of the page (default: 0, any that is free)"
+    )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    return parser
+
+
+def port_number(text: str) -> int:
+    """An option's value as a port, 0 for any."""
+    port = int(text)
+    if not 0 <= port < 2**16:
+        raise ValueError
+    return port
+
+
+port_number.__name__ = "port from 0 to 65535"  # argparse names the type in its message
+
+
+def _next_command(args: argparse.Namespace, ratings: Path) -> str:
+    """What to type when enough is rated."""
+    labels = "LABELS.csv" if args.labels is None else str(args.labels)
+    command = (
+        "python",
+        "-m",
+        "yt8m.fit",
+        "--videos",
+        str(args.videos),
+        "--labels",
+        labels,
+        "--ratings",
+        str(ratings),
+        "--name",
+        args.name,
+    )
+    return shlex.join(command)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C. Raises `UserError`."""
+    from helperbot.files import locked
+
+    from yt8m.common.errors import UserError, counted
+    from yt8m.data.vocabulary import read_labels
+    from yt8m.films.film_folder import TABLE
+    from yt8m.rating.choice import Chooser
+    from yt8m.rating.films import list_films
+    from yt8m.rating.questions import classes_of_films, list_questions, shown_names
+    from yt8m.rating.ratings_file import RatingsFile
+    from yt8m.rating.server import RatingServer
+    from yt8m.rating.windows import RatingWindows
+
+    if args.labels is None and args.classes is None:
+        raise UserError("what is to be rated? name --labels CSV, or --classes")
+    if args.model is not None and args.features is None:
+        raise UserError("--model: needs --features, the folder of the films' features")
+    rows = None if args.labels is None else read_labels(args.labels)
+    listing = None if args.features is None else args.features / TABLE
+    films = list_films(args.videos, listing if listing is not None and listing.exists() else None)
+    classes = classes_of_films(films, rows, args.classes, args.labels)
+    judgement = None
+    if args.model is not None:
+        from yt8m.rating.predicting import SegmentJudge
+
+        judge = SegmentJudge(args.model, args.device)
+        judgement = judge.judge_folder(args.features, {film.video_id for film in films})
+    questions, labels = list_questions(films, classes, judgement)
+    names = shown_names(labels, None if judgement is None else judgement.vocabulary)
+    path = args.ratings or args.data_dir / "ratings" / args.name / "ratings.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock")
+    occupied = f"{path}: another process is writing ratings there; open its address in a second window instead"
+    with locked(lock, UserError(occupied)):
+        try:
+            command = _next_command(args, path)
+            file = RatingsFile(path)
+            windows = RatingWindows(films, labels, names, Chooser(questions, args.seed), file, command)
+            server = RatingServer(windows, args.videos, args.name, args.port)
+            print(
+                f"{counted(len(films), 'film')}, {counted(len(questions), 'question')}; {path} has "
+                f"{counted(len(file.scores), 'rating')}\nopen this in a browser on this machine, Ctrl-C ends it:\n"
+                f"{server.address}",
+                flush=True,
+            )
+            if args.open:
+                import webbrowser
+
+                webbrowser.open(server.address)
+            try:
+                server.serve()
+            finally:
+                server.close()
+                print(f"{path}: {counted(len(file.scores), 'rating')}; next: {command}")
+        finally:
+            lock.unlink()
+
+
+if __name__ == "__main__":
+    run(main, build_parser())

@@ -1,0 +1,1 @@
+"""Rating segments of films in the browser, and choosing which are worth a rating."""

@@ -1,0 +1,115 @@
+"""The films of a folder: what they are called, how long they are, and which file a browser is to play."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from yt8m.common.errors import Faults, UserError
+from yt8m.data.tables import read_table
+from yt8m.films.film_files import find_films, name_films
+from yt8m.films.film_folder import COLUMNS
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film: `video_id` as in the features, `path` of the file, `name` of it below its folder, and how many `seconds`
+    long it is."""
+
+    video_id: str
+    path: Path
+    name: str
+    seconds: float
+
+    @property
+    def converted(self) -> Path:
+        """Where a copy is looked for that browsers play: hidden, so that it is not taken for a further film."""
+        return self.path.with_name(f".{self.path.name}.mp4")
+
+    @property
+    def conversion(self) -> tuple[str, ...]:
+        """The command line that makes the copy."""
+        codecs = "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"
+        return ("ffmpeg", "-i", str(self.path), *codecs, str(self.converted))
+
+    def played(self, folder: Path) -> Path | None:
+        """The file to be played, the copy if there is one; None if it is gone, or leads out of `folder`."""
+        path = self.converted if self.converted.exists() else self.path
+        return path.resolve() if is_inside(path, folder) else None
+
+
+def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
+    """The films in a folder and the folders below it, sorted by name.
+
+    `listing`: what `extract_features` has written of films, or None; those that it lacks are called as a new
+    `extract_features` calls them. What is no film, or lies elsewhere behind a link, is left out, with
+    a warning. Raises `UserError` if none is left.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--videos {folder}: no such folder")
+    root = folder.resolve()
+    known = {} if listing is None else _read_listing(listing)
+    paths = [path for path in find_films([folder]) if _is_own(path, root)]
+    ids = name_films(paths, {path: known[path][0] for path in paths if path in known})
+    films = []
+    for path in paths:
+        seconds = film_seconds(path)
+        if seconds is not None:
+            _, listed_seconds = known.get(path, ("", seconds))
+            films.append(Film(ids[path], path, path.relative_to(root).as_posix(), min(seconds, listed_seconds)))
+    if not films:
+        raise UserError(f"--videos {folder}: no film in it that can be read")
+    return films
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file is there and, links resolved, below a folder."""
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_own(path: Path, folder: Path) -> bool:
+    own = is_inside(path, folder) and path.is_relative_to(folder)
+    if not own:
+        LOGGER.warning("%s: leads out of %s, or nowhere; left out", path, folder)
+    return own
+
+
+def film_seconds(path: Path) -> float | None:
+    """How long a film is; None, with a warning, for a file that cannot be read or has no moving pictures."""
+    from yt8m.films.container import open_container
+    from yt8m.films.pyav import av
+
+    try:
+        with open_container(path) as container:
+            if not container.streams.video:
+                LOGGER.warning("%s: has no moving pictures; left out", path)
+                return None
+            if container.duration is not None:
+                return container.duration / av.time_base
+            ends = [
+                float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                for packet in container.demux(container.streams.video[0])
+                if packet.pts is not None and packet.time_base is not None
+            ]
+            return max(ends, default=0.0)
+    except av.FFmpegError as error:
+        LOGGER.warning("%s: cannot be read as a film (%s); left out", path, error.strerror)
+    except UserError as error:
+        LOGGER.warning("%s; left out", error)
+    return None
+
+
+def _read_listing(path: Path) -> dict[Path, tuple[str, float]]:
+    """Id and seconds of the films that a listing has, by their absolute paths."""
+    known: dict[Path, tuple[str, float]] = {}
+    faults = Faults(path)
+    for line, (video_id, name, text) in read_table(path, COLUMNS[:3]):
+        try:
+            seconds = float(text)
+        except ValueError:
+            faults.add(f"line {line}: seconds: expected a number, found {text!r}")
+            continue
+        known[Path(name)] = video_id, seconds
+    faults.raise_any()
+    return known

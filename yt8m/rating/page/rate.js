@@ -1,0 +1,235 @@
+"use strict";
+// Asks the server what to ask, plays that segment in a loop, and sends the answer. The server's answers are as
+// `RatingWindows` in windows.py describes them.
+
+const element = (id) => document.getElementById(id);
+const film = element("film");
+const windowName = crypto.randomUUID(); // a new one after each reload: a duplicated tab is another window
+const GONE = "The command for rating has ended; no answer is lost. Start it again, and open the address that it prints.";
+const WAIT = 5000; // milliseconds until it is looked again whether another window has left something
+
+let state = null; // what the server said last
+let ready = false; // whether the segment that is asked about can be seen
+let busy = false;
+let sound = true;
+let paused = false;
+let loaded = -1; // number of the film in the player
+
+async function post(action, values = {}) {
+  if (busy) return;
+  busy = true;
+  update();
+  try {
+    const reply = await fetch(action, {
+      method: "POST",
+      headers: {"Content-Type": "application/json"},
+      body: JSON.stringify({window: windowName, ...values}),
+    });
+    const said = await reply.json();
+    if (said.error) fail(said.error);
+    else show(said);
+  } catch (error) {
+    if (error instanceof TypeError || error instanceof SyntaxError) fail(GONE); // no connection, or an empty answer
+    else throw error;
+  } finally {
+    busy = false;
+    update();
+  }
+}
+
+function fail(text) {
+  element("problem").textContent = text;
+  element("problem").hidden = false;
+}
+
+function clock(seconds) {
+  const parts = [Math.floor(seconds / 60), seconds % 60];
+  if (parts[0] >= 60) parts.splice(0, 1, Math.floor(parts[0] / 60), parts[0] % 60);
+  return parts.map((part, place) => place ? String(part).padStart(2, "0") : part).join(":");
+}
+
+function show(answer) {
+  const before = state?.question;
+  state = answer;
+  element("problem").hidden = true;
+  document.title = element("title").textContent = `Rating segments: ${state.title}`;
+  element("rated").textContent = state.rated;
+  element("skipped").textContent = state.skipped ? `, ${state.skipped} skipped` : "";
+  element("file").textContent = state.file;
+  element("command").textContent = state.command;
+  showProgress();
+  showUnplayable();
+  const question = state.question;
+  element("asking").hidden = !question;
+  element("end").hidden = Boolean(question);
+  if (question) {
+    element("class").textContent = question.class;
+    element("where").textContent = `${question.name}, ${clock(question.start)} to ${clock(question.end)}`;
+    const same = before && before.film === question.film && before.start === question.start;
+    if (!same || loaded !== question.film) play(question);
+  } else {
+    film.pause();
+    showEnd();
+  }
+}
+
+function showEnd() {
+  element("end-title").textContent = state.others ? "Other windows have the last questions" : "Nothing is left to rate";
+  let text = "All questions have an answer. What to type next stands below.";
+  if (state.skipped) text = `${state.skipped} are skipped; they come again when the command is started again.`;
+  if (state.others) text = "What they leave open comes here.";
+  element("end-text").textContent = text;
+  if (state.others) setTimeout(() => { if (!state.question) post("ask"); }, WAIT);
+}
+
+function showProgress() {
+  element("progress").querySelector("ul").replaceChildren(...state.classes.map((row) => {
+    const item = document.createElement("li");
+    item.classList.toggle("asked", row.class === state.question?.class);
+    const [name, counts, bar] = ["name", "counts", "bar"].map((kind) => {
+      const part = document.createElement("div");
+      part.className = kind;
+      item.append(part);
+      return part;
+    });
+    name.textContent = row.class;
+    counts.textContent = `${row.yes} yes, ${row.no} no, ${row.open} open`;
+    for (const kind of ["yes", "no"]) {
+      const part = document.createElement("div");
+      part.className = kind;
+      part.style.width = `${100 * row[kind] / Math.max(1, row.yes + row.no)}%`;
+      bar.append(part);
+    }
+    return item;
+  }));
+}
+
+function showUnplayable() {
+  element("unplayable").hidden = !state.unplayable.length;
+  element("unplayable").querySelector("ul").replaceChildren(...state.unplayable.map((row) => {
+    const item = document.createElement("li");
+    const command = document.createElement("pre");
+    command.textContent = row.command;
+    command.tabIndex = 0;
+    item.append(row.name, command);
+    return item;
+  }));
+}
+
+// --- the player ----------------------------------------------------------------------------------------
+
+function play(question) {
+  ready = false;
+  if (loaded !== question.film) {
+    loaded = question.film;
+    film.src = `film/${question.film}`;
+  } else if (film.readyState >= film.HAVE_METADATA) {
+    begin();
+  }
+}
+
+function begin() {
+  film.currentTime = state.question.start;
+  setPaused(false);
+}
+
+async function start() {
+  film.muted = !sound;
+  try {
+    await film.play();
+  } catch (error) {
+    if (error.name !== "NotAllowedError") return; // another film, or a pause, came in between
+    film.muted = true; // browsers play no sound before a key or a click
+    film.play().catch(() => {});
+  }
+}
+
+function setPaused(value) {
+  paused = value;
+  if (paused) film.pause();
+  else start();
+  update();
+}
+
+function unplayable() {
+  if (!state?.question || loaded !== state.question.film) return;
+  loaded = -1;
+  film.removeAttribute("src");
+  post("unplayable", {question: state.question.number});
+}
+
+film.addEventListener("loadedmetadata", () => {
+  if (!state?.question) return;
+  if (film.videoWidth) begin();
+  else unplayable(); // its sound can be played, its pictures cannot
+});
+film.addEventListener("error", () => { if (film.hasAttribute("src")) unplayable(); });
+film.addEventListener("seeked", () => {
+  ready = true;
+  update();
+});
+
+function loop() {
+  const question = state?.question;
+  if (question && loaded === question.film && ready && !film.seeking) {
+    if (film.currentTime >= question.end || film.ended || film.currentTime < question.start - 0.5) {
+      film.currentTime = question.start;
+      if (!paused) start();
+    }
+  }
+}
+film.addEventListener("timeupdate", loop); // comes too seldom, but also where nothing is drawn
+film.addEventListener("ended", loop);
+(function draw() {
+  loop();
+  requestAnimationFrame(draw);
+})();
+
+// --- keys and buttons ----------------------------------------------------------------------------------
+
+const ACTIONS = {
+  y: () => answer(true),
+  n: () => answer(false),
+  s: () => { if (state?.question) post("skip", {question: state.question.number}); },
+  u: () => { if (state?.undo) post("undo"); },
+  m: () => {
+    sound = !sound;
+    film.muted = !sound;
+    update();
+  },
+  p: () => { if (state?.question) setPaused(!paused); },
+};
+const BUTTONS = {yes: "y", no: "n", skip: "s", undo: "u", sound: "m", pause: "p"};
+
+function answer(yes) {
+  if (state?.question && ready) post("answer", {question: state.question.number, yes});
+}
+
+function update() {
+  const disabled = {yes: !ready, no: !ready, skip: !state?.question, undo: !state?.undo, pause: !state?.question};
+  for (const [id, value] of Object.entries(disabled)) element(id).setAttribute("aria-disabled", busy || value);
+  element("sound").setAttribute("aria-pressed", sound);
+  element("pause").setAttribute("aria-pressed", paused);
+  document.documentElement.dataset.ready = Boolean(state) && !busy && (ready || !state.question);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  const action = ACTIONS[event.key.toLowerCase()];
+  if (!action) return;
+  event.preventDefault();
+  if (film.muted && sound) film.muted = false;
+  action();
+});
+for (const [id, key] of Object.entries(BUTTONS)) {
+  element(id).addEventListener("click", () => {
+    if (film.muted && sound) film.muted = false;
+    ACTIONS[key]();
+  });
+}
+window.addEventListener("pagehide", () => {
+  navigator.sendBeacon("leave", new Blob([JSON.stringify({window: windowName})], {type: "application/json"}));
+});
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
+
+post("ask");
