@@ -178,7 +178,7 @@ def _release_group(wrapper: DistributedDataParallel) -> None:
     A reducer that held the group last would free it with the GIL held. Freeing it waits for gloo's threads, and they
     wait for the GIL to free the tensors of the last exchange: a deadlock.
     """
-    wrapper._update_process_group(dist.ProcessGroup(0, 1))  # one without backends
+    wrapper._update_process_group(dist.ProcessGroup(dist.HashStore(), 0, 1))  # without backends
 
 
 def is_distributed() -> bool:

@@ -21,8 +21,7 @@ from helperbot.distributed import (
     sum_over_ranks,
     world_size,
 )
-from helperbot.guards import FiniteGuard, TooFewExamplesError
-from helperbot.stepping import Stepper
+from helperbot.training_step import FiniteGuard, Stepper, TooFewExamplesError
 from helperbot_mean import Mean
 from torch import nn
 
