@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from helperbot import close_logger, move_to
-from helperbot.guards import FiniteGuard
-from helperbot.stepping import Stepper
+from helperbot.training_step import FiniteGuard, Stepper
 from torch import Tensor
 
 from benchmarks.gpu_data import OFFSET, Place

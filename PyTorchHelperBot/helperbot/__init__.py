@@ -1,6 +1,6 @@
 """helperbot: a small PyTorch training loop with callbacks, metrics and checkpoints.
 
-Names are imported when they are first used, so that `helperbot.files` is there without torch.
+Names are imported on first use, so `helperbot.files` needs no torch.
 """
 
 from importlib import import_module
@@ -13,21 +13,20 @@ if TYPE_CHECKING:
         Callback,
         Checkpoint,
         EarlyStopping,
+        HistoryFile,
         LearningRateSchedule,
         MovingAverage,
+        TensorBoardLog,
     )
-    from helperbot.devices import move_to, pin_memory
+    from helperbot.devices import move_to, pin_memory, resolve_amp
     from helperbot.distributed import LaunchError, process_group
-    from helperbot.guards import NonFiniteLossError, TooFewExamplesError
     from helperbot.logs import close_logger, get_logger, logging_to
     from helperbot.metrics import Metric
-    from helperbot.optim import parameter_groups
-    from helperbot.precision import resolve_amp
-    from helperbot.progress import HistoryFile, TensorBoardLog
-    from helperbot.schedules import warmup_linear_decay
+    from helperbot.optim import parameter_groups, warmup_linear_decay
     from helperbot.state import StateError
+    from helperbot.training_step import NonFiniteLossError, TooFewExamplesError
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _MODULES = {
     "BestCheckpoints": "callbacks",
@@ -35,15 +34,15 @@ _MODULES = {
     "Callback": "callbacks",
     "Checkpoint": "callbacks",
     "EarlyStopping": "callbacks",
-    "HistoryFile": "progress",
+    "HistoryFile": "callbacks",
     "LaunchError": "distributed",
     "LearningRateSchedule": "callbacks",
     "Metric": "metrics",
     "MovingAverage": "callbacks",
-    "NonFiniteLossError": "guards",
+    "NonFiniteLossError": "training_step",
     "StateError": "state",
-    "TensorBoardLog": "progress",
-    "TooFewExamplesError": "guards",
+    "TensorBoardLog": "callbacks",
+    "TooFewExamplesError": "training_step",
     "close_logger": "logs",
     "get_logger": "logs",
     "logging_to": "logs",
@@ -51,8 +50,8 @@ _MODULES = {
     "parameter_groups": "optim",
     "pin_memory": "devices",
     "process_group": "distributed",
-    "resolve_amp": "precision",
-    "warmup_linear_decay": "schedules",
+    "resolve_amp": "devices",
+    "warmup_linear_decay": "optim",
 }
 
 __all__ = [
@@ -83,7 +82,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """One of `__all__`."""
+    """Import a public name."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -17,12 +17,18 @@ from tqdm import tqdm
 from helperbot.callbacks import Callback, MovingAverage
 from helperbot.devices import batch_size, move_to
 from helperbot.distributed import in_step, is_distributed, rank, sum_over_ranks
-from helperbot.guards import FiniteGuard, NonFiniteLossError, RecentBatches, TooFewExamplesError, check_parameters
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
 from helperbot.signals import SignalFlag
 from helperbot.state import STATE_VERSION, StateError, load_file, random_state, save_file, set_random_state
-from helperbot.stepping import Stepper
+from helperbot.training_step import (
+    FiniteGuard,
+    NonFiniteLossError,
+    RecentBatches,
+    Stepper,
+    TooFewExamplesError,
+    check_parameters,
+)
 
 _SIGNAL_INTERVAL = 10  # steps
 

@@ -1,4 +1,4 @@
-"""Moving batches of any nesting to a device or into pinned memory, and telling their size."""
+"""Nested batches on devices, and the half precision that suits a device."""
 
 import copy
 import dataclasses
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import torch
+
+_AMP_CHOICES = "auto", "bf16", "fp16", "off"
 
 Batch = TypeVar("Batch")
 
@@ -95,3 +97,27 @@ def batch_size(batch: Any) -> int:
     if first.ndim == 0:
         raise ValueError("the first tensor of the batch has no dimensions, so none of examples")
     return first.shape[0]
+
+
+def resolve_amp(name: str, device: torch.device) -> torch.dtype | None:
+    """The type to compute in, or None for no mixed precision.
+
+    Args:
+        name: "bf16", "fp16", "off", or "auto": on CUDA bfloat16 where the card has it (compute
+            capability 8.0 and later), else float16; on a CPU none.
+        device: where to compute.
+
+    Raises:
+        ValueError: the name is not one of these, or the card has no bfloat16.
+    """
+    if name not in _AMP_CHOICES:
+        raise ValueError(f"expected one of {', '.join(_AMP_CHOICES)}, got {name!r}")
+    if name == "off" or (name == "auto" and device.type != "cuda"):
+        return None
+    if name == "fp16":
+        return torch.float16
+    # The emulation on older cards would be slower than float32.
+    native = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    if not native and name == "bf16":
+        raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16: use fp16 or auto")
+    return torch.bfloat16 if native else torch.float16

@@ -3,27 +3,31 @@
 Everything here works with one process, too, and then costs nothing.
 """
 
-import gc
 import logging
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there is a group, which its default arguments would keep
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 LOGGER = logging.getLogger(__name__)
 ARRIVAL = timedelta(minutes=10)
 _SILENCE = 5.0  # seconds of waiting before it is said
 _PAUSE = 0.1  # seconds between one look and the next
-_FREEING = 0.2  # seconds that gloo's threads get
 _SHOWN = 8  # ranks
 _PLACE = "MASTER_ADDR", "MASTER_PORT"  # what a launcher sets beside RANK and WORLD_SIZE
+
+_WRAPPERS: WeakSet[DistributedDataParallel] = WeakSet()  # of the current group
 
 Batch = TypeVar("Batch")
 
@@ -70,18 +74,20 @@ def process_group(
     else:
         store = _meet(host, port, own, count, arrival)
         dist.init_process_group(backend, store=store, rank=own, world_size=count, timeout=timeout)
+    world = dist.group.WORLD
+    assert world is not None  # just made
+    # Held until last: torch frees these without the GIL, but before 2.8 not the group.
+    backends = [world._get_backend(torch.device(name)) for name in {"cpu", device.type}]
+    del world
     try:
         yield
         dist.barrier()  # a process that is still talking needs the others
-    except BaseException:
-        # Gloo's threads still free the tensors of what has just been exchanged, for which they need Python's lock; the
-        # group, if it went away meanwhile, would hold that lock and wait for them, for ever.
-        time.sleep(_FREEING)
-        raise
     finally:
-        # A DistributedDataParallel that outlives the group may abort the process at its exit.
-        gc.collect()
+        for wrapper in _WRAPPERS:
+            _release_group(wrapper)
+        _WRAPPERS.clear()
         dist.destroy_process_group()
+        backends.clear()
 
 
 def _launch() -> tuple[str, int, int, int]:
@@ -150,6 +156,29 @@ def _wait_for(missing: Callable[[], list[int]], count: int, place: str, arrival:
             LOGGER.warning("waiting for %s (for at most %.0f s)", what, arrival.total_seconds())
             told = True
         time.sleep(_PAUSE)
+
+
+def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """`model` with gradients averaged over all processes, until the process group ends."""
+    with warnings.catch_warnings():
+        # torch 2.13 has another name for broadcast_buffers, 2.7 only this one.
+        warnings.simplefilter("ignore", FutureWarning)
+        wrapper = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are equal anyway
+        )
+    _WRAPPERS.add(wrapper)
+    return wrapper
+
+
+def _release_group(wrapper: DistributedDataParallel) -> None:
+    """Make a wrapper let go of the process group, since a Bot or a traceback may keep it for longer.
+
+    A reducer that held the group last would free it with the GIL held. Freeing it waits for gloo's threads, and they
+    wait for the GIL to free the tensors of the last exchange: a deadlock.
+    """
+    wrapper._update_process_group(dist.ProcessGroup(dist.HashStore(), 0, 1))  # without backends
 
 
 def is_distributed() -> bool:

@@ -21,8 +21,7 @@ from helperbot.distributed import (
     sum_over_ranks,
     world_size,
 )
-from helperbot.guards import FiniteGuard, TooFewExamplesError
-from helperbot.stepping import Stepper
+from helperbot.training_step import FiniteGuard, Stepper, TooFewExamplesError
 from helperbot_mean import Mean
 from torch import nn
 
@@ -351,10 +350,27 @@ def go_on(folder):
     return results
 
 
+def fail(bots):
+    """Train a Bot, which `bots` holds on to, until process 1 fails."""
+
+    def criterion(outputs, batch):
+        if rank() == 1 and bot.step == 2:
+            raise ArithmeticError("process 1 fails")
+        return nn.functional.mse_loss(outputs, batch[1])
+
+    bot = make_bot(network(nn.LayerNorm), Note(), rank(), 2)
+    bots.append(bot)
+    bot._stepper.criterion = criterion
+    bot.train(STEPS, 3)
+
+
 def main():
     """Do the part and write down what came out."""
     folder, part = Path(sys.argv[1]), sys.argv[2]
+    bots = []
     with process_group(CPU):
+        if part == "fail":
+            fail(bots)
         results = {"begin": begin, "go_on": go_on}[part](folder)
         torch.save(results, folder / f"{part}{rank()}.pt")
 

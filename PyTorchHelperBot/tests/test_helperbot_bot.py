@@ -22,7 +22,7 @@ from helperbot import (
     TooFewExamplesError,
     logging_to,
 )
-from helperbot.guards import FiniteGuard
+from helperbot.training_step import FiniteGuard
 from helperbot_mean import Mean
 from torch import nn
 

@@ -5,7 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 import helperbot_two_processes as script
 import pytest
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from helperbot import LaunchError, distributed, process_group
 from helperbot.distributed import (
     SyncBatchNorm1d,
+    data_parallel,
     gather_rows,
     is_distributed,
     launched,
@@ -287,6 +290,39 @@ def test_processes_that_are_started_by_hand_meet_or_learn_that_the_first_has_gon
     else:
         assert (out, other) == ("3\n", "3\n")
         assert [process.returncode for process in processes] == [0, 0, 0]
+
+
+def gloo_threads():
+    """The names of this process's threads that are gloo's."""
+    names = [path.read_text(encoding="utf-8") for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_model_that_outlives_the_group_does_not_keep_it(environment, fails):
+    environment()
+    for _ in range(2):
+        with suppress(ZeroDivisionError), process_group(CPU):
+            wrapper = data_parallel(nn.Linear(3, 1), CPU)
+            wrapper(torch.ones(2, 3)).sum().backward()
+            assert gloo_threads()
+            if fails:
+                raise ZeroDivisionError
+        assert wrapper.module.weight.grad.tolist() == [[2, 2, 2]]
+        assert not gloo_threads()
+
+
+def test_a_process_that_fails_ends_and_so_does_the_other(environment, tmp_path):
+    environment(WORLD_SIZE=2)
+    command = [sys.executable, script.__file__, str(tmp_path), "fail"]
+    processes = [
+        subprocess.Popen(command, env=os.environ | {"RANK": str(number)}, stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1]
+    assert errors[1].rstrip().endswith("ArithmeticError: process 1 fails")
+    assert "Connection closed by peer" in errors[0].splitlines()[-1]
 
 
 def test_an_address_that_is_taken_is_named(environment):

@@ -13,8 +13,7 @@ import pandas as pd
 import torch
 from helperbot import NonFiniteLossError, TooFewExamplesError, get_logger, move_to
 from helperbot.files import replacing
-from helperbot.guards import FiniteGuard
-from helperbot.stepping import Stepper
+from helperbot.training_step import FiniteGuard, Stepper
 
 from yt8m.common.devices import resolve_device, resolve_half, resolve_workers
 from yt8m.common.errors import UserError

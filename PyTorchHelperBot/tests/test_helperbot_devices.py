@@ -1,4 +1,4 @@
-"""Moving batches, and the guard against values that are not finite."""
+"""Nested batches: moving them and their size."""
 
 import collections
 import dataclasses
@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from helperbot import NonFiniteLossError, move_to
+from helperbot import move_to
 from helperbot.devices import batch_size
-from helperbot.guards import FiniteGuard, check_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,33 +106,3 @@ def test_batch_size_is_the_first_dimension_of_the_first_tensor():
 def test_batch_size_needs_a_tensor_with_dimensions(batch, reason):
     with pytest.raises(ValueError, match=reason):
         batch_size(batch)
-
-
-def test_immediate_guard_raises_at_once():
-    guard = FiniteGuard(immediate=True)
-    guard.observe("loss", torch.tensor(1.0), 1)
-    with pytest.raises(NonFiniteLossError, match="loss is inf at step 2") as error:
-        guard.observe("loss", torch.tensor(float("inf")), 2)
-    assert error.value.step == 2
-
-
-def test_deferred_guard_names_the_first_bad_step_once():
-    guard = FiniteGuard(immediate=False)
-    for step, value in enumerate([1.0, 2.0, float("nan"), 1.0, float("inf")], start=1):
-        guard.observe("loss", torch.tensor(value), step)
-        guard.observe("norm", torch.tensor(1.0 if step < 5 else float("nan")), step)
-    with pytest.raises(NonFiniteLossError, match="loss is not finite at step 3") as error:
-        guard.check()
-    assert error.value.step == 3
-    guard.check()
-
-
-def test_parameter_check_names_the_parameter_and_skips_frozen_ones():
-    net = torch.nn.Linear(2, 2)
-    with torch.no_grad():
-        net.bias[0] = float("nan")
-    with pytest.raises(NonFiniteLossError, match="parameter bias .* after step 7"):
-        check_parameters(net.named_parameters(), 7)
-    net.bias.requires_grad_(False)
-    check_parameters(net.named_parameters(), 7)
-    check_parameters([], 7)

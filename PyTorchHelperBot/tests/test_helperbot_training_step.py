@@ -1,4 +1,4 @@
-"""Accumulated gradients, half precision, compilation, and what diverges."""
+"""Gradient accumulation, half precision, compilation and divergence."""
 
 import copy
 import logging
@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from helperbot import Bot, Callback, NonFiniteLossError, resolve_amp
-from helperbot.guards import FiniteGuard, RecentBatches
+from helperbot.training_step import FiniteGuard, RecentBatches, check_parameters
 from torch import nn
 
 QUIET = logging.getLogger("helperbot-test-quiet")
@@ -340,3 +340,33 @@ def test_precision_on_cuda_is_what_the_card_is_good_at(monkeypatch, capability, 
 def test_unknown_precisions_are_refused(device):
     with pytest.raises(ValueError, match="expected one of auto, bf16, fp16, off, got 'half'"):
         resolve_amp("half", device)
+
+
+def test_immediate_guard_raises_at_once():
+    guard = FiniteGuard(immediate=True)
+    guard.observe("loss", torch.tensor(1.0), 1)
+    with pytest.raises(NonFiniteLossError, match="loss is inf at step 2") as error:
+        guard.observe("loss", torch.tensor(float("inf")), 2)
+    assert error.value.step == 2
+
+
+def test_deferred_guard_names_the_first_bad_step_once():
+    guard = FiniteGuard(immediate=False)
+    for step, value in enumerate([1.0, 2.0, float("nan"), 1.0, float("inf")], start=1):
+        guard.observe("loss", torch.tensor(value), step)
+        guard.observe("norm", torch.tensor(1.0 if step < 5 else float("nan")), step)
+    with pytest.raises(NonFiniteLossError, match="loss is not finite at step 3") as error:
+        guard.check()
+    assert error.value.step == 3
+    guard.check()
+
+
+def test_parameter_check_names_the_parameter_and_skips_frozen_ones():
+    net = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        net.bias[0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match="parameter bias .* after step 7"):
+        check_parameters(net.named_parameters(), 7)
+    net.bias.requires_grad_(False)
+    check_parameters(net.named_parameters(), 7)
+    check_parameters([], 7)
