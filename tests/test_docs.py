@@ -392,7 +392,8 @@ def test_options_that_are_mentioned_exist(page: str) -> None:
     for module in modules:
         if module != "cli":
             parser = importlib.import_module(f"yt8m.{module}").build_parser()
-            known |= {option for action in parser._actions for option in action.option_strings}  # pylint: disable=protected-access
+            actions = parser._actions  # pylint: disable=protected-access
+            known |= {option for action in actions for option in action.option_strings}
     assert {option.replace("_", "-") for option in documentation.options(page)} <= known
 
 
