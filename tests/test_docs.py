@@ -19,7 +19,7 @@ import pytest
 
 from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
-from tests.films import regular, tone, write_film, write_coloured_films
+from tests.films import regular, tone, write_coloured_films, write_film
 from tests.shards import Video, write_videos
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from tests.stand_ins import run_with_stand_ins

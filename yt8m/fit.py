@@ -31,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--features",
         type=Path,
         metavar="FOLDER",
-        help="arrays, <video id>.npy of shape (seconds, width), a row a second, uint8 or floats; or their folders rgb "
-        "and audio, as extract_features --format npy makes them",
+        help="arrays, <video id>.npy of shape (seconds, width), one row a second, uint8 or floats; or their folders "
+        "rgb and audio, as extract_features --format npy makes them",
     )
     parser.add_argument(
         "--audio", type=Path, metavar="FOLDER", help="with --features, arrays of audio features (default: no audio)"
@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--ratings",
         type=Path,
         metavar="CSV",
-        help="columns vid,start,label,score: is the label there in the 5 seconds from start, a multiple of 5? 1 or 0 "
-        "(default: none, learn from labels alone)",
+        help="columns vid,start,label,score: does the label appear in the 5 seconds from start, a multiple of 5? 1 or "
+        "0 (default: none, learn from labels alone)",
     )
     parser.add_argument(
         "--name", required=True, type=folder_name, help="everything goes to DIR/NAME, a data folder for all commands"
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"with --videos, what makes features of films (default: {DEFAULT_EXTRACTOR}; see extract_features)",
     )
     parser.add_argument(
-        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some (default: none)"
+        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some"
     )
     parser.add_argument(
         "--processes", type=positive, metavar="N", help="films at a time (default: as many as there are CPU cores)"

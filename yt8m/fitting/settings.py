@@ -31,11 +31,11 @@ def video_settings(sizes: Sizes) -> dict[str, Any]:
 
     | what | from | measured |
     |---|---|---|
-    | hidden units | twice the frame's width, at most 256, or 512 for 500 videos and more | what a few videos can tell |
+    | hidden units | twice the frame's width, at most 256, or 512 from 500 videos on | what a few videos can tell |
     | units above | 32 a class, 32 to 256 | 8 a class: loss on films twice as high, half-empty spans |
     | dropout | 0.5 | 0.2 and 0.3: spans of other classes in films that were not seen |
     | gating | as published | without it probabilities on such films are further off |
-    | steps | 34 · videos^0.4: 121 for 24, 259 for 160, 650 for 1,600 | twice as many for 24: spans of other classes |
+    | steps | 34 · videos ** 0.4: 121 for 24, 259 for 160, 650 for 1,600 | twice as many for 24: spans of other classes |
     | batch | a quarter of the videos, 4 to 64, a power of 2 | |
 
     The last step's weights are exported: the held-out videos choose none.
@@ -51,7 +51,7 @@ def video_settings(sizes: Sizes) -> dict[str, Any]:
                 "fcn_dim": _between(32, 32 * sizes.classes, 256),
                 "frame_se_reduction": 8,
                 "video_se_reduction": 4,
-                "p_drop": 0.5,
+                "p_drop": 0.7 if sizes.videos < 100 else 0.5,
                 "max_len": _between(10, sizes.seconds, _LONGEST),
                 "n_mixtures": 2,
             },
