@@ -123,3 +123,34 @@ def cut(path: Path, share: float) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     return path
+
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30)}
+
+
+def write_coloured_films(folder: Path, count: int = 14) -> list[tuple[str, int, str, int]]:
+    """Films `folder`/films/film00.mp4 and so on, of 25 seconds, a frame every 5, and the tables `labels.csv` and
+    `ratings.csv`; returns the rows of the latter.
+
+    Each is of one of `COLOURS`, which it shows for 10 seconds, and grey before and after.
+    """
+    rng = np.random.default_rng(0)
+    labels, ratings = [], []
+    for number in range(count):
+        name, place = list(COLOURS)[number % 2], int(rng.integers(0, 4))
+        path = folder / "films" / f"film{number:02d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=Fraction(1, 5))
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for row in range(5):
+                colour = COLOURS[name] if place <= row < place + 2 else (120, 120, 120)
+                noisy = np.full((48, 64, 3), colour) + rng.integers(-20, 20, (48, 64, 3))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(noisy.astype(np.uint8), format="rgb24")))
+                ratings.append((path.stem, 5 * row, name, int(place <= row < place + 2)))
+            container.mux(stream.encode(None))
+        labels.append((path.stem, name))
+    for table, header, rows in (("labels", "vid,label", labels), ("ratings", "vid,start,label,score", ratings)):
+        lines = [header, *(",".join(map(str, row)) for row in rows)]
+        (folder / f"{table}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return ratings

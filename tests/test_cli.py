@@ -65,10 +65,13 @@ EXPLAINED = {
     ("--classes", "default"): {"make_demo_data"},
     ("--classes", "nargs"): {"make_demo_data"},
     ("--shard-videos", "default"): {"make_demo_data"},
+    # films take longer to make than features
+    ("--min-seconds", "default"): {"make_demo_films"},
+    ("--max-seconds", "default"): {"make_demo_films"},
     # too many videos for a command line; films are files in a folder
-    ("--videos", "type"): {"make_records", "rate"},
-    ("--videos", "metavar"): {"make_records", "rate"},
-    ("--videos", "nargs"): {"make_records", "rate"},
+    ("--videos", "type"): {"fit", "make_records", "rate"},
+    ("--videos", "metavar"): {"fit", "make_records", "rate"},
+    ("--videos", "nargs"): {"fit", "make_records", "rate"},
     # from one learning rate to another; shards of a plan to a folder
     ("--to", "type"): {"find_lr"},
     # or a data folder that is made, not one of shards

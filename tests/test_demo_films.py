@@ -53,7 +53,7 @@ def rows(path: Path) -> list[list[str]]:
 
 
 def test_films_and_tables(command: Callable[..., Outcome], archive: Path, tmp_path: Path) -> None:
-    sizes = "--train-films 2 --unseen-films 1 --min-seconds 8 --max-seconds 12 --ratings 4".split()
+    sizes = "--train-films 2 --unseen-films 1 --min-seconds 8 --max-seconds 12 --rated-segments 4".split()
     outcome = command("make_demo_films", archive, "--to", tmp_path / "one", *sizes, "--seed", 3)
     assert outcome.status == 0, outcome.err
     assert sorted(path.name for path in (tmp_path / "one/films").iterdir()) == [f"film-00{n}.mp4" for n in range(2)]

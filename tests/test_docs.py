@@ -19,7 +19,7 @@ import pytest
 
 from tests import documentation
 from tests.documentation import PAGES, ROOT, Block, blocks
-from tests.films import regular, tone, write_film
+from tests.films import regular, tone, write_film, write_coloured_films
 from tests.shards import Video, write_videos
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, write_config
 from tests.stand_ins import run_with_stand_ins
@@ -317,6 +317,13 @@ def test_films(read: Callable[..., None], tmp_path: Path) -> None:
     assert len({path.read_text(encoding="utf-8") for path in contracts}) == 1
 
 
+def test_fit(read: Callable[..., None], tmp_path: Path) -> None:
+    write_coloured_films(tmp_path)
+    shutil.copy(tmp_path / "films" / "film00.mp4", tmp_path / "later.mp4")
+    read("docs/fit.md", tmp_path)
+    assert (tmp_path / "data" / "mine" / "cache" / "segment" / "all_none" / "model.pth").is_file()
+
+
 def test_features_of_films_are_compared_with_released_ones(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (9, 1152), np.uint8)
@@ -342,7 +349,7 @@ def test_features_of_films_are_compared_with_released_ones(tmp_path: Path) -> No
 
 def test_every_page_with_something_to_run_is_run() -> None:
     run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md", "docs/yt8m-features.md"} | OF_HELPERBOT
-    run_above |= {"docs/extractors.md", "docs/films.md"}  # the former by tests/test_extractors.py
+    run_above |= {"docs/extractors.md", "docs/films.md", "docs/fit.md"}  # the former by tests/test_extractors.py
     (mark,) = test_what_the_other_pages_say_works_after_these.pytestmark  # type: ignore[attr-defined]
     run_above |= set(mark.args[1])
     for page in PAGES:
@@ -385,7 +392,8 @@ def test_options_that_are_mentioned_exist(page: str) -> None:
     for module in modules:
         if module != "cli":
             parser = importlib.import_module(f"yt8m.{module}").build_parser()
-            known |= {option for action in parser._actions for option in action.option_strings}  # pylint: disable=protected-access
+            actions = parser._actions  # pylint: disable=protected-access
+            known |= {option for action in actions for option in action.option_strings}
     assert {option.replace("_", "-") for option in documentation.options(page)} <= known
 
 

@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from tests.conftest import Outcome
+from tests.films import write_coloured_films
 from tests.interrupted import run_interrupted
 from tests.processes import fork
+from tests.test_extract_features import Colours
 from yt8m.common.config import ExtractorIdentity
 from yt8m.data.features import feature_contract, save_contract
 from yt8m.data.index import load_index, split_fold
+from yt8m.films.extractors.base import EXTRACTORS
 from yt8m.fitting.holding_out import even_share
 from yt8m.fitting.measuring import SeenVideo
 from yt8m.fitting.pseudo_ratings import rate_surest
@@ -239,6 +242,28 @@ def test_floats_get_the_usual_range(fitted: World) -> None:
     values = np.concatenate([np.load(path) for path in (fitted.folder / "features").iterdir()])
     low, high = contract["rgb"]["range"]
     assert np.allclose((low, high), np.quantile(values, (0.001, 0.999)), atol=0.1)
+
+
+def test_films_are_extracted_and_those_that_cannot_be_read_left_out(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(EXTRACTORS, "colours", lambda rest, options: Colours())
+    write_coloured_films(tmp_path)
+    (tmp_path / "films" / "broken.mp4").write_text("no film", encoding="utf-8")
+    with (tmp_path / "labels.csv").open("a", encoding="utf-8") as file:
+        file.write("broken,red\n")
+    words = [f"--{name}={tmp_path / name}.csv" for name in ("labels", "ratings")]
+    words += ["--name=coloured", f"--data-dir={tmp_path}", "--device=cpu", "--extractor=colours", "--processes=1"]
+    outcome = command("fit", "--videos", tmp_path / "films", *words)
+    assert outcome.status == 0 and "left out: 1 film" in caplog.text and "broken.mp4" in caplog.text
+    assert outcome.out.splitlines()[-1] == f"localize: python -m yt8m.localize film.mp4 --data-dir {tmp_path}/coloured"
+    config = yaml.safe_load((tmp_path / "coloured/cache/segment/coloured_0/config.yaml").read_text(encoding="utf-8"))
+    assert config["features"]["extractor"] == {"name": "colours", "digest": "1"}
+    assert list(config["features"]["trim"]) == [0, 0]
+    with (tmp_path / "labels.csv").open("a", encoding="utf-8") as file:
+        file.write("film00.mp4,red\n")
+    line = refused(command("fit", "--videos", tmp_path / "films", *words))
+    assert "video film00.mp4 has no film film00.mp4 in" in line and "film00 " in line.partition("did you mean")[2]
 
 
 # --- without ratings ----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--features",
         type=Path,
         metavar="FOLDER",
-        help="arrays, <video id>.npy of shape (seconds, width), one row a second, uint8 or floats; or their folders rgb "
+        help="arrays, <video id>.npy of shape (seconds, width), a row a second, uint8 or floats; or their folders rgb "
         "and audio, as extract_features --format npy makes them",
     )
     parser.add_argument(
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--ratings",
         type=Path,
         metavar="CSV",
-        help="columns vid,start,label,score: does the label appear in the 5 seconds from start, a multiple of 5? 1 or 0 "
+        help="columns vid,start,label,score: is the label there in the 5 seconds from start, a multiple of 5? 1 or 0 "
         "(default: none, learn from labels alone)",
     )
     parser.add_argument(
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"with --videos, what makes features of films (default: {DEFAULT_EXTRACTOR}; see extract_features)",
     )
     parser.add_argument(
-        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some"
+        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some (default: none)"
     )
     parser.add_argument(
         "--processes", type=positive, metavar="N", help="films at a time (default: as many as there are CPU cores)"

@@ -88,14 +88,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="write to this file; subtitles of several videos to this folder (default: standard output)",
     )
-    parser.add_argument("--html", type=Path, metavar="PATH", help="also write a page to watch the films on")
+    parser.add_argument(
+        "--html", type=Path, metavar="PATH", help="also write a page to watch the films on (default: none)"
+    )
     parser.add_argument(
         "--extractor",
         metavar="NAME",
         help="what makes features of films, see extract_features (default: what the models were trained with)",
     )
     parser.add_argument(
-        "--assets", type=Path, metavar="FOLDER", help="files that you have downloaded, for extractors that need some"
+        "--assets",
+        type=Path,
+        metavar="FOLDER",
+        help="files that you have downloaded, for extractors that need some (default: none)",
     )
     add_prediction_options(parser, "which of them to predict with; the mean of their probabilities counts")
     return parser

@@ -21,7 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     numbers = {
         "train-films": (30, "films with labels and ratings, in DIR/films"),
         "unseen-films": (10, "films to localize, in DIR/unseen"),
-        "ratings": (6, "rated segments of a film, at most"),
+        "rated-segments": (6, "rated segments of a film, at most"),
         "min-seconds": (55, "length of the shortest films, about"),
         "max-seconds": (95, "length of the longest films, about"),
     }
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> None:
     films = Parallel(n_jobs=-1, prefer="threads")(delayed(make)(number) for number in range(n_films))
     labelled, unseen = films[: args.train_films], films[args.train_films :]
     rng = np.random.default_rng((args.seed, n_films))
-    ratings = [row for film in labelled for row in film.ratings(rng, args.ratings)]
+    ratings = [row for film in labelled for row in film.ratings(rng, args.rated_segments)]
     write_tables(args.to, labelled, unseen, ratings)
     seconds = sum(film.scenes[-1].end for film in films)
     print(f"{args.to}: {n_films} films, {seconds / 60:.0f} minutes, {len(ratings)} ratings")

@@ -1,4 +1,4 @@
-"""Rate 5-second segments of films in the browser: the ratings that fine-tuning needs.
+"""Rate segments of films in the browser: the ratings that training on segments needs.
 
 Serves a page for this machine alone, under an address with a random token, which is printed. The page plays a segment
 in a loop and asks whether a class appears in it. Keys answer: y, n, s to skip, u to undo. Each answer is written at
@@ -62,8 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--features",
         type=Path,
         metavar="FOLDER",
-        help="the films' features, in shards, as extract_features makes them, for --model; its films.csv says what each "
-        "film is called (default: none, films are called as their files)",
+        help="the films' features, in shards, as extract_features makes them, for --model; its films.csv says what "
+        "each film is called (default: none, films are called as their files)",
     )
     parser.add_argument("--ratings", type=Path, metavar="CSV", help="where ratings go (default: what --name says)")
     parser.add_argument(

@@ -1,8 +1,8 @@
 """Pre-train a video classifier on video-level labels: `cache/video/NAME`.
 
 An evaluation logs, of the validation videos: loss; accuracy, recall and precision at probability 0.5; gap, the average
-precision of the 20 most probable classes of each video in one list of all (GAP@20); map, the mean of the classes' average
-precisions.
+precision of the 20 most probable classes of each video in one list of all (GAP@20); map, the mean of the classes'
+average precisions.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast  # pylint: disable=unused-import  # in an annotation
 
 from yt8m.common.errors import UserError, listed
 from yt8m.films.pyav import av

@@ -113,7 +113,7 @@ def _read(
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray | None]]:
     """Frames of `_PART_SECONDS` seconds each, and their sound (B, SAMPLE_RATE), None where the film has none."""
     frames = film.frames(shorter_side)
-    first = next(frames)
+    first = next(frames)  # pylint: disable=stop-iteration-return  # a film without frames is a UserError
     sound = film.sound() if with_sound else None
     frames = chain([first], frames)
     while group := list(islice(frames, _PART_SECONDS)):

@@ -209,8 +209,8 @@ class _Film(_SingleVideo):
 def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Localizer], Extractor]") -> list[Input]:
     """What some files and folders are or hold: shards, arrays, and else films, in order; a folder's by name.
 
-    A folder is looked through as a whole, but for what is hidden, and for `audio/` beside `rgb/`. `extractor` gives what
-    makes a model's features of films. Raises `UserError` for a place that is not there, or a folder with nothing of it.
+    A folder is looked through as a whole, but for what is hidden, and for `audio/` beside `rgb/`. `extractor` gives
+    what makes a model's features of films. Raises `UserError` for a place that is not there, or a folder without any.
     """
     from yt8m.films.film_files import SUFFIXES, name_films
 

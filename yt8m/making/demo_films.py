@@ -93,7 +93,7 @@ def _decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plan_film(rng: np.random.Generator, seconds: tuple[int, int]) -> list[Scene]:
-    """The scenes of a film whose length is at least a draw from `seconds`: fillers and one to three concepts in turn."""
+    """The scenes of a film, at least as long as a draw from `seconds`: fillers and one to three concepts in turn."""
     shown = rng.permutation(sorted(CONCEPTS))[: int(rng.integers(1, 4))]
     length = int(rng.integers(seconds[0], seconds[1] + 1))
     scenes: list[Scene] = []
@@ -221,7 +221,7 @@ class MadeFilm:
 def write_tables(
     folder: Path, labelled: Sequence[MadeFilm], unseen: Sequence[MadeFilm], ratings: Sequence[tuple[str, int, str, int]]
 ) -> None:
-    """`labels.csv`, `ratings.csv` and `spans.csv` of the films to train with, and `truth.csv`, the unseen ones' spans."""
+    """`labels.csv`, `ratings.csv`, `spans.csv` of the films to train with; `truth.csv`, the spans of the unseen ones."""
     labels = [(film.video_id, label) for film in labelled for label in film.labels]
     spans, truth = ([row for film in films for row in film.spans()] for films in (labelled, unseen))
     for name, header, rows in (

@@ -86,7 +86,8 @@ def _load(network: Any, path: Path) -> Any:
     network.eval()
     pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
     of_blocks = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
-    for module, names in [(network, pairs), *((block, of_blocks) for block in network._blocks)]:
+    blocks = network._blocks  # pylint: disable=protected-access  # the package names them nowhere else
+    for module, names in [(network, pairs), *((block, of_blocks) for block in blocks)]:
         for convolution, normalization in names.items():
             if hasattr(module, convolution):
                 fused = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, normalization))
