@@ -331,7 +331,7 @@ def test_a_process_that_is_alone_says_what_it_waits_for(
     monkeypatch.setattr(devices, "ARRIVAL", timedelta(seconds=0.4))
     for arguments in (("train_video", video_config, "--name", "x", "--device", "cpu"), ("inference_memmap",)):
         outcome = command(*arguments, "--data-dir", data_dir)
-        assert_refused(outcome, f"in vain for 1 of 2 ranks at {place}: rank 1; start every rank", "unset RANK")
+        assert_refused(outcome, f"waiting for 1 of 2 ranks at {place}: rank 1; start every rank", "unset RANK")
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
             f"waiting for 1 of 2 ranks at {place}: rank 1 (for at most 0 s)"
         ]

@@ -1,9 +1,9 @@
-"""Classify scikit-learn's images of digits: a run that may be killed at any time and goes on.
+"""Classify scikit-learn's images of digits, in a run that can be killed and resumed.
 
     python digits.py FOLDER
 
-The same command after Ctrl-C or a SIGTERM goes on where the run was. FOLDER gets the state, the
-weights of the best evaluation and history.csv.
+Repeat the command after Ctrl-C or SIGTERM to resume. FOLDER gets the state, the weights of the best evaluation and
+history.csv.
 """
 
 import argparse
@@ -21,18 +21,18 @@ INTERVAL = 100
 
 
 def batches() -> tuple[list, list]:
-    """The batches to train on, and those to evaluate on: pairs of images and digits."""
+    """Training and validation batches of (images, digits)."""
     digits = load_digits()
     x = torch.tensor(digits.data, dtype=torch.float32) / 16
     y = torch.tensor(digits.target)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     train, valid = order[:1400], order[1400:]
-    # A list: a resumed run skips what it has seen, so each epoch has to have the same order.
+    # Lists: a resumed run skips the batches it has seen, so the order must be the same in each epoch.
     return [list(zip(x[part].split(BATCH), y[part].split(BATCH))) for part in (train, valid)]
 
 
 class Accuracy(helperbot.Metric):
-    """The share of images whose digit has the highest score."""
+    """The fraction of images classified correctly."""
 
     def __init__(self) -> None:
         super().__init__("accuracy")
@@ -50,13 +50,13 @@ class Accuracy(helperbot.Metric):
 
 
 def main() -> None:
-    """Train, or go on training."""
+    """Train, or resume training."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where the run is kept")
+    parser.add_argument("folder", type=Path, help="folder of the run")
     parser.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
     args = parser.parse_args()
 
-    torch.set_num_threads(1)  # so small a model gains nothing by more
+    torch.set_num_threads(1)  # more would not help so small a model
     torch.manual_seed(0)
     train_batches, valid_batches = batches()
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10))
@@ -77,12 +77,12 @@ def main() -> None:
     )
     try:
         if bot.resume():
-            print(f"going on after step {bot.step}")
+            print(f"resuming after step {bot.step}")
     except helperbot.StateError as error:
         sys.exit(str(error))
     bot.train(args.steps, INTERVAL)
     if bot.signal:
-        print(f"the same command goes on after step {bot.step}")
+        print(f"repeat the command to resume after step {bot.step}")
         sys.exit(128 + bot.signal)
     print(f"accuracy {best.best.score:.4f} at step {best.best.step}: {best.best.path}")
 

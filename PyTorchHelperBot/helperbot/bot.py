@@ -34,69 +34,63 @@ _SIGNAL_INTERVAL = 10  # steps
 
 
 class Bot:  # pylint: disable=too-many-instance-attributes
-    """Trains a model, evaluating it every so many steps.
+    """Trains a model and evaluates it at intervals.
 
-    A batch is a tensor or any nesting of dicts, lists, tuples, named tuples and dataclasses with
-    tensors in it, the first dimension of the first of which is that of the examples; the Bot moves it
-    to the device before it hands it on.
+    A batch is a tensor or any nesting of dicts, lists, tuples, named tuples and dataclasses of tensors. The first
+    dimension of its first tensor is the number of examples. The Bot moves each batch to the device.
 
     Args:
         model: the module to train; moved to `device`.
-        optimizer: an optimizer of the model's parameters, one that needs no closure. It should
-            have no state yet unless the model already is on `device`.
-        forward: gets (model, batch) and returns the outputs, of any structure.
-        criterion: gets (outputs, batch) and returns the loss, the mean over the batch, as a
-            tensor without dimensions.
-        train_batches: the batches of one epoch. Iterated again when it is exhausted; it may also
-            be endless. For `save`, it may tell its place with `state_dict` and `load_state_dict`;
-            else each iteration has to give the same batches, and a resumed run skips some.
-        valid_batches: the batches to evaluate on, an iterable that can be iterated many times;
-            None for training without evaluations.
-        metrics: what to evaluate in addition to the loss.
+        optimizer: of the model's parameters; one that needs no closure. It should have no state yet unless the model
+            is already on `device`.
+        forward: maps (model, batch) to the outputs, of any structure.
+        criterion: maps (outputs, batch) to the mean loss of the batch, a 0-d tensor.
+        train_batches: the batches of one epoch, iterated again when exhausted; may be endless. To resume, the Bot
+            calls its `state_dict` and `load_state_dict` if it has them; otherwise every iteration must give the same
+            batches, and those already seen are skipped.
+        valid_batches: the batches to evaluate on, a reusable iterable; None trains without evaluations.
+        metrics: what to evaluate besides the loss.
         callbacks: see `Callback`.
         device: where to train.
-        clip_grad_norm: the greatest global norm of the gradients, above 0; greater ones are
-            scaled down to it. `math.inf` only measures the norm. None does neither.
-        log_interval: log a line every so many steps, at least 1.
-        logger: where the log lines go, at the level INFO. By default the logger "helperbot",
-            which is set up to write to stderr if the application has not configured logging.
-        progress: whether to show a progress bar when stderr is a terminal.
-        state_file: where to keep the state of the run, see `save` and `resume`; None for nowhere.
-        save_every: save the state every so many steps, at least 1, beside every evaluation.
-        amp: the half precision of `torch.autocast` in `forward` and `criterion`, see `resolve_amp`; None for none.
+        clip_grad_norm: maximum global norm of the gradients, above 0. `math.inf` measures the norm without clipping;
+            None does neither.
+        log_interval: steps between log lines, at least 1.
+        logger: where log lines go, at level INFO. By default the logger "helperbot", which is set up to write to
+            stderr unless the application has configured logging.
+        progress: whether to show a progress bar if stderr is a terminal.
+        state_file: where to keep the state of the run, see `save` and `resume`; None keeps none.
+        save_every: steps between saves of the state, at least 1; it is also saved around each evaluation.
+        amp: the half precision of `torch.autocast` for `forward` and `criterion`, see `resolve_amp`; None for none.
             With float16 the loss is scaled.
-        accumulate: in how many parts a batch goes through the model, at least 1; the gradient is
-            that of the whole batch, but for batch norms.
-        split_batch: gets (batch, parts) and returns that many batches; some may be empty, and in a
-            single process there may be fewer. Needed where `accumulate` is more than 1.
+        accumulate: number of parts in which a batch goes through the model, at least 1. The gradient is that of the
+            whole batch, except that batch norms see the parts.
+        split_batch: maps (batch, parts) to that many batches, some possibly empty; a single process may return fewer.
+            Required if `accumulate` is above 1.
         compiled: whether to train through `torch.compile`.
-        identify: gets a batch before it is moved and returns what a `NonFiniteLossError` is to
-            say of it (`batch`), such as the ids of its examples.
-        least_examples: how many examples a step has to have, at least 1; batch norms need 2.
+        identify: maps a batch, before it is moved, to what `NonFiniteLossError.batch` reports, such as the ids of its
+            examples.
+        least_examples: minimum number of examples in a step, at least 1; batch norms need 2.
 
-    In processes of a launcher (see `helperbot.distributed`) each Bot trains on its own batches;
-    gradients are those of the mean over all their examples, batch norms synchronized, and losses
-    and metrics those of all. Batches may be of different sizes there, and some of them empty, if
-    the model and the criterion take batches without examples (a loss that is NaN does not count).
+    With several processes (see `helperbot.distributed`) each Bot trains on its own batches. Gradients are those of the
+    mean over the examples of all processes, batch norms are synchronized, and losses and metrics cover all processes.
+    Batches may differ in size and even be empty if the model and the criterion accept empty batches (a NaN loss of an
+    empty batch is ignored).
 
     Attributes:
-        step: how many steps are finished.
-        total_steps: what `step` will be at the end of `train`.
-        last_loss: loss of the last step, a detached tensor without dimensions, on the device.
-        last_grad_norm: norm of the gradients of the last step before clipping, likewise; None
-            without clipping.
-        history: one dict for each evaluation made by `train`: "step" (int), "train_loss" (float,
-            the mean over the steps since the evaluation before), "lr" (float, see `lr`) and
-            "results" (dict of name to float).
-        log: one dict for each log line: "step", "loss" (the average that the line shows), "lr",
-            "examples_per_second".
-        stop_reason: why `stop` was called, or None.
-        signal: the number of the signal (SIGTERM, SIGINT, SIGHUP) that ended `train`, or None.
-        resumed: whether `resume` has found a state that `train` has not gone on from yet.
-        saved_step: of the state in `state_file`, or None.
+        step: number of finished steps.
+        total_steps: `step` at the end of `train`.
+        last_loss: loss of the last step, a detached 0-d tensor on the device.
+        last_grad_norm: gradient norm of the last step before clipping, likewise; None without `clip_grad_norm`.
+        history: a dict for each evaluation of `train`: "step" (int), "train_loss" (float, mean since the previous
+            evaluation), "lr" (float, see `lr`) and "results" (dict of name to float).
+        log: a dict for each log line: "step", "loss" (the average shown), "lr" and "examples_per_second".
+        stop_reason: the argument of `stop`, or None.
+        signal: number of the signal (SIGTERM, SIGINT, SIGHUP) that ended `train`, or None.
+        resumed: whether `resume` loaded a state that `train` has not continued yet.
+        saved_step: step of the state in `state_file`, or None.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     # pylint: disable-next=too-many-arguments,too-many-positional-arguments,too-many-locals
@@ -167,15 +161,15 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self.resumed = False
         self.saved_step: int | None = None
 
-        # Reading a value costs nothing on the CPU, but elsewhere it waits for the device.
+        # Reading a value is free on the CPU; elsewhere it waits for the device.
         self._guard = FiniteGuard(immediate=self.device.type == "cpu")
         self._recent = RecentBatches(identify, log_interval)
         self._loss_sum: torch.Tensor | None = None
         self._loss_count = 0
-        self._examples = 0  # of the steps since the last log line, of all processes
-        self._batches_taken = 0  # of the present iteration of the training batches
+        self._examples = 0  # since the last log line, in all processes
+        self._batches_taken = 0  # in the current iteration of train_batches
         self._clock = _StepClock()
-        # The log lines need an average: the user's if there is one, else one of our own.
+        # Log lines show the average of the user's callback, or of one added here.
         averages = [callback for callback in self.callbacks if isinstance(callback, MovingAverage)]
         if not averages:
             averages = [MovingAverage(log_interval)]
@@ -184,53 +178,52 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     @property
     def lr(self) -> float:
-        """The learning rate; with several parameter groups, the greatest of theirs."""
+        """The learning rate, the maximum over the parameter groups."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     @property
     def last_loss(self) -> torch.Tensor | None:
-        """Loss of the last step, see the class."""
+        """Loss of the last step; see the class."""
         return self._stepper.last_loss
 
     @property
     def last_grad_norm(self) -> torch.Tensor | None:
-        """Norm of the gradients of the last step before clipping, see the class."""
+        """Gradient norm of the last step before clipping; see the class."""
         return self._stepper.last_grad_norm
 
     def stop(self, reason: str) -> None:
-        """End the training after the present step; its evaluation and hooks still take place."""
+        """End training after the current step, its evaluation and its hooks."""
         self.stop_reason = reason
 
     def train(self, steps: int, ckpt_interval: int) -> list[dict[str, Any]]:
-        """Train until `steps` steps are finished, or `stop` is called; once, or again after `resume`.
+        """Train until `steps` steps are finished or `stop` is called. A Bot trains once, and again after each `resume`.
 
-        Evaluates (given valid_batches) after every `ckpt_interval` steps and after the last one. The
-        model is left in training mode.
+        Evaluates (given `valid_batches`) every `ckpt_interval` steps and after the last step. Leaves the model in
+        training mode.
 
         Args:
-            steps: how many steps the whole run has, at least 1, and at least those finished.
-            ckpt_interval: how many steps from one evaluation to the next, at least 1.
+            steps: number of steps of the whole run, at least 1 and at least `step`.
+            ckpt_interval: steps between evaluations, at least 1.
 
         Returns:
-            `history`, with the evaluations from before `resume` first.
+            `history`, including evaluations from before `resume`.
 
         Raises:
-            ValueError: an argument is out of its range, there is no batch, or the criterion does not
-                return a tensor without dimensions.
-            RuntimeError: this Bot has trained already, and has not gone back to its state.
-            TooFewExamplesError: the batches of a step have less than `least_examples`.
-            NonFiniteLossError: a loss, a measured gradient norm or a parameter is not finite. On
-                the CPU, a loss or norm is noticed before the optimizer's step, so the weights
-                are still good. Elsewhere that would mean waiting for the device in every step:
-                there it is noticed at the next log line or evaluation, and always before the
-                evaluation, so a spoilt model is never evaluated or saved by a callback there.
+            ValueError: an argument is out of range, there are no batches, or the criterion does not return a 0-d
+                tensor.
+            RuntimeError: this Bot has already trained and has not been resumed.
+            TooFewExamplesError: a step has fewer than `least_examples` examples.
+            NonFiniteLossError: a loss, a measured gradient norm or a parameter is not finite. On the CPU a loss or
+                norm is detected before the optimizer's step, so the weights are still good. Other devices are read
+                only at log lines and evaluations, to avoid waiting in every step; a model is always checked before it
+                is evaluated or saved.
         """
         if steps < max(1, self.step):
             raise ValueError(f"steps must be at least {max(1, self.step)}, got {steps}")
         if ckpt_interval < 1:
             raise ValueError(f"ckpt_interval must be at least 1, got {ckpt_interval}")
         if self.total_steps and not self.resumed:
-            raise RuntimeError("this Bot has trained already; only resume lets it go on")
+            raise RuntimeError("this Bot has already trained; call resume to continue")
         self.signal = None
         self.total_steps = steps
         self.model.train()
@@ -248,7 +241,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             self.resumed = False
             while self.step < self.total_steps and self.stop_reason is None and not self.signal:
                 self._train_step(self._next_batch(batches))
-                progress_bar.disable = progress_bar.disable or bool(flag.number)  # its terminal may be gone
+                progress_bar.disable = progress_bar.disable or bool(flag.number)  # the terminal may be gone
                 progress_bar.update(1)
                 self._after_step(flag, progress_bar, self._due(ckpt_interval))
         if self.signal:
@@ -261,7 +254,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         return self.history
 
     def _after_step(self, flag: SignalFlag, progress_bar: "tqdm[Any]", due: bool) -> None:
-        """Do what is to be done between steps; `due`: an evaluation is."""
+        """Check, log, save and evaluate as due after a step; `due`: an evaluation is."""
         log_due = self.step % self.log_interval == 0
         save_due = self.state_file is not None and self.step % self.save_every == 0
         if due or log_due or save_due:
@@ -276,16 +269,15 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         due = due or self.stop_reason is not None
         if due or save_due or self.signal:
             self._check_finite()
-            self.save()  # before the evaluation, which may take long
+            self.save()  # first, since the evaluation may take long
         if due and not self.signal:
             self._checkpoint(flag)
 
     def save(self) -> None:
-        """Write the state of the run to `state_file`, if there is one; process 0 does.
+        """Write the state of the run to `state_file`, if given. Only process 0 writes.
 
-        It holds everything that `train` depends on: model, optimizer, callbacks, random
-        generators, the place in the training batches, history. Killed at any time and resumed
-        from its last state, a run ends on a CPU with the same weights, bit by bit.
+        It holds everything that training depends on: model, optimizer, callbacks, random generators, the position in
+        the training batches, history. On a CPU, a run that is killed and resumed ends with bit-identical weights.
         """
         if self.state_file is None:
             return
@@ -298,13 +290,13 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 callback.on_state_saved(self)
 
     def resume(self) -> bool:
-        """Go on from `state_file`, if it is there: the next call of `train` ends what was begun.
+        """Load `state_file`, if it exists; the next `train` continues from there.
 
         Returns:
-            Whether there was a state.
+            Whether a state was loaded.
 
         Raises:
-            StateError: the file cannot be read, or does not fit this Bot.
+            StateError: the file is unreadable or does not fit this Bot.
         """
         if self.state_file is None or not self.state_file.exists():
             return False
@@ -318,7 +310,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the run: tensors and plain values. All processes must call it."""
+        """Return the state of the run, as tensors and plain values. All processes must call this together."""
         return {
             "version": STATE_VERSION,
             "step": self.step,
@@ -334,11 +326,11 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state, which has to come from a Bot that was made alike."""
+        """Load the state of a Bot that was built in the same way."""
         names = [type(callback).__name__ for callback in self.callbacks]
         saved = [name for name, _ in state["callbacks"]]
         if saved != names:
-            raise ValueError(f"the callbacks were {saved}, are {names}")
+            raise ValueError(f"the state has the callbacks {saved}, the Bot {names}")
         self._stepper.load_state_dict(state)
         for callback, (_, own) in zip(self.callbacks, state["callbacks"]):
             callback.load_state_dict(own)
@@ -357,22 +349,22 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self.resumed = True
 
     def _place_in_batches(self) -> Any:
-        """Where the training batches are: what they say themselves, or how many were taken."""
+        """The position in the training batches: their own state, or the number taken."""
         if hasattr(self.train_batches, "state_dict"):
             return self.train_batches.state_dict()
         return self._batches_taken
 
     def _due(self, ckpt_interval: int) -> bool:
-        """Whether this is a step to evaluate after."""
+        """Whether an evaluation follows this step."""
         return self.step > 0 and (self.step % ckpt_interval == 0 or self.step == self.total_steps)
 
     def _evaluated(self) -> bool:
-        """Whether the evaluation after this step is done, or there are none."""
+        """Whether this step needs no evaluation any more."""
         last = self.history[-1]["step"] if self.history else -1
         return self.valid_batches is None or last == self.step
 
     def _read_signal(self, flag: SignalFlag) -> None:
-        """Learn of a signal to any of the processes, so that all end after the same step."""
+        """Learn of a signal to any process, so that all end after the same step."""
         if self.state_file is None:
             return
         if not is_distributed():
@@ -381,7 +373,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             self.signal = flag.number or flag.default
 
     def _check_finite(self) -> None:
-        """Raise for what was not finite since the last check, with the batch where it was."""
+        """Raise `NonFiniteLossError`, with its batch, if anything was not finite since the last check."""
         try:
             self._guard.check()
             check_parameters(self.model.named_parameters(), self.step)
@@ -391,30 +383,26 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             raise
 
     def evaluate(self, batches: Iterable[Any] | None = None) -> dict[str, float]:
-        """Evaluate the model in evaluation and inference mode.
-
-        Afterwards each module is in the mode in which it was before.
+        """Evaluate the model in evaluation and inference mode, then restore the mode of each module.
 
         Args:
-            batches: what to evaluate on; by default the Bot's valid_batches.
+            batches: what to evaluate on; `valid_batches` by default.
 
         Returns:
-            The "loss", which is the mean of the criterion weighted by the batches' sizes, and the
-            values of the metrics.
+            "loss", the criterion's mean weighted by batch size, and the values of the metrics.
 
         Raises:
-            TooFewExamplesError: there are no batches, or none with examples.
-            ValueError: the criterion does not return a tensor without dimensions, or two results
-                have the same name.
+            TooFewExamplesError: there are no examples.
+            ValueError: the criterion does not return a 0-d tensor, or two results have the same name.
         """
         if batches is None:
             batches = self.valid_batches
         if batches is None:
-            raise ValueError("nothing to evaluate on: the Bot has no valid_batches")
+            raise ValueError("no batches to evaluate on: the Bot has no valid_batches")
         return self._evaluate(batches, None)
 
     def _evaluate(self, batches: Iterable[Any], flag: SignalFlag | None) -> dict[str, float]:
-        """See `evaluate`. Raises `_Interrupted` at a signal."""
+        """See `evaluate`. Raises `_Interrupted` on a signal."""
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         examples = torch.zeros((), dtype=torch.int64, device=self.device)
         for metric in self.metrics:
@@ -429,7 +417,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                     with self._stepper.autocast():
                         outputs = self.forward(self.model, batch)
                         loss = self._stepper.loss(outputs, batch)
-                    # Summed on the device: reading each batch's loss would wait for it every time.
+                    # Summed on the device, to read (and wait for) it only once.
                     loss_sum += loss.double() * size
                     examples += size
                     for metric in self.metrics:
@@ -439,8 +427,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             total = int(sum_over_ranks(examples))
             if total == 0:
                 raise TooFewExamplesError(
-                    "the validation set is empty (or is an iterator that is exhausted: give an "
-                    "iterable that can be iterated many times)"
+                    "the validation set is empty or an exhausted iterator; pass an iterable that can be iterated again"
                 )
             return self._results(sum_over_ranks(loss_sum).item() / total)
 
@@ -451,16 +438,16 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             values = value if isinstance(value, dict) else {metric.name: value}
             for name, number in values.items():
                 if name in results:
-                    raise ValueError(f"two results of the evaluation are named {name!r}")
+                    raise ValueError(f"two results are named {name!r}")
                 results[name] = float(number)
         return results
 
     def _next_batch(self, batches: Iterator[Any]) -> Any:
-        """The next batch to train on; where reading it fails, no step is lost."""
+        """The next batch to train on; saves the state if reading it fails."""
         try:
             return next(batches)
         except Exception:
-            # Other processes may not fail, and would have to save with this one.
+            # Saving takes all processes, and the others may not have failed.
             if self.step not in (0, self.saved_step) and not is_distributed():
                 self._check_finite()
                 self.save()
@@ -484,7 +471,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     def _endless_batches(self, resumed: bool) -> Generator[Any, None, None]:
         skip = self._batches_taken
-        # A state may be of the very end of an iteration, then there is nothing left of it.
+        # A state may have been saved at the very end of an iteration.
         may_be_empty = resumed
         while True:
             empty = True
@@ -494,14 +481,13 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 yield batch
             if empty and not may_be_empty:
                 raise ValueError(
-                    "train_batches gives no batch: it is empty, or is an iterator that is "
-                    "exhausted (give an iterable that can be iterated again)"
+                    "train_batches is empty or an exhausted iterator; pass an iterable that can be iterated again"
                 )
             skip = self._batches_taken = 0
             may_be_empty = False
 
     def _checkpoint(self, flag: SignalFlag) -> None:
-        """Evaluate after a step; keep, log and tell the results; save the state."""
+        """Evaluate; record, log and hand on the results; save the state."""
         start = time.perf_counter()
         self._check_finite()
         if self.valid_batches is not None:
@@ -526,11 +512,11 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             for callback in self.callbacks:
                 callback.on_eval_end(self, dict(results))
             self.save()
-        self._read_signal(flag)  # one that came meanwhile: after the last step nobody else would
+        self._read_signal(flag)  # after the last step nothing else would
         self._clock.leave_out(time.perf_counter() - start)
 
     def in_log(self, results: dict[str, float]) -> dict[str, float]:
-        """Results of an evaluation in the units that people are shown, which the metrics may choose."""
+        """Results in the units of log lines, see `Metric.in_log`."""
         for metric in self.metrics:
             results = results | metric.in_log(results)
         return results
@@ -577,28 +563,28 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
 
 class _Interrupted(Exception):
-    """A signal came during an evaluation; it can be made again from the state before it."""
+    """A signal during an evaluation, which is repeated from the state saved before it."""
 
 
 class _StepClock:
-    """Measures steps per second since the last measurement, evaluations left out."""
+    """Times steps, excluding evaluations."""
 
     def __init__(self) -> None:
         self._step = 0
         self._start = 0.0
 
     def restart(self, step: int) -> None:
-        """Begin to measure; `step` steps are finished."""
+        """Start timing; `step` steps are finished."""
         self._step = step
         self._start = time.perf_counter()
 
     def leave_out(self, seconds: float) -> None:
-        """Do not count the `seconds` just passed."""
+        """Exclude the last `seconds`."""
         self._start += seconds
 
     def measure(self, step: int) -> tuple[int, float]:
-        """Return how many steps up to `step` took how many seconds, above 0, and restart there."""
-        # Clocks are coarse on some systems: at least a nanosecond keeps rates finite.
+        """Return the steps and seconds (above 0) since the start, and restart at `step`."""
+        # Clocks may be coarse; at least a nanosecond keeps rates finite.
         measured = step - self._step, max(time.perf_counter() - self._start, 1e-9)
         self.restart(step)
         return measured
@@ -606,13 +592,13 @@ class _StepClock:
 
 @contextmanager
 def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put `model` in evaluation mode, and at the end each module back in its own mode."""
+    """Put `model` in evaluation mode, then restore the mode of each module."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        # Set one by one: train() would also set the submodules, and may be overridden.
+        # Not by train(), which sets submodules, too, and may be overridden.
         for module, training in modes:
             module.training = training
 

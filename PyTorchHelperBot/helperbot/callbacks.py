@@ -1,4 +1,4 @@
-"""Callbacks: what happens beside the steps of the training loop."""
+"""Callbacks of the training loop: learning rates, checkpoints, early stopping, history files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NO_TENSORFLOW = "tensorboard.compat.notf"
 
 
 class BotLike(Protocol):
-    """What callbacks see of a `Bot`, which says what it is."""
+    """The part of `Bot` that callbacks use; documented there."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer
@@ -46,42 +46,39 @@ class BotLike(Protocol):
 
 
 class Callback:
-    """Base class with hooks that do nothing; subclasses override those they need.
-
-    The Bot calls each hook of all its callbacks in the order in which it was given them.
-    """
+    """Base class whose hooks do nothing. The Bot calls its callbacks in order."""
 
     def on_train_start(self, bot: BotLike) -> None:
-        """Called by `Bot.train` before the first step, with the model in training mode."""
+        """Called before the first step, with the model in training mode."""
 
     def on_step_start(self, bot: BotLike) -> None:
         """Called before each step; `bot.step` steps are finished."""
 
     def on_step_end(self, bot: BotLike) -> None:
-        """Called after each step; `bot.step` steps are finished, this one included.
+        """Called after each step; `bot.step` includes it.
 
-        `bot.last_loss` and `bot.last_grad_norm` are detached tensors on the Bot's device. Reading
-        them (with `item`, say) makes the CPU wait for a GPU, so better not do it every step.
+        Reading `bot.last_loss` or `bot.last_grad_norm` (with `item`, for example) waits for a GPU; avoid it in every
+        step.
         """
 
     def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
-        """Called after each of the evaluations in `Bot.train`, with its results."""
+        """Called after each evaluation in `Bot.train`, with its results."""
 
     def on_log(self, bot: BotLike, entry: dict[str, Any]) -> None:
         """Called after each log line, with its entry in `bot.log`."""
 
     def on_state_saved(self, bot: BotLike) -> None:
-        """Called in process 0 after the state of the run has been written to a file."""
+        """Called in process 0 after the state file has been written."""
 
     def on_train_end(self, bot: BotLike) -> None:
-        """Called when `Bot.train` has ended regularly, but not when it raises or by a signal."""
+        """Called at the end of `Bot.train`, unless it raises or ends by a signal."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs to know, tensors and plain values; by default nothing."""
+        """What a resumed run needs, as tensors and plain values; by default nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned, before `on_train_start`."""
+        """Load what `state_dict` returned; called before `on_train_start`."""
 
 
 def _check_mode(mode: str) -> None:
@@ -90,7 +87,7 @@ def _check_mode(mode: str) -> None:
 
 
 def _improves(score: float, best: float | None, mode: Mode) -> bool:
-    """Whether a score is better than the best one before it; NaN never is."""
+    """Whether a score beats the best so far; NaN never does."""
     if best is None:
         return not math.isnan(score)
     return score < best if mode == "min" else score > best
@@ -98,20 +95,19 @@ def _improves(score: float, best: float | None, mode: Mode) -> bool:
 
 def _monitored(results: dict[str, float], monitor: str) -> float:
     if monitor not in results:
-        names = ", ".join(sorted(results)) or "none at all"
-        raise ValueError(f"no result is named {monitor!r}; there are: {names}")
+        names = ", ".join(sorted(results)) or "none"
+        raise ValueError(f"no result is named {monitor!r}; the results are {names}")
     return results[monitor]
 
 
 class LearningRateSchedule(Callback):
     """Sets the learning rates before each step.
 
-    Every parameter group gets its initial rate times the factor. The initial rate is kept in the
-    group as "initial_lr", where torch's own schedulers keep it, too.
+    Each parameter group gets its initial rate, kept in the group as "initial_lr" as torch's schedulers do, times the
+    factor.
 
     Args:
-        factor: gets the number of finished steps (`bot.step`, 0 before the first step) and
-            returns a factor that is finite and at least 0.
+        factor: maps the number of finished steps (0 before the first) to a finite factor of at least 0.
     """
 
     def __init__(self, factor: Callable[[int], float]) -> None:
@@ -125,7 +121,7 @@ class LearningRateSchedule(Callback):
         """
         factor = self.factor(bot.step)
         if not math.isfinite(factor) or factor < 0:
-            raise ValueError(f"the factor at step {bot.step} must be finite and at least 0, got {factor}")
+            raise ValueError(f"the learning rate factor at step {bot.step} must be finite and at least 0, got {factor}")
         for group in bot.optimizer.param_groups:
             if "initial_lr" not in group:
                 group["initial_lr"] = float(group["lr"])
@@ -133,12 +129,10 @@ class LearningRateSchedule(Callback):
 
 
 class MovingAverage(Callback):
-    """Averages of the training loss and the gradient norm over the last steps.
-
-    The values stay tensors on the device until `statistics` reads them.
+    """Averages of the training loss and the gradient norm over the last steps, kept on the device until read.
 
     Args:
-        window: over how many steps at most, at least 1.
+        window: maximum number of steps, at least 1.
 
     Raises:
         ValueError: `window` is less than 1.
@@ -163,17 +157,14 @@ class MovingAverage(Callback):
             values.extend(state[name])
 
     def statistics(self) -> dict[str, float]:
-        """Return the averages "loss" and "grad_norm", less those without any values.
-
-        The gradient norm is the one before clipping; a Bot that does not clip has none.
-        """
+        """The averages "loss" and "grad_norm" (before clipping, if measured), without those that have no values."""
         return {
             name: torch.stack(list(values)).double().mean().item() for name, values in self._values.items() if values
         }
 
 
 class Checkpoint(NamedTuple):
-    """A saved state dict: the monitored score, the steps finished then, and its file."""
+    """A saved state dict: score, step and file."""
 
     score: float
     step: int
@@ -181,22 +172,19 @@ class Checkpoint(NamedTuple):
 
 
 class BestCheckpoints(Callback):
-    """Keeps the model's state dict of the best evaluation in a file.
+    """Keeps the model's state dict of the best evaluation in a file named after the step (`step_00000100.pt`).
 
-    The file is named after the step (`step_00000100.pt`). It is written under a temporary name and
-    then renamed, so that there is never a half-written one. Of equal scores the earlier one is the
-    better, and a score that is NaN is never kept. Files from earlier runs in the same folder are not
-    looked at, but replaced where a name is the same. Use one instance per Bot. Where a Bot saves its
-    state, a file that is beaten is deleted only once a state without it is saved: a run killed in
-    between still finds it. Of several processes only process 0 writes.
+    Files are written atomically, by process 0. The first of equal scores wins; NaN never does. If the Bot saves its
+    state, a beaten file is deleted only after a state without it has been saved, so a killed run still finds it. Files
+    of earlier runs in the folder are ignored, or replaced if they have the same name. Use one instance per Bot.
 
     Args:
-        folder: where the files go; made, with its parents, when missing.
-        monitor: name of the result that is the score.
-        mode: whether the least ("min") or the greatest ("max") score is the best.
+        folder: where the files go; created if missing.
+        monitor: name of the result to compare.
+        mode: whether the smallest ("min") or the largest ("max") is best.
 
     Raises:
-        ValueError: `mode` is not among those allowed.
+        ValueError: `mode` is neither.
     """
 
     def __init__(self, folder: str | os.PathLike[str], monitor: str, mode: Mode = "min") -> None:
@@ -209,15 +197,14 @@ class BestCheckpoints(Callback):
 
     @property
     def best(self) -> Checkpoint:
-        """The best checkpoint, which is the tuple (score, step, path).
+        """The best checkpoint.
 
         Raises:
-            LookupError: nothing is saved yet.
+            LookupError: nothing has been saved.
         """
         if self._best is None:
             raise LookupError(
-                f"no checkpoint is saved in {self.folder}: no evaluation so far has given a "
-                f"{self.monitor!r} other than NaN"
+                f"no checkpoint in {self.folder}: no evaluation so far gave a {self.monitor!r} other than NaN"
             )
         return self._best
 
@@ -225,7 +212,7 @@ class BestCheckpoints(Callback):
         """Load the best checkpoint into `model`, which stays on its device.
 
         Raises:
-            LookupError: nothing is saved yet.
+            LookupError: nothing has been saved.
             FileNotFoundError: the file is gone.
             RuntimeError: the state dict does not fit the model.
         """
@@ -233,17 +220,16 @@ class BestCheckpoints(Callback):
         model.load_state_dict(state)
 
     def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
-        """Save the model if it is the best, and delete the one that it beats.
+        """Save the model if it is the best so far, and delete the one it beats.
 
         Raises:
-            ValueError: there is no result of the monitored name, or the checkpoint of this instance
-                is of the same step (from another Bot).
+            ValueError: there is no such result, or this instance has a checkpoint of the same step (of another Bot).
             OSError: a file cannot be written or deleted.
         """
         score = _monitored(results, self.monitor)
         before = self._best
         if before is not None and before.step == bot.step:
-            raise ValueError(f"there is a checkpoint of step {bot.step} already: use one instance per Bot")
+            raise ValueError(f"there already is a checkpoint of step {bot.step}: use one instance per Bot")
         if not _improves(score, None if before is None else before.score, self.mode):
             return
         new = Checkpoint(score, bot.step, self.folder / f"step_{bot.step:08d}.pt")
@@ -256,18 +242,18 @@ class BestCheckpoints(Callback):
             self._delete_beaten()
 
     def on_state_saved(self, bot: BotLike) -> None:
-        """Delete the files that no saved state needs any more."""
+        """Delete the files that the saved state no longer needs."""
         self._delete_beaten()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoint kept, (score, step, file name), in a list of at most one."""
+        """The checkpoint as (score, step, file name), in a list of at most one."""
         return {"kept": [] if self._best is None else [(self._best.score, self._best.step, self._best.path.name)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the checkpoint kept; its file is in the folder."""
+        """Load the checkpoint; its file is in the folder."""
         kept = [Checkpoint(score, step, self.folder / name) for score, step, name in state["kept"]]
         self._best = kept[0] if kept else None
-        self._beaten = []  # what was beaten after that state may be what is kept again
+        self._beaten = []  # a file beaten after that state may be the best again
 
     def _delete_beaten(self) -> None:
         beaten, self._beaten = self._beaten, []
@@ -277,16 +263,15 @@ class BestCheckpoints(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stops the training when a result does not improve any more.
+    """Stops training when a result no longer improves.
 
     Args:
         monitor: name of the result.
-        mode: whether the result improves by getting less ("min") or greater ("max"). NaN is never an
-            improvement.
-        patience: stop after this many evaluations in a row without improvement, at least 1.
+        mode: whether smaller ("min") or larger ("max") is better; NaN never improves.
+        patience: number of successive evaluations without improvement after which to stop, at least 1.
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
 
     def __init__(self, monitor: str, mode: Mode, patience: int) -> None:
@@ -306,10 +291,10 @@ class EarlyStopping(Callback):
         self._best, self._waited = state["best"], state["waited"]
 
     def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
-        """Compare the result with the best one, and stop the Bot when patience is used up.
+        """Stop the Bot if patience has run out.
 
         Raises:
-            ValueError: there is no result of the monitored name.
+            ValueError: there is no such result.
         """
         score = _monitored(results, self.monitor)
         if _improves(score, self._best, self.mode):
@@ -327,13 +312,13 @@ class EarlyStopping(Callback):
 class HistoryFile(Callback):
     """A CSV file with a row for each log line and each evaluation.
 
-    Columns: "step"; of log lines "loss", "lr" and "examples_per_second"; of evaluations "lr",
-    "train_loss" (the mean since the one before), "valid_loss" and the metrics. A log line and an
-    evaluation of the same step share a row. It is written anew at each evaluation, whenever the
-    Bot's state has been saved, and at the end. A resumed run's file goes on. Process 0 writes.
+    Columns: "step"; for log lines "loss", "lr" and "examples_per_second"; for evaluations "lr", "train_loss" (mean
+    since the previous one), "valid_loss" and the metrics. A log line and an evaluation of the same step share a row.
+    Process 0 rewrites it atomically at each evaluation, after each save of the state and at the end; resumed runs
+    continue it.
 
     Args:
-        path: of the file; it is replaced in one go.
+        path: the file.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -370,10 +355,9 @@ class HistoryFile(Callback):
 
 
 class TensorBoardLog(Callback):
-    """Scalars for TensorBoard: the training loss, learning rate and speed, and every result.
+    """Training loss, learning rate, speed and results as TensorBoard scalars, written by process 0.
 
-    Needs the package tensorboard. What an interrupted run wrote after the state that it goes on
-    from is hidden. Process 0 writes.
+    Needs the package tensorboard. When a run resumes, what it wrote after its saved state is hidden.
 
     Args:
         folder: where the event files go.
@@ -386,10 +370,9 @@ class TensorBoardLog(Callback):
     def on_train_start(self, bot: BotLike) -> None:
         """Open the event file."""
         if rank() == 0:
-            # A module of this name tells tensorboard to do without TensorFlow, whose import takes
-            # seconds.
+            # A module of this name keeps tensorboard from importing TensorFlow, which takes seconds.
             sys.modules.setdefault(_NO_TENSORFLOW, ModuleType(_NO_TENSORFLOW))
-            from torch.utils.tensorboard import SummaryWriter  # only those who use it need it
+            from torch.utils.tensorboard import SummaryWriter  # optional
 
             purge = bot.step + 1 if bot.resumed else None
             self._writer = SummaryWriter(str(self.folder), purge_step=purge)

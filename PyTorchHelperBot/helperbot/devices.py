@@ -17,25 +17,23 @@ def _is_dataclass_instance(value: Any) -> bool:
 
 
 def move_to(batch: Batch, device: torch.device | str) -> Batch:
-    """Return `batch` with every tensor in it on `device`.
+    """Return `batch` with its tensors on `device`.
 
     Args:
-        batch: a tensor, or any nesting of dicts, lists, tuples, named tuples and dataclasses.
-            Containers are copied, never changed; anything else in them is passed on as it is.
-        device: where the tensors go. Copies to CUDA are non-blocking, which makes them overlap
-            with computation when the tensors are in pinned memory.
+        batch: a tensor, or any nesting of dicts, lists, tuples, named tuples and dataclasses. Containers are copied;
+            other values are kept as they are.
+        device: where the tensors go. Copies from pinned memory to CUDA overlap with computation.
 
     Returns:
         A value of the same structure and types. Tensors already on `device` are not copied.
     """
     device = torch.device(device)
-    # Only copies *to* CUDA may be non-blocking: the stream orders them before their use there,
-    # whereas a non-blocking copy to the CPU could be read before it is finished.
+    # Only copies to CUDA: the stream orders them before their use, but a copy to the CPU could be read too early.
     return _map(batch, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
 
 def pin_memory(batch: Batch) -> Batch:
-    """Return `batch` with every tensor in it in pinned memory, to be copied to CUDA faster.
+    """Return `batch` with its tensors in pinned memory, for faster copies to CUDA.
 
     Args:
         batch: as for `move_to`.
@@ -47,11 +45,11 @@ def pin_memory(batch: Batch) -> Batch:
 
 
 def _map(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply `function` to the tensors in a batch."""
+    """Apply `function` to the tensors of a batch."""
     if isinstance(value, torch.Tensor):
         return function(value)
     if isinstance(value, MutableMapping):
-        # A copy with its items replaced keeps what a subclass adds (say, a default factory).
+        # Copying keeps what a subclass adds, such as a default factory.
         moved = copy.copy(value)
         for key, item in value.items():
             moved[key] = _map(item, function)
@@ -61,17 +59,17 @@ def _map(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)([_map(item, function) for item in value])
     if _is_dataclass_instance(value):
-        # Not dataclasses.replace: it rejects fields with init=False and repeats __post_init__.
+        # dataclasses.replace rejects fields with init=False and repeats __post_init__.
         moved = copy.copy(value)
         for field in dataclasses.fields(value):
             item = _map(getattr(value, field.name), function)
-            object.__setattr__(moved, field.name, item)  # works for frozen dataclasses, too
+            object.__setattr__(moved, field.name, item)  # also if frozen
         return moved
     return value
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in `value`, depth first, in the order in which they are held."""
+    """Yield the tensors in `value`, depth first."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -86,29 +84,29 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def batch_size(batch: Any) -> int:
-    """Return the first dimension of the first tensor found in `batch`.
+    """The first dimension of the first tensor in `batch`.
 
     Raises:
-        ValueError: `batch` holds no tensor, or the first one has no dimensions.
+        ValueError: there is no tensor, or the first one is 0-d.
     """
     first = next(_tensors(batch), None)
     if first is None:
         raise ValueError(f"no tensor in a batch of type {type(batch).__name__}")
     if first.ndim == 0:
-        raise ValueError("the first tensor of the batch has no dimensions, so none of examples")
+        raise ValueError("the first tensor of the batch has no dimensions")
     return first.shape[0]
 
 
 def resolve_amp(name: str, device: torch.device) -> torch.dtype | None:
-    """The type to compute in, or None for no mixed precision.
+    """The data type for mixed precision, or None for full precision.
 
     Args:
-        name: "bf16", "fp16", "off", or "auto": on CUDA bfloat16 where the card has it (compute
-            capability 8.0 and later), else float16; on a CPU none.
+        name: "bf16", "fp16", "off" or "auto", which is None on a CPU, and on CUDA bfloat16 if the GPU has it (compute
+            capability 8.0), else float16.
         device: where to compute.
 
     Raises:
-        ValueError: the name is not one of these, or the card has no bfloat16.
+        ValueError: the name is none of these, or the GPU has no bfloat16.
     """
     if name not in _AMP_CHOICES:
         raise ValueError(f"expected one of {', '.join(_AMP_CHOICES)}, got {name!r}")
@@ -116,7 +114,7 @@ def resolve_amp(name: str, device: torch.device) -> torch.dtype | None:
         return None
     if name == "fp16":
         return torch.float16
-    # The emulation on older cards would be slower than float32.
+    # Older GPUs emulate it, more slowly than float32.
     native = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
     if not native and name == "bf16":
         raise ValueError(f"{torch.cuda.get_device_name(device)} has no bfloat16: use fp16 or auto")

@@ -1,7 +1,4 @@
-"""Several processes that train one model, as `torchrun` starts them.
-
-Everything here works with one process, too, and then costs nothing.
-"""
+"""Process groups and collectives for the processes that `torchrun` starts. With one process everything is a no-op."""
 
 import logging
 import os
@@ -22,10 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 LOGGER = logging.getLogger(__name__)
 ARRIVAL = timedelta(minutes=10)
-_SILENCE = 5.0  # seconds of waiting before it is said
-_PAUSE = 0.1  # seconds between one look and the next
-_SHOWN = 8  # ranks
-_PLACE = "MASTER_ADDR", "MASTER_PORT"  # what a launcher sets beside RANK and WORLD_SIZE
+_SILENCE = 5.0  # seconds of waiting before a log line
+_PAUSE = 0.1  # seconds between polls
+_SHOWN = 8  # missing ranks listed
+_PLACE = "MASTER_ADDR", "MASTER_PORT"  # set by launchers beside RANK and WORLD_SIZE
 
 _WRAPPERS: WeakSet[DistributedDataParallel] = WeakSet()  # of the current group
 
@@ -33,16 +30,16 @@ Batch = TypeVar("Batch")
 
 
 class LaunchError(RuntimeError):
-    """What the environment says of the processes of a run is wrong, or some of them do not come."""
+    """The environment describes the processes wrongly, or some of them do not arrive."""
 
 
 def launched() -> bool:
-    """Whether the environment says that a launcher such as `torchrun` has started this process."""
+    """Whether the environment says that a launcher such as `torchrun` started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def local_rank() -> int:
-    """Which of the processes of its machine this one is; 0 without a launcher."""
+    """The rank of this process on its machine; 0 without a launcher."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
@@ -50,17 +47,17 @@ def local_rank() -> int:
 def process_group(
     device: torch.device, timeout: timedelta | None = None, arrival: timedelta = ARRIVAL
 ) -> Iterator[None]:
-    """Join the other processes of a launcher for the duration of the block; nothing without one.
+    """Join the other processes of a launcher for the duration of the block. Does nothing without a launcher.
 
     Args:
-        device: what the processes exchange lies on. CUDA tensors go through NCCL, those on the CPU through gloo. "cuda"
-            without a number is the GPU of this process's `local_rank`.
-        timeout: how long a process waits for the others before it gives up; None for torch's own, 30 minutes.
-        arrival: how long it waits for the others to be started, where no `torchrun` sees to that. After some seconds
-            a log line says which are missing.
+        device: where exchanged tensors are. CUDA tensors go through NCCL, CPU tensors through gloo. "cuda" without an
+            index is the GPU of `local_rank`.
+        timeout: how long a collective waits for other processes; None is torch's default, 30 minutes.
+        arrival: how long to wait for the others to start, unless `torchrun` does. After some seconds a log line says
+            which are missing.
 
     Raises:
-        LaunchError: the environment does not say where the processes meet, or not all have come in time.
+        LaunchError: the environment does not say where to meet, or not all processes arrive in time.
     """
     if not launched():
         yield
@@ -81,7 +78,7 @@ def process_group(
     del world
     try:
         yield
-        dist.barrier()  # a process that is still talking needs the others
+        dist.barrier()  # a process that still communicates needs the others
     finally:
         for wrapper in _WRAPPERS:
             _release_group(wrapper)
@@ -91,12 +88,12 @@ def process_group(
 
 
 def _launch() -> tuple[str, int, int, int]:
-    """Host and port where the processes meet, rank, and how many they are. Raises `LaunchError`."""
+    """Host and port of the meeting place, rank and world size. Raises `LaunchError`."""
     missing = [name for name in _PLACE if name not in os.environ]
     if missing:
         raise LaunchError(
-            f"environment: RANK and WORLD_SIZE are set, but {' and '.join(missing)} not; start it with torchrun, or "
-            "unset them to run in one process"
+            f"environment: RANK and WORLD_SIZE are set, but not {' and '.join(missing)}; start with torchrun, or unset "
+            "them to run in one process"
         )
     numbers = {}
     for name, most in (("MASTER_PORT", 65535), ("WORLD_SIZE", 2**31), ("RANK", 2**31)):
@@ -111,9 +108,9 @@ def _launch() -> tuple[str, int, int, int]:
 
 
 def _meet(host: str, port: int, own: int, count: int, arrival: timedelta) -> dist.Store:
-    """Wait until all processes are there; returns the store that process 0 holds for them. Raises `LaunchError`."""
+    """Wait for all processes; returns the store that process 0 hosts. Raises `LaunchError`."""
     place = f"{host}:{port}"
-    if own > 0:  # torch would wait itself, but say nothing, and write pages about it in the end
+    if own > 0:  # torch would wait silently, and end with pages of errors
         _wait_for(lambda: [] if _answers(host, port) else [0], count, place, arrival)
     try:
         store = dist.TCPStore(host, port, count, own == 0, wait_for_workers=False)
@@ -126,12 +123,12 @@ def _meet(host: str, port: int, own: int, count: int, arrival: timedelta) -> dis
 
 
 def _arrived(number: int) -> str:
-    """The key by which a process says that it is there."""
+    """The key with which a process announces itself."""
     return f"arrived/{number}"
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether anybody listens there."""
+    """Whether the port accepts connections."""
     try:
         with socket.create_connection((host, port), timeout=_SILENCE):
             return True
@@ -140,7 +137,7 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _wait_for(missing: Callable[[], list[int]], count: int, place: str, arrival: timedelta) -> None:
-    """Wait until no rank is missing, and say so if it takes long. Raises `LaunchError` after `arrival`."""
+    """Wait until no rank is missing, and log if it takes long. Raises `LaunchError` after `arrival`."""
     start, told = time.monotonic(), False
     while absent := missing():
         waited = time.monotonic() - start
@@ -149,7 +146,7 @@ def _wait_for(missing: Callable[[], list[int]], count: int, place: str, arrival:
         what = f"{len(absent)} of {count} ranks at {place}: {names}"
         if waited > arrival.total_seconds():
             raise LaunchError(
-                f"waited {waited:.0f} s in vain for {what}; start every rank from 0 to WORLD_SIZE - 1, all with the "
+                f"gave up after {waited:.0f} s waiting for {what}; start every rank from 0 to WORLD_SIZE - 1 with the "
                 "same MASTER_ADDR and MASTER_PORT, or unset RANK and WORLD_SIZE to run in one process"
             )
         if not told and waited > _SILENCE:
@@ -161,12 +158,12 @@ def _wait_for(missing: Callable[[], list[int]], count: int, place: str, arrival:
 def data_parallel(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     """`model` with gradients averaged over all processes, until the process group ends."""
     with warnings.catch_warnings():
-        # torch 2.13 has another name for broadcast_buffers, 2.7 only this one.
+        # torch 2.13 renames broadcast_buffers; 2.7 has only this name.
         warnings.simplefilter("ignore", FutureWarning)
         wrapper = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # they are equal anyway
+            broadcast_buffers=False,  # equal anyway
         )
     _WRAPPERS.add(wrapper)
     return wrapper
@@ -187,24 +184,24 @@ def is_distributed() -> bool:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The rank of this process."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return dist.get_world_size() if is_distributed() else 1
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait for all processes to get here."""
     if is_distributed():
         dist.barrier()
 
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Let process 0 go through the block before the others, which then find what it has made."""
+    """Let process 0 run the block before the others, which then find what it created."""
     if rank() > 0:
         barrier()
     yield
@@ -213,10 +210,7 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def in_step(batches: Iterable[Batch]) -> Iterator[Batch | None]:
-    """The batches of this process, and then None for as long as another process has more of them.
-
-    All must iterate alike.
-    """
+    """The batches of this process, then None while another process has more. All processes must iterate this."""
     if not is_distributed():
         yield from batches
         return
@@ -229,7 +223,7 @@ def in_step(batches: Iterable[Batch]) -> Iterator[Batch | None]:
 
 
 def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes, without gradient. All must call this alike."""
+    """The sum of a tensor over all processes, without gradient. A collective."""
     if not is_distributed():
         return value
     total = value.detach().to(_common_device(value), copy=True)
@@ -238,7 +232,7 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
 
 
 def _common_device(value: torch.Tensor) -> torch.device:
-    """Where a tensor has to be to go between the processes: where it is, unless they have but one way."""
+    """The device from which the backend can send a tensor."""
     backend = dist.get_backend()
     if backend == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
@@ -246,10 +240,10 @@ def _common_device(value: torch.Tensor) -> torch.device:
 
 
 def gather_rows(rows: torch.Tensor) -> torch.Tensor:
-    """The rows of a tensor of all processes, those of process 0 first.
+    """The rows of all processes, in the order of ranks. A collective.
 
     Args:
-        rows: (any number, ...); the processes may have different numbers of rows.
+        rows: (rows, ...); the number of rows may differ between processes.
     """
     if not is_distributed():
         return rows
@@ -261,10 +255,10 @@ def gather_rows(rows: torch.Tensor) -> torch.Tensor:
 
 
 def gather_on_first(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The rows of tensors of all processes, in process 0, its own first; in the others no rows.
+    """The rows of all processes, in the order of ranks, on process 0; no rows on the others. A collective.
 
     Args:
-        tensors: (rows, ...) each, as many rows in all of them; the processes may have different numbers of rows.
+        tensors: (rows, ...) each, with equal numbers of rows, which may differ between processes.
     """
     if not is_distributed():
         return list(tensors)
@@ -280,21 +274,21 @@ def gather_on_first(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _row_counts(rows: torch.Tensor) -> list[int]:
-    """How many rows each process has."""
+    """The number of rows of each process."""
     counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = len(rows)
     return sum_over_ranks(counts).tolist()
 
 
 def _padded(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """So many rows, the last of them zeros, where they can go between the processes."""
+    """`rows` padded with zeros to `count` rows, on a device from which the backend can send them."""
     padded = rows.new_zeros(count, *rows.shape[1:], device=_common_device(rows))
     padded[: len(rows)] = rows
     return padded
 
 
 class _SumOverRanks(torch.autograd.Function):  # pylint: disable=abstract-method
-    """`sum_over_ranks` with a gradient: every process's loss depends on every process's value."""
+    """`sum_over_ranks` with a gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:  # pylint: disable=arguments-differ,unused-argument
@@ -306,20 +300,20 @@ class _SumOverRanks(torch.autograd.Function):  # pylint: disable=abstract-method
 
 
 class SyncBatchNorm1d(nn.BatchNorm1d):
-    """Batch norm over the batches of all processes; torch's own has no CPU kernel.
+    """Batch norm over the batches of all processes, also on the CPU, for which torch has none.
 
-    The processes may have different numbers of examples, some of them none. In training raises `ValueError`, as
-    `nn.BatchNorm1d` does, where all together have but one value per channel.
+    The number of examples may differ between processes, and be 0. In training raises `ValueError`, as `nn.BatchNorm1d`
+    does, if all processes together have a single value per channel.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # pylint: disable=redefined-builtin
-        """(N, C) or (N, C, L), as `nn.BatchNorm1d`."""
+        """As `nn.BatchNorm1d`: (N, C) or (N, C, L)."""
         if not (self.training and is_distributed()):
             return super().forward(input)
         self._check_input_dim(input)
         dtype = input.dtype
         if dtype in (torch.float16, torch.bfloat16):
-            input = input.float()  # sums and statistics need the precision
+            input = input.float()  # for the sums
         dims = [0] if input.ndim == 2 else [0, 2]
         shape = [1, -1] + [1] * (input.ndim - 2)
         count = input.new_tensor([input.numel() / self.num_features])
@@ -339,7 +333,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
 
     def _update(self, mean: torch.Tensor, unbiased_variance: torch.Tensor) -> None:
         tracked, mean_buffer, variance_buffer = self.num_batches_tracked, self.running_mean, self.running_var
-        # They are there wherever `track_running_stats` is set.
+        # Given `track_running_stats`.
         assert tracked is not None and mean_buffer is not None and variance_buffer is not None
         tracked.add_(1)
         momentum = 1.0 / float(tracked) if self.momentum is None else self.momentum
@@ -348,11 +342,11 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Have the batch norms of a model use the batches of all processes. Names stay as they are.
+    """Make the batch norms of a model use the batches of all processes. Names do not change.
 
     Args:
-        model: changed in place, but for itself being a batch norm.
-        device: where it will be; CUDA has a kernel of torch's own for it.
+        model: changed in place, unless it is a batch norm itself.
+        device: where the model will be.
 
     Returns:
         The model.

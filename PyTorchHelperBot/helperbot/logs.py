@@ -1,4 +1,4 @@
-"""Logging to the console, without breaking progress bars, and to files."""
+"""Logging to files and to the console, above progress bars."""
 
 import logging
 import os
@@ -14,13 +14,10 @@ DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 class _TqdmStderr:
-    """A stream that writes to stderr above the progress bars.
-
-    It looks stderr up each time it writes, so it follows a later redirection.
-    """
+    """A stream that writes to the current `sys.stderr`, above the progress bars."""
 
     def write(self, text: str) -> None:
-        """Write `text`; bars are cleared before and drawn again after."""
+        """Write `text`, redrawing the bars."""
         tqdm.write(text, file=sys.stderr, end="")
 
     def flush(self) -> None:
@@ -29,14 +26,14 @@ class _TqdmStderr:
 
 
 class _ConsoleHandler(logging.StreamHandler[_TqdmStderr]):
-    """The console handler of `get_logger`; a class of its own, to find it again."""
+    """The console handler of `get_logger`, recognized by its class."""
 
     def __init__(self) -> None:
         super().__init__(_TqdmStderr())
 
 
 class _LogFileHandler(logging.FileHandler):
-    """A file handler of `get_logger`; a class of its own, to find it again."""
+    """A file handler of `get_logger`, recognized by its class."""
 
 
 def get_logger(
@@ -44,19 +41,17 @@ def get_logger(
 ) -> logging.Logger:
     """Set up the logger `name` to write to stderr and, if given, to `file`.
 
-    May be called any number of times: there is one console handler per logger, and one file
-    handler per file. A further file is written beside the earlier ones. The logger's records no
-    longer go to the loggers above it, whose handlers would print them a second time.
+    Repeated calls add no second handler for the console or for the same file; another file is added to those before.
+    Records do not propagate to parent loggers, which might print them again.
 
     Args:
         name: the logger's name.
-        file: a text file (UTF-8) to append to; its folder is made when missing.
-        level: the least level that is written, say `logging.INFO`.
-        console_level: the least level that is written to stderr, for a console that is to show less than the files
-            hold. None: as an earlier call set it, at first all that `level` lets through.
+        file: a UTF-8 text file to append to; its folder is created if missing.
+        level: minimum level, such as `logging.INFO`.
+        console_level: minimum level on stderr, if higher. None keeps that of an earlier call, initially `level`.
 
     Returns:
-        The logger. `close_logger` undoes what this function did to it.
+        The logger; `close_logger` undoes the setup.
 
     Raises:
         OSError: the file cannot be opened.
@@ -64,7 +59,7 @@ def get_logger(
     logger = logging.getLogger(name)
     formatter = logging.Formatter(FORMAT, DATE_FORMAT)
     added: list[logging.Handler] = []
-    if file is not None:  # first, because only this can fail
+    if file is not None:  # first, since only this can fail
         path = Path(file).resolve()
         open_files = [h.baseFilename for h in logger.handlers if isinstance(h, _LogFileHandler)]
         if str(path) not in open_files:
@@ -85,10 +80,7 @@ def get_logger(
 
 
 def close_logger(logger: logging.Logger) -> None:
-    """Remove and close the handlers that `get_logger` added to `logger`.
-
-    Handlers from elsewhere stay. Calling it again, or for another logger, changes nothing.
-    """
+    """Remove and close the handlers that `get_logger` added to `logger`, if any."""
     own = [h for h in logger.handlers if isinstance(h, (_ConsoleHandler, _LogFileHandler))]
     for handler in own:
         logger.removeHandler(handler)
@@ -102,7 +94,7 @@ def close_logger(logger: logging.Logger) -> None:
 def logging_to(
     name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO, console_level: int | None = None
 ) -> Iterator[logging.Logger]:
-    """Give the logger of `get_logger` with the same arguments, and close it at the end."""
+    """`get_logger` as a context that closes the logger."""
     logger = get_logger(name, file, level, console_level)
     try:
         yield logger

@@ -1,16 +1,16 @@
-"""Metrics over a whole evaluation."""
+"""The base class of metrics."""
 
 from abc import ABC, abstractmethod
 from typing import Any
 
 
 class Metric(ABC):
-    """Something measured over all batches of one evaluation.
+    """A value computed over all batches of an evaluation.
 
-    The Bot calls `reset` once, `update` and `exchange` for each batch and then `compute`, all in inference mode.
+    The Bot calls `reset`, then `update` and `exchange` for each batch, then `compute`, all in inference mode.
 
     Args:
-        name: under what name the results hold the value of `compute`.
+        name: the key of the value in the results.
     """
 
     def __init__(self, name: str) -> None:
@@ -22,21 +22,21 @@ class Metric(ABC):
 
     @abstractmethod
     def update(self, outputs: Any, batch: Any) -> None:
-        """Take in the model's outputs for one batch; both are on the Bot's device."""
+        """Add a batch and the model's outputs for it, both on the Bot's device."""
 
-    def exchange(self) -> None:  # noqa: B027  # most metrics have nothing to hand on
-        """Hand on what `update` has taken in, if it is not to be kept here; by default nothing.
+    def exchange(self) -> None:  # noqa: B027  # optional
+        """Send what `update` has collected to another process; by default nothing.
 
-        All processes call this at once, also those without a batch of their own.
+        All processes call this together, including those that have run out of batches.
         """
 
     @abstractmethod
     def compute(self) -> float | dict[str, float]:
-        """Return the value over all batches of all processes since `reset`, the same in each.
+        """Return the value over all batches of all processes since `reset`, the same in every process.
 
-        A dict's own keys, instead of `name`, become the names in the results.
+        The keys of a dict replace `name` in the results.
         """
 
     def in_log(self, results: dict[str, float]) -> dict[str, float]:  # pylint: disable=unused-argument
-        """What log lines show of the results of an evaluation, where that is another unit; by default nothing else."""
+        """The results that log lines show in another unit; by default none."""
         return {}

@@ -7,20 +7,19 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Split the parameters of `model` that train into one group with decay and one without.
+    """Split the trainable parameters of `model` into a group with weight decay and one without.
 
-    Exempt from decay is what has fewer than two dimensions, as the parameters of batch norms have, or
-    "bias" in its name. Parameters with `requires_grad` False are left out, and so are groups without
-    parameters. For different rates in different submodules, add up the lists of several calls.
+    Parameters with fewer than two dimensions (batch norms, for example) and biases do not decay. Empty groups are
+    left out. For different rates in different submodules, concatenate the lists of several calls.
 
     Args:
-        model: the module whose parameters, with those of its submodules, are split.
+        model: the module whose parameters are split.
         lr: learning rate of both groups, finite and at least 0.
-        weight_decay: decay of the first group, finite and at least 0.
+        weight_decay: weight decay of the first group, finite and at least 0.
 
     Returns:
-        Up to two dicts for `torch.optim`, with the keys "params", "lr" and "weight_decay", the one with
-        decay first. Parameters are in the order of the modules.
+        Up to two dicts for `torch.optim` with the keys "params", "lr" and "weight_decay", the decaying group first,
+        parameters in module order.
 
     Raises:
         ValueError: `lr` or `weight_decay` is out of range.
@@ -44,25 +43,23 @@ def parameter_groups(model: nn.Module, lr: float, weight_decay: float) -> list[d
 def warmup_linear_decay(
     step: int, steps: int, warmup: float, start_factor: float = 0.01, end_factor: float = 0.01
 ) -> float:
-    """Return the factor for a linear warm-up followed by a linear decay.
+    """The learning rate factor of a linear warm-up and a linear decay.
 
-    The factor is the continuous, piecewise linear function through `(0, start_factor)`,
-    `(warmup * steps, 1)` and `(steps, end_factor)`. Training takes the steps 0 to `steps - 1`, so
-    the last one is taken at one slope's distance from `end_factor`, and `end_factor` holds from
-    step `steps` on. With `warmup` 0 there is no first part: the factor at step 0 is 1.
+    Piecewise linear through `(0, start_factor)`, `(warmup * steps, 1)` and `(steps, end_factor)`, then constant. With
+    `warmup` 0 it starts at 1. Training takes steps 0 to `steps - 1`, so it stops just short of `end_factor`.
 
     Args:
-        step: how many steps are finished, at least 0.
-        steps: how many steps the whole schedule has, at least 1.
-        warmup: the part of the steps spent on the warm-up, in [0, 1).
+        step: number of finished steps, at least 0.
+        steps: length of the schedule, at least 1.
+        warmup: fraction of the steps spent on the warm-up, in [0, 1).
         start_factor: factor at step 0, in [0, 1].
-        end_factor: factor at step `steps` and after, in [0, 1].
+        end_factor: factor from step `steps` on, in [0, 1].
 
     Returns:
         A factor in [min(start_factor, end_factor), 1].
 
     Raises:
-        ValueError: an argument is out of its range.
+        ValueError: an argument is out of range.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
@@ -78,11 +75,10 @@ def warmup_linear_decay(
     peak = warmup * steps
     if step < peak:
         return _between(start_factor, 1.0, step / peak)
-    # warmup < 1 does not keep warmup * steps from being rounded up to steps, but then step < peak
-    # holds for every step < steps: the division below never is one by zero.
+    # Rounding may make peak equal to steps, but then step < peak: no division by zero below.
     return _between(1.0, end_factor, (step - peak) / (steps - peak))
 
 
 def _between(first: float, second: float, part: float) -> float:
-    """Interpolate; the weighted sum, unlike first + part * difference, is exact at both ends."""
+    """Interpolate, exactly at both ends (unlike first + part * difference)."""
     return (1.0 - part) * first + part * second

@@ -1,4 +1,4 @@
-"""Ending in good order when the system asks for it."""
+"""Signals as flags, for an orderly end."""
 
 import signal
 import threading
@@ -8,22 +8,20 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-_Handler = Callable[[int, FrameType | None], Any] | int | None  # what `signal.signal` takes and returns
+_Handler = Callable[[int, FrameType | None], Any] | int | None  # as `signal.signal` has it
 
 
 class SignalFlag:
-    """Notes SIGTERM (a preemption notice, say), SIGINT and SIGHUP (a terminal that was closed) instead
-    of dying of them, within a block.
+    """A context in which SIGTERM, SIGINT and SIGHUP set a flag instead of ending the process.
 
-    A signal that the process ignores (SIGHUP under nohup) stays ignored, and a second one does what it
-    always does. Only the main thread can note signals; elsewhere, and when not `active`, nothing is
-    changed.
+    Ignored signals (SIGHUP under nohup) stay ignored, and a second signal acts as usual. Has no effect outside of the
+    main thread or when not `active`.
 
     Attributes:
-        number: of the signal that came, or None.
+        number: of the signal received, or None.
     """
 
-    default = int(signal.SIGTERM)  # for a process that ends since another one got a signal
+    default = int(signal.SIGTERM)  # of a process that ends because another one got a signal
 
     def __init__(self, active: bool) -> None:
         self.active = active and threading.current_thread() is threading.main_thread()

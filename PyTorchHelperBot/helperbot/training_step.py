@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward in parts, precisions and processes."""
+"""The optimizer step, and the detection of divergence."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -14,9 +14,9 @@ _LEAST_LOSS_SCALE = 1e-3
 
 
 class NonFiniteLossError(ArithmeticError):
-    """Training has diverged; `step` is the step (counted from 1) where this was first seen.
+    """Training has diverged, as first seen at `step` (from 1).
 
-    `batch` is what the Bot's `identify` said of that step's batch, or None.
+    `batch` is what the Bot's `identify` returned for that step's batch, or None.
     """
 
     def __init__(self, message: str, step: int) -> None:
@@ -26,15 +26,15 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class TooFewExamplesError(ValueError):
-    """All processes together have too few examples for a step, or none to evaluate on."""
+    """All processes together have too few examples for a step, or none for an evaluation."""
 
 
 class RecentBatches:
-    """Remembers what identifies the batches of the last steps.
+    """What identifies the batches of the last steps.
 
     Args:
-        identify: gets a batch and returns what to remember of it; None to remember nothing.
-        keep: of how many steps.
+        identify: maps a batch to what to remember; None remembers nothing.
+        keep: number of steps.
     """
 
     def __init__(self, identify: Callable[[Any], Any] | None, keep: int) -> None:
@@ -43,23 +43,22 @@ class RecentBatches:
         self._remembered: dict[int, Any] = {}
 
     def remember(self, step: int, batch: Any) -> None:
-        """Take note of the batch of a step, and forget that of `keep` steps before."""
+        """Add the batch of a step, and drop that of `keep` steps before."""
         if self.identify is not None:
             self._remembered[step] = self.identify(batch)
             self._remembered.pop(step - self.keep, None)
 
     def batch(self, step: int) -> Any:
-        """What was remembered of a step's batch, or None."""
+        """What identifies the batch of a step, or None."""
         return self._remembered.get(step)
 
 
 class FiniteGuard:
-    """Watches one-element tensors for values that are infinite or NaN.
+    """Watches one-element tensors for infinities and NaN.
 
     Args:
-        immediate: whether `observe` itself raises, which has to read the value. Where reading
-            means waiting for the device, leave it False: the first bad step is then remembered
-            in a tensor on the device, and only `check` reads it.
+        immediate: whether `observe` reads the value and raises. Otherwise the first bad step is kept on the device,
+            without waiting for it, until `check` reads it.
     """
 
     def __init__(self, immediate: bool) -> None:
@@ -67,10 +66,10 @@ class FiniteGuard:
         self._first_bad: dict[str, torch.Tensor] = {}
 
     def observe(self, name: str, value: torch.Tensor, step: int) -> None:
-        """Look at `value` (any shape with one element), called `name`, of step `step` (from 1).
+        """Check the one-element tensor `value`, called `name`, of step `step` (from 1).
 
         Raises:
-            NonFiniteLossError: the value is not finite, and the guard is an immediate one.
+            NonFiniteLossError: the value is not finite and the guard is immediate.
         """
         if self.immediate:
             if not bool(torch.isfinite(value)):
@@ -83,10 +82,10 @@ class FiniteGuard:
         self._first_bad[name] = torch.where(bad & (first == 0), step, first)
 
     def check(self) -> None:
-        """Read what was remembered since the last check, and forget it.
+        """Read and reset what was observed since the last check.
 
         Raises:
-            NonFiniteLossError: one of the values observed since was not finite.
+            NonFiniteLossError: a value was not finite.
         """
         remembered, self._first_bad = self._first_bad, {}
         bad = [(int(first), name) for name, first in remembered.items() if int(first) > 0]
@@ -97,13 +96,12 @@ class FiniteGuard:
 
 
 def check_parameters(named: Iterable[tuple[str, torch.nn.Parameter]], step: int) -> None:
-    """Check that all elements of the parameters `(name, parameter)` that train are finite.
+    """Check that the trainable parameters among `(name, parameter)` are finite, reading one flag from the device.
 
-    A finite loss may still have gradients that are not, and these spoil the weights one step
-    before the loss shows it. Reads one flag from the device.
+    A finite loss may have gradients that are not; the weights then show it a step before the loss.
 
     Raises:
-        NonFiniteLossError: some are not; the message names the first parameter and `step`.
+        NonFiniteLossError: the message names the first bad parameter and `step`.
     """
     trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trained:
@@ -116,12 +114,12 @@ def check_parameters(named: Iterable[tuple[str, torch.nn.Parameter]], step: int)
 
 
 class Stepper:
-    """Takes the optimizer steps of a Bot, whose arguments of the same names it gets.
+    """Takes optimizer steps. The arguments are those of `Bot`.
 
     Attributes:
-        model: the module that is trained, on the device.
-        last_loss: of the last step, the mean over all processes; detached, without dimensions.
-        last_grad_norm: of the last step before clipping, likewise; None without clipping.
+        model: the module being trained, on the device.
+        last_loss: loss of the last step, the mean over all processes; a detached 0-d tensor.
+        last_grad_norm: gradient norm of the last step before clipping, likewise; None without `clip_grad_norm`.
     """
 
     def __init__(
@@ -150,7 +148,7 @@ class Stepper:
             self.model = synchronize_batch_norm(self.model, device)
         self._parallel = data_parallel(self.model, device) if is_distributed() else None
         self._trained: nn.Module = self.model if self._parallel is None else self._parallel
-        if compiled:  # a module, too, which torch's annotation does not say
+        if compiled:  # torch's annotation does not say that this is a module
             self._trained = cast(nn.Module, torch.compile(self._trained))
         self.optimizer = optimizer
         self.forward = forward
@@ -160,34 +158,36 @@ class Stepper:
         self.accumulate = accumulate
         self.split_batch = split_batch
         self.least_examples = least_examples
-        # Without float16 the scaler passes everything through.
+        # Has no effect unless enabled.
         self._scaler = torch.amp.GradScaler(device.type, enabled=amp == torch.float16)
         self.last_loss: torch.Tensor | None = None
         self.last_grad_norm: torch.Tensor | None = None
 
     def autocast(self) -> torch.autocast:
-        """The context for forward passes and losses; it has torch's losses compute in float32."""
+        """The context for forward passes and losses; torch's losses compute in float32 in it."""
         return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
 
     def step(self, batch: Any, number: int, guard: FiniteGuard) -> int:
-        """Take step `number` (from 1) on a batch that is on the device.
+        """Take step `number` (from 1) on a batch on the device.
 
         Returns:
-            How many examples the batches of all processes have.
+            The number of examples in the batches of all processes.
 
         Raises:
             NonFiniteLossError: from `guard`.
-            TooFewExamplesError: all processes together have less than `least_examples`.
+            TooFewExamplesError: all processes together have fewer than `least_examples`.
         """
         parts, total = self._weighted_parts(batch)
         if total < self.least_examples:
-            raise TooFewExamplesError(f"the batch of step {number} has {total} examples, needed {self.least_examples}")
+            raise TooFewExamplesError(
+                f"the batch of step {number} has {total} examples; at least {self.least_examples} needed"
+            )
         self.last_loss = self._backward(parts, number, guard)
         self._scaler.unscale_(self.optimizer)
         if self.clip_grad_norm is not None:
             trained = [p for group in self.optimizer.param_groups for p in group["params"]]
             norm = torch.nn.utils.clip_grad_norm_(trained, self.clip_grad_norm)
-            if not self._scaler.is_enabled():  # which steps over what has overflowed
+            if not self._scaler.is_enabled():  # it skips steps that overflow
                 guard.observe("the gradient norm", norm, number)
             self.last_grad_norm = norm.detach()
         self._scaler.step(self.optimizer)
@@ -195,20 +195,20 @@ class Stepper:
         return total
 
     def check_loss_scale(self, step: int) -> None:
-        """Check that float16 can hold the gradients at some scale; waits for the device.
+        """Check that float16 can hold the gradients at some loss scale; waits for the device.
 
         Raises:
-            NonFiniteLossError: they overflow however small the scale; the message names `step`.
+            NonFiniteLossError: they overflow at every scale; the message names `step`.
         """
         if self._scaler.is_enabled() and self._scaler.get_scale() < _LEAST_LOSS_SCALE:
             message = f"the gradients overflow at every loss scale, seen at step {step}"
             raise NonFiniteLossError(message, step)
 
     def _weighted_parts(self, batch: Any) -> tuple[list[tuple[Any, float]], int]:
-        """The parts that any process has examples in, and how many examples there are of all processes and parts.
+        """The parts in which any process has examples, each with its weight, and the total number of examples.
 
-        With each part its weight, such that the weighted losses' mean over the processes, which is what their gradients
-        are averaged to, is the mean loss of all those examples. It is 0 where this process has none.
+        The weights make the mean of the weighted losses over the processes (as gradients are averaged) the mean loss of
+        all examples. The weight is 0 if this process has no examples in the part.
         """
         parts: Sequence[Any] = [batch]
         if self.accumulate > 1 and self.split_batch is not None:
@@ -217,22 +217,22 @@ class Stepper:
         if is_distributed():
             if len(parts) != self.accumulate:
                 raise ValueError(
-                    f"split_batch has made {len(parts)} parts, in several processes {self.accumulate} needed"
+                    f"split_batch returned {len(parts)} parts; with several processes it must return {self.accumulate}"
                 )
-            totals = sum_over_ranks(torch.tensor(sizes)).tolist()  # on the CPU, so that nobody waits for a device
+            totals = sum_over_ranks(torch.tensor(sizes)).tolist()  # on the CPU, not to wait for a device
         whole = max(1, sum(totals))
         weighted = [(part, size * world_size() / whole) for part, size, total in zip(parts, sizes, totals) if total > 0]
         return weighted, sum(totals)
 
     def _backward(self, parts: list[tuple[Any, float]], number: int, guard: FiniteGuard) -> torch.Tensor:
-        """Compute the gradients of a batch in weighted parts; returns its loss, the mean over all processes.
+        """Compute the gradients of weighted parts; returns the loss, the mean over all processes.
 
-        A process without examples goes through the same motions, since the others wait for its share of sums.
+        A process without examples takes part, too, since the others wait for it in collectives.
         """
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for place, (part, weight) in enumerate(parts, 1):
-            # The processes' gradients are averaged once, with the last part.
+            # Gradients are averaged over the processes once, with the last part.
             last = place == len(parts)
             with nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 with self.autocast():
@@ -240,7 +240,7 @@ class Stepper:
                     loss = self.loss(outputs, part)
                 if weight != 1:
                     loss = loss * weight
-                # Without examples it is the mean over nothing, which is no number, but has a gradient: zeros.
+                # Without examples the loss is NaN, but its gradients are zeros.
                 total = total + (loss.detach() if weight > 0 else loss.new_zeros(()))
                 if last:
                     total = sum_over_ranks(total) / world_size()
@@ -249,16 +249,16 @@ class Stepper:
         return total
 
     def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
-        """The criterion's value, checked to be a tensor without dimensions."""
+        """The criterion's value, a 0-d tensor."""
         loss = self.criterion(outputs, batch)
         if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
             is_tensor = isinstance(loss, torch.Tensor)
             got = f"shape {tuple(loss.shape)}" if is_tensor else f"a {type(loss).__name__}"
-            raise ValueError(f"the criterion must return a tensor without dimensions, got {got}")
+            raise ValueError(f"the criterion must return a 0-d tensor, got {got}")
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that further steps depend on: tensors and plain values."""
+        """Everything that further steps depend on, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -266,7 +266,7 @@ class Stepper:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` of a like Stepper returned."""
+        """Load the `state_dict` of a Stepper that was built in the same way."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])

@@ -1,4 +1,4 @@
-"""What test_helperbot_distributed.py lets two processes do; they write down what came out.
+"""The script that test_helperbot_distributed.py runs in two processes; each saves its results.
 
 Call: python -m torch.distributed.run --standalone --nproc_per_node=2 FILE FOLDER PART
 """
@@ -34,7 +34,7 @@ QUIET.propagate = False
 
 
 class Note(Callback):
-    """Notes the loss of every step; at one step, one of the processes gets a signal."""
+    """Records the loss of every step; at one step, process 1 gets a signal."""
 
     def __init__(self, kill_at=None, hook="on_step_end"):
         self.kill_at = kill_at
@@ -64,20 +64,20 @@ def batches_of(sizes, seed):
 
 
 def part_of(batch, number, count):
-    """The rows of one of the processes: every second one, say."""
+    """The rows of a process: every `count`-th."""
     return tuple(tensor[number::count] for tensor in batch)
 
 
 def network(norm, dropout=0.0):
-    """The same initial weights each time, but others in each process."""
-    torch.manual_seed(5 + rank())  # those of process 0 have to prevail
-    # Before a batch norm the gradient of a bias is nothing but rounding, which Adam enlarges.
+    """The same initial weights each time, different in each process."""
+    torch.manual_seed(5 + rank())  # process 0 must win
+    # Before a batch norm the gradient of a bias is rounding noise, which Adam amplifies.
     first = nn.Linear(2, 6, bias=False)
     return nn.Sequential(first, norm(6), nn.Dropout(dropout), nn.Linear(6, 1))
 
 
 def make_bot(model, note, number, count, folder=None, **arguments):
-    """The Bot of process `number` of `count`: it sees its part of each batch."""
+    """The Bot of process `number` of `count`, which sees its part of each batch."""
     training = [part_of(batch, number, count) for batch in batches_of([8] * 4, seed=1)]
     validation = batches_of([4, 6, 3], seed=2)[number::count]  # unequal numbers, unequal sizes
     callbacks = [note, EarlyStopping("loss", "min", 50)]
@@ -110,7 +110,7 @@ VARIANTS = {"batch norm": (nn.BatchNorm1d, {}), "accumulate": (nn.LayerNorm, {"a
 
 
 def train_variant(name, number, count, folder):
-    """Train, and return what has to be the same in one process as in two."""
+    """Train, and return what must be the same in one process and in two."""
     norm, arguments = VARIANTS[name]
     note = Note()
     bot = make_bot(network(norm), note, number, count, folder, **arguments)
@@ -142,7 +142,7 @@ UNEQUAL = {
 
 
 def stepped(norm, accumulate, batch):
-    """A step on a batch: what has to be the same in one process with all the examples, in float64."""
+    """A step on a batch in float64: what must be the same in one process with all examples."""
     model = network(norm).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     stepper = Stepper(
@@ -175,7 +175,7 @@ def unequal(name, number=None):
 
 
 def too_few():
-    """What a step says that no process has an example for, and batch norm of a single one."""
+    """The errors of a step without examples, and of batch norm with a single one."""
     messages = []
     for sizes in ((0, 0), (0, 1)):
         batch = batches_of([sizes[rank()]], seed=1)[0]
@@ -187,17 +187,17 @@ def too_few():
 
 
 class Exchange(Mean):
-    """Counts how often the processes exchange something, and takes part in it."""
+    """Counts the exchanges."""
 
     times = 0
 
     def exchange(self):
-        """As many times in each process, else it would not come back."""
+        """A collective, which would hang if the processes disagreed."""
         self.times += int(sum_over_ranks(torch.tensor(1)))
 
 
 def exchanged():
-    """Evaluate on batches of which this process has fewer or more than the other, and empty ones."""
+    """Evaluate on unequal numbers of batches, some of them empty."""
     sizes = ([3, 0, 2], [4])[rank()]
     metric = Exchange("error", lambda outputs, batch: (outputs - batch[1]).abs()[:, 0])
     bot = make_bot(network(nn.BatchNorm1d), Note(), rank(), 2)
@@ -206,7 +206,7 @@ def exchanged():
 
 
 def normalized(case):
-    """Batch norm of the rows of this process, and all gradients."""
+    """Batch norm of the rows of this process, and its gradients."""
     shape, options, dtype = case
     generator = torch.Generator().manual_seed(3)
     norm = SyncBatchNorm1d(shape[0], **options)
@@ -217,7 +217,7 @@ def normalized(case):
     rows = 3 + 2 * torch.randn(sum(ROWS), *shape, generator=generator)
     weights = torch.randn(rows.shape, generator=generator)
     place = slice(0, ROWS[0]) if rank() == 0 else slice(ROWS[0], None)
-    for _ in range(2):  # the second time with running statistics other than the initial ones
+    for _ in range(2):  # the second time with updated running statistics
         norm.zero_grad()
         own = rows[place].to(dtype, copy=True).requires_grad_()
         output = norm(own)
@@ -244,7 +244,7 @@ CASES = {
 
 
 def rows_gathered():
-    """Of unequal numbers of rows, and of none at all."""
+    """Gather unequal numbers of rows, and none."""
     own = torch.arange(6).reshape(3, 2)[: 2 + rank()] + 100 * rank()
     value = torch.tensor([1.0, 2.0], requires_grad=True)
     return {
@@ -262,7 +262,7 @@ def rows_gathered():
 
 
 def ordered(folder):
-    """Whether process 1 finds in the block what process 0 has made in it."""
+    """Whether process 1 finds what process 0 created in the block."""
     file = folder / "made"
     with rank_zero_first():
         if rank() == 0:
@@ -294,7 +294,7 @@ def ended(bot):
 
 
 def diverged():
-    """One process sees a number that is none: both have to end."""
+    """One process sees a NaN; both must end."""
     bot = make_bot(network(nn.BatchNorm1d), Note(), rank(), 2, identify=lambda batch: rank())
     if rank() == 1:
         bot.train_batches[2][1][0] = torch.nan
@@ -306,7 +306,7 @@ def diverged():
 
 
 def begin(folder):
-    """The first launch: everything but going on."""
+    """The first launch: everything but resuming."""
     own = folder / f"rank{rank()}"
     results = {
         "norms": {name: normalized(case) for name, case in CASES.items()},
@@ -339,7 +339,7 @@ def half_precision():
 
 
 def go_on(folder):
-    """The second launch: new processes end what was begun."""
+    """The second launch: resume the runs of the first."""
     results = {}
     for name in ("step", "evaluation", "last"):
         bot = noisy_bot(folder / name, Note())
@@ -351,7 +351,7 @@ def go_on(folder):
 
 
 def fail(bots):
-    """Train a Bot, which `bots` holds on to, until process 1 fails."""
+    """Train a Bot, kept in `bots`, until process 1 fails."""
 
     def criterion(outputs, batch):
         if rank() == 1 and bot.step == 2:
@@ -365,7 +365,7 @@ def fail(bots):
 
 
 def main():
-    """Do the part and write down what came out."""
+    """Run the part and save its results."""
     folder, part = Path(sys.argv[1]), sys.argv[2]
     bots = []
     with process_group(CPU):

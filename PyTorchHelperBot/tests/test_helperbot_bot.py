@@ -58,7 +58,7 @@ def make_bot(model=None, lr=0.1, **arguments):
 
 
 class Recorder(Callback):
-    """Notes every hook that is called, with the step."""
+    """Records every hook called, with the step."""
 
     def __init__(self):
         self.calls = []
@@ -83,7 +83,7 @@ class Recorder(Callback):
         self.calls.append(("train_end", bot.step))
 
     def evaluations(self):
-        """The steps after which there was an evaluation."""
+        """The steps followed by an evaluation."""
         return [step for name, step in self.calls if name == "eval"]
 
 
@@ -191,7 +191,7 @@ def test_endless_batches_are_taken_only_as_needed():
 @pytest.mark.parametrize("batches, steps", [([], 0), (iter([]), 0), (iter(regression(2)), 2)])
 def test_exhausted_training_batches_are_an_error(batches, steps):
     bot = make_bot(train_batches=batches)
-    with pytest.raises(ValueError, match="train_batches gives no batch"):
+    with pytest.raises(ValueError, match="train_batches is empty"):
         bot.train(5, 5)
     assert bot.step == steps
 
@@ -225,7 +225,7 @@ def test_batches_without_examples_are_passed_over_unless_there_is_nothing_else()
 def test_a_step_needs_examples(least, size):
     batches = [*regression(1), {"x": torch.zeros(size, 2), "y": torch.zeros(size, 1)}]
     bot = make_bot(train_batches=batches, least_examples=least)
-    with pytest.raises(TooFewExamplesError, match=f"the batch of step 2 has {size} examples, needed {least}"):
+    with pytest.raises(TooFewExamplesError, match=f"the batch of step 2 has {size} examples; at least {least} needed"):
         bot.train(5, 5)
     assert bot.step == 1
 
@@ -318,7 +318,7 @@ def test_loss_that_is_not_finite_raises_before_the_weights_change(value):
     weights = []
 
     class Weights(Recorder):
-        """Notes the weights, too."""
+        """Records the weights, too."""
 
         def on_step_end(self, bot):
             super().on_step_end(bot)
@@ -450,7 +450,7 @@ def test_early_stopping_and_best_checkpoints_in_a_training(tmp_path):
     weights = {}
 
     class Weights(Callback):
-        """Notes the weights of each evaluation."""
+        """Records the weights at each evaluation."""
 
         def on_eval_end(self, bot, results):
             weights[bot.step] = bot.model.weight.detach().clone()
@@ -472,7 +472,7 @@ def test_early_stopping_and_best_checkpoints_in_a_training(tmp_path):
 def test_a_run_is_one_call_of_train():
     bot = make_bot()
     bot.train(2, 2)
-    with pytest.raises(RuntimeError, match="has trained already"):
+    with pytest.raises(RuntimeError, match="has already trained"):
         bot.train(3, 2)
     assert bot.step == 2
 
@@ -510,7 +510,7 @@ def test_log_file_has_a_line_per_interval_and_per_evaluation(tmp_path, capsys):
     assert re.search(
         r"INFO evaluation at step 5/5 \| train loss \S+ \| loss \S+ \| least \S+ \| greatest \S+ ", lines[2]
     )
-    # Not a terminal: the lines are all there is, no progress bar.
+    # Not a terminal: lines only, no progress bar.
     assert capsys.readouterr().err.splitlines() == lines
 
 

@@ -14,7 +14,7 @@ NAN = math.nan
 
 
 def stub_bot(model: nn.Module, step: int) -> SimpleNamespace:
-    """What of a Bot the callback that saves models looks at."""
+    """The part of a Bot that BestCheckpoints uses."""
     return SimpleNamespace(model=model, step=step, state_file=None)
 
 
@@ -29,7 +29,7 @@ def feed(callback, scores):
 
 
 def steps_on_disk(folder):
-    """The steps of all files there are."""
+    """The steps of all files."""
     names = [path.name for path in folder.iterdir()]
     return sorted(int(name.removeprefix("step_").removesuffix(".pt")) for name in names)
 
@@ -94,9 +94,9 @@ def test_load_best_restores_the_exact_weights_and_buffers(tmp_path):
 def test_nothing_saved_is_a_clear_error(tmp_path):
     best = BestCheckpoints(tmp_path, "score", "max")
     feed(best, [NAN])
-    with pytest.raises(LookupError, match="no checkpoint is saved.*'score'"):
+    with pytest.raises(LookupError, match="no checkpoint in .*'score'"):
         _ = best.best
-    with pytest.raises(LookupError, match="no checkpoint is saved"):
+    with pytest.raises(LookupError, match="no checkpoint in "):
         best.load_best(nn.Linear(1, 1))
 
 
@@ -126,12 +126,12 @@ def test_checkpoints_of_two_bots_do_not_mix(tmp_path):
     "make", [lambda monitor: BestCheckpoints("unused", monitor), lambda monitor: EarlyStopping(monitor, "min", 1)]
 )
 def test_missing_monitor_lists_the_names_there_are(make):
-    with pytest.raises(ValueError, match="'accuracy'; there are: gap, loss"):
+    with pytest.raises(ValueError, match="'accuracy'; the results are gap, loss"):
         make("accuracy").on_eval_end(SimpleNamespace(step=1), {"loss": 1.0, "gap": 0.5})
 
 
 def stopping_evaluation(callback, scores):
-    """After which evaluation (from 1) the callback stops, or None."""
+    """The evaluation (from 1) after which the callback stops, or None."""
     reasons = []
     bot = SimpleNamespace(stop=reasons.append, in_log=lambda results: results)
     for number, score in enumerate(scores, start=1):

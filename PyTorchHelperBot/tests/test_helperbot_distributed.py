@@ -1,4 +1,4 @@
-"""Several processes: two on this machine, with gloo, which have to come to what one comes to."""
+"""Two processes with gloo give the results of one."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 def launch(folder, part):
-    """Start two processes, and read what they have written down."""
+    """Run a part of the script in two processes; returns their results."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     ended = subprocess.run(
         [*command, script.__file__, str(folder), part], check=False, capture_output=True, text=True, timeout=120
@@ -44,19 +44,19 @@ def launch(folder, part):
 
 @pytest.fixture(name="folder", scope="module")
 def fixture_folder(tmp_path_factory):
-    """Where the two processes write."""
+    """The folder of the two processes."""
     return tmp_path_factory.mktemp("two")
 
 
 @pytest.fixture(name="begun", scope="module")
 def fixture_begun(folder):
-    """What the two processes of the first launch came to; starting them takes seconds."""
+    """Results of the first launch, once for all tests since it takes seconds."""
     return launch(folder, "begin")
 
 
 @pytest.fixture(name="gone_on", scope="module")
 def fixture_gone_on(folder, begun):
-    """What the two processes of the second launch came to."""
+    """Results of the second launch."""
     assert begun
     return launch(folder, "go_on")
 
@@ -89,7 +89,7 @@ def test_batch_norm_is_that_of_all_rows(begun, case):
     for buffers in (one["buffers"], two["buffers"]):
         torch.testing.assert_close(buffers, dict(norm.named_buffers()), **close)
     norm.eval()
-    if norm.track_running_stats:  # else each process has its own statistics in evaluation
+    if norm.track_running_stats:  # else evaluation uses the statistics of each process
         evaluated = torch.cat([one["evaluated"], two["evaluated"]])
         torch.testing.assert_close(evaluated, norm(rows.to(evaluated.dtype)), **close)
 
@@ -146,7 +146,7 @@ def test_a_step_is_that_on_all_examples_however_they_are_divided(begun, name):
 def test_examples_are_counted_in_all_processes(begun):
     for results in begun:
         none, single = results["too few"]
-        assert none == "the batch of step 1 has 0 examples, needed 1"
+        assert none == "the batch of step 1 has 0 examples; at least 1 needed"
         assert single == "expected more than 1 value per channel when training, got 1 in all processes"
 
 
@@ -191,7 +191,7 @@ def test_a_signal_to_one_process_ends_both_and_they_go_on(begun, gone_on, name, 
         assert after[name]["signal"] is None
         assert after[name]["evaluations"] == before["all"]["evaluations"]
         torch.testing.assert_close(after[name], before["all"], rtol=0, atol=0)
-    # Otherwise a state of the random generators for both would do.
+    # Each process has its own random state.
     assert not torch.equal(*begun[0]["all"]["state"])
 
 
@@ -225,7 +225,7 @@ def test_alone_the_synchronized_batch_norm_is_the_usual_one():
 
 @pytest.fixture(name="environment")
 def fixture_environment(monkeypatch):
-    """Set what a launcher sets, all in one process at a free port, unless told otherwise; returns host:port."""
+    """Set a launcher's environment, by default of one process at a free port; returns host:port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -249,7 +249,7 @@ def test_a_process_says_what_it_waits_for_and_gives_up(environment, monkeypatch,
     count = 9 if own == 0 else 1
     what = f"{count} of 10 ranks at {place}: {missing}"
     assert record.getMessage() == f"waiting for {what} (for at most 1 s)"
-    assert str(caught.value).startswith(f"waited 1 s in vain for {what}; start every rank from 0")
+    assert str(caught.value).startswith(f"gave up after 1 s waiting for {what}; start every rank from 0")
     assert not dist.is_initialized()
 
 
@@ -293,7 +293,7 @@ def test_processes_that_are_started_by_hand_meet_or_learn_that_the_first_has_gon
 
 
 def gloo_threads():
-    """The names of this process's threads that are gloo's."""
+    """The names of gloo's threads in this process."""
     names = [path.read_text(encoding="utf-8") for path in Path("/proc/self/task").glob("*/comm")]
     return [name for name in names if "gloo" in name]
 

@@ -1,4 +1,4 @@
-"""The examples: the snippets of the README, and a program that is killed and goes on."""
+"""The snippets of the README, and the example program killed and resumed."""
 
 import csv
 import re
@@ -17,7 +17,7 @@ STEPS = 600
 
 
 def history_of(folder):
-    """The table of a run, less what is a matter of time."""
+    """The history of a run, without speeds."""
     with open(folder / "history.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -34,12 +34,12 @@ def test_the_digits_are_learnt_by_a_run_that_is_killed(tmp_path, monkeypatch, ca
                 break
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
-    step = int(re.fullmatch(r"the same command goes on after step (\d+)\n", out)[1])
+    step = int(re.fullmatch(r"repeat the command to resume after step (\d+)\n", out)[1])
     assert 100 <= step < STEPS
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    going_on, result = ended.stdout.splitlines()
-    assert going_on == f"going on after step {step}"
+    resuming, result = ended.stdout.splitlines()
+    assert resuming == f"resuming after step {step}"
     accuracy, best = re.match(r"accuracy (0\.\d+) at step (\d+): ", result).groups()
     assert float(accuracy) > 0.95
     assert [path.name for path in (tmp_path / "killed" / "best").iterdir()] == [f"step_{int(best):08d}.pt"]

@@ -1,4 +1,4 @@
-"""The files that show how a run goes."""
+"""History files and TensorBoard curves."""
 
 import csv
 import logging
@@ -22,7 +22,7 @@ class Killed(Exception):
 
 
 class Die(Callback):
-    """Ends the run at a step; as the first of the callbacks, before the others hear of it."""
+    """Ends the run at a step; the first callback, so the others do not see that step."""
 
     def __init__(self, step):
         self.step = step
@@ -136,14 +136,14 @@ def test_a_resumed_run_goes_on_with_its_file(tmp_path):
             bot.train(9, 4)
         columns, rows = rows_of(path)
         for row in rows:
-            row.pop("examples_per_second")  # a matter of time
+            row.pop("examples_per_second")  # varies
         tables.append((columns, rows))
     assert tables[0] == tables[1]
     assert [row["step"] for row in tables[0][1]] == ["2", "4", "6", "8", "9"]
 
 
 def scalars_of(folder):
-    """What TensorBoard shows: the steps and values of each name."""
+    """The steps and values of each name in TensorBoard."""
     accumulator = EventAccumulator(str(folder))
     accumulator.Reload()
     return {
@@ -179,7 +179,7 @@ def test_tensorboard_hides_what_a_resumed_run_does_again(tmp_path):
             assert bot.resume()
             bot.train(9, 4)
         scalars = scalars_of(folder)
-        scalars.pop("train/examples_per_second")  # a matter of time
+        scalars.pop("train/examples_per_second")  # varies
         curves.append(scalars)
     assert curves[0] == curves[1]
     assert [step for step, _ in curves[1]["train/loss"]] == [2, 4, 6, 8]

@@ -1,4 +1,4 @@
-"""Runs that are killed and go on: files, signals, and what has to come out the same."""
+"""State files, signals, and the results of runs that are killed and resumed."""
 
 import functools
 import logging
@@ -42,7 +42,7 @@ class Killed(Exception):
 
 
 class Die(Callback):
-    """Ends the run once, in one of the hooks: by an exception or a signal to this process."""
+    """Ends the run once, in a hook: by an exception, or a signal to this process."""
 
     def __init__(self, step=NEVER, hook="on_step_end", way="exception"):
         self.step = step
@@ -75,7 +75,7 @@ class Die(Callback):
 
 
 class Stream:
-    """Batches in another order in each epoch, which know their place."""
+    """Batches with a state, in another order in each epoch."""
 
     def __init__(self, batches):
         self.batches = batches
@@ -96,7 +96,7 @@ class Stream:
         return {"epoch": self.epoch, "taken": self.taken}
 
     def load_state_dict(self, state):
-        """Go on from there at the next iteration."""
+        """Continue there at the next iteration."""
         self.epoch, self.taken = state["epoch"], state["taken"]
 
 
@@ -150,15 +150,15 @@ def make_bot(folder, die=None, seed=0, hidden=6, **arguments):
 
 
 def batches_of(kind):
-    """The training batches, which all runs of one test see alike."""
+    """The training batches, the same in all runs of a test."""
     return regression(4) if kind == "list" else Stream(regression(4))
 
 
 def outcome(bot, folder):
-    """All that has to be the same after an interruption."""
+    """Everything that must not change after an interruption."""
     state = bot.state_dict()
     for entry in state["log"]:
-        entry.pop("examples_per_second")  # a matter of time
+        entry.pop("examples_per_second")  # varies
     best = folder / "best"
     files = {path.name: torch.load(path, weights_only=True) for path in sorted(best.glob("*"))}
     return {"state": state, "files": files}
@@ -176,14 +176,14 @@ def same(one, other):
 
 
 def uninterrupted(folder, kind="list", interval=4, **arguments):
-    """The outcome of a run that nothing happens to."""
+    """The outcome of an uninterrupted run."""
     bot = make_bot(folder, train_batches=batches_of(kind), **arguments)
     bot.train(arguments.get("steps", 11), interval)
     return outcome(bot, folder)
 
 
 def interrupted(folder, die, kind="list", interval=4, **arguments):
-    """The outcome of a run that dies and is resumed by a new Bot, once it has."""
+    """The outcome of a run that dies and is resumed by a new Bot."""
     steps = arguments.get("steps", 11)
     bot = make_bot(folder, die, train_batches=batches_of(kind), **arguments)
     try:
@@ -191,7 +191,7 @@ def interrupted(folder, die, kind="list", interval=4, **arguments):
     except Killed:
         pass
     else:
-        if bot.signal is None:  # the moment did not come
+        if bot.signal is None:  # too late to interrupt
             return outcome(bot, folder)
     again = make_bot(folder, seed=7, train_batches=batches_of(kind), **arguments)
     if not again.resume():
@@ -203,7 +203,7 @@ def interrupted(folder, die, kind="list", interval=4, **arguments):
 
 @pytest.fixture(name="signals", autouse=True)
 def fixture_signals():
-    """A signal that nobody notes fails the test instead of killing all of them."""
+    """Make an unhandled signal fail the test instead of killing pytest."""
 
     def unexpected(number, _):
         raise AssertionError(f"signal {number} came through")
@@ -251,8 +251,8 @@ def test_whenever_a_run_dies_it_ends_the_same(steps, interval, save_every, patie
         expected = uninterrupted(folder / "all", kind, **rest)
         got = interrupted(folder / "killed", die, kind, **rest)
         files = got["files"].keys() - expected["files"].keys()
-        # What falls out is deleted once a state without it is saved; dying between the two, as
-        # in on_state_saved here, may leave the file.
+        # A beaten file is deleted after the next save; dying in between, as in on_state_saved here, may
+        # leave it.
         assert files == set() or die.hook == "on_state_saved"
         got["files"] = {name: got["files"][name] for name in expected["files"]}
         assert same(got, expected)
@@ -330,7 +330,7 @@ def test_the_same_bot_goes_back_to_its_state(tmp_path, kind, died, saved):
 
 
 class Failing(Stream):
-    """Batches of which one cannot be read the first time."""
+    """Batches, one of which fails to be read the first time."""
 
     def __init__(self, batches, at):
         super().__init__(batches)
@@ -340,7 +340,7 @@ class Failing(Stream):
         for batch in super().__iter__():
             self.left -= 1
             if self.left == 0:
-                self.taken -= 1  # has not been given
+                self.taken -= 1  # not given
                 raise OSError("cannot be read")
             yield batch
 
@@ -395,9 +395,9 @@ class Evil:
 def test_pickled_code_is_never_executed(tmp_path):
     marker = tmp_path / "executed"
     file = tmp_path / "state.pt"
-    function, arguments = Evil(marker).__reduce__()  # what reading the pickle would call
+    function, arguments = Evil(marker).__reduce__()  # what unpickling would call
     function(*arguments)
-    assert marker.exists()  # so it does what it is feared for
+    assert marker.exists()  # unpickling would run the command
     marker.unlink()
     for write in (
         lambda: file.write_bytes(pickle.dumps(Evil(marker))),
@@ -443,14 +443,14 @@ def test_any_bytes_are_refused_as_a_state(tmp_path_factory, content, opcodes):
 def test_other_versions_are_refused(tmp_path, version):
     state = [] if version is None else {"version": version}
     torch.save(state, tmp_path / "state.pt")
-    with pytest.raises(StateError, match=f"state.pt: a state of version {version}, expected 2"):
+    with pytest.raises(StateError, match=f"state.pt: state version {version}, expected 2"):
         make_bot(tmp_path).resume()
 
 
 @pytest.mark.parametrize(
     "arguments, reason",
     [
-        ({"callbacks": [MovingAverage()]}, r"callbacks were \['Lea.*Die'\], are \['MovingAverage'"),
+        ({"callbacks": [MovingAverage()]}, r"the callbacks \['Lea.*Die'\], the Bot \['MovingAverage'"),
         ({"hidden": 7}, "size mismatch|Error.* in loading state_dict"),
         ({"amp": torch.float16}, "[Ss]caler"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)])}, "group"),
@@ -568,14 +568,14 @@ def test_best_checkpoints_that_went_back_do_not_delete_what_is_kept_again(tmp_pa
     bot.train(1, 1)
     first = best.best
     bot.step = 2
-    best.on_eval_end(bot, {"loss": first.score - 1})  # and the run dies before its state is saved
+    best.on_eval_end(bot, {"loss": first.score - 1})  # the run dies before its state is saved
     assert bot.resume() and best.best == first
     bot.save()
     assert first.path.exists()
 
 
 class Signalling:
-    """Validation batches, of which one comes with a signal."""
+    """Validation batches, one of which sends a signal."""
 
     def __init__(self, at):
         self.at = at

@@ -19,7 +19,7 @@ CUDA = torch.device("cuda")
 
 
 def regression(batches=8, size=16):
-    """Batches of a linear problem in two variables, with a number to know them by."""
+    """Numbered batches of a linear problem in two variables."""
     generator = torch.Generator().manual_seed(1)
     made = []
     for number in range(batches):
@@ -46,7 +46,7 @@ def split(batch, parts):
 
 
 class Losses(Callback):
-    """Notes the loss and the gradients of every step, and what weights there were after it."""
+    """Records the loss, the gradients and the weights of every step."""
 
     def __init__(self):
         self.losses = []
@@ -60,7 +60,7 @@ class Losses(Callback):
 
 
 def network():
-    """A small network without chance in it, the same each time."""
+    """A small network without dropout, the same each time."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
 
@@ -137,7 +137,7 @@ def test_half_precision_trains_about_as_well(amp, accumulate):
     dtypes = set()
 
     class Look(Callback):
-        """Notes the precisions of the loss and the weights."""
+        """Records the precisions of the loss and the weights."""
 
         def on_step_end(self, bot):
             dtypes.add((bot.last_loss.dtype, bot.model[0].weight.dtype))
@@ -173,7 +173,7 @@ def test_the_forward_pass_is_in_half_precision_in_training_and_evaluation():
 
 
 class Overflow(nn.Module):
-    """Gradients of its input that are too great at some of the calls."""
+    """The identity, with gradients that overflow at some calls."""
 
     def __init__(self, at):
         super().__init__()
@@ -181,7 +181,7 @@ class Overflow(nn.Module):
         self.calls = 0
 
     def forward(self, x):
-        """As it is, plus nothing whose gradient is infinite."""
+        """`x` plus a zero whose gradient is infinite."""
         self.calls += 1
         if not self.at(self.calls):
             return x
@@ -234,7 +234,7 @@ def test_the_error_names_the_batch_of_the_bad_step(deferred):
         train_batches=batches, identify=lambda batch: f"batch {batch['number']}", log_interval=10, clip_grad_norm=1.0
     )
     if deferred:
-        # What a Bot on CUDA has.
+        # As on CUDA.
         bot._guard = FiniteGuard(immediate=False)  # pylint: disable=protected-access
     with pytest.raises(NonFiniteLossError, match="training loss .* at step 4") as caught:
         bot.train(20, 20)
