@@ -322,7 +322,7 @@ def test_a_process_that_fails_ends_and_so_does_the_other(environment, tmp_path):
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [1, 1]
     assert errors[1].rstrip().endswith("ArithmeticError: process 1 fails")
-    assert "Connection closed by peer" in errors[0].splitlines()[-1]
+    assert "by peer" in errors[0]  # closed or reset
 
 
 def test_an_address_that_is_taken_is_named(environment):
