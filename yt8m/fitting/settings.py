@@ -86,8 +86,8 @@ def segment_settings(sizes: Sizes) -> dict[str, Any]:
                 "weight_decay": 0.02,
                 "ckpt_interval": steps,
                 "offset": 1,
-                "negative_weight": 2.0,
-                "mined_weight": 3.0,
+                "negative_weight": 4.0,
+                "mined_weight": 6.0,
             }
         }
     }
