@@ -8,8 +8,8 @@ model or without one; `random` are 50 of all questions, whichever. The base mode
 through the commands, and scored by the AUC of all segments of 180 further films, each for the labels of its film.
 
 The table has the mean over the seeds, and the difference to `random` with its 95 % interval (Student's t over the
-seeds, each the mean of its draws). Nothing is timed; two seeds at a time take 3 minutes on two cores, and 0.6 GB each.
-What is finished stays in --data-dir, and the same command goes on.
+seeds, each the mean of its draws). Nothing is timed. Each seed takes 0.5 GB in --data-dir; what is finished stays, and
+the same command goes on.
 """
 
 import argparse
