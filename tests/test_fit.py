@@ -336,6 +336,13 @@ def test_one_class_and_few_videos_are_refused(tmp_path: Path, command: Command) 
     assert "rates 7 videos; needed are" in refused(command("fit", *world.arguments()))
 
 
+def test_ratings_of_one_kind_in_all_but_one_video_are_refused(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    zeros = [("toy00", start, name, 0) for name in NAMES for start in range(0, 20, 5)]
+    world.ratings = zeros + [row for row in world.ratings if row[3] and row[0] != "toy00"]
+    assert "rate segments of more videos" in refused(command("fit", *world.arguments()))
+
+
 def test_names_may_differ_in_blanks_but_not_in_letters(tmp_path: Path, command: Command) -> None:
     world = World.make(tmp_path)
     world.ratings = [(*row[:2], "Dog" if row[2] == "dog" else f" {row[2]} ", row[3]) for row in world.ratings]

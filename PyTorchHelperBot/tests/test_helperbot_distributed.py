@@ -316,7 +316,9 @@ def test_a_process_that_fails_ends_and_so_does_the_other(environment, tmp_path):
     environment(WORLD_SIZE=2)
     command = [sys.executable, script.__file__, str(tmp_path), "fail"]
     processes = [
-        subprocess.Popen(command, env=os.environ | {"RANK": str(number)}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(  # pylint: disable=consider-using-with  # the two are waited for below
+            command, env=os.environ | {"RANK": str(number)}, stderr=subprocess.PIPE, text=True
+        )
         for number in range(2)
     ]
     errors = [process.communicate(timeout=120)[1] for process in processes]

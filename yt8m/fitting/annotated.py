@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from yt8m.common.errors import Faults, UserError, counted, did_you_mean
+from yt8m.data.partitions import N_FOLDS
 from yt8m.data.vocabulary import LabelRow, LabelText, RatingRow, read_labels, read_ratings
 from yt8m.fitting.least import LEAST_CLASSES, LEAST_RATED_VIDEOS, LEAST_RATINGS, LEAST_VIDEOS, minimum_text
 
@@ -111,3 +112,15 @@ def require_enough(annotated: Annotated) -> None:
     n_rated = len({row.video_id for row in annotated.ratings})
     if annotated.ratings_path is not None and n_rated < LEAST_RATED_VIDEOS:
         raise UserError(f"{annotated.ratings_path}: rates {counted(n_rated, 'video')}; {needed}")
+
+
+def require_divided(annotated: Annotated, held_out: Collection[str]) -> None:
+    """Raise `UserError` where so few videos have the ratings that those held out, or the others, have too few."""
+    scores = {row.score for row in annotated.ratings if row.video_id in held_out}
+    rated = {row.video_id for row in annotated.ratings}
+    if len(scores) < 2 or len(rated.difference(held_out)) < N_FOLDS - 1:
+        raise UserError(
+            f"{annotated.ratings_path}: the ratings are of too few videos to measure with some and learn from the "
+            f"others; of {counted(len(rated), 'video')} that have some, {len(rated.intersection(held_out))} were to be "
+            f"held out, with ratings of {' and '.join(map(str, sorted(scores))) or 'none'}; rate segments of more videos"
+        )

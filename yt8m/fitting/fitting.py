@@ -17,7 +17,7 @@ from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.index import load_index
 from yt8m.data.partitions import NAMES_FILE, NO_FOLD, Fold
 from yt8m.data.vocabulary import FILE_NAME, RatingRow, Vocabulary, load_vocabulary
-from yt8m.fitting.annotated import Annotated, read_annotated, require_enough, shortages
+from yt8m.fitting.annotated import Annotated, read_annotated, require_divided, require_enough, shortages
 from yt8m.fitting.data import (
     FOLD,
     RATED,
@@ -185,6 +185,7 @@ class _Fit:
 
     def _from_ratings(self) -> RatingScore:
         rated = self._annotated.of_videos(self._training)
+        require_divided(self._annotated, self._held_out)
         write_ratings(self._path, self._material, self._annotated.ratings, self._held_out, self._seed)
         self._fine_tune(self._path, self._model, len(rated.ratings), FOLD)
         half = rated.of_videos(hold_out(rated, self._seed, 0.5))

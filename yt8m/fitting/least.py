@@ -3,7 +3,7 @@
 LEAST_CLASSES = 2
 LEAST_VIDEOS = 5  # labelled with a class, and as many that are not
 LEAST_RATINGS = 4  # of a class with either score
-LEAST_RATED_VIDEOS = 10
+LEAST_RATED_VIDEOS = 12
 
 
 def minimum_text(with_ratings: bool) -> str:
