@@ -194,7 +194,9 @@ def test_where_nobody_has_an_example_the_run_ends_in_one_line(
     dataset = {"train": train, "valid": valid}[part]
     spoil(dataset.index, data_dir / "cache", range(len(dataset.index)))
     done = Trainer("dbof", data_dir, tmp_path).train(ranks, "--on-error", "skip")
-    text = {"train": "the batch of step 1 has 0 examples; at least 2 needed", "valid": "the validation set is empty"}[part]
+    text = {"train": "the batch of step 1 has 0 examples; at least 2 needed", "valid": "the validation set is empty"}[
+        part
+    ]
     for rank in done:
         assert rank.status == 2 and "Traceback" not in rank.err
         (line,) = [line for line in rank.err.splitlines() if text in line]

@@ -116,7 +116,7 @@ def table_of(folder: Path) -> list[dict[str, str]]:
 def test_features_are_the_same_whatever_computes_beside(films: Path, extractor: Extractor) -> None:
     path = films / "b one.mp4"
     once, again = extract(path, extractor), extract(path, extractor, Threads(encode=3))
-    assert once.rgb.shape == (3, 1280) and once.audio.shape == (3, 128) and once.notes == ()
+    assert once.rgb.shape == (3, 1280) and once.audio.shape == (3, 128) and not once.notes
     assert once.rgb.dtype == once.audio.dtype == np.float32 and once.rgb.std(axis=0).any()
     assert np.array_equal(once.rgb, again.rgb) and np.array_equal(once.audio, again.audio)
 
@@ -235,7 +235,9 @@ def test_arrays_become_records_with_the_same_contract(
     expected = find_contract(tmp_path / "shards")
     assert expected is not None and find_contract(own / "segment" / "test") == expected
     found, same = shards_of(own), shards_of(tmp_path / "shards")
-    assert found.keys() == same.keys() and all(np.array_equal(found[name], same[name]) for name in same)
+    assert found.keys() == same.keys() and all(
+        np.array_equal(found[name], own_frames) for name, own_frames in same.items()
+    )
     alone = ("--partition", "segment/test", "--data-dir", tmp_path / "alone")
     assert command("make_records", arrays / "rgb", *alone).status == 0
     assert find_contract(tmp_path / "alone/segment/test") == expected.model_copy(update={"audio": None})
@@ -307,7 +309,9 @@ def test_films_that_were_moved_are_the_same_films(
     (there / "a" / "two.mkv").unlink()
     assert colours(there, "--to", tmp_path / "own").status == 0
     after = shards_of(tmp_path / "own")
-    assert after.keys() == before.keys() and all(np.array_equal(after[name], before[name]) for name in after)
+    assert after.keys() == before.keys() and all(
+        np.array_equal(own_frames, before[name]) for name, own_frames in after.items()
+    )
     assert f"no longer there, but kept as they were: {here / 'a/two.mkv'}" in caplog.text
     assert [row["path"] for row in table_of(tmp_path / "own")] == [
         str(there / "c/TWO.AVI"),
@@ -316,7 +320,7 @@ def test_films_that_were_moved_are_the_same_films(
     ]
 
 
-def test_a_film_that_has_changed_is_looked_at_again(films: Path, tmp_path: Path, colours: Command) -> None:
+def test_a_film_that_has_changed_is_looked_at_again(tmp_path: Path, colours: Command) -> None:
     film = write_film(tmp_path / "film.mp4", regular(50, 25), codec="mpeg4")
     assert colours(film, "--to", tmp_path / "own").status == 0
     write_film(film, regular(75, 25), codec="mpeg4")
@@ -336,8 +340,8 @@ def test_films_that_fail_are_named_and_the_rest_is_written(
         bad / "unreadable.mp4", regular(50, 25), codec="libvpx-vp9", options={"movflags": "faststart"}
     )
     content = unreadable.read_bytes()
-    start = content.index(b"mdat") + 4
-    unreadable.write_bytes(content[:start] + bytes(len(content) - start))
+    begin = content.index(b"mdat") + 4
+    unreadable.write_bytes(content[:begin] + bytes(len(content) - begin))
     damaged = damage(write_film(bad / "damaged.mkv", regular(100, 25)), 0.5, 0.6)
     done = command("extract_features", bad, films / "a", "--to", tmp_path / "own", "--processes", processes)
     assert done.status == 1 and "failed, 2 films:" in done.out and "Traceback" not in done.err

@@ -417,10 +417,10 @@ def import_without_av() -> None:
     sys.modules["av"] = None  # type: ignore[assignment]
     for name in [name for name in sys.modules if name.startswith("yt8m.films")]:
         del sys.modules[name]
-    from yt8m.common.errors import UserError as Error
+    from yt8m.common.errors import UserError as Error  # pylint: disable=reimported
 
     try:
-        import yt8m.films.decoding  # noqa: F401
+        import yt8m.films.decoding  # noqa: F401  # pylint: disable=unused-import
     except Error as error:
         print(error)
 

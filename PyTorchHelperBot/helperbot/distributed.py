@@ -74,7 +74,8 @@ def process_group(
     world = dist.group.WORLD
     assert world is not None  # just made
     # Held until last: torch frees these without the GIL, but before 2.8 not the group.
-    backends = [world._get_backend(torch.device(name)) for name in {"cpu", device.type}]
+    names = dict.fromkeys(("cpu", device.type))
+    backends = [world._get_backend(torch.device(name)) for name in names]  # pylint: disable=protected-access
     del world
     try:
         yield
@@ -175,7 +176,8 @@ def _release_group(wrapper: DistributedDataParallel) -> None:
     A reducer that held the group last would free it with the GIL held. Freeing it waits for gloo's threads, and they
     wait for the GIL to free the tensors of the last exchange: a deadlock.
     """
-    wrapper._update_process_group(dist.ProcessGroup(dist.HashStore(), 0, 1))  # without backends
+    without_backends = dist.ProcessGroup(dist.HashStore(), 0, 1)
+    wrapper._update_process_group(without_backends)  # pylint: disable=protected-access
 
 
 def is_distributed() -> bool:

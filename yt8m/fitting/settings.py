@@ -35,7 +35,7 @@ def video_settings(sizes: Sizes) -> dict[str, Any]:
     | units above | 32 a class, 32 to 256 | 8 a class: loss on films twice as high, half-empty spans |
     | dropout | 0.5 | 0.2 and 0.3: spans of other classes in films that were not seen |
     | gating | as published | without it probabilities on such films are further off |
-    | steps | 34 · videos ** 0.4: 121 for 24, 259 for 160, 650 for 1,600 | twice as many for 24: spans of other classes |
+    | steps | 34 · videos ** 0.4: 121 for 24, 650 for 1,600 | twice as many for 24: spans of other classes |
     | batch | a quarter of the videos, 4 to 64, a power of 2 | |
 
     The last step's weights are exported: the held-out videos choose none.

@@ -158,7 +158,8 @@ def _shown(frames: np.ndarray, n_frames: int, rng: np.random.Generator) -> Itera
 
 def _patterns(n_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Coloured waves that move."""
-    y, x = np.mgrid[0 : 1 : _HEIGHT * 1j, 0 : _WIDTH / _HEIGHT : _WIDTH * 1j].astype(np.float32)
+    across, down = (np.linspace(0, side / _HEIGHT, side, dtype=np.float32) for side in (_WIDTH, _HEIGHT))
+    x, y = np.meshgrid(across, down)
     waves = rng.uniform(-12, 12, (3, 2)).astype(np.float32)
     speeds, phases = rng.uniform(-0.4, 0.4, 3), rng.uniform(0, 6, 3)
     base = rng.uniform(60, 190, 3)
@@ -221,7 +222,7 @@ class MadeFilm:
 def write_tables(
     folder: Path, labelled: Sequence[MadeFilm], unseen: Sequence[MadeFilm], ratings: Sequence[tuple[str, int, str, int]]
 ) -> None:
-    """`labels.csv`, `ratings.csv`, `spans.csv` of the films to train with; `truth.csv`, the spans of the unseen ones."""
+    """`labels.csv`, `ratings.csv` and `spans.csv` of films to train with; `truth.csv`, the spans of the unseen ones."""
     labels = [(film.video_id, label) for film in labelled for label in film.labels]
     spans, truth = ([row for film in films for row in film.spans()] for films in (labelled, unseen))
     for name, header, rows in (
