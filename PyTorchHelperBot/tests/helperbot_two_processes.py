@@ -360,7 +360,7 @@ def fail(bots):
 
     bot = make_bot(network(nn.LayerNorm), Note(), rank(), 2)
     bots.append(bot)
-    bot._stepper.criterion = criterion
+    bot._stepper.criterion = criterion  # pylint: disable=protected-access
     bot.train(STEPS, 3)
 
 
