@@ -122,5 +122,5 @@ def require_divided(annotated: Annotated, held_out: Collection[str]) -> None:
         raise UserError(
             f"{annotated.ratings_path}: the ratings are of too few videos to measure with some and learn from the "
             f"others; of {counted(len(rated), 'video')} that have some {len(rated.intersection(held_out))} were to be "
-            f"held out, with scores of {' and '.join(map(str, sorted(scores))) or 'none'}; rate more videos"
+            f"held out, with scores of {' and '.join(map(str, sorted(scores))) or 'none'}; rate segments of more videos"
         )
