@@ -310,7 +310,7 @@ def test_half_of_a_launchers_environment(command: Command, video_config: Path, m
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_PORT", raising=False)
     outcome = command("train_video", video_config, "--name", "x", "--device", "cpu")
-    assert_refused(outcome, "RANK and WORLD_SIZE are set, but MASTER_PORT not", "torchrun")
+    assert_refused(outcome, "RANK and WORLD_SIZE are set, but not MASTER_PORT", "torchrun")
 
 
 def test_a_process_that_is_alone_says_what_it_waits_for(

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"with --videos, what makes features of films (default: {DEFAULT_EXTRACTOR}; see extract_features)",
     )
     parser.add_argument(
-        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some"
+        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some (default: none)"
     )
     parser.add_argument(
         "--processes", type=positive, metavar="N", help="films at a time (default: as many as there are CPU cores)"
