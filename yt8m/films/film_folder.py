@@ -211,9 +211,8 @@ class FilmFolder:
                 LOGGER.warning("--like: does not say which extractor its features are of; taken for %s", extractor.name)
             return like.model_copy(update={"extractor": identity(extractor), "trim": _TRIM})
         order = np.random.default_rng(_SAMPLING).permutation(len(video_ids))[:_SAMPLE_FILMS]
-        parts = [self._store.features(video_ids[row]) for row in order.tolist()]
-        rows = -(-_SAMPLE_ROWS // len(parts))
-        samples = [np.concatenate([_spread(values, rows) for values in kind]) for kind in zip(*parts)]
+        rows = -(-_SAMPLE_ROWS // len(order))
+        samples = list(map(np.concatenate, zip(*(self._store.sample(video_ids[row], rows) for row in order.tolist()))))
         rgb = extractor.visual_range or _range_of(samples[0])
         audio = extractor.audio_range or _range_of(samples[1])
         made = feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
@@ -277,11 +276,16 @@ class _Writer:
 
     def _bytes(self, video_id: str) -> dict[str, np.ndarray]:
         """The features of a film, each (N, width) uint8."""
-        quantized, clipped = quantize(self._store.features(video_id), self._contract)
-        self.values += quantized.size
-        self.clipped += clipped
-        parts = np.split(quantized, [self._contract.rgb.width], axis=1)
-        return {key: values for key, values in zip(FEATURES, parts) if values.shape[1]}
+        filled = 0
+        values = np.empty((self._store.entries[video_id].seconds, sum(self._contract.widths)), np.uint8)
+        for part in self._store.parts(video_id):
+            quantized, clipped = quantize(part, self._contract)
+            values[filled : filled + len(quantized)] = quantized
+            filled += len(quantized)
+            self.clipped += clipped
+        self.values += values.size
+        parts = np.split(values, [self._contract.rgb.width], axis=1)
+        return {key: part for key, part in zip(FEATURES, parts) if part.shape[1]}
 
 
 def _title(number: int, tasks: Sequence[object]) -> str:
@@ -293,15 +297,9 @@ def _line(film: Path, error: UserError) -> str:
     return str(error) if str(film) in str(error) else f"{film}: {error}"
 
 
-def _spread(values: np.ndarray, rows: int) -> np.ndarray:
-    """At most so many rows of (N, W), spread over all."""
-    count = min(rows, len(values))
-    return np.asarray(values[((np.arange(count) + 0.5) * (len(values) / count)).astype(int)], np.float64)
-
-
 def _range_of(sample: np.ndarray) -> Range:
     """The values that become the bytes 0 and 255."""
     if not sample.size:  # no such features
         return PUBLISHED_RANGE
     low, high = float(sample.min()), float(sample.max())
-    return usual_range(sample, (low, high)) or (low, low + 1)
+    return usual_range(sample.astype(np.float64), (low, high)) or (low, low + 1)

@@ -3,7 +3,7 @@
 Dimensions: N seconds of a film, V visual and A audio features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from yt8m.common.config import ExtractorIdentity, Section
 from yt8m.common.errors import UserError
+from yt8m.data.features import pieces
 from yt8m.films.extraction import Part, Threads, identity, stream_features
 from yt8m.films.extractors.base import Extractor
 
@@ -113,20 +114,33 @@ class FilmStore:
         """See what another process has added."""
         self.entries[video_id] = _read_entry(self._path(video_id, _ENTRY))
 
-    def features(self, video_id: str) -> Part:
-        """The features of a film, (N, V) and (N, A), mapped into memory. Raises `UserError` where some are missing."""
+    def parts(self, video_id: str) -> Iterator[Part]:
+        """The features of a film, some seconds after the other. Raises `UserError` where some are missing."""
+        for rows in pieces(self.entries[video_id].seconds):
+            yield self._read(video_id, rows.start, rows.stop)
+
+    def sample(self, video_id: str, count: int) -> Part:
+        """The features of at most so many seconds of a film, spread over all of it. Raises `UserError` as `parts`."""
+        seconds = self.entries[video_id].seconds
+        count = min(count, seconds)
+        rows = ((np.arange(count) + 0.5) * (seconds / count)).astype(int).tolist()
+        return Part(*map(np.concatenate, zip(*(self._read(video_id, row, row + 1) for row in rows))))
+
+    def _read(self, video_id: str, start: int, stop: int) -> Part:
+        """The features of some seconds: read, since memory that a file is mapped into counts as this process's."""
         entry, path = self.entries[video_id], self._path(video_id, _VALUES)
-        shape = entry.seconds, entry.visual + entry.audio
+        width = entry.visual + entry.audio
+        stop = min(stop, entry.seconds)
         try:
-            values = np.memmap(path, "<f4", "r", shape=shape)
-            whole = path.stat().st_size == values.nbytes
-        except (FileNotFoundError, ValueError):
+            whole = path.stat().st_size == 4 * width * entry.seconds
+            values = np.fromfile(path, "<f4", (stop - start) * width, offset=4 * width * start)
+        except FileNotFoundError:
             whole = False
         if not whole:
             raise UserError(
                 f"{path}: damaged or missing; remove {self._path(video_id, _ENTRY)} and run the same command again"
             )
-        return Part(*np.split(values, [entry.visual], axis=1))
+        return Part(*np.split(values.reshape(-1, width), [entry.visual], axis=1))
 
     def _save(self, video_id: str, entry: Entry) -> None:
         with replacing(self._path(video_id, _ENTRY)) as temporary:

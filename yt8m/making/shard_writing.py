@@ -62,13 +62,11 @@ def serialize(video: VideoRecord) -> bytes:
             "segment_labels": integers([rating.label for rating in video.ratings]),
             "segment_scores": train.Feature(float_list=scores),
         }
-    lists = {
-        key: train.FeatureList(feature=[string(frame.tobytes()) for frame in frames])
-        for key, frames in video.features.items()
-    }
-    example = train.SequenceExample(
-        context=train.Features(feature=context), feature_lists=train.FeatureLists(feature_list=lists)
-    )
+    example = train.SequenceExample(context=train.Features(feature=context))
+    for key, frames in video.features.items():
+        features = example.feature_lists.feature_list[key].feature
+        for frame in frames:  # into the message at once: it may be hours of them
+            features.add().bytes_list.value.append(frame.tobytes())
     payload: bytes = example.SerializeToString(deterministic=True)
     return payload
 
