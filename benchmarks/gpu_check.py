@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.gpu_data import BASES, KINDS, OFFSET, SIZES
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import VideoBatch
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.data.vocabulary import challenge_vocabulary
 from yt8m.models.classifiers import SegmentModel, VideoModel
 from yt8m.models.layers import begin_centered
@@ -57,7 +58,7 @@ def check_equal(device: torch.device) -> str:
     random = partial(torch.randint, 0, 256, dtype=torch.uint8, generator=generator)
     frames = random((len(LENGTHS), max(LENGTHS), sum(size.widths.values())))
     labels = torch.rand(len(LENGTHS), len(challenge_vocabulary()), generator=generator) < 0.003
-    batch = VideoBatch(frames, torch.tensor(LENGTHS), labels, torch.arange(len(LENGTHS)))
+    batch = VideoBatch(labels, torch.arange(len(LENGTHS)), PackedFrames.pack(frames, torch.tensor(LENGTHS)))
     without_dropout = replace(size, changed={**size.changed, "p_drop": 0.0})
     bases = {name: without_dropout.video_model(name)[1] for name in BASES}
     losses, gradients = [], []

@@ -86,13 +86,13 @@ def check_equal(data: Data) -> None:
     """Compare every byte of both ways' batches over all data, in the order of the shards."""
     ours = BatchLoader(data.videos(None), SequentialBatches(len(data.videos(None)), VIDEO_BATCH), 0)
     for batch, plain in zip(ours, data.plain("videos", 0), strict=True):
-        assert torch.equal(batch.frames.float(), plain)
+        assert torch.equal(batch.videos.padded().float(), plain)
     for context in (False, True):
         dataset = data.segments(context, None)
         ours = BatchLoader(dataset, SequentialBatches(len(dataset), SEGMENT_BATCH), 0)
         for batch, (segments, videos) in zip(ours, data.plain("context" if context else "segments", 0), strict=True):
             assert torch.equal(batch.segments.float(), segments)
-            assert batch.videos is None or torch.equal(batch.videos.float()[batch.video_index], videos)
+            assert batch.videos is None or torch.equal(batch.videos.padded().float()[batch.video_index], videos)
     videos = BatchLoader[list](data.tests(), SequentialBatches(len(data.tests()), 1), 0)
     for (_, frames), plain in zip(chain.from_iterable(videos), data.plain("tests", 0), strict=True):
         strip = Strip([frames], OFFSET)
@@ -153,7 +153,8 @@ def time_loaders(data: Data, repeats: int) -> dict[str, float]:
 def time_machine(data: Data, repeats: int, videos_per_second: float) -> None:
     """Print what the video loader moves, beside what memory and files give."""
     batch = next(iter(BatchLoader(data.videos(1), TrainingBatches(data.videos(1).shards, VIDEO_BATCH, 1), 0)))
-    source, target = batch.frames.numpy(), np.empty_like(batch.frames.numpy())
+    source = batch.videos.frames.numpy()
+    target = np.empty_like(source)
     paths = sorted(data.folders["video/train"].glob("*.tfrecord"))
 
     def copy() -> float:
@@ -173,7 +174,7 @@ def time_machine(data: Data, repeats: int, videos_per_second: float) -> None:
         return n_bytes / 1e6 / (time.perf_counter() - start)
 
     found = rates({"copying a batch in memory": copy, "reading shards from the page cache": read}, repeats)
-    found["batches of sampled videos, 0 workers"] = videos_per_second * batch.frames[0].numel() / 1e6
+    found["batches of sampled videos, 0 workers"] = videos_per_second * source.size / VIDEO_BATCH / 1e6
     print_rates("bytes delivered by the video loader, beside the machine", "MB", found, "copying a batch in memory")
 
 

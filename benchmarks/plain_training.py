@@ -50,6 +50,7 @@ from yt8m.data.datasets import RatedSegmentDataset, SegmentBatch, ShardDataset, 
 from yt8m.data.frames import context_frames
 from yt8m.data.index import load_index, split_fold
 from yt8m.data.order import Key, TrainingBatches
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.data.reader import Frames
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
 from yt8m.models.base import Encoder
@@ -76,10 +77,10 @@ Forward = Callable[[Any, Any], Tensor]
 class PaddedBatch(Packing):
     """A batch whose padding is among its rows, and counts in means."""
 
-    def __init__(self, frames: Tensor, lengths: Tensor) -> None:
-        """Frames (B, L, D) and lengths (B,), of which any may be 0."""
-        super().__init__(frames, None)
-        self.real = frame_mask(frames, lengths)  # (B, L)
+    def __init__(self, videos: PackedFrames) -> None:
+        """Videos of which any may have no frames."""
+        super().__init__(videos.n_videos, videos.longest)
+        self.real = frame_mask(videos.padded(), videos.lengths)  # (B, L)
 
     def unpack(self, rows: Tensor) -> Tensor:
         """(B·L, ·) → (B, L, ·) with zeros in the padding."""
@@ -87,29 +88,29 @@ class PaddedBatch(Packing):
         return padded * self.real.view(*self.real.shape, *[1] * (padded.ndim - 2))
 
 
-def encode_padded(encoder: Encoder, frames: Tensor, lengths: Tensor) -> Tensor:
-    """Frames (B, L, D) and lengths (B,) → (B, F)."""
-    packing = PaddedBatch(frames, lengths)
-    return encoder.pool_rows(encoder.encode_frames(packing.pack(frames)), packing)
+def encode_padded(encoder: Encoder, videos: PackedFrames) -> Tensor:
+    """Frames of B videos → (B, F)."""
+    rows, _ = Packing.of(videos.padded())
+    return encoder.pool_rows(encoder.encode_frames(rows), PaddedBatch(videos))
 
 
 def padded_forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
     """Logits of a batch, (B, C) of videos or (S, C) of segments; these have no padding, the videos around them have."""
     if isinstance(batch, VideoBatch):
-        return model.logits(encode_padded(model, batch.frames, batch.lengths))
-    if batch.videos is None or batch.lengths is None:
+        return model.logits(encode_padded(model, batch.videos))
+    if batch.videos is None:
         return model(batch.segments)
-    contexts = encode_padded(model.context_model, batch.videos, batch.lengths)
+    contexts = encode_padded(model.context_model, batch.videos)
     return model.classify(model.segment_model(batch.segments), lambda _: contexts[batch.video_index])
 
 
 def packed_forward(model: Any, batch: VideoBatch | SegmentBatch) -> Tensor:
     """The same without padding."""
     if isinstance(batch, VideoBatch):
-        return model(batch.frames, batch.lengths)
+        return model(batch.videos)
     if batch.videos is None:
         return model(batch.segments)
-    return model(batch.segments, batch.videos, batch.lengths, batch.video_index)
+    return model(batch.segments, batch.videos, None, batch.video_index)
 
 
 def criterion(logits: Tensor, batch: VideoBatch | SegmentBatch) -> Tensor:
@@ -122,7 +123,7 @@ def criterion(logits: Tensor, batch: VideoBatch | SegmentBatch) -> Tensor:
 class PaddedVideos(ShardDataset[Batch]):  # pylint: disable=abstract-method  # what comes behind it has the batches
     """Reads videos with frames of one choice for the whole batch."""
 
-    def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+    def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[PackedFrames, np.ndarray]:
         """See `ShardDataset`; the choice depends on seed, first epoch, first record and longest video."""
         n_frames = self.n_frames[records]
         start, stop = context_frames(int(n_frames.max()))
@@ -131,14 +132,15 @@ class PaddedVideos(ShardDataset[Batch]):  # pylint: disable=abstract-method  # w
             rng = np.random.default_rng((self.seed, epochs[0], records[0]))
             positions = np.sort(rng.integers(start, stop, self.max_len - FEWER_FRAMES))
         lengths = np.searchsorted(positions, n_frames)  # how many lie before the end
-        frames = np.zeros((len(records), len(positions), self.reader.frame_dim), np.uint8)
+        ends = np.cumsum(lengths)
+        frames = np.empty((ends[-1], self.reader.frame_dim), np.uint8)
         met = self.reader.read(
             [
-                Frames(record, positions[:length], frames[row, :length])
-                for row, (record, length) in enumerate(zip(records.tolist(), lengths.tolist()))
+                Frames(record, positions[:length], frames[end - length : end])
+                for record, length, end in zip(records.tolist(), lengths.tolist(), ends.tolist())
             ]
         )
-        return torch.from_numpy(frames), torch.from_numpy(lengths), met
+        return PackedFrames.of(torch.from_numpy(frames), torch.from_numpy(lengths), len(positions)), met
 
 
 class PaddedVideoDataset(PaddedVideos[VideoBatch], VideoDataset):

@@ -39,7 +39,7 @@ def test_exported_models_take_inputs_as_they_are(
     dataset = VideoDataset(load_index(data_dir / "video" / "valid", data_dir / "cache"), vocabulary, -1, None)
     batch = dataset.__getitems__([(0, example) for example in range(len(dataset))])
     with torch.no_grad():
-        loss = video_loss(load_video_model(base).eval()(batch.frames, batch.lengths), batch.labels).item()
+        loss = video_loss(load_video_model(base).eval()(batch.videos), batch.labels).item()
     assert loss == pytest.approx(pd.read_csv(base / "history.csv")["valid_loss"].min(), rel=1e-4)
 
     pure = write_config(tmp_path / "s.yaml", pure_segment={"training": training})
@@ -52,7 +52,7 @@ def test_exported_models_take_inputs_as_they_are(
         rated = RatedSegmentDataset(index, vocabulary, split_fold(index, 0)[1], 3, context, -1, None)
         segments = rated.__getitems__([(0, example) for example in range(len(rated))])
         model = load_segment_model(open_folder(folder)).eval()
-        rest = (segments.videos, segments.lengths, segments.video_index) if context else ()
+        rest = (segments.videos, None, segments.video_index) if context else ()
         metrics = SegmentMetrics()
         with torch.no_grad():
             metrics.update(model(segments.segments, *rest), segments)

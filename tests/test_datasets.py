@@ -62,13 +62,12 @@ def test_video_batches_hold_the_written_bytes_and_zeros(index):
     dataset = VideoDataset(index, VOCABULARY, 5, None)
     (batch,) = BatchLoader(dataset, SequentialBatches(len(dataset), 8), 0)
     assert batch.examples.tolist() == [0, 1, 4, 5, 7]
-    assert batch.lengths.tolist() == [20, 5, 3, 160, 60]
+    assert batch.videos.lengths.tolist() == [20, 5, 3, 160, 60]
     assert batch.labels.dtype == torch.bool
     assert batch.labels.int().tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]]
-    assert batch.frames.shape == (5, 160, RGB + AUDIO) and batch.frames.dtype == torch.uint8
-    for frames, record, span in zip(
-        batch.frames.numpy(), batch.examples, [(30, 50), (30, 35), (0, 3), (30, 190), (30, 90)]
-    ):
+    padded = batch.videos.padded()
+    assert padded.shape == (5, 160, RGB + AUDIO) and padded.dtype == torch.uint8
+    for frames, record, span in zip(padded.numpy(), batch.examples, [(30, 50), (30, 35), (0, 3), (30, 190), (30, 90)]):
         expected = VIDEOS[record].frames[slice(*span)]
         np.testing.assert_array_equal(frames[: len(expected)], expected)
         assert not frames[len(expected) :].any()
@@ -80,10 +79,11 @@ def test_training_videos_are_sampled_anew_each_epoch(index):
     for epoch in range(2):
         batch = dataset.__getitems__([(epoch, 3), (epoch, 2), (epoch, 0)])
         assert batch.examples.tolist() == [5, 4, 0]
-        assert batch.lengths.tolist() == [8, 3, 8]
-        for frames, length, record in zip(batch.frames.numpy(), batch.lengths, batch.examples):
-            np.testing.assert_array_equal(frames[:length], VIDEOS[record].frames[seconds(frames[:length])])
-        drawn.append(seconds(batch.frames[0].numpy()))
+        assert batch.videos.lengths.tolist() == [8, 3, 8]
+        videos = batch.videos.frames.numpy()
+        for frames, record in zip(np.split(videos, [8, 11]), batch.examples):
+            np.testing.assert_array_equal(frames, VIDEOS[record].frames[seconds(frames)])
+        drawn.append(seconds(videos[:8]))
         assert drawn[-1] == sorted(set(drawn[-1])) and drawn[-1][0] >= 30 and drawn[-1][-1] < 190
     assert drawn[0] != drawn[1]
 
@@ -91,9 +91,9 @@ def test_training_videos_are_sampled_anew_each_epoch(index):
 def test_a_video_is_sampled_alike_whatever_else_is_in_the_batch(index):
     dataset = VideoDataset(index, VOCABULARY, 8, 11)
     alone, among = dataset.__getitems__([(4, 3)]), dataset.__getitems__([(4, 0), (4, 3), (4, 1)])
-    np.testing.assert_array_equal(alone.frames[0], among.frames[1])
+    np.testing.assert_array_equal(alone.videos.padded()[0], among.videos.padded()[1])
     other = VideoDataset(index, VOCABULARY, 8, 12).__getitems__([(4, 3)])
-    assert not torch.equal(alone.frames, other.frames)
+    assert not torch.equal(alone.videos.frames, other.videos.frames)
 
 
 def test_no_video_with_labels_of_the_vocabulary_is_an_error_naming_the_folder(index):
@@ -131,7 +131,7 @@ def expanded(video: Video, start: int, offset: int) -> np.ndarray:
 def test_segment_batches(offset, index):
     dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, offset, False, -1, None)
     (batch,) = BatchLoader(dataset, SequentialBatches(len(dataset), 20), 0)
-    assert batch.videos is None and batch.lengths is None
+    assert batch.videos is None
     assert batch.examples.tolist() == [record for record, *_ in USABLE]
     assert batch.classes.tolist() == [VOCABULARY.labels.tolist().index(label) for _, _, label, _ in USABLE]
     assert batch.scores.tolist() == [score for *_, score in USABLE]
@@ -180,12 +180,13 @@ def test_context_comes_once_per_video_however_often_it_is_rated(index):
     rows = [7, 1, 3, 0, 1, 6, 2]
     batch = dataset.__getitems__([(0, row) for row in rows])
     assert batch.examples.tolist() == [USABLE[row][0] for row in rows]
-    assert len(batch.videos) == len(batch.lengths) == 4  # records 6, 0, 1, 4
+    assert batch.videos.n_videos == 4  # records 6, 0, 1, 4
+    padded = batch.videos.padded()
     for video, record in zip(batch.video_index, batch.examples):
         expected = VIDEOS[record].frames[slice(*context_frames(len(VIDEOS[record].frames)))]
-        assert batch.lengths[video] == len(expected)
-        np.testing.assert_array_equal(batch.videos[video, : len(expected)], expected)
-        assert not batch.videos[video, len(expected) :].any()
+        assert batch.videos.lengths[video] == len(expected)
+        np.testing.assert_array_equal(padded[video, : len(expected)], expected)
+        assert not padded[video, len(expected) :].any()
 
 
 def test_video_models_see_what_the_data_set_does_not_leave_out(index, tmp_path):
@@ -194,7 +195,7 @@ def test_video_models_see_what_the_data_set_does_not_leave_out(index, tmp_path):
     dataset = RatedSegmentDataset(load_index(folder, tmp_path), VOCABULARY, ALL_SHARDS, 3, True, -1, None)
     batch = dataset.__getitems__([(0, 0)])
     frames = VIDEOS[batch.examples[0]].frames
-    np.testing.assert_array_equal(batch.videos[0, : batch.lengths[0]], frames[5:] if len(frames) > 5 else frames)
+    np.testing.assert_array_equal(batch.videos.frames, frames[5:] if len(frames) > 5 else frames)
 
 
 def test_context_is_sampled_in_training(index):
@@ -202,10 +203,10 @@ def test_context_is_sampled_in_training(index):
     drawn = set()
     for epoch in range(4):
         batch = dataset.__getitems__([(epoch, 1), (epoch, 2)])
-        assert batch.lengths.tolist() == [7] and batch.video_index.tolist() == [0, 0]
-        chosen = seconds(batch.videos[0].numpy())
+        assert batch.videos.lengths.tolist() == [7] and batch.video_index.tolist() == [0, 0]
+        chosen = seconds(batch.videos.frames.numpy())
         assert chosen == sorted(set(chosen)) and chosen[0] >= 30 and chosen[-1] < 50
-        np.testing.assert_array_equal(batch.videos[0], VIDEOS[0].frames[chosen])
+        np.testing.assert_array_equal(batch.videos.frames, VIDEOS[0].frames[chosen])
         drawn.add(tuple(chosen))
     assert len(drawn) > 1
 
@@ -213,7 +214,7 @@ def test_context_is_sampled_in_training(index):
 def test_sampled_context_does_not_depend_on_other_videos_of_the_batch(index):
     dataset = RatedSegmentDataset(index, VOCABULARY, ALL_SHARDS, 3, True, 7, 5)
     alone, among = dataset.__getitems__([(1, 0)]), dataset.__getitems__([(1, 6), (1, 3), (1, 0)])
-    np.testing.assert_array_equal(among.videos[among.video_index[2]], alone.videos[0])
+    np.testing.assert_array_equal(among.videos.padded()[among.video_index[2]], alone.videos.padded()[0])
 
 
 def test_videos_of_the_same_id_stay_apart(tmp_path):
@@ -224,10 +225,11 @@ def test_videos_of_the_same_id_stay_apart(tmp_path):
     index = index_videos(tmp_path, [[first, second], [first]])
     dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, True, -1, None)
     batch = dataset.__getitems__([(0, 0), (0, 1), (0, 2)])
-    assert len(batch.videos) == 3
+    assert batch.videos.n_videos == 3
+    padded = batch.videos.padded()
     for row, video in enumerate((first, second, first)):
         np.testing.assert_array_equal(batch.segments[row], expanded(video, 30, 3))
-        np.testing.assert_array_equal(batch.videos[batch.video_index[row], 0], video.frames[30])
+        np.testing.assert_array_equal(padded[batch.video_index[row], 0], video.frames[30])
     assert batch.negatives.int().tolist() == [[0, 0, 1, 1], [1, 0, 0, 1], [0, 0, 1, 1]]
 
 
@@ -262,6 +264,7 @@ def test_random_ratings(tmp_path_factory, videos, offset):
     dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(1), offset, True, -1, None)
     (batch,) = BatchLoader(dataset, SequentialBatches(len(dataset), 100), 0)
     assert len(dataset) == len(usable)
+    padded = batch.videos.padded()
     for row, (record, start, label, score) in enumerate(usable):
         video = videos[record]
         known = {*video.labels, *(rated for _, rated, _ in video.ratings)}
@@ -269,7 +272,7 @@ def test_random_ratings(tmp_path_factory, videos, offset):
         assert VOCABULARY.labels[batch.classes[row]] == label
         assert batch.negatives[row].tolist() == [other not in known for other in VOCABULARY.labels.tolist()]
         np.testing.assert_array_equal(batch.segments[row], expanded(video, start, offset))
-        np.testing.assert_array_equal(batch.videos[batch.video_index[row], : len(video.frames)], video.frames)
+        np.testing.assert_array_equal(padded[batch.video_index[row], : len(video.frames)], video.frames)
 
 
 # --- whole videos --------------------------------------------------------------------------------------

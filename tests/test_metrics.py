@@ -16,6 +16,7 @@ from sklearn.metrics import average_precision_score
 
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import SegmentBatch, VideoBatch
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.training import metrics
 from yt8m.training.metrics import Columns, SegmentMetrics, VideoMetrics
 
@@ -41,7 +42,7 @@ def _slow_gap(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _video_batch(labels: np.ndarray) -> VideoBatch:
-    return VideoBatch(NOTHING, NOTHING, torch.from_numpy(labels), NOTHING)
+    return VideoBatch(torch.from_numpy(labels), NOTHING, PackedFrames.of(NOTHING, NOTHING))
 
 
 def _parts(n_rows: int, ends: list[int]) -> list[slice]:
@@ -300,7 +301,6 @@ def _segment_batch(classes: np.ndarray, scores: np.ndarray, negatives: np.ndarra
         torch.from_numpy(classes),
         torch.from_numpy(scores),
         torch.from_numpy(negatives),
-        None,
         None,
         NOTHING,
         NOTHING,

@@ -79,9 +79,9 @@ def test_nextvlad_equals_the_five_dimensional_formula(soft_assignment: str, add_
     if not add_batchnorm:
         layer.soft_assignment_mapper.weight.mul_(0.01)  # else every softmax is saturated
     frames, lengths = random_frames(3, 7, 24).float(), torch.tensor([7, 2, 5])
-    packing = Packing(frames, lengths)
+    rows, packing = Packing.of(frames, lengths)
     mask = torch.arange(7) < lengths[:, None]
-    found = layer.aggregate(*layer.encode_frames(packing.pack(frames)), packing)
+    found = layer.aggregate(*layer.encode_frames(rows), packing)
     torch.testing.assert_close(found, literal_vlad(layer, frames, mask), rtol=1e-5, atol=1e-5)
 
 
@@ -98,8 +98,7 @@ def test_whole_videos_folded_equal_the_padded_ones(
         layer.soft_assignment_mapper.weight.mul_(0.01)  # else every softmax is saturated
     lengths = [30, 9, 17]
     frames = random_frames(3, 30, 24).float()
-    packing = Packing(frames, torch.tensor(lengths))
-    rows = packing.pack(frames)
+    rows, packing = Packing.of(frames, torch.tensor(lengths))
     expected = layer.aggregate(*layer.encode_frames(rows), packing)
     layer.fuse()
     torch.testing.assert_close(layer.aggregate(*layer.encode_frames(rows), packing), expected, rtol=1e-4, atol=1e-5)
@@ -216,7 +215,7 @@ def test_gated_pooling_equals_plain_autograd(lengths: list[int], training: bool)
     torch.manual_seed(7)
     gating = disturb(SEGating(8, 2, per_frame=True)).double().train(training)
     plain = copy.deepcopy(gating)
-    packing = Packing(torch.empty(len(lengths), 4, 1), torch.tensor(lengths))
+    _, packing = Packing.of(torch.empty(len(lengths), 4, 1), torch.tensor(lengths))
     rows = torch.randn(sum(lengths), 8, dtype=torch.float64).relu().requires_grad_()  # zeros tie for the maximum
     weights = torch.randn(len(lengths), 16, dtype=torch.float64)
     found, expected = gating.pool(rows, packing), literal_gated_pooling(plain, rows, lengths)
@@ -245,7 +244,7 @@ def test_gradients_of_normed_linear(training: bool) -> None:
 @pytest.mark.parametrize("lengths", [[2, 2, 2], [3, 1, 2]])
 def test_gradients_of_gated_pooling(lengths: list[int]) -> None:
     torch.manual_seed(9)
-    packing = Packing(torch.empty(3, max(lengths), 1), torch.tensor(lengths))
+    _, packing = Packing.of(torch.empty(3, max(lengths), 1), torch.tensor(lengths))
     tensors = [torch.rand(*shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 4), (6, 2), (4, 2), (4,))]
     assert torch.autograd.gradcheck(lambda *inputs: GatedPooling.apply(packing, *inputs), tensors)
 

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.models.packing import EndToEnd, Packing, Windows
 
 
@@ -36,7 +37,7 @@ def test_weighted_sums_and_pooling_of_examples(lengths: list[int], groups: int, 
     torch.manual_seed(len(lengths))
     weights, parts = (torch.rand(sum(lengths), groups, width, dtype=torch.float64) for width in (2, 3))
     rows = torch.rand(sum(lengths), 4)
-    padded = Packing(torch.empty(len(lengths), max(lengths) + padding, 1), torch.tensor(lengths))
+    _, padded = Packing.of(torch.empty(len(lengths), max(lengths) + padding, 1), torch.tensor(lengths))
     literal = [torch.stack(found) for found in zip(*map(literal_sums, weights.split(lengths), parts.split(lengths)))]
     pooled = torch.stack([torch.cat([own.amax(dim=0), own.mean(dim=0)]) for own in rows.split(lengths)])
     for packing in (padded, EndToEnd(lengths)):
@@ -45,3 +46,21 @@ def test_weighted_sums_and_pooling_of_examples(lengths: list[int], groups: int, 
         torch.testing.assert_close(packing.max_and_mean(rows), pooled)
     for found, expected in zip(Windows(sum(lengths), 1).weighted_sums(weights, parts), literal_sums(weights, parts)):
         torch.testing.assert_close(found[0], expected)
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(lengths=st.lists(st.integers(0, 6), max_size=6), chosen=st.sets(st.integers(0, 5)))
+def test_packed_frames_of_either_kind_and_parts_of_them(lengths: list[int], chosen: set[int]) -> None:
+    torch.manual_seed(len(lengths))
+    frames, longest = torch.randn(sum(lengths), 2), max(lengths + [1])
+    packed = PackedFrames.of(frames, torch.tensor(lengths, dtype=torch.int64))
+    padded = packed.padded()
+    assert padded.shape == (len(lengths), longest, 2)
+    for video, own, length in zip(padded, frames.split(lengths), lengths):
+        assert torch.equal(video[:length], own) and not video[length:].any()
+    again = PackedFrames.pack(padded, packed.lengths)
+    assert torch.equal(again.frames, frames) and torch.equal(again.places, packed.places)
+    numbers = sorted(chosen & set(range(len(lengths))))
+    part = packed.select(torch.tensor(numbers, dtype=torch.int64))
+    expected = padded[numbers][:, : part.longest]
+    assert part.lengths.tolist() == [lengths[number] for number in numbers] and torch.equal(part.padded(), expected)

@@ -31,6 +31,7 @@ from tests.small_models import (
 )
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 from yt8m.training.losses import SegmentTask, VideoTask
@@ -52,16 +53,19 @@ class _Toy(nn.Module):
 
     def forward(
         self,
-        segments: Tensor,
-        videos: Tensor | None = None,
-        lengths: Tensor | None = None,
+        frames: Tensor | PackedFrames,
+        videos: PackedFrames | None = None,
+        lengths: None = None,
         video_index: Tensor | None = None,
     ) -> Tensor:
-        """Segments, or videos with lengths (B,), → logits."""
-        if videos is None:
-            return self.linear(segments.float().mean(dim=1).repeat(1, 2) / 255)
-        context = (videos.float().sum(dim=1) / lengths.unsqueeze(1))[video_index]
-        return self.linear(torch.cat([segments.float().mean(dim=1), context], dim=1) / 255)
+        """Videos or segments, these perhaps with their videos, → logits."""
+        means = _means(frames) if isinstance(frames, PackedFrames) else frames.float().mean(dim=1)
+        context = means if videos is None else _means(videos)[video_index]
+        return self.linear(torch.cat([means, context], dim=1) / 255)
+
+
+def _means(videos: PackedFrames) -> Tensor:
+    return videos.padded().float().sum(dim=1) / videos.lengths.unsqueeze(1)
 
 
 @pytest.mark.parametrize("models", [(DBOF,), (NEXTVLAD,), (DBOF, NEXTVLAD)], ids=["dbof", "nextvlad", "both"])
@@ -95,11 +99,10 @@ def test_a_batch_in_parts_has_the_same_loss_and_gradient(kind: str, tmp_path: Pa
     for parts in (1, 2, 3, len(dataset), 100):
         torch.manual_seed(0)
         model = _Toy()
-        forward = (lambda trained, part: trained(part.frames)) if kind == "videos" else task.forward
         bot = Bot(
             model,
             torch.optim.SGD(model.parameters(), lr=1.0),
-            forward,
+            task.forward,
             task.criterion,
             [batch],
             accumulate=parts,

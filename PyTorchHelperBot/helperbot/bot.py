@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from helperbot.callbacks import Callback, MovingAverage
-from helperbot.devices import batch_size, move_to
+from helperbot.devices import batch_size
 from helperbot.distributed import in_step, is_distributed, rank, sum_over_ranks
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
@@ -37,7 +37,8 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     """Trains a model and evaluates it at intervals.
 
     A batch is a tensor or any nesting of dicts, lists, tuples, named tuples and dataclasses of tensors. The first
-    dimension of its first tensor is the number of examples. The Bot moves each batch to the device.
+    dimension of its first tensor is the number of examples. The Bot moves each batch to the device,
+    from pinned memory while the device computes.
 
     Args:
         model: the module to train; moved to `device`.
@@ -64,7 +65,8 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             With float16 the loss is scaled.
         accumulate: number of parts in which a batch goes through the model, at least 1. The gradient is that of the
             whole batch, except that batch norms see the parts.
-        split_batch: maps (batch, parts) to that many batches, some possibly empty; a single process may return fewer.
+        split_batch: maps (batch, parts), before it is moved, to that many batches, some possibly empty; a single
+            process may return fewer.
             Required if `accumulate` is above 1.
         compiled: whether to train through `torch.compile`.
         identify: maps a batch, before it is moved, to what `NonFiniteLossError.batch` reports, such as the ids of its
@@ -413,7 +415,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                     raise _Interrupted
                 size = 0 if batch is None else batch_size(batch)
                 if size > 0:
-                    batch = move_to(batch, self.device)
+                    batch = self._stepper.move(batch)
                     with self._stepper.autocast():
                         outputs = self.forward(self.model, batch)
                         loss = self._stepper.loss(outputs, batch)
@@ -459,7 +461,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         number = self.step + 1
         self._recent.remember(number, batch)
         try:
-            self._examples += self._stepper.step(move_to(batch, self.device), number, self._guard)
+            self._examples += self._stepper.step(batch, number, self._guard)
         except NonFiniteLossError as error:
             error.batch = self._recent.batch(error.step)
             raise

@@ -1,13 +1,13 @@
 """The optimizer step, and the detection of divergence."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from helperbot.devices import batch_size
+from helperbot.devices import BatchMover, batch_size
 from helperbot.distributed import data_parallel, is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
 
 _LEAST_LOSS_SCALE = 1e-3
@@ -118,6 +118,7 @@ class Stepper:
 
     Attributes:
         model: the module being trained, on the device.
+        move: maps a batch to the same on the device.
         last_loss: loss of the last step, the mean over all processes; a detached 0-d tensor.
         last_grad_norm: gradient norm of the last step before clipping, likewise; None without `clip_grad_norm`.
     """
@@ -143,6 +144,7 @@ class Stepper:
         if accumulate > 1 and split_batch is None:
             raise ValueError("accumulate needs split_batch")
         self.device = device
+        self.move = BatchMover(device)
         self.model = model.to(device)
         if is_distributed():
             self.model = synchronize_batch_norm(self.model, device)
@@ -163,12 +165,12 @@ class Stepper:
         self.last_loss: torch.Tensor | None = None
         self.last_grad_norm: torch.Tensor | None = None
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The context for forward passes and losses; torch's losses compute in float32 in it."""
-        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
+        return nullcontext() if self.amp is None else torch.autocast(self.device.type, self.amp)
 
     def step(self, batch: Any, number: int, guard: FiniteGuard) -> int:
-        """Take step `number` (from 1) on a batch on the device.
+        """Take step `number` (from 1) on a batch, best in pinned memory; it is split where it is, and then moved.
 
         Returns:
             The number of examples in the batches of all processes.
@@ -234,6 +236,7 @@ class Stepper:
         for place, (part, weight) in enumerate(parts, 1):
             # Gradients are averaged over the processes once, with the last part.
             last = place == len(parts)
+            part = self.move(part)
             with nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 with self.autocast():
                     outputs = self.forward(self._trained, part)

@@ -21,6 +21,7 @@ from yt8m.common.errors import UserError
 from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
 from yt8m.data.order import Key
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
@@ -31,17 +32,17 @@ Batch = TypeVar("Batch")
 
 
 class VideoBatch(NamedTuple):
-    """`frames` (B, L, D) uint8, `lengths` (B,), `labels` (B, C) bool, `examples` (B,) rows of the index."""
+    """`labels` (B, C) bool, `examples` (B,) rows of the index, and the frames of B `videos`, uint8."""
 
-    frames: Tensor
-    lengths: Tensor
     labels: Tensor
     examples: Tensor
+    videos: PackedFrames
 
     def split(self, parts: int, least: int = 1) -> list["VideoBatch"]:
         """The batch in so many parts, see `_parts`."""
+        numbers = torch.arange(len(self.examples))
         return [
-            VideoBatch(self.frames[rows], self.lengths[rows], self.labels[rows], self.examples[rows])
+            VideoBatch(self.labels[rows], self.examples[rows], self.videos.select(numbers[rows]))
             for rows in _parts(len(self.examples), parts, least)
         ]
 
@@ -50,17 +51,17 @@ class SegmentBatch(NamedTuple):
     """A batch of S ratings.
 
     `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,) rated class; `scores` (S,) 0 or 1; `negatives`
-    (S, C) bool, classes mined as negatives; `videos` (V, L, D) uint8 with `lengths` (V,), or None where no
-    context is asked for; `video_index` (S,) row in `videos`; `examples` (S,) rows of the index; `totals` (2,) int64,
-    how many ratings there are and how many classes they mine, also in a part of the batch those of all of it.
+    (S, C) bool, classes mined as negatives; `videos`: the frames of V videos, uint8, or None where no context
+    is asked for; `video_index` (S,) number of a segment's video; `examples` (S,) rows of the index; `totals`
+    (2,) int64, how many ratings there are and how many classes they mine, also in a part of the batch those of all of
+    it.
     """
 
     segments: Tensor
     classes: Tensor
     scores: Tensor
     negatives: Tensor
-    videos: Tensor | None
-    lengths: Tensor | None
+    videos: PackedFrames | None
     video_index: Tensor
     examples: Tensor
     totals: Tensor
@@ -76,8 +77,7 @@ class SegmentBatch(NamedTuple):
             self.classes[rows],
             self.scores[rows],
             self.negatives[rows],
-            None if self.videos is None else self.videos[used],
-            None if self.lengths is None else self.lengths[used],
+            None if self.videos is None else self.videos.select(used),
             video_index,
             self.examples[rows],
             self.totals,
@@ -112,28 +112,25 @@ class ShardDataset(ABC, Generic[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """The batch of these examples. May be called by several threads at once."""
 
-    def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
-        """What a video model sees of each record in an epoch, padded with zeros.
+    def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[PackedFrames, np.ndarray]:
+        """What a video model sees of each record in an epoch, uint8, and which records could be read (V,).
 
-        Returns frames (V, L, D) uint8, lengths (V,), and which records could be read (V,). The choice of
-        frames depends on seed, epoch and record alone.
+        The choice of frames depends on seed, epoch and record alone.
         """
         selections = [
             sample_frames(n_frames, self.max_len, None if self.seed is None else (self.seed, epoch, record), self.trim)
             for record, epoch, n_frames in zip(records.tolist(), epochs.tolist(), self.n_frames[records].tolist())
         ]
         lengths = [chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen) for chosen in selections]
-        # numpy's, not torch's: filling a tensor would wake a thread pool for every video.
-        frames = np.empty((len(records), max(lengths, default=1), self.reader.frame_dim), np.uint8)
-        for row, length in enumerate(lengths):
-            frames[row, length:] = 0
+        ends = np.cumsum(lengths, dtype=np.int64)
+        frames = np.empty((sum(lengths), self.reader.frame_dim), np.uint8)
         met = self.reader.read(
             [
-                Frames(record, chosen, frames[row, :length])
-                for row, (record, chosen, length) in enumerate(zip(records.tolist(), selections, lengths))
+                Frames(record, chosen, frames[end - length : end])
+                for record, chosen, length, end in zip(records.tolist(), selections, lengths, ends.tolist())
             ]
         )
-        return torch.from_numpy(frames), torch.tensor(lengths, dtype=torch.int64), met
+        return PackedFrames.of(torch.from_numpy(frames), torch.tensor(lengths, dtype=torch.int64)), met
 
 
 def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
@@ -181,14 +178,14 @@ class VideoDataset(ShardDataset[VideoBatch]):
     def __getitems__(self, keys: Sequence[Key]) -> VideoBatch:
         epochs, examples = _columns(keys)
         records = self.records[examples]
-        frames, lengths, met = self.read_videos(records, epochs)
+        videos, met = self.read_videos(records, epochs)
         if not met.all():
             return self.__getitems__(_readable(keys, met))
         labels = np.zeros((len(keys), self.n_classes), bool)
         for row, record in enumerate(records):
             classes = self.index.of_record(record, self.classes, self.index.label_ends)
             labels[row, classes[classes >= 0]] = True
-        return VideoBatch(frames, lengths, torch.from_numpy(labels), torch.from_numpy(records))
+        return VideoBatch(torch.from_numpy(labels), torch.from_numpy(records), videos)
 
 
 class RatedSegmentDataset(ShardDataset[SegmentBatch]):
@@ -249,10 +246,10 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         segments, met = self._read_segments(records, self.starts[examples])
         # The same video twice if a batch reaches into the next epoch, where other frames of it are chosen.
         videos_of_epochs, video_index = np.unique(epochs * len(self.index) + records, return_inverse=True)
-        videos = lengths = None
+        videos = None
         if self.context:
             epoch, record = np.divmod(videos_of_epochs, len(self.index))
-            videos, lengths, videos_met = self.read_videos(record, epoch)
+            videos, videos_met = self.read_videos(record, epoch)
             met &= videos_met[video_index]
         if not met.all():
             return self.__getitems__(_readable(keys, met))
@@ -265,7 +262,6 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             torch.from_numpy(self.scores[examples]),
             torch.from_numpy(negatives),
             videos,
-            lengths,
             torch.from_numpy(video_index),
             torch.from_numpy(records),
             torch.tensor([len(keys), negatives.sum()]),

@@ -13,7 +13,8 @@ from pydantic import Field, SerializerFunctionWrapHandler, StrictInt, model_seri
 from torch import Tensor, nn
 
 from yt8m.common.config import Count, MaxLen, Section
-from yt8m.models.packing import EndToEnd, Layout, Packing
+from yt8m.data.packed_frames import PackedFrames
+from yt8m.models.packing import Layout, Packing, end_to_end
 
 Kind = TypeVar("Kind")
 Registered = TypeVar("Registered")
@@ -131,19 +132,20 @@ class Encoder(nn.Module, ABC):
         padded = each(layout.unpack, encoded)
         return self.pool(padded, layout.mask(padded if isinstance(padded, Tensor) else padded[0]))
 
-    def encode(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Frames (B, L, D), uint8 or float in 0..255 → (B, F).
+    def encode(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
+        """Frames of B videos or segments, uint8 or float in 0..255 → (B, F).
 
-        `lengths` (B,) says how many of each row's frames are real; None means all.
+        They are packed or padded, (B, L, D). Of padded frames `lengths` (B,) says how many of each are real; None means
+        all.
         """
-        packing = Packing(frames, lengths)
-        return self.pool_rows(self.encode_frames(packing.pack(frames)), packing)
+        rows, packing = Packing.of(frames, lengths)
+        return self.pool_rows(self.encode_frames(rows), packing)
 
     def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
         """Frames (N, D) of videos of these lengths, end to end → (B, F). For inference."""
-        return self.pool_rows(self.encode_frames(rows), EndToEnd(lengths))
+        return self.pool_rows(self.encode_frames(rows), end_to_end(lengths, rows.device))
 
-    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
         """As `encode`."""
         return self.encode(frames, lengths)
 

@@ -15,6 +15,7 @@ from pydantic import StrictBool
 from torch import Tensor, nn
 
 from yt8m.common.config import Count, Fraction, MaxLen, Reduction, Section
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.models.base import FAMILIES, Encoder, EncoderConfig
 from yt8m.models.heads import HEADS, Classifier, Head, MixtureConfig, MixtureHead
 from yt8m.models.layers import SEGating, initialize
@@ -28,8 +29,8 @@ class VideoModel(Classifier, Encoder):  # pylint: disable=abstract-method  # the
         self.config = config
         self.add_head(make_head(config), self.out_features, n_classes)
 
-    def forward(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Frames (B, L, D), uint8 or float in 0..255, lengths (B,) → logits (B, C)."""
+    def forward(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
+        """Frames and lengths as `Encoder.encode` takes them → logits (B, C)."""
         return self.logits(self.encode(frames, lengths))
 
 
@@ -152,8 +153,8 @@ class ContextAwareModel(SegmentModel, Classifier):
         self.context_model.train(mode and self.config.finetune_context)
         return self
 
-    def encode_context(self, videos: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Videos (V, L, D), lengths (V,) → context vectors (V, F)."""
+    def encode_context(self, videos: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
+        """Frames of V videos and lengths as `Encoder.encode` takes them → context vectors (V, F)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.finetune_context):
             return self.context_model(videos, lengths)
 
@@ -168,8 +169,10 @@ class ContextAwareModel(SegmentModel, Classifier):
         joint = torch.cat([contexts(self.context_model), features], dim=1)
         return self.logits(self.intermediate_fc(joint))
 
-    def forward(self, segments: Tensor, videos: Tensor, lengths: Tensor | None, video_index: Tensor) -> Tensor:
-        """Segments (S, ·, D), videos (V, L, D) with lengths (V,), and the row of `videos` that each
-        segment belongs to, (S,) → logits (S, C)."""
+    def forward(
+        self, segments: Tensor, videos: Tensor | PackedFrames, lengths: Tensor | None, video_index: Tensor
+    ) -> Tensor:
+        """Segments (S, ·, D), the frames of V videos, with lengths as `Encoder.encode` takes them, and the number of
+        each segment's video (S,) → logits (S, C)."""
         features = self.segment_model(segments)
         return self.classify(features, lambda _: self.encode_context(videos, lengths)[video_index])

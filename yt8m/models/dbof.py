@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from yt8m.common.config import Count, Fraction, Reduction
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.models.base import Encoder, EncoderConfig, register
 from yt8m.models.layers import RAW_FRAMES, CenteredLinear, SEGating, initialize
 from yt8m.models.packing import Layout, Packing
@@ -50,10 +51,10 @@ class DbofEncoder(Encoder):
         """Gated hidden units (N, H) → (B, F)."""
         return self.intermediate_fc(layout.max_and_mean(encoded))
 
-    def encode(self, frames: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Frames (B, L, D) and lengths (B,) → (B, F), without the memory that gated hidden units would take."""
-        packing = Packing(frames, lengths)
-        rows = self.encoder[:3](packing.pack(frames))  # (N, H), nowhere negative
+    def encode(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
+        """As `Encoder.encode`, without the memory that gated hidden units would take on a CPU."""
+        rows, packing = Packing.of(frames, lengths)
+        rows = self.encoder[:3](rows)  # (N, H), nowhere negative
         gating = self.encoder[3] if len(self.encoder) > 3 else None
         pooled = gating.pool(rows, packing) if isinstance(gating, SEGating) else packing.max_and_mean(rows)
         return self.intermediate_fc(pooled)

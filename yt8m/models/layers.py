@@ -5,8 +5,8 @@ frame, so that its weights all go the same way at first, and units may end where
 therefore takes the same layer in another parametrization, that of centered inputs, whose units tell frames apart.
 Exported are always the parameters for inputs as they are, so that model folders stay what they were in 2019.
 
-An (N, H) tensor of a training batch has tens to hundreds of megabytes, so the frame-level gating has autograd functions
-of its own, which keep fewer of them for backward.
+An (N, H) tensor of a training batch has tens to hundreds of megabytes, so on a CPU the frame-level gating has autograd
+functions of its own, which keep fewer of them for backward.
 
 Dimensions: B examples, N rows, D and J features of a row, H hidden units.
 """
@@ -149,7 +149,7 @@ class NormedLinear(torch.autograd.Function):
 class GatedPooling(torch.autograd.Function):
     """Maximum and mean over frames of rows · sigmoid(linear(hidden)), rows ≥ 0: (N, H), (N, D) → (B, 2H).
 
-    Keeps the gates' logits and its inputs. All else is done a few videos at a time, in backward once
+    For CPUs. Keeps the gates' logits and its inputs. All else is done a few videos at a time, in backward once
     more, so that it takes little memory and stays in the cache.
     """
 
@@ -189,6 +189,11 @@ class GatedPooling(torch.autograd.Function):
 # pylint: enable=abstract-method,arguments-differ
 
 
+def _computes_on_cpu(rows: Tensor) -> bool:
+    """Whether layers take their CPU ways, which a compiler would not see through."""
+    return rows.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 class SEGating(nn.Module):
     """Squeeze-and-excitation context gating with batch norm: x · sigmoid(fc2(bn2(relu(fc1(bn1(x)))))).
 
@@ -212,12 +217,15 @@ class SEGating(nn.Module):
         """(N, D) → hidden units (N, D/r)."""
         weight, bias = self.fc1.weight.flatten(1), self.fc1.bias
         # Rows that are not normed would overflow in half precision; several processes norm theirs together.
-        if torch.is_autocast_enabled(rows.device.type) or self.bn1.__class__ is not nn.BatchNorm1d:
-            hidden = functional.linear(self.bn1(rows), weight, bias)
-        else:
+        own_norm = self.bn1.__class__ is nn.BatchNorm1d
+        if _computes_on_cpu(rows) and own_norm and not torch.is_autocast_enabled("cpu"):
             hidden = NormedLinear.apply(self.bn1, rows, self.bn1.weight, self.bn1.bias, weight, bias)
+        else:
+            hidden = functional.linear(self.bn1(rows), weight, bias)
         return self.bn2(functional.relu(hidden))
 
     def pool(self, rows: Tensor, packing: Packing) -> Tensor:
         """Maximum and mean over frames of what `forward` gives for rows that are nowhere negative → (B, 2D)."""
+        if not _computes_on_cpu(rows):  # few large kernels are faster there
+            return packing.max_and_mean(self(rows))
         return GatedPooling.apply(packing, rows, self.squeeze(rows), self.fc2.weight.flatten(1), self.fc2.bias)

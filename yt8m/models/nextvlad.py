@@ -13,7 +13,7 @@ from torch.nn import functional
 from yt8m.common.config import Count, Fraction, Reduction
 from yt8m.models.base import Encoder, EncoderConfig, register
 from yt8m.models.layers import CenteredLinear, SEGating, initialize
-from yt8m.models.packing import EndToEnd, Layout
+from yt8m.models.packing import Layout, end_to_end
 
 
 def _divides(groups: int, info: ValidationInfo) -> int:
@@ -164,10 +164,10 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         """
         dim = rows.shape[1]
         if 2 * len(lengths) * self.n_clusters * dim + len(rows) * self.n_clusters * self.groups > 2 * len(rows) * dim:
-            return self.aggregate(*self.encode_frames(rows), EndToEnd(lengths))
+            return self.aggregate(*self.encode_frames(rows), end_to_end(lengths, rows.device))
         rows = functional.normalize(rows, dim=1)
         weights = self._weights(rows, None).transpose(1, 2).flatten(1)  # (N, K·G)
-        sums, totals = EndToEnd(lengths).weighted_sums(weights.unsqueeze(1), rows.unsqueeze(1))
+        sums, totals = end_to_end(lengths, rows.device).weighted_sums(weights.unsqueeze(1), rows.unsqueeze(1))
         expansion = self.expansion_mapper.weight.unflatten(0, (self.groups, -1))  # (G, 2D/G, D)
         sums = sums.unflatten(1, (self.n_clusters, -1)).flatten(2) @ expansion.transpose(1, 2).flatten(0, 1)
         return self._finish(sums, totals.unflatten(2, (self.n_clusters, -1)).squeeze(1).transpose(1, 2))

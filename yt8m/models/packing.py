@@ -7,13 +7,14 @@ Dimensions: B examples in a batch, L frames of each (padded), N rows, D and H fe
 P features of a group.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+
+from yt8m.data.packed_frames import PackedFrames, places_of
 
 
 class Layout(ABC):
@@ -41,48 +42,56 @@ class Layout(ABC):
 
 
 class Packing(Layout):
-    """Where the real frames of a padded batch are; turns (B, L, ·) into rows (N, ·) and back."""
+    """Videos or segments end to end, padded where pooling needs it. No method waits for a GPU.
 
-    def __init__(self, frames: Tensor, lengths: Tensor | None) -> None:
-        """`frames` (B, L, D); `lengths` (B,) in 1..L, or None when every frame is real."""
-        self.batch, self.length = frames.shape[:2]
-        self.lengths: Tensor | None = None
-        if lengths is not None and self.batch and int(lengths.min()) < self.length:
-            self.lengths = lengths.to(frames.device)
-            self.index = _inside(self.lengths, self.length).flatten().nonzero().squeeze(1)  # (N,)
+    `n_videos` of at most `longest` frames; `lengths` (B,) and `places` (N,) as in `PackedFrames`, or None where all
+    have `longest`.
+    """
 
-    def pack(self, frames: Tensor) -> Tensor:
-        """(B, L, D) → (N, D), in float32 or, if the frames are, in float64."""
-        rows = frames.flatten(0, 1)
-        rows = rows if self.lengths is None else rows[self.index]
-        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+    def __init__(
+        self, n_videos: int, longest: int, lengths: Tensor | None = None, places: Tensor | None = None
+    ) -> None:
+        self.n_videos, self.longest, self.lengths, self.places = n_videos, longest, lengths, places
+
+    @classmethod
+    def of(cls, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> "tuple[Tensor, Packing]":
+        """Frames, packed or padded, (B, L, D) with lengths (B,) in 1..L or None → rows (N, D), floats, and their layout.
+
+        Padded frames with lengths are packed first, which waits for a GPU that they are on.
+        """
+        if isinstance(frames, PackedFrames):
+            rows, packing = frames.frames, cls(frames.n_videos, frames.longest, frames.lengths, frames.places)
+        elif lengths is None:
+            rows, packing = frames.flatten(0, 1), cls(*frames.shape[:2])
+        else:
+            return cls.of(PackedFrames.pack(frames, lengths.to(frames.device)))
+        return rows.to(torch.promote_types(rows.dtype, torch.float32)), packing
 
     def unpack(self, rows: Tensor) -> Tensor:
         """(N, ·) → (B, L, ·) with zeros in the padding."""
-        if self.lengths is not None:
-            padded = rows.new_zeros(self.batch * self.length, *rows.shape[1:])
-            rows = padded.index_copy_(0, self.index, rows)
-        return rows.unflatten(0, (self.batch, self.length))
+        if self.places is not None:
+            padded = rows.new_zeros(self.n_videos * self.longest, *rows.shape[1:])
+            rows = padded.index_copy_(0, self.places, rows)
+        return rows.unflatten(0, (self.n_videos, self.longest))
 
     def mask(self, padded: Tensor) -> Tensor:
         """See `Layout`."""
-        return _everything(padded) if self.lengths is None else _inside(self.lengths, self.length)
+        return _everything(padded) if self.lengths is None else _inside(self.lengths, self.longest)
 
     def split(self, n_parts: int) -> "Iterator[tuple[slice, slice, Packing]]":
-        """At most `n_parts` parts of the batch: where a part's videos are, where its rows, and its packing.
+        """At most `n_parts` parts of a batch on the CPU: where a part's videos are, where its rows, and its packing.
 
         A batch without videos is a single part.
         """
-        size = max(1, -(-self.batch // n_parts))
-        lengths = [self.length] * self.batch if self.lengths is None else self.lengths.tolist()
+        size = max(1, -(-self.n_videos // n_parts))
+        lengths = [self.longest] * self.n_videos if self.lengths is None else self.lengths.tolist()
         row = 0
-        for video in range(0, max(1, self.batch), size):
-            part = copy.copy(self)
-            part.batch = min(size, self.batch - video)
+        for video in range(0, max(1, self.n_videos), size):
+            part = Packing(min(size, self.n_videos - video), self.longest)
             n_rows = sum(lengths[video : video + size])
-            if self.lengths is not None:
+            if self.lengths is not None and self.places is not None:
                 part.lengths = self.lengths[video : video + size]
-                part.index = self.index[row : row + n_rows] - video * self.length
+                part.places = self.places[row : row + n_rows] - video * self.longest
             yield slice(video, video + size), slice(row, row + n_rows), part
             row += n_rows
 
@@ -115,8 +124,25 @@ class Windows(Layout):
         return torch.cat([maximum, total.div_(self.size)], dim=1)
 
 
+def end_to_end(lengths: list[int], device: torch.device) -> Layout:
+    """The layout of examples of these lengths, at least one, end to end on a device. For inference.
+
+    On a CPU nothing is padded; on a GPU few large kernels are faster than several for each example.
+    """
+    if device.type == "cpu":
+        return EndToEnd(lengths)
+    longest, numbers = max(lengths), torch.tensor(lengths)
+    places = places_of(numbers, longest, sum(lengths))
+    return Packing(len(lengths), longest, *(send(tensor, device) for tensor in (numbers, places)))
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor that was made on the CPU, on a device; does not wait for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 class EndToEnd(Layout):
-    """Examples of different lengths one after the other, without any padding. For inference."""
+    """Examples of different lengths one after the other on a CPU, without any padding. For inference."""
 
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = lengths
@@ -127,7 +153,7 @@ class EndToEnd(Layout):
 
     def mask(self, padded: Tensor) -> Tensor:
         """See `Layout`."""
-        return _inside(torch.tensor(self.lengths, device=padded.device), padded.shape[1])
+        return _inside(torch.tensor(self.lengths), padded.shape[1])
 
     def max_and_mean(self, rows: Tensor) -> Tensor:
         """Maximum and mean over the rows of each example: (N, H) → (B, 2H)."""

@@ -8,12 +8,13 @@ group that are predicted, F features of a segment, C classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, partial, reduce
 from operator import add
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from yt8m.data.vocabulary import Vocabulary, named_vocabulary
 from yt8m.models.base import Encoded, Encoder, each, fuse
 from yt8m.models.classifiers import ContextAwareModel, SegmentModel, VideoModel
 from yt8m.models.model_folders import ModelFolder, list_folders, load_segment_model, open_folder
-from yt8m.models.packing import Windows
+from yt8m.models.packing import Windows, send
 from yt8m.prediction.prediction_files import SCALE
 
 _NOT_A_NUMBER = -1  # among quantized probabilities
@@ -56,9 +57,9 @@ class Computation:
     shifts: tuple[int, ...] = (0,)
     trim: Trim = CANDIDATES
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """The context to compute in."""
-        return torch.autocast(self.device.type, self.amp, enabled=self.amp is not None)
+        return nullcontext() if self.amp is None else torch.autocast(self.device.type, self.amp)
 
 
 class Strip:
@@ -84,8 +85,9 @@ class Strip:
         self.frames = frames.float()  # (N, D)
         counts = torch.tensor(n_segments)
         owners = torch.repeat_interleave(torch.arange(len(videos)), counts)
-        self.owners = owners.to(frames.device)  # (S,), the video of each segment
-        self.segments = (torch.arange(len(owners)) + spare * owners).to(frames.device)  # (S,), its number among windows
+        self.owners = send(owners, frames.device)  # (S,), the video of each segment
+        windows = torch.arange(len(owners)) + spare * owners
+        self.segments = send(windows, frames.device)  # (S,), its number among windows
 
     def pool(self, encoder: Encoder, encoded: Encoded, offset: int, shift: int) -> Tensor:
         """Features (S, F) of the segments, `shift` seconds later and with `offset` frames on either side.

@@ -58,7 +58,7 @@ class _SeenFrames(Layout):
         self._order = (number - 1 + cut * head) % n_frames  # (L,), those first that are seen
         self._seen = number <= n_frames - cut * (head + tail)  # (L,)
 
-    def pack(self, frames: Tensor) -> Tensor:
+    def arrange(self, frames: Tensor) -> Tensor:
         """(L, D) → rows (L, D), float."""
         return frames[self._order].float()
 
@@ -72,19 +72,20 @@ class _SeenFrames(Layout):
         return self._seen[None]
 
 
-def _encode(encoder: Encoder, frames: Tensor, layout: _SeenFrames | Packing) -> Tensor:
-    """What the encoder makes of frames in a layout, without the ways of its own that training has."""
-    return encoder.pool_rows(encoder.encode_frames(layout.pack(frames)), layout)
+def _encode(encoder: Encoder, rows: Tensor, layout: Layout) -> Tensor:
+    """What the encoder makes of rows in a layout, without the ways of its own that training has."""
+    return encoder.pool_rows(encoder.encode_frames(rows), layout)
 
 
 def _encode_video(encoder: Encoder, frames: Tensor, trim: Trim) -> Tensor:
     """Frames (L, D) uint8 of a whole video, of which `trim` is not seen → (1, F)."""
-    return _encode(encoder, frames, _SeenFrames(frames, trim))
+    layout = _SeenFrames(frames, trim)
+    return _encode(encoder, layout.arrange(frames), layout)
 
 
 def _encode_segments(encoder: Encoder, segments: Tensor) -> Tensor:
     """Segments (S, W, D) uint8 → (S, F)."""
-    return _encode(encoder, segments, Packing(segments, None))
+    return _encode(encoder, *Packing.of(segments))
 
 
 class Portable(nn.Module, ABC, Generic[Model]):

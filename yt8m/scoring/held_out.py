@@ -165,7 +165,7 @@ def _predict(models: Sequence[SegmentModel], batch: SegmentBatch, device: torch.
     @cache
     def contexts(encoder: Encoder) -> Tensor:
         assert batch.videos is not None  # they come along where a model needs them
-        return encoder.encode(batch.videos, batch.lengths)[batch.video_index]
+        return encoder.encode(batch.videos)[batch.video_index]
 
     results = []
     for model in models:

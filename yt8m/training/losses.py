@@ -94,7 +94,7 @@ class VideoTask(Task[VideoBatch]):
 
     def forward(self, model: nn.Module, batch: VideoBatch) -> Tensor:
         """Logits (B, C)."""
-        return model(batch.frames, batch.lengths)
+        return model(batch.videos)
 
     def criterion(self, logits: Tensor, batch: VideoBatch) -> Tensor:
         """Mean cross-entropy over videos and classes."""
@@ -121,7 +121,7 @@ class SegmentTask(Task[SegmentBatch]):
         """Logits (S, C)."""
         if batch.videos is None:
             return model(batch.segments)
-        return model(batch.segments, batch.videos, batch.lengths, batch.video_index)
+        return model(batch.segments, batch.videos, None, batch.video_index)
 
     def criterion(self, logits: Tensor, batch: SegmentBatch) -> Tensor:
         """Loss of the ratings and of the mined negatives."""

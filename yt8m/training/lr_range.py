@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from helperbot import NonFiniteLossError, TooFewExamplesError, get_logger, move_to
+from helperbot import NonFiniteLossError, TooFewExamplesError, get_logger
 from helperbot.files import replacing
 from helperbot.training_step import FiniteGuard, Stepper
 
@@ -176,7 +176,7 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
             for group, ratio in zip(optimizer.param_groups, ratios):
                 group["lr"] = rate * ratio
             try:
-                stepper.step(move_to(batch, device), n_before + 1, guard)
+                stepper.step(batch, n_before + 1, guard)
             except NonFiniteLossError as error:
                 ended = str(error)
                 break

@@ -1,0 +1,133 @@
+"""No step of training or prediction waits for its device: what it has to know on the CPU comes along with the batch.
+
+A tensor on the device `meta` has no values: whatever would read one, and so wait for a GPU, raises there. Where there is
+a GPU, torch raises for each such read on it, too.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helperbot import pin_memory
+from helperbot.training_step import FiniteGuard, Stepper
+from torch import nn
+
+from tests.shards import AUDIO, RGB, index_videos, make_video
+from tests.small_models import CONTEXT, DBOF, NEXTVLAD
+from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.data.index import Index
+from yt8m.data.vocabulary import Vocabulary
+from yt8m.models.classifiers import (
+    ContextAgnosticModel,
+    ContextAwareModel,
+    ContextModelConfig,
+    SegmentModel,
+    build_video_model,
+)
+from yt8m.models.config import VideoModelConfig, VideoSection
+from yt8m.prediction.inference import Computation, Member, Predictor
+from yt8m.training.losses import SegmentTask, Task, VideoTask
+
+DEVICES = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
+VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
+KINDS = ["dbof", "nextvlad", "agnostic dbof", "agnostic nextvlad", "aware", "aware, context trained"]
+
+
+@pytest.fixture(name="index", scope="module")
+def fixture_index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """Rated videos of different lengths."""
+    ratings = ((10, 7, 1.0), (30, 20, 0.0), (35, 3, 1.0))
+    videos = [make_video(number, 44 + 9 * number, (3, 7 * (number % 2)), ratings) for number in range(6)]
+    return index_videos(tmp_path_factory.mktemp("data"), [videos[:3], videos[3:]])
+
+
+def base(family: str) -> VideoModelConfig:
+    """A small model of the features of the index."""
+    model = {**(DBOF if "dbof" in family else NEXTVLAD), "groups": 2, "video_dim": RGB, "audio_dim": AUDIO}
+    if "dbof" in family:
+        del model["groups"]
+    return VideoSection.model_validate({"model": model}).model
+
+
+def segment_model(kind: str) -> SegmentModel:
+    """Of one of the kinds."""
+    if "agnostic" in kind:
+        return ContextAgnosticModel(build_video_model(base(kind), len(VOCABULARY)))
+    config = ContextModelConfig.model_validate({**CONTEXT, "finetune_context": "trained" in kind})
+    return ContextAwareModel(config, base("dbof"), base("nextvlad"), len(VOCABULARY))
+
+
+def experiment(kind: str, index: Index) -> tuple[nn.Module, Task[Any], Any]:
+    """A model, its task and a batch of videos of different lengths."""
+    if kind in ("dbof", "nextvlad"):
+        videos = VideoDataset(index, VOCABULARY, 20, 1)
+        batch = videos.__getitems__([(0, example) for example in range(len(videos))])
+        return build_video_model(base(kind), len(VOCABULARY)), VideoTask(), batch
+    rated = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, "aware" in kind, 20, 1)
+    return segment_model(kind), SegmentTask(0.5, 0.5), rated.__getitems__([(0, row) for row in range(len(rated))])
+
+
+@contextmanager
+def no_waiting(device: torch.device) -> Iterator[None]:
+    """Where a read of a GPU raises; one of `meta` always does."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_steps(kind: str, accumulate: int, name: str, index: Index) -> None:
+    device = torch.device(name)
+    model, task, batch = experiment(kind, index)
+    model = model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=device.type == "cuda")
+    amp = None if device.type == "meta" else torch.float16
+    stepper = Stepper(
+        model, optimizer, task.forward, task.criterion, device, 10.0, amp, accumulate, lambda own, n: own.split(n, 2)
+    )
+    guard = FiniteGuard(immediate=False)
+    batch = pin_memory(batch) if device.type == "cuda" else batch
+    stepper.step(batch, 1, guard)  # the first makes the optimizer's state
+    with no_waiting(device):
+        for number in (2, 3):
+            stepper.step(batch, number, guard)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+@pytest.mark.parametrize("kinds", [KINDS[2:4], KINDS[4:5]], ids=["agnostic", "aware"])
+def test_prediction(kinds: list[str], name: str) -> None:
+    device = torch.device(name)
+    models = [segment_model(kind).to(device).eval() for kind in kinds]
+    members = [Member(kind, model, 3) for kind, model in zip(kinds, models)]
+    predictor = Predictor(members, Computation(device, shifts=(-1, 1)))
+    videos = [torch.zeros(length, RGB + AUDIO, dtype=torch.uint8) for length in (50, 71, 44)]
+    if device.type == "cuda":
+        videos = pin_memory(videos)
+    with no_waiting(device):
+        results = predictor(videos, range(len(members)))
+    assert [values.shape for values in results] == [(10, 4)] * len(members)
+
+
+def test_reading_a_value_of_the_device_is_noticed(tmp_path: Path) -> None:
+    """What the tests above rest on."""
+    model = nn.Linear(3, 1).to("meta")
+
+    def forward(trained: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        return trained(batch[: int(batch.sum())])
+
+    stepper = Stepper(
+        model, torch.optim.SGD(model.parameters()), forward, lambda out, _: out.mean(), torch.device("meta")
+    )
+    with pytest.raises(RuntimeError, match="meta"):
+        stepper.step(torch.ones(2, 3), 1, FiniteGuard(immediate=False))
