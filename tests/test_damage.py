@@ -170,7 +170,7 @@ def test_frames_of_another_width_than_most_are_damage(tmp_path: Path) -> None:
         VideoDataset(index, VOCABULARY, -1, None)
     dataset = VideoDataset(index, VOCABULARY, -1, None, Damage(skip=True))
     (batch,) = BatchLoader(dataset, SequentialBatches(3, 3), 0)
-    assert batch.examples.tolist() == [1, 2] and batch.frames.shape[2] == RGB + AUDIO
+    assert batch.examples.tolist() == [1, 2] and batch.videos.frames.shape[1] == RGB + AUDIO
 
 
 def test_training_leaves_damage_out_and_says_so_at_the_end(command: Command, data_dir: Path, tmp_path: Path) -> None:

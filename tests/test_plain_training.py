@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.plain_models import PlainDbof, build_plain_model, frame_mask
 from benchmarks.plain_training import encode_padded
 from tests.small_models import DBOF, NEXTVLAD, TRAINING, write_config
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.models.classifiers import build_video_model
 from yt8m.models.config import VideoSection
 
@@ -41,7 +42,8 @@ def test_padded_batches_are_read_as_in_2019(config: dict) -> None:
     lengths = torch.tensor(LENGTHS)
     frames = torch.randint(256, (len(LENGTHS), max(LENGTHS), section.model.frame_dim)).double()
     frames *= frame_mask(frames, lengths)[:, :, None]
-    for features in (encode_padded(model, frames, lengths), literal_features(plain, frames, lengths)):
+    videos = PackedFrames.pack(frames, lengths)
+    for features in (encode_padded(model, videos), literal_features(plain, frames, lengths)):
         (features * torch.arange(features.shape[1])).sum().backward()
     gradients = {name.removeprefix("model."): value.grad for name, value in model.named_parameters()}
     for name, parameter in plain.named_parameters():
