@@ -158,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="keep the generated data there, 1 GB, for the next time (default: a temporary folder)",
     )
+    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write what is printed to this file, too")
     parser.add_argument(
         "--size", choices=SIZES, default="published", help="tiny: small models and data, to try it (default: published)"
@@ -182,7 +183,7 @@ def main(args: argparse.Namespace) -> None:
         progress("comparing with the CPU")
         say(check_equal(device))
         folder = args.data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="yt8m-gpu-")))
-        place = Place(folder / args.size, SIZES[args.size], device, args.seconds)
+        place = Place(folder / args.size, SIZES[args.size], device, args.seconds, args.compile)
         make_data(place)
         for line in report(place, args.only):
             say(line)

@@ -114,12 +114,14 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how is measured: a folder with what `make_data` makes, and the `seconds` of each measurement."""
+    """Where and how is measured: a folder with what `make_data` makes, the `seconds` of each measurement, and whether
+    trainings are `compiled`."""
 
     folder: Path
     size: Size
     device: torch.device
     seconds: float
+    compiled: bool = False
 
     @cached_property
     def amp(self) -> torch.dtype | None:

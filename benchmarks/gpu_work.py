@@ -90,7 +90,7 @@ class Training(Work):
         module = COMMANDS[command]
         arguments = [place.folder / f"{name}.yaml", *map(place.base_folder, bases), "--name", "timed", "--seed", 8]
         arguments += ["--data-dir", place.folder, "--device", place.device, "--save-every", 10**9, "--restart"]
-        arguments += ["--quiet", *(["--fold", "none"] if bases else [])]
+        arguments += ["--quiet", *(["--fold", "none"] if bases else []), *(["--compile"] if place.compiled else [])]
         self._module = module
         self._args = module.build_parser().parse_args(list(map(str, arguments)))
         self._place = place
@@ -105,7 +105,9 @@ class Training(Work):
         optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
         model = experiment.model.train()
         forward, clip = task.forward, settings.clip_grad_norm
-        self._stepper = Stepper(model, optimizer, forward, task.criterion, place.device, clip, place.amp)
+        self._stepper = Stepper(
+            model, optimizer, forward, task.criterion, place.device, clip, place.amp, compiled=place.compiled
+        )
         self._guard = FiniteGuard(immediate=place.device.type == "cpu")  # as the trainers have it
 
     def turn(self) -> int:

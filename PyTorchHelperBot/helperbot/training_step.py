@@ -11,6 +11,8 @@ from helperbot.devices import BatchMover, batch_size
 from helperbot.distributed import data_parallel, is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
 
 _LEAST_LOSS_SCALE = 1e-3
+# On a GPU, kernels of batches that all have the same shapes are launched at once.
+_COMPILATION = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -150,7 +152,10 @@ class Stepper:
             self.model = synchronize_batch_norm(self.model, device)
         self._parallel = data_parallel(self.model, device) if is_distributed() else None
         self._trained: nn.Module = self.model if self._parallel is None else self._parallel
-        if compiled:  # torch's annotation does not say that this is a module
+        self._part_loss: Callable[[Any], torch.Tensor] = self._loss_of
+        if compiled and self._parallel is None:
+            self._part_loss = torch.compile(self._loss_of, options=_COMPILATION)
+        elif compiled:  # torch cuts what it compiles where gradients are exchanged, in a model alone
             self._trained = cast(nn.Module, torch.compile(self._trained))
         self.optimizer = optimizer
         self.forward = forward
@@ -238,9 +243,7 @@ class Stepper:
             last = place == len(parts)
             part = self.move(part)
             with nullcontext() if last or self._parallel is None else self._parallel.no_sync():
-                with self.autocast():
-                    outputs = self.forward(self._trained, part)
-                    loss = self.loss(outputs, part)
+                loss = self._part_loss(part)
                 if weight != 1:
                     loss = loss * weight
                 # Without examples the loss is NaN, but its gradients are zeros.
@@ -250,6 +253,11 @@ class Stepper:
                     guard.observe("the training loss", total, number)
                 self._scaler.scale(loss).backward()
         return total
+
+    def _loss_of(self, part: Any) -> torch.Tensor:
+        """The loss of a part on the device; what is compiled."""
+        with self.autocast():
+            return self.loss(self.forward(self._trained, part), part)
 
     def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
         """The criterion's value, a 0-d tensor."""

@@ -16,6 +16,7 @@ from yt8m.common.errors import UserError
 
 LOGGER = logging.getLogger(__name__)
 
+MOST_WORKERS = 8  # feed an H100
 GPU_FILE = Path("/dev/nvidia0")  # there wherever the driver of an NVIDIA card is
 _OLDEST, _NEWEST_OF_OLD = (5, 0), (9, 0)  # what torch 2.7.1, of requirements-p100.txt, has kernels for
 
@@ -102,10 +103,17 @@ def resolve_half(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def resolve_workers(workers: int | None, device: torch.device) -> int:
-    """The number of reading threads that `--workers` asks for; on a CPU they would only take turns with training."""
+    """The number of reading threads that `--workers` asks for.
+
+    By default none for a CPU, where they would only take turns with training, and for a GPU half of this process's share
+    of the processor cores, from 2 to `MOST_WORKERS`.
+    """
     if workers is not None:
         return workers
-    return 0 if device.type == "cpu" else 2
+    if device.type == "cpu":
+        return 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(2, cores // 2), MOST_WORKERS)
 
 
 def require_compilation(device: torch.device) -> None:
