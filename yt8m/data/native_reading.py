@@ -21,21 +21,12 @@ _GAP = 16 << 10  # bytes between two frames from which on to skip them is quicke
 _WILL_NEED = 3  # POSIX_FADV_WILLNEED
 
 # Of the C library. Pointers are integers.
-_pread = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.uintp, types.int64))
-_posix_fadvise = types.ExternalFunction(
+_pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.uintp, types.int64))
+_posix_fadvise: Any = types.ExternalFunction(
     "posix_fadvise", types.int32(types.int32, types.int64, types.int64, types.int32)
 )
-_memcmp = types.ExternalFunction("memcmp", types.int32(types.intp, types.intp, types.uintp))
-_memcpy = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.uintp))
-
-
-def _compiled(signature: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code that leaves Python's lock to others."""
-    try:
-        return numba.njit(signature, nogil=True, cache=True)(function)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        LOGGER.info("%s; compiling without a cache, set NUMBA_CACHE_DIR to a folder that can be written", error)
-        return numba.njit(signature, nogil=True)(function)
+_memcmp: Any = types.ExternalFunction("memcmp", types.int32(types.intp, types.intp, types.uintp))
+_memcpy: Any = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.uintp))
 
 
 def _read(  # pragma: no cover  # what is compiled is not traced
@@ -92,7 +83,7 @@ def _read(  # pragma: no cover  # what is compiled is not traced
         met[request] = sound
 
 
-def _mix(value: int) -> int:  # pragma: no cover
+def _mix(value: np.uint64) -> np.uint64:  # pragma: no cover
     """The output function of SplitMix64, a permutation of 64-bit numbers."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -100,7 +91,7 @@ def _mix(value: int) -> int:  # pragma: no cover
 
 
 def _choose(  # pragma: no cover
-    seed: int,
+    seed: np.uint64,
     epochs: np.ndarray,
     records: np.ndarray,
     starts: np.ndarray,
@@ -126,13 +117,25 @@ def _choose(  # pragma: no cover
                 number += 1
 
 
+_mixed: Any = numba.njit(_mix)
 _NUMBERS = "int64[::1]"
-_mixed = _compiled("uint64(uint64)", _mix)
-read_frames = _compiled(
+_READ = (
     f"void(int32[::1], int64[:, ::1], {_NUMBERS}, uint8[:, ::1], {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, "
-    f"{_NUMBERS}, uint8[:, ::1], boolean[::1], uint8[::1])",
-    _read,
+    f"{_NUMBERS}, uint8[:, ::1], boolean[::1], uint8[::1])"
 )
-choose_frames = _compiled(
-    f"void(uint64, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS})", _choose
-)
+_CHOOSE = f"void(uint64, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS})"
+
+
+def _compiled(cache: bool) -> list[Callable[..., None]]:
+    """`_read` and `_choose` as machine code that leaves Python's lock to others."""
+    return [
+        numba.njit(signature, nogil=True, cache=cache)(function)
+        for signature, function in ((_READ, _read), (_CHOOSE, _choose))
+    ]
+
+
+try:
+    read_frames, choose_frames = _compiled(cache=True)
+except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as reason:
+    LOGGER.info("what is compiled for reading is not kept (%s); NUMBA_CACHE_DIR names another folder for it", reason)
+    read_frames, choose_frames = _compiled(cache=False)
