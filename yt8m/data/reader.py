@@ -124,8 +124,10 @@ class ShardReader:
         """Copy frames of many records into `out` (M, D) uint8, like `read` but without holding Python's lock.
 
         Returns which of the records could be read, (V,) bool: all of them, unless damage is skipped. Raises
-        `RecordError`.
+        `RecordError`, and `ValueError` for rows that `out` does not have.
         """
+        if rows.rows.min(initial=0) < 0 or (rows.rows + rows.ends - rows.begins).max(initial=0) > len(out):
+            raise ValueError(f"rows beyond an array of {len(out)}")
         met = np.zeros(len(rows.records), bool)
         for first in range(0, len(met), self._most_held):
             stop = first + self._most_held
