@@ -3,11 +3,10 @@
 Moments: `step N` after the N-th step of this process; `save N` with the N-th state written but not in its place;
 `evaluation N` at the first batch of the N-th evaluation; `best N` after the N-th best checkpoint has been written;
 `export` with everything trained; `term N` is SIGTERM, not SIGKILL, after the N-th step, `term-evaluation N` in the
-N-th evaluation. `cut N` kills nothing, but cuts off the shard that the N-th frames are about to be read from, and `eio
-N` has no frames read from the N-th on, as a disk does that fails.
+N-th evaluation. `cut N` kills nothing, but cuts off a shard that the N-th batch is about to be read from, and `eio N` has
+nothing read from the N-th batch on, as a disk does that fails.
 """
 
-import errno
 import os
 import signal
 import sys
@@ -17,10 +16,11 @@ from typing import Any
 import helperbot.bot
 import helperbot.callbacks
 import helperbot.files
+import numpy as np
 
-import yt8m.data.records
 import yt8m.training.trainer
 from tests.processes import run_command
+from yt8m.data import native_reading
 
 
 def end(number: int = signal.SIGKILL) -> None:
@@ -47,26 +47,28 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
 
 
 def fail_to_read(at: int, cut: bool) -> None:
-    """Cut a shard off, or have the disk fail, before the `at`-th piece of frames is read."""
-    shard = yt8m.data.records.Shard
-    original, pread = shard.read, os.pread
+    """Cut a shard off, or have the disk fail from then on, before the frames of the `at`-th batch are read."""
+    original = native_reading.read_frames
     calls = 0
 
-    def counting(self: yt8m.data.records.Shard, start: int, stop: int) -> bytes:
+    def counting(files: np.ndarray, blocks: np.ndarray, *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == at and cut:
-            os.truncate(self.path, start + 1)
-        return original(self, start, stop)
+            os.truncate(f"/proc/self/fd/{files[0]}", blocks[0, 0] + 1)
+        if calls >= at and not cut:
+            fail(*set(files.tolist()))
+        original(files, blocks, *arguments)
 
-    def failing(handle: int, size: int, place: int) -> bytes:
-        if calls >= at:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(handle, size, place)
+    native_reading.read_frames = counting
 
-    shard.read = counting  # type: ignore[method-assign]
-    if not cut:
-        os.pread = failing
+
+def fail(*handles: int) -> None:
+    """Have reading from the beginning of these open files fail, as from a broken disk, with EIO."""
+    nowhere = os.open("/proc/self/mem", os.O_RDONLY)  # there is no memory at low addresses
+    for handle in handles:
+        os.dup2(nowhere, handle)
+    os.close(nowhere)
 
 
 def run_interrupted(moment: str, at: int, module: str, *arguments: str) -> None:

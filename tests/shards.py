@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.data.index import Index, load_index
+from yt8m.data.reader import Rows, ShardReader
 from yt8m.data.records import framed
 from yt8m.data.sequence_example import messages
 
@@ -113,6 +114,16 @@ def index_videos(data_dir: Path, shards: Sequence[Sequence[Video]]) -> Index:
     for number, videos in enumerate(shards):
         write_videos(folder / f"train{number:02d}.tfrecord", videos)
     return load_index(folder, data_dir / "cache")
+
+
+def read_rows(reader: ShardReader, *wanted: tuple[int, Sequence[int] | np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of records as batches are read, end to end: of each record these seconds. And which could be read."""
+    lengths = np.array([len(seconds) for _, seconds in wanted], np.int64)
+    ends = np.cumsum(lengths)
+    seconds = np.concatenate([np.array(seconds, np.int64) for _, seconds in wanted])
+    records = np.array([record for record, _ in wanted], np.int64)
+    out = np.full((len(seconds), reader.frame_dim), 99, np.uint8)
+    return out, reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), out)
 
 
 # --- the protobuf wire format ------------------------------------------------------------------------

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 import yt8m.data.index
 import yt8m.data.reader
-from tests.shards import AUDIO, RGB, Video, index_videos, make_video, write_videos
+from tests.interrupted import fail
+from tests.shards import AUDIO, RGB, Video, index_videos, make_video, read_rows, write_videos
 from yt8m.common.errors import RecordError, UserError
+from yt8m.data import native_reading
 from yt8m.data.index import Index, index_file, load_index, split_fold
 from yt8m.data.partitions import official_name
 from yt8m.data.reader import Frames, ShardReader
@@ -108,10 +110,10 @@ def assert_holds(index: Index, shards: list[list[Video]]) -> None:
     ]
 
 
-def open_shards(folder: Path) -> int:
-    """How many shards of a folder this process has open."""
-    found = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
-    return sum(path.startswith(str(folder)) for path in found)
+def open_shards(folder: Path) -> list[int]:
+    """The descriptors of the shards of a folder that this process has open."""
+    found = {int(path.name): os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+    return [handle for handle, path in found.items() if path.startswith(str(folder))]
 
 
 def assert_reads(index: Index, shards: list[list[Video]]) -> None:
@@ -440,12 +442,27 @@ def test_a_model_for_other_widths_is_refused(data):
             reader.require_widths(*widths)
 
 
+WAYS = "alone", "whole", "batch"
+
+
+def read(reader: ShardReader, way: str, record: int, n_frames: int) -> bool:
+    """Read the first frames of a record; returns whether they could be read."""
+    if way == "batch":
+        return read_rows(reader, (record, range(n_frames)))[1].item()
+    return reader.read([Frames(record, slice(0, n_frames), empty(n_frames))], whole=way == "whole").item()
+
+
+def empty(n_frames: int) -> np.ndarray:
+    """Where frames can be read to."""
+    return np.empty((n_frames, RGB + AUDIO), np.uint8)
+
+
 def assert_refuses(index: Index, record: int, path: Path) -> None:
     """Neither the checksum nor the frames of a record can be read, and the message names the file."""
-    out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
-    for whole in (False, True):
+    n_frames = int(index.n_frames[record])
+    for way in WAYS:
         with pytest.raises(RecordError) as caught:
-            ShardReader(index).read([Frames(record, slice(0, len(out)), out)], whole)
+            read(ShardReader(index), way, record, n_frames)
         assert str(path) in str(caught.value)
 
 
@@ -467,20 +484,19 @@ def test_a_shard_replaced_by_one_of_the_same_size_is_refused_before_a_wrong_byte
     others = [dataclasses.replace(video, rgb=255 - video.rgb) for video in shard_videos(1)]
     write_videos(shard(data, 1).with_name("new"), others).replace(shard(data, 1))
     assert shard(data, 1).stat().st_size == index.stamps[1, 0]
-    for whole in (False, True):
+    for way in WAYS:
         with pytest.raises(RecordError, match="train01.tfrecord: has changed since it was indexed"):
-            ShardReader(index).read([Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))], whole)
+            read(ShardReader(index), way, 2, 1)
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_shard_cut_while_it_is_open_is_an_error_not_a_crash(whole, data):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shard_cut_while_it_is_open_is_an_error_not_a_crash(way, data):
     index = load(data)
     reader = ShardReader(index)
-    request = Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))
-    reader.read([request])
+    assert read(reader, "batch", 2, 1)
     os.truncate(shard(data, 1), 15)
     with pytest.raises(RecordError, match="train01.tfrecord: has been cut off before byte"):
-        reader.read([request], whole)
+        read(reader, way, 2, 1)
 
 
 def test_a_shard_cut_while_it_is_indexed_is_damaged(data, monkeypatch):
@@ -502,21 +518,20 @@ def test_a_shard_cut_while_it_is_indexed_is_damaged(data, monkeypatch):
     assert len(damage.left_out) == 1
 
 
-def test_a_disk_that_fails_is_named_with_the_shard(data, monkeypatch):
+@pytest.mark.parametrize("way", WAYS)
+def test_a_disk_that_fails_is_named_with_the_shard(way, data):
     index = load(data)
-    read = os.pread
-
-    def fail(handle: int, size: int, place: int) -> bytes:
-        if place:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(handle, size, place)
-
-    monkeypatch.setattr("os.pread", fail)
-    request = Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))
-    with pytest.raises(RecordError, match=r"train01.tfrecord: byte \d+ and .* cannot be read .Input/output error"):
-        ShardReader(index).read([request])
     damage = Damage(skip=True)
-    assert not ShardReader(index, damage).read([request]).any()
+    for reader in (ShardReader(index), ShardReader(index, damage)):
+        assert read(reader, "batch", 2, 1)
+        fail(*open_shards(index.folder))
+        if not reader.damage.skip:
+            with pytest.raises(
+                RecordError, match=r"train01.tfrecord: byte \d+ and .* cannot be read .Input/output error"
+            ):
+                read(reader, way, 2, 1)
+        else:
+            assert not read(reader, way, 2, 1)
     assert len(damage.left_out) == 1
 
 
@@ -534,19 +549,24 @@ def test_that_no_more_files_may_be_open_is_no_damage(data, monkeypatch):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(Path, "open", refuse)
-    request = Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))
-    with pytest.raises(UserError, match="train01.tfrecord: cannot be opened .Too many open files.; raise the limit"):
-        ShardReader(index, Damage(skip=True)).read([request])
+    for way in WAYS:
+        with pytest.raises(
+            UserError, match="train01.tfrecord: cannot be opened .Too many open files.; raise the limit"
+        ):
+            read(ShardReader(index, Damage(skip=True)), way, 2, 1)
 
 
 def test_a_shard_removed_or_replaced_while_it_is_open_is_read_on_as_it_was(data):
     index = load(data)
     reader = ShardReader(index)
-    assert reader.read([Frames(2, slice(0, 1), np.empty((1, RGB + AUDIO), np.uint8))]).all()
+    assert read(reader, "batch", 2, 1)
     shard(data, 1).unlink()
-    out = np.empty((index.n_frames[2], RGB + AUDIO), np.uint8)
+    out = empty(index.n_frames[2])
     assert reader.read([Frames(2, slice(0, len(out)), out)], whole=True).all()
     np.testing.assert_array_equal(out, shard_videos(1)[0].frames)
+    found, met = read_rows(reader, (2, range(len(out))))
+    assert met.all()
+    np.testing.assert_array_equal(found, out)
 
 
 def test_a_shard_that_holds_other_bytes_when_read_is_named(data):
@@ -565,7 +585,7 @@ def test_more_shards_than_may_be_open_are_read_with_a_bounded_number_open(data, 
         out = np.empty((index.n_frames[record], RGB + AUDIO), np.uint8)
         reader.read([Frames(record, slice(0, len(out)), out)])
         np.testing.assert_array_equal(out, videos[record].frames)
-        most = max(most, open_shards(index.folder))
+        most = max(most, len(open_shards(index.folder)))
     assert most == 2
     out = np.empty((8, 1, RGB + AUDIO), np.uint8)
     most = 0
@@ -573,13 +593,25 @@ def test_more_shards_than_may_be_open_are_read_with_a_bounded_number_open(data, 
 
     def copy_and_count(*arguments) -> bool:
         nonlocal most
-        most = max(most, open_shards(index.folder))
+        most = max(most, len(open_shards(index.folder)))
         return copy(*arguments)
 
     monkeypatch.setattr(yt8m.data.reader, "read_frames", copy_and_count)
     assert reader.read([Frames(record, slice(1, 2), out[record]) for record in range(8)]).all()  # of all shards at once
     np.testing.assert_array_equal(out[:, 0], [video.frames[1] for video in videos])
     assert most <= 3  # one is in use, though it is no longer among those that stay open
+    most = 0
+    read_native = native_reading.read_frames
+
+    def read_and_count(*arguments) -> None:
+        nonlocal most
+        most = max(most, len(open_shards(index.folder)))
+        read_native(*arguments)
+
+    monkeypatch.setattr(native_reading, "read_frames", read_and_count)
+    found, met = read_rows(reader, *((record, [1]) for record in range(8)))
+    assert met.all() and 0 < most <= 3
+    np.testing.assert_array_equal(found, out[:, 0])
 
 
 @st.composite

@@ -27,6 +27,7 @@ from tests.shards import (
     list_entries,
     lists_field,
     make_video,
+    read_rows,
     serialize,
     varint,
     write_payloads,
@@ -72,10 +73,14 @@ def assert_context(record, video: Video) -> None:
 
 
 def read(reader: ShardReader, record: int, selection: slice | np.ndarray, whole: bool = False) -> np.ndarray:
-    """The selected frames of a record."""
-    n_selected = len(np.arange(reader.index.n_frames[record])[selection])
-    out = np.full((n_selected, reader.frame_dim), 99, np.uint8)
+    """The selected frames of a record; if it is not read as a whole, by itself and as a batch is read."""
+    seconds = np.arange(reader.index.n_frames[record])[selection]
+    out = np.full((len(seconds), reader.frame_dim), 99, np.uint8)
     assert reader.read([Frames(record, selection, out)], whole).all()
+    if not whole:
+        found, met = read_rows(reader, (record, seconds))
+        assert met.all()
+        np.testing.assert_array_equal(found, out)
     return out
 
 

@@ -210,7 +210,7 @@ def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_st
     load_index(data_dir / "video" / "train", data_dir / "cache")
     load_index(data_dir / "video" / "valid", data_dir / "cache")
     shards = {path: (path.read_bytes(), path.stat()) for path in (data_dir / "video").rglob("*.tfrecord")}
-    ended = interrupt(moment, 33 + 16 * workers, command_line)  # a batch takes 16 reads, threads read ahead
+    ended = interrupt(moment, 3 + workers, command_line)  # threads read ahead
     assert ended.status == 2, ended.err
     *_, before, last = ended.err.splitlines()
     assert said in last and str(data_dir / "video") in last and "Traceback" not in ended.err
@@ -228,7 +228,7 @@ def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_st
 def test_what_is_cut_off_a_shard_may_be_left_out(made: Path, data_dir: Path) -> None:
     load_index(data_dir / "video" / "train", data_dir / "cache")
     load_index(data_dir / "video" / "valid", data_dir / "cache")
-    ended = interrupt("cut", 5, [*arguments("dbof", made, data_dir), "--on-error", "skip"])
+    ended = interrupt("cut", 1, [*arguments("dbof", made, data_dir), "--on-error", "skip"])
     assert ended.status == 0, ended.err
     assert "left out: " in ended.err and "has been cut off" in ended.err
     assert (folder_of("dbof", data_dir) / "model.pth").exists()

@@ -1,17 +1,19 @@
 """Which shards, examples and frames: a pure function of the data and the seed."""
 
 import dataclasses
-from itertools import islice
+from collections import Counter
+from itertools import combinations, islice
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2, chisquare
 from sklearn.model_selection import KFold
 
 from tests.shards import index_videos, make_video
 from yt8m.common.errors import UserError
-from yt8m.data.frames import CANDIDATES, EVERYTHING, context_frames, sample_frames
+from yt8m.data.frames import CANDIDATES, EVERYTHING, Trim, context_frames, sample_frames
 from yt8m.data.index import split_fold
 from yt8m.data.order import SequentialBatches, TrainingBatches, epoch_order
 
@@ -78,36 +80,89 @@ def test_context_and_candidates_leave_out_6_segments_at_the_head_and_2_at_the_ta
     assert list(range(*context_frames(n_frames))) == (inner or list(range(n_frames)))
 
 
+def sampled(n_frames: int, max_len: int, seed: int | None, epochs: int, records: int, trim: Trim = CANDIDATES):
+    """The frames that are seen of each of so many records, all of one length, in each of so many epochs, (rows, L)."""
+    epoch, record = (axis.ravel() for axis in np.mgrid[:epochs, :records])
+    lengths, seconds = sample_frames(record, np.full(len(record), n_frames), max_len, seed, epoch, trim)
+    assert len(set(lengths.tolist())) == 1
+    return seconds.reshape(len(record), -1)
+
+
+KEYS = st.tuples(*[st.integers(0, 2**40)] * 2)  # epoch, record
+
+
 @settings(deadline=None, derandomize=True, max_examples=200)
-@given(st.integers(1, 400), st.integers(1, 200), st.tuples(*[st.integers(0, 2**31)] * 3))
-def test_sampled_frames_are_distinct_ascending_and_of_the_context(n_frames, max_len, seed):
-    every = np.arange(n_frames)
-    start, stop = context_frames(n_frames)
-    chosen = every[sample_frames(n_frames, max_len, seed)]
-    assert len(chosen) == min(max_len, stop - start)
-    assert (np.diff(chosen) > 0).all()
-    assert chosen[0] >= start and chosen[-1] < stop
-    np.testing.assert_array_equal(every[sample_frames(n_frames, max_len, seed)], chosen)
-    np.testing.assert_array_equal(every[sample_frames(n_frames, max_len, None)], every[start:stop])
-    np.testing.assert_array_equal(every[sample_frames(n_frames, -1, seed)], every[start:stop])
+@given(
+    st.lists(st.tuples(st.integers(0, 400), KEYS), max_size=5),
+    st.integers(0, 200),
+    st.integers(0, 2**70),
+    st.sampled_from([CANDIDATES, EVERYTHING, Trim(0, 3)]),
+)
+def test_sampled_frames_are_distinct_ascending_and_of_the_context(videos, max_len, seed, trim):
+    n_frames = np.array([length for length, _ in videos], np.int32)
+    epochs, records = np.array([key for _, key in videos], np.int64).reshape(-1, 2).T.copy()
+    spans = [context_frames(length, trim) for length in n_frames.tolist()]
+    for limit, chosen_by in ((max_len, seed), (-1, seed), (max_len, None)):
+        lengths, seconds = sample_frames(records, n_frames, limit, chosen_by, epochs, trim)
+        assert len(lengths) == len(videos) and lengths.sum() == len(seconds)
+        for row, (chosen, (start, stop)) in enumerate(zip(np.split(seconds, np.cumsum(lengths)), spans)):
+            if limit < 0 or chosen_by is None:
+                assert chosen.tolist() == list(range(start, stop))
+                continue
+            assert len(chosen) == min(max_len, stop - start)
+            assert (np.diff(chosen) > 0).all()
+            assert not chosen.size or (chosen[0] >= start and chosen[-1] < stop)
+            only = slice(row, row + 1)  # whatever else is in the batch
+            again = sample_frames(records[only], n_frames[only], limit, seed, epochs[only], trim)
+            np.testing.assert_array_equal(again[1], chosen)
 
 
 def test_sampled_frames_differ_between_seeds_epochs_and_examples():
-    drawn = {
-        tuple(sample_frames(300, 150, (seed, epoch, example)).tolist())
-        for seed in range(3)
-        for epoch in range(3)
-        for example in range(3)
-    }
+    drawn = {tuple(row) for seed in range(3) for row in sampled(300, 150, seed, 3, 3).tolist()}
     assert len(drawn) == 27
 
 
-def test_every_frame_of_the_context_is_sampled_alike():
-    counts = np.zeros(70)
-    for epoch in range(2000):
-        counts[sample_frames(70, 10, (1, epoch, 0))] += 1
-    assert not counts[:30].any() and not counts[60:].any()
-    assert counts[30:60].min() > 550 and counts[30:60].max() < 790  # 667 expected, standard deviation 21
+def likely(counts: np.ndarray) -> bool:
+    """Whether counts of events that should be equally likely are neither too uneven nor too even, by chi-square."""
+    return 0.001 < chisquare(counts.ravel()).pvalue < 0.999
+
+
+@pytest.mark.parametrize("axis", ["seeds", "epochs", "records"])
+@pytest.mark.parametrize("max_len", [1, 2, 3, 5])
+def test_every_choice_of_frames_is_equally_likely_whatever_it_is_drawn_by(axis, max_len):
+    choices = list(combinations(range(6), max_len))
+    if axis == "seeds":
+        drawn = np.concatenate([sampled(6, max_len, seed, 1, 1, EVERYTHING) for seed in range(6000)])
+    else:
+        drawn = sampled(6, max_len, 5, *((6000, 1) if axis == "epochs" else (1, 6000)), EVERYTHING)
+    counts = Counter(map(tuple, drawn.tolist()))
+    assert likely(np.array([counts.pop(choice, 0) for choice in choices])) and not counts
+
+
+def test_every_frame_and_every_pair_of_frames_of_a_long_video_is_sampled_alike():
+    n_frames, max_len, times = 70, 10, 20_000
+    chosen = np.zeros((times, n_frames))
+    np.put_along_axis(chosen, sampled(n_frames, max_len, 1, times // 4, 4), 1, axis=1)
+    assert not chosen[:, :30].any() and not chosen[:, 60:].any()
+    pairs = chosen[:, 30:60].T @ chosen[:, 30:60]
+    single, both = max_len / 30, max_len / 30 * (max_len - 1) / 29  # how likely a frame is, and a pair
+    # One frame makes others less likely, which makes the chi-square of their counts so much smaller.
+    singles = ((np.diag(pairs) - times * single) ** 2).sum() / (times * single * (1 - single)) * 29 / 30
+    assert 0.001 < chi2.sf(singles, 29) < 0.999
+    of_pairs = (pairs[np.triu_indices(30, 1)] - times * both) / np.sqrt(times * both * (1 - both))
+    assert np.abs(of_pairs).max() < 4 and 0.8 < of_pairs.std() < 1.2  # of 435 pairs
+
+
+def test_choices_of_neighbouring_epochs_and_records_are_unrelated():
+    """A frame that is chosen in one of them is in the other neither more nor less often than in any."""
+    n_frames, max_len = 40, 20
+    chosen = np.zeros((200 * 200, n_frames))
+    np.put_along_axis(chosen, sampled(n_frames, max_len, 3, 200, 200, EVERYTHING), 1, axis=1)
+    chosen = chosen.reshape(200, 200, n_frames)
+    for together in (chosen[1:] * chosen[:-1], chosen[:, 1:] * chosen[:, :-1], chosen[1:, 1:] * chosen[:-1, :-1]):
+        times = together.shape[0] * together.shape[1]
+        deviation = (together.sum((0, 1)) - times / 4) / np.sqrt(times * 3 / 16)
+        assert np.abs(deviation).max() < 4
 
 
 # --- the order of examples -------------------------------------------------------------------------------
@@ -157,8 +212,10 @@ def test_a_state_of_another_order_is_refused_naming_what_differs():
             other.load_state_dict(state)
         assert next(iter(other))[0][0] == 0
         assert other.start == 0
-    with pytest.raises(UserError, match="version was 0, is 1"):
-        TrainingBatches(shards, 4, 1).load_state_dict({**state, "version": 0})
+    with pytest.raises(
+        UserError, match=r"begun by a release .*version 1, here 2.; begin anew with --restart, or go on"
+    ):
+        TrainingBatches(shards, 4, 1).load_state_dict({**state, "version": 1})
 
 
 def test_training_batches_differ_between_seeds_and_epochs():

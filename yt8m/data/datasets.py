@@ -22,7 +22,7 @@ from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
 from yt8m.data.order import Key
 from yt8m.data.packed_frames import PackedFrames
-from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.reader import Frames, Rows, ShardReader
 from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
 
@@ -117,26 +117,17 @@ class ShardDataset(ABC, Generic[Batch]):
 
         The choice of frames depends on seed, epoch and record alone.
         """
-        selections = [
-            sample_frames(n_frames, self.max_len, None if self.seed is None else (self.seed, epoch, record), self.trim)
-            for record, epoch, n_frames in zip(records.tolist(), epochs.tolist(), self.n_frames[records].tolist())
-        ]
-        lengths = [chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen) for chosen in selections]
-        ends = np.cumsum(lengths, dtype=np.int64)
-        frames = np.empty((sum(lengths), self.reader.frame_dim), np.uint8)
-        met = self.reader.read(
-            [
-                Frames(record, chosen, frames[end - length : end])
-                for record, chosen, length, end in zip(records.tolist(), selections, lengths, ends.tolist())
-            ]
-        )
-        return PackedFrames.of(torch.from_numpy(frames), torch.tensor(lengths, dtype=torch.int64)), met
+        lengths, seconds = sample_frames(records, self.n_frames[records], self.max_len, self.seed, epochs, self.trim)
+        frames = np.empty((len(seconds), self.reader.frame_dim), np.uint8)
+        ends = np.cumsum(lengths)
+        met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
+        return PackedFrames.of(torch.from_numpy(frames), torch.from_numpy(lengths)), met
 
 
 def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and examples of a batch."""
-    epochs, examples = np.array(keys, np.int64).reshape(-1, 2).T
-    return epochs, examples
+    columns = np.array(keys, np.int64).reshape(-1, 2)
+    return columns[:, 0].copy(), columns[:, 1]
 
 
 def _readable(keys: Sequence[Key], met: np.ndarray) -> list[Key]:
@@ -182,9 +173,8 @@ class VideoDataset(ShardDataset[VideoBatch]):
         if not met.all():
             return self.__getitems__(_readable(keys, met))
         labels = np.zeros((len(keys), self.n_classes), bool)
-        for row, record in enumerate(records):
-            classes = self.index.of_record(record, self.classes, self.index.label_ends)
-            labels[row, classes[classes >= 0]] = True
+        rows, classes = self.index.of_records(records, self.classes, self.index.label_ends)
+        labels[rows[classes >= 0], classes[classes >= 0]] = True
         return VideoBatch(torch.from_numpy(labels), torch.from_numpy(records), videos)
 
 
@@ -254,8 +244,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         if not met.all():
             return self.__getitems__(_readable(keys, met))
         negatives = np.ones((len(keys), self.n_classes), bool)
-        for row, record in enumerate(records):
-            negatives[row, self.index.of_record(record, *self._known)] = False
+        negatives[self.index.of_records(records, *self._known)] = False
         return SegmentBatch(
             torch.from_numpy(segments),
             torch.from_numpy(self.classes[examples]),
@@ -272,15 +261,19 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
 
         Returns frames (S, 5 + 2·offset, D) uint8, and which could be read (S,).
         """
-        segments = np.empty((len(records), SEGMENT_SECONDS + 2 * self.offset, self.reader.frame_dim), np.uint8)
-        requests = []
-        for segment, record, start in zip(segments, records.tolist(), starts.tolist()):
-            first, last = start - self.offset, start + SEGMENT_SECONDS + self.offset
-            begin, end = max(first, 0), min(last, int(self.n_frames[record]))
-            segment[: begin - first] = 0
-            segment[end - first :] = 0
-            requests.append(Frames(record, slice(begin, end), segment[begin - first : end - first]))
-        return segments, self.reader.read(requests)
+        length = SEGMENT_SECONDS + 2 * self.offset
+        segments = np.empty((len(records), length, self.reader.frame_dim), np.uint8)
+        firsts = starts.astype(np.int64) - self.offset
+        lacking = np.maximum(-firsts, 0)  # at the head
+        ends = np.minimum(firsts + length, self.n_frames[records])
+        kept = ends - firsts - lacking
+        for row in np.flatnonzero(kept < length).tolist():
+            segments[row, : lacking[row]] = 0
+            segments[row, lacking[row] + kept[row] :] = 0
+        stops = np.cumsum(kept)
+        seconds = np.arange(stops[-1] if stops.size else 0) + np.repeat(ends - stops, kept)
+        rows = Rows(records, seconds, stops - kept, stops, np.arange(len(records)) * length + lacking)
+        return segments, self.reader.read_rows(rows, segments.reshape(-1, self.reader.frame_dim))
 
 
 def _known_classes(index: Index, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

@@ -40,15 +40,29 @@ def context_frames(n_frames: int, trim: Trim = CANDIDATES) -> tuple[int, int]:
 
 
 def sample_frames(
-    n_frames: int, max_len: int, seed: tuple[int, ...] | None, trim: Trim = CANDIDATES
-) -> slice | np.ndarray:
-    """The frames a video model sees: at most `max_len` of them in training, without replacement, in order.
+    records: np.ndarray,
+    n_frames: np.ndarray,
+    max_len: int,
+    seed: int | None,
+    epochs: np.ndarray,
+    trim: Trim = CANDIDATES,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The frames a video model sees of V videos: at most `max_len` of each in training, without replacement, in order.
 
-    `seed` None means evaluation: no sampling. `max_len` -1 means no limit. `trim` is left out of the video.
+    `records` are their numbers in the index, `n_frames` how long they are and `epochs` in which epoch they are seen,
+    each (V,). `seed` None means evaluation: no sampling. `max_len` -1 means no limit. `trim` is left out of the videos.
+    Returns how many frames of each are seen, (V,), and these, end to end, (N,), all int64. Every choice of as many
+    frames of a video is equally likely. It is a pure function of seed, epoch, record and length of the video.
     """
-    start, stop = context_frames(n_frames, trim)
-    if seed is None or max_len < 0 or stop - start <= max_len:
-        return slice(start, stop)
-    chosen = np.random.default_rng(seed).permutation(stop - start)[:max_len]
-    chosen.sort()
-    return start + chosen
+    from yt8m.data import native_reading
+
+    n_frames = n_frames.astype(np.int64)
+    head, tail = trim.head * SEGMENT_SECONDS, n_frames - trim.tail * SEGMENT_SECONDS
+    starts, stops = np.where(head < tail, head, 0), np.where(head < tail, tail, n_frames)
+    lengths = stops - starts
+    if seed is not None and max_len >= 0:
+        lengths = np.minimum(lengths, max_len)
+    ends = np.cumsum(lengths)
+    seconds = np.empty(ends[-1] if ends.size else 0, np.int64)
+    native_reading.choose_frames(np.uint64((seed or 0) % 2**64), epochs, records, starts, stops, ends, seconds)
+    return lengths, seconds

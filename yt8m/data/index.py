@@ -85,6 +85,16 @@ class Index:
         """The entries of a ragged array that belong to one record."""
         return values[ends[record - 1] if record else 0 : ends[record]]
 
+    def of_records(self, records: np.ndarray, values: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The entries of a ragged array that belong to some records, one after the other.
+
+        Returns the place among `records` of the record that each belongs to, and the entries.
+        """
+        stops = ends[records]
+        counts = stops - np.where(records > 0, ends[records - 1], 0)
+        owners = np.repeat(np.arange(len(records)), counts)
+        return owners, values[np.arange(len(owners)) + np.repeat(stops - np.cumsum(counts), counts)]
+
     def path(self, record: int) -> Path:
         """The shard that a record lies in."""
         return self.folder / str(self.shards[self.shard[record]])

@@ -11,7 +11,7 @@ import numpy as np
 
 from yt8m.common.errors import UserError
 
-STATE_VERSION = 1
+STATE_VERSION = 2  # of the order of examples and of the choice of their frames, see `yt8m.data.frames`
 
 Key = tuple[int, int]  # (epoch, example)
 
@@ -80,13 +80,22 @@ class TrainingBatches:
 
         Raises `UserError` naming what differs if the order is another one.
         """
+        version = state.get("version")
+        if version != STATE_VERSION:
+            raise UserError(
+                f"cannot go on: the run was begun by a release that chooses examples and frames in another way (version "
+                f"{version}, here {STATE_VERSION}); begin anew with --restart, or go on with that release"
+            )
         differing = [
             f"{name} was {state.get(name)}, is {value}"
-            for name, value in {"version": STATE_VERSION, **self._order()}.items()
+            for name, value in self._order().items()
             if state.get(name) != value
         ]
         if differing:
-            raise UserError(f"cannot go on in the order of examples: {'; '.join(differing)}")
+            raise UserError(
+                f"cannot go on in the order of examples: {'; '.join(differing)}; put that back, or begin anew with "
+                "--restart"
+            )
         self.start = state["position"]
 
     def _order(self) -> dict[str, Any]:

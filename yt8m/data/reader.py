@@ -16,7 +16,9 @@ from yt8m.common.errors import RecordError, UserError
 from yt8m.data.features import read_contract
 from yt8m.data.index import UNUSUAL, Index
 from yt8m.data.records import FOOTER_BYTES, HEADER_BYTES, RAISE, Damage, Shard, open_shard, read_payload
-from yt8m.data.sequence_example import FrameBlock, block_span, read_frames, read_unusual_frames
+from yt8m.data.sequence_example import FrameBlock, block_span, frame_header, read_frames, read_unusual_frames
+
+_NO_FILE = -1
 
 
 class Frames(NamedTuple):
@@ -25,6 +27,25 @@ class Frames(NamedTuple):
     record: int
     selection: slice | np.ndarray
     out: np.ndarray
+
+
+class Rows(NamedTuple):
+    """Frames of V records, and where to in an array that all of them share. All are int64.
+
+    Of the v-th of `records` (V,) the frames `seconds[begins[v]:ends[v]]`, ascending numbers, go to rows of the array,
+    from `rows[v]` on. `seconds` (N,) has the frames of all of them, `begins`, `ends` and `rows` are (V,).
+    """
+
+    records: np.ndarray
+    seconds: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+    rows: np.ndarray
+
+    def part(self, first: int, stop: int) -> "Rows":
+        """What concerns the records with the numbers `first` to `stop`."""
+        chosen = slice(first, stop)
+        return Rows(self.records[chosen], self.seconds, self.begins[chosen], self.ends[chosen], self.rows[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +76,7 @@ class ShardReader:
         self._odd = _other_widths(index, self.widths) if damage.skip else None
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._max_open = min(self.MAX_OPEN, max(1, _open_files(4 * self.MAX_OPEN) // 4))
+        self._most_held = max(1, self._max_open // 4)  # by a thread: they stay open whoever opens others
         self._lock = threading.Lock()
 
     @property
@@ -97,6 +119,82 @@ class ShardReader:
                 self.damage.meet(error)
                 met[row] = False
         return met
+
+    def read_rows(self, rows: Rows, out: np.ndarray) -> np.ndarray:
+        """Copy frames of many records into `out` (M, D) uint8, like `read` but without holding Python's lock.
+
+        Returns which of the records could be read, (V,) bool: all of them, unless damage is skipped. Raises
+        `RecordError`, and `ValueError` for rows that `out` does not have.
+        """
+        if rows.rows.min(initial=0) < 0 or (rows.rows + rows.ends - rows.begins).max(initial=0) > len(out):
+            raise ValueError(f"rows beyond an array of {len(out)}")
+        met = np.zeros(len(rows.records), bool)
+        for first in range(0, len(met), self._most_held):
+            stop = first + self._most_held
+            self._read_rows(rows.part(first, stop), out, met[first:stop])
+        return met
+
+    def _read_rows(self, rows: Rows, out: np.ndarray, met: np.ndarray) -> None:
+        """Read rows of no more shards than may be held, and say of each whether it could be read."""
+        from yt8m.data import native_reading
+
+        files, shards = self._files(rows.records)
+        payloads = self.index.offset[rows.records] + HEADER_BYTES
+        starts = [feature.start[rows.records] for feature in self._features]
+        for start in starts:
+            files[start == UNUSUAL] = _NO_FILE
+        native_reading.read_frames(
+            files,
+            np.stack([payloads + start for start in starts]),
+            *self._layout,
+            rows.seconds,
+            rows.begins,
+            rows.ends,
+            rows.rows,
+            out,
+            met,
+            np.empty(native_reading.PIECE + sum(self.widths), np.uint8),
+        )
+        del shards  # other threads may need the files
+        if met.all():
+            return
+        others = np.flatnonzero(~met)  # whatever is the matter with them, `read` says or meets it
+        requests = []
+        for row in others.tolist():
+            seconds = rows.seconds[rows.begins[row] : rows.ends[row]]
+            place = slice(rows.rows[row], rows.rows[row] + len(seconds))
+            requests.append(Frames(int(rows.records[row]), seconds, out[place]))
+        met[others] = self.read(requests)
+
+    @cached_property
+    def _layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each feature (F,) the width, the bytes before each frame, (F, most of them), and how many these are."""
+        headers = [frame_header(feature.width) for feature in self._features]
+        sizes = np.array([len(header) for header in headers])
+        padded = [list(header.ljust(sizes.max(), b"\0")) for header in headers]
+        return np.array([feature.width for feature in self._features]), np.array(padded, np.uint8), sizes
+
+    def _files(self, records: np.ndarray) -> tuple[np.ndarray, list[Shard | None]]:
+        """The descriptors of the shards of some records, (V,) int32, and the shards, which have to be held meanwhile.
+
+        `_NO_FILE` and None stand for what `read` has to meet, in its words.
+        """
+        numbers = self.index.shard[records].tolist()
+        with self._lock:
+            shards = [self._open.get(number) for number in numbers]
+            for number, shard in zip(numbers, shards):
+                if shard is not None:
+                    self._open.move_to_end(number)
+        for row, shard in enumerate(shards):
+            if shard is None:
+                try:
+                    shards[row] = self._shard(int(records[row]))
+                except RecordError:
+                    pass
+        files = np.array([_NO_FILE if shard is None else shard.fileno() for shard in shards], np.int32)
+        if self._odd is not None:
+            files[self._odd[records]] = _NO_FILE
+        return files, shards
 
     def _announce(self, request: Frames, whole: bool) -> list[FrameBlock] | None:
         """Have the system read what a request is about.

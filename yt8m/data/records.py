@@ -81,6 +81,10 @@ class Shard:
     def __len__(self) -> int:
         return self._size
 
+    def fileno(self) -> int:
+        """The descriptor of the file, valid as long as the shard is held."""
+        return self._handle
+
     def __getitem__(self, span: slice) -> bytes:
         start, stop, _ = span.indices(self._size)
         if stop - start > _PAGE:

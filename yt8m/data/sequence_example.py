@@ -92,7 +92,7 @@ def block_span(payload_start: int, block: FrameBlock, selection: slice | np.ndar
         if isinstance(selection, slice)
         else (int(selection[0]), int(selection[-1]))
     )
-    stride = len(_frame_header(block.width)) + block.width
+    stride = len(frame_header(block.width)) + block.width
     start = payload_start + block.start
     return start + first * stride, start + (last + 1) * stride
 
@@ -115,7 +115,7 @@ def _frame_rows(
 ) -> tuple[np.ndarray, bool]:
     """Selected frames with their headers, (frames, header + width) uint8, and whether the headers are all right."""
     start, stop = block_span(payload_start, block, selection)
-    header = _frame_header(block.width)
+    header = frame_header(block.width)
     stride = len(header) + block.width
     found = buffer.read(start, stop) if isinstance(buffer, Shard) else buffer[start:stop]
     rows = np.frombuffer(found, np.uint8).reshape((stop - start) // stride, stride)
@@ -327,7 +327,7 @@ def _feature_values(feature: bytes) -> _Values:
 
 
 @cache
-def _frame_header(width: int) -> bytes:
+def frame_header(width: int) -> bytes:
     """The bytes before each frame: Feature in FeatureList, BytesList in Feature, value in BytesList."""
     header = b""
     for _ in range(3):
@@ -358,7 +358,7 @@ def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlo
             raise UnusualLayout
         value = field[1:]
     width = value[1] - value[0]
-    header = _frame_header(width)
+    header = frame_header(width)
     stride = len(header) + width
     if bytes(buffer[start : start + len(header)]) != header or (end - start) % stride:
         raise UnusualLayout

@@ -1,0 +1,141 @@
+"""The loops over the videos of a batch, compiled: Python's lock is free while they run.
+
+Numba is slow to import, so that only what reads batches imports this module, when it does. What has been compiled is
+kept for the next start: in `__pycache__` beside this file, or where that cannot be written in the user's cache; the
+environment variable NUMBA_CACHE_DIR names another folder. Where none can be written, each start compiles anew.
+"""
+
+import logging
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+
+LOGGER = logging.getLogger(__name__)
+
+PIECE = 128 << 10  # bytes read at a time: they are still in the processor's cache when frames are copied from them
+_GAP = 16 << 10  # bytes between two frames from which on to skip them is quicker than to read them
+_WILL_NEED = 3  # POSIX_FADV_WILLNEED
+
+# Of the C library. Pointers are integers.
+_pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.uintp, types.int64))
+_posix_fadvise: Any = types.ExternalFunction(
+    "posix_fadvise", types.int32(types.int32, types.int64, types.int64, types.int32)
+)
+_memcmp: Any = types.ExternalFunction("memcmp", types.int32(types.intp, types.intp, types.uintp))
+_memcpy: Any = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.uintp))
+
+
+def _read(  # pragma: no cover  # what is compiled is not traced
+    files: np.ndarray,
+    blocks: np.ndarray,
+    widths: np.ndarray,
+    headers: np.ndarray,
+    header_sizes: np.ndarray,
+    seconds: np.ndarray,
+    begins: np.ndarray,
+    ends: np.ndarray,
+    rows: np.ndarray,
+    out: np.ndarray,
+    met: np.ndarray,
+    piece: np.ndarray,
+) -> None:
+    for request in range(len(files)):
+        begin, end = begins[request], ends[request]
+        if files[request] < 0 or begin >= end:
+            continue
+        for feature in range(len(widths)):
+            stride = header_sizes[feature] + widths[feature]
+            place = blocks[feature, request] + seconds[begin] * stride
+            _posix_fadvise(files[request], place, (seconds[end - 1] + 1 - seconds[begin]) * stride, _WILL_NEED)
+    read = piece.ctypes.data
+    for request in range(len(files)):
+        end, column = ends[request], 0
+        sound = files[request] >= 0
+        for feature in range(len(widths)):
+            width, header_size = widths[feature], header_sizes[feature]
+            stride = header_size + width
+            header = headers.ctypes.data + feature * headers.shape[1]
+            target = out.ctypes.data + rows[request] * out.shape[1] + column
+            first = begins[request]
+            while sound and first < end:
+                behind = first + 1  # the last frame that is read in one go
+                while (
+                    behind < end
+                    and 0 < (seconds[behind] - seconds[behind - 1]) * stride <= _GAP
+                    and (seconds[behind] + 1 - seconds[first]) * stride <= len(piece)
+                ):
+                    behind += 1
+                size = (seconds[behind - 1] + 1 - seconds[first]) * stride
+                place = blocks[feature, request] + seconds[first] * stride
+                sound = _pread(files[request], read, size, place) == size
+                if sound:
+                    for number in range(first, behind):
+                        source = read + (seconds[number] - seconds[first]) * stride
+                        sound &= _memcmp(source, header, header_size) == 0
+                        _memcpy(target, source + header_size, width)
+                        target += out.shape[1]
+                first = behind
+            column += width
+        met[request] = sound
+
+
+def _mix(value: np.uint64) -> np.uint64:  # pragma: no cover
+    """The output function of SplitMix64, a permutation of 64-bit numbers."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def _choose(  # pragma: no cover
+    seed: np.uint64,
+    epochs: np.ndarray,
+    records: np.ndarray,
+    starts: np.ndarray,
+    stops: np.ndarray,
+    ends: np.ndarray,
+    seconds: np.ndarray,
+) -> None:
+    step, half = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
+    number = 0
+    for video in range(len(records)):
+        state = seed
+        for part in (epochs[video], records[video]):
+            state = _mixed(state + step) ^ np.uint64(part)
+        state = _mixed(state + step)
+        for second in range(starts[video], stops[video]):
+            wanted, left = ends[video] - number, stops[video] - second
+            if wanted == 0:
+                break
+            state += step
+            # With the probability of wanted in left, so that every choice of frames is equally likely.
+            if (_mixed(state) >> half) * np.uint64(left) < np.uint64(wanted) << half:
+                seconds[number] = second
+                number += 1
+
+
+_mixed: Any = numba.njit(_mix)
+_NUMBERS = "int64[::1]"
+_READ = (
+    f"void(int32[::1], int64[:, ::1], {_NUMBERS}, uint8[:, ::1], {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, "
+    f"{_NUMBERS}, uint8[:, ::1], boolean[::1], uint8[::1])"
+)
+_CHOOSE = f"void(uint64, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS})"
+
+
+def _compiled(cache: bool) -> list[Callable[..., None]]:
+    """`_read` and `_choose` as machine code that leaves Python's lock to others."""
+    return [
+        numba.njit(signature, nogil=True, cache=cache)(function)
+        for signature, function in ((_READ, _read), (_CHOOSE, _choose))
+    ]
+
+
+try:
+    read_frames, choose_frames = _compiled(cache=True)
+except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as reason:
+    LOGGER.info("what is compiled for reading is not kept (%s); NUMBA_CACHE_DIR names another folder for it", reason)
+    read_frames, choose_frames = _compiled(cache=False)
