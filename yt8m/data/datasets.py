@@ -162,9 +162,9 @@ class VideoDataset(ShardDataset[VideoBatch]):
 
     def class_shares(self) -> np.ndarray:
         """The share of the videos that are labelled with each class, (C,), half a video more on either side."""
-        labelled = [self.index.of_record(record, self.classes, self.index.label_ends) for record in self.records]
-        found = np.concatenate([np.unique(own[own >= 0]) for own in labelled])
-        return (np.bincount(found, minlength=self.n_classes) + 0.5) / (len(self) + 1)
+        rows, classes = self.index.of_records(self.records, self.classes, self.index.label_ends)
+        labelled = np.unique((rows * self.n_classes + classes)[classes >= 0])
+        return (np.bincount(labelled % self.n_classes, minlength=self.n_classes) + 0.5) / (len(self) + 1)
 
     def __getitems__(self, keys: Sequence[Key]) -> VideoBatch:
         epochs, examples = _columns(keys)
