@@ -73,7 +73,7 @@ def row(name: str, place: Place, work: Work, product: float) -> str:
     """Measure some work; its row of the table. `product`: operations per second of a large matrix product."""
     device = place.device
     on_gpu = device.type == "cuda"
-    with FlopCounterMode(display=False) as counter:
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         n_examples = work.turn()
     operations = counter.get_total_flops() / n_examples
     alone = median_rate(place, work.turn)

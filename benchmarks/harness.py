@@ -60,7 +60,8 @@ def print_rates(title: str, unit: str, values: Mapping[str, float], plain: str) 
     fastest = max(value for name, value in values.items() if name.startswith(plain))
     for name, value in values.items():
         ratio = "" if name.startswith(plain) else f"{value / fastest:8.1f} x"
-        print(f"  {name:<40}{value:>12,.0f} {unit}/s{ratio}", flush=True)
+        digits = 0 if value >= 100 else 2
+        print(f"  {name:<40}{value:>12,.{digits}f} {unit}/s{ratio}", flush=True)
 
 
 def drop_from_page_cache(path: Path) -> None:

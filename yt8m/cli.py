@@ -134,7 +134,8 @@ def add_shared(options: _Options, *names: str) -> None:
             "--workers",
             type=count,
             metavar="N",
-            help="threads that read ahead; 0 reads between the steps (default: 0 on CPU, 2 with a GPU)",
+            help="threads that read ahead; 0 reads between the steps (default: 0 on a CPU; for a GPU half the processor "
+            "cores, from 2 to 8)",
         )
     if "on-error" in names:
         options.add_argument(
@@ -476,7 +477,18 @@ def _parse_and_call(
         args.seed = _seed_from_environment()
     told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage")}
     LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in told.items()))
+    _wait_passively()
     main(args)
+
+
+def _wait_passively() -> None:
+    """Have computing threads sleep while they wait for each other, unless the environment says how they should wait.
+
+    They would spin, and where other programs compute, too, take the time that the others need: training can slow down
+    tenfold. Counts only if torch has not been imported yet.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _less_memory(args: argparse.Namespace) -> str:
