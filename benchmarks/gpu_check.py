@@ -58,7 +58,7 @@ def check_equal(device: torch.device) -> str:
     random = partial(torch.randint, 0, 256, dtype=torch.uint8, generator=generator)
     frames = random((len(LENGTHS), max(LENGTHS), sum(size.widths.values())))
     labels = torch.rand(len(LENGTHS), len(challenge_vocabulary()), generator=generator) < 0.003
-    batch = VideoBatch(labels, torch.arange(len(LENGTHS)), PackedFrames.pack(frames, torch.tensor(LENGTHS)))
+    batch = VideoBatch(labels, PackedFrames.pack(frames, torch.tensor(LENGTHS)), np.arange(len(LENGTHS)))
     without_dropout = replace(size, changed={**size.changed, "p_drop": 0.0})
     bases = {name: without_dropout.video_model(name)[1] for name in BASES}
     losses, gradients = [], []

@@ -140,7 +140,7 @@ class PaddedVideos(ShardDataset[Batch]):  # pylint: disable=abstract-method  # w
                 for record, length, end in zip(records.tolist(), lengths.tolist(), ends.tolist())
             ]
         )
-        return PackedFrames.of(torch.from_numpy(frames), torch.from_numpy(lengths), len(positions)), met
+        return PackedFrames.of(torch.from_numpy(frames), lengths, len(positions)), met
 
 
 class PaddedVideoDataset(PaddedVideos[VideoBatch], VideoDataset):

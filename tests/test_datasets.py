@@ -164,7 +164,7 @@ def test_ratings_left_out_are_counted_in_the_log(index, caplog):
 def test_ratings_of_other_shards_are_left_out(shards, records, index, caplog):
     caplog.set_level(logging.INFO, "yt8m.data.datasets")
     dataset = RatedSegmentDataset(index, VOCABULARY, np.array(shards), 3, False, -1, None)
-    assert [int(dataset.__getitems__([(0, row)]).examples) for row in range(len(dataset))] == records
+    assert [int(dataset.__getitems__([(0, row)]).examples[0]) for row in range(len(dataset))] == records
     assert f"{len(records)} ratings in {len(shards)} shards" in caplog.text
 
 

@@ -42,7 +42,7 @@ def _slow_gap(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _video_batch(labels: np.ndarray) -> VideoBatch:
-    return VideoBatch(torch.from_numpy(labels), NOTHING, PackedFrames.of(NOTHING, NOTHING))
+    return VideoBatch(torch.from_numpy(labels), PackedFrames(NOTHING, NOTHING, NOTHING, 1), NOTHING.numpy())
 
 
 def _parts(n_rows: int, ends: list[int]) -> list[slice]:
@@ -303,7 +303,7 @@ def _segment_batch(classes: np.ndarray, scores: np.ndarray, negatives: np.ndarra
         torch.from_numpy(negatives),
         None,
         NOTHING,
-        NOTHING,
+        NOTHING.numpy(),
         NOTHING,
     )
 

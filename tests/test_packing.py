@@ -1,5 +1,6 @@
 """Examples cut out of rows one by one against what packings pool."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ def test_weighted_sums_and_pooling_of_examples(lengths: list[int], groups: int, 
 def test_packed_frames_of_either_kind_and_parts_of_them(lengths: list[int], chosen: set[int]) -> None:
     torch.manual_seed(len(lengths))
     frames, longest = torch.randn(sum(lengths), 2), max(lengths + [1])
-    packed = PackedFrames.of(frames, torch.tensor(lengths, dtype=torch.int64))
+    packed = PackedFrames.of(frames, np.array(lengths, np.int64))
     padded = packed.padded()
     assert padded.shape == (len(lengths), longest, 2)
     for video, own, length in zip(padded, frames.split(lengths), lengths):
@@ -61,6 +62,6 @@ def test_packed_frames_of_either_kind_and_parts_of_them(lengths: list[int], chos
     again = PackedFrames.pack(padded, packed.lengths)
     assert torch.equal(again.frames, frames) and torch.equal(again.places, packed.places)
     numbers = sorted(chosen & set(range(len(lengths))))
-    part = packed.select(torch.tensor(numbers, dtype=torch.int64))
+    part = packed.select(np.array(numbers, np.int64))
     expected = padded[numbers][:, : part.longest]
     assert part.lengths.tolist() == [lengths[number] for number in numbers] and torch.equal(part.padded(), expected)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
@@ -42,6 +43,7 @@ class BatchMover:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._under_way: deque[tuple[torch.cuda.Event, Any]] = deque()  # batches whose memory is being read
 
     def __call__(self, batch: Batch) -> Batch:
         """As `move_to`; nothing waits for the copies but what is computed from them."""
@@ -53,6 +55,11 @@ class BatchMover:
         current.wait_stream(self._stream)
         for tensor in _tensors(moved):
             tensor.record_stream(current)  # else its memory could be used again by the next copy too early
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        self._under_way.append((event, batch))
+        while self._under_way and self._under_way[0][0].query():
+            self._under_way.popleft()
         return moved
 
 

@@ -12,7 +12,7 @@ from helperbot.distributed import data_parallel, is_distributed, sum_over_ranks,
 
 _LEAST_LOSS_SCALE = 1e-3
 # On a GPU, kernels of batches that all have the same shapes are launched at once.
-_COMPILATION = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
+_COMPILATION: dict[str, Any] = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
 
 
 class NonFiniteLossError(ArithmeticError):

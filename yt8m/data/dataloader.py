@@ -4,7 +4,6 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
-from helperbot import pin_memory
 
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import ShardDataset
@@ -21,7 +20,7 @@ class BatchLoader(Generic[Batch]):
 
     `keys` are the keys of each batch in turn. Threads, not processes: while files are read and frames copied, Python's
     lock is free, and what a thread has read needs no way back. Content and order are the same for any number of
-    workers; 0 reads in the caller. For a CUDA `device` batches are in pinned memory.
+    workers; 0 reads in the caller. For a CUDA `device` the large tensors of batches are in pinned memory.
     """
 
     def __init__(
@@ -32,18 +31,16 @@ class BatchLoader(Generic[Batch]):
         device: torch.device = torch.device("cpu"),
     ) -> None:
         self.dataset, self.keys, self.workers, self.device = dataset, keys, workers, device
+        if device.type == "cuda":
+            dataset.pin_memory()
 
     def __iter__(self) -> Generator[Batch, None, None]:
-        yield from self._ahead() if self.workers else map(self._load, self.keys)
+        yield from self._ahead() if self.workers else map(self.dataset.__getitems__, self.keys)
 
     def _ahead(self) -> Iterator[Batch]:
         # A thread has a current CUDA device of its own.
         set_device = (torch.cuda.set_device, (self.device,)) if self.device.type == "cuda" else ()
-        return map_ahead(self._load, self.keys, self.workers, BATCHES_AHEAD * self.workers, *set_device)
-
-    def _load(self, keys: list[Key]) -> Batch:
-        batch = self.dataset.__getitems__(keys)
-        return pin_memory(batch) if self.device.type == "cuda" else batch
+        return map_ahead(self.dataset.__getitems__, self.keys, self.workers, BATCHES_AHEAD * self.workers, *set_device)
 
 
 class TrainingLoader(BatchLoader[Batch]):

@@ -9,7 +9,7 @@ C classes.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -32,17 +32,17 @@ Batch = TypeVar("Batch")
 
 
 class VideoBatch(NamedTuple):
-    """`labels` (B, C) bool, `examples` (B,) rows of the index, and the frames of B `videos`, uint8."""
+    """`labels` (B, C) bool, the frames of B `videos`, uint8, and `examples` (B,) rows of the index, which stay here."""
 
     labels: Tensor
-    examples: Tensor
     videos: PackedFrames
+    examples: np.ndarray
 
     def split(self, parts: int, least: int = 1) -> list["VideoBatch"]:
         """The batch in so many parts, see `_parts`."""
-        numbers = torch.arange(len(self.examples))
+        numbers = np.arange(len(self.examples))
         return [
-            VideoBatch(self.labels[rows], self.examples[rows], self.videos.select(numbers[rows]))
+            VideoBatch(self.labels[rows], self.videos.select(numbers[rows]), self.examples[rows])
             for rows in _parts(len(self.examples), parts, least)
         ]
 
@@ -52,8 +52,8 @@ class SegmentBatch(NamedTuple):
 
     `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,) rated class; `scores` (S,) 0 or 1; `negatives`
     (S, C) bool, classes mined as negatives; `videos`: the frames of V videos, uint8, or None where no context
-    is asked for; `video_index` (S,) number of a segment's video; `examples` (S,) rows of the index; `totals`
-    (2,) int64, how many ratings there are and how many classes they mine, also in a part of the batch those of all of
+    is asked for; `video_index` (S,) number of a segment's video; `examples` (S,) rows of the index, which stay here;
+    `totals` (2,) int64, how many ratings there are and how many classes they mine, also in a part of the batch those of all of
     it.
     """
 
@@ -63,7 +63,7 @@ class SegmentBatch(NamedTuple):
     negatives: Tensor
     videos: PackedFrames | None
     video_index: Tensor
-    examples: Tensor
+    examples: np.ndarray
     totals: Tensor
 
     def split(self, parts: int, least: int = 1) -> list["SegmentBatch"]:
@@ -71,14 +71,14 @@ class SegmentBatch(NamedTuple):
         return [self._part(rows) for rows in _parts(len(self.examples), parts, least)]
 
     def _part(self, rows: slice) -> "SegmentBatch":
-        used, video_index = self.video_index[rows].unique(return_inverse=True)
+        used, video_index = np.unique(self.video_index[rows].numpy(), return_inverse=True)
         return SegmentBatch(
             self.segments[rows],
             self.classes[rows],
             self.scores[rows],
             self.negatives[rows],
             None if self.videos is None else self.videos.select(used),
-            video_index,
+            torch.from_numpy(video_index),
             self.examples[rows],
             self.totals,
         )
@@ -104,6 +104,11 @@ class ShardDataset(ABC, Generic[Batch]):
         self.n_frames = index.n_frames
         self.max_len, self.seed = max_len, seed
         self.trim = trim_of(self.reader.features)
+        self.empty: Callable[[tuple[int, ...], type[np.generic]], np.ndarray] = np.empty
+
+    def pin_memory(self) -> None:
+        """Make the large tensors of batches in pinned memory, from where copies to a GPU are quick."""
+        self.empty = _pinned
 
     def __len__(self) -> int:
         return len(self.records)
@@ -118,10 +123,15 @@ class ShardDataset(ABC, Generic[Batch]):
         The choice of frames depends on seed, epoch and record alone.
         """
         lengths, seconds = sample_frames(records, self.n_frames[records], self.max_len, self.seed, epochs, self.trim)
-        frames = np.empty((len(seconds), self.reader.frame_dim), np.uint8)
+        frames = self.empty((len(seconds), self.reader.frame_dim), np.uint8)
         ends = np.cumsum(lengths)
         met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
-        return PackedFrames.of(torch.from_numpy(frames), torch.from_numpy(lengths)), met
+        return PackedFrames.of(torch.from_numpy(frames), lengths), met
+
+
+def _pinned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+    """`np.empty` in pinned memory."""
+    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True).numpy()
 
 
 def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,10 +182,11 @@ class VideoDataset(ShardDataset[VideoBatch]):
         videos, met = self.read_videos(records, epochs)
         if not met.all():
             return self.__getitems__(_readable(keys, met))
-        labels = np.zeros((len(keys), self.n_classes), bool)
+        labels = self.empty((len(keys), self.n_classes), np.bool_)
+        labels[:] = False
         rows, classes = self.index.of_records(records, self.classes, self.index.label_ends)
         labels[rows[classes >= 0], classes[classes >= 0]] = True
-        return VideoBatch(torch.from_numpy(labels), torch.from_numpy(records), videos)
+        return VideoBatch(torch.from_numpy(labels), videos, records)
 
 
 class RatedSegmentDataset(ShardDataset[SegmentBatch]):
@@ -243,7 +254,8 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             met &= videos_met[video_index]
         if not met.all():
             return self.__getitems__(_readable(keys, met))
-        negatives = np.ones((len(keys), self.n_classes), bool)
+        negatives = self.empty((len(keys), self.n_classes), np.bool_)
+        negatives[:] = True
         negatives[self.index.of_records(records, *self._known)] = False
         return SegmentBatch(
             torch.from_numpy(segments),
@@ -252,7 +264,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             torch.from_numpy(negatives),
             videos,
             torch.from_numpy(video_index),
-            torch.from_numpy(records),
+            records,
             torch.tensor([len(keys), negatives.sum()]),
         )
 
@@ -262,7 +274,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         Returns frames (S, 5 + 2·offset, D) uint8, and which could be read (S,).
         """
         length = SEGMENT_SECONDS + 2 * self.offset
-        segments = np.empty((len(records), length, self.reader.frame_dim), np.uint8)
+        segments = self.empty((len(records), length, self.reader.frame_dim), np.uint8)
         firsts = starts.astype(np.int64) - self.offset
         lacking = np.maximum(-firsts, 0)  # at the head
         ends = np.minimum(firsts + length, self.n_frames[records])
@@ -299,7 +311,7 @@ class WholeVideoDataset(ShardDataset[list[tuple[int, Tensor]]]):
         examples = [example for _, example in keys]
         requests = []
         for record in self.records[examples].tolist():
-            frames = np.empty((int(self.n_frames[record]), self.reader.frame_dim), np.uint8)
+            frames = self.empty((int(self.n_frames[record]), self.reader.frame_dim), np.uint8)
             requests.append(Frames(record, slice(0, len(frames)), frames))
         met = self.reader.read(requests, whole=True)
         return [

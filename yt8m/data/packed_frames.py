@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,15 +21,16 @@ class PackedFrames(NamedTuple):
     longest: int
 
     @classmethod
-    def of(cls, frames: Tensor, lengths: Tensor, longest: int | None = None) -> "PackedFrames":
-        """Frames (N, D) of videos of these lengths (V,), both on one device; `longest` is read if not given."""
+    def of(cls, frames: Tensor, lengths: np.ndarray, longest: int | None = None) -> "PackedFrames":
+        """Frames (N, D) on the CPU of videos of these lengths (V,) int64; `longest` is found if it is not given."""
         if longest is None:
-            longest = max(1, int(lengths.max())) if len(lengths) else 1
-        return cls(frames, lengths, places_of(lengths, longest, len(frames)), longest)
+            longest = int(lengths.max(initial=1))
+        places = places_of(lengths, longest)
+        return cls(frames, torch.from_numpy(lengths), torch.from_numpy(places), longest)
 
     @classmethod
     def pack(cls, frames: Tensor, lengths: Tensor) -> "PackedFrames":
-        """The same of padded frames (V, L, D). Waits for a GPU if they are on one."""
+        """The same of padded frames (V, L, D) and lengths (V,). Waits for a GPU if they are on one."""
         inside = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]
         places = inside.flatten().nonzero().squeeze(1)
         return cls(frames.flatten(0, 1)[places], lengths, places, frames.shape[1])
@@ -43,15 +45,16 @@ class PackedFrames(NamedTuple):
         padded = self.frames.new_zeros(self.n_videos * self.longest, *self.frames.shape[1:])
         return padded.index_copy_(0, self.places, self.frames).unflatten(0, (self.n_videos, self.longest))
 
-    def select(self, videos: Tensor) -> "PackedFrames":
-        """Some of the videos, by their ascending numbers (any,). Waits for a GPU if they are on one."""
-        chosen = torch.zeros(self.n_videos, dtype=torch.bool, device=self.lengths.device)
+    def select(self, videos: np.ndarray) -> "PackedFrames":
+        """Some of the videos of a batch on the CPU, by their ascending numbers (any,)."""
+        lengths = self.lengths.numpy()
+        chosen = np.zeros(len(lengths), bool)
         chosen[videos] = True
-        return self.of(self.frames[chosen.repeat_interleave(self.lengths)], self.lengths[videos])
+        return self.of(self.frames[torch.from_numpy(np.repeat(chosen, lengths))], lengths[videos])
 
 
-def places_of(lengths: Tensor, longest: int, n_frames: int) -> Tensor:
-    """The places (N,) of `n_frames` frames, end to end, of videos of these lengths (V,); see `PackedFrames`."""
-    before = lengths.cumsum(0) - lengths  # frames of earlier videos
-    shifts = torch.arange(len(lengths), device=lengths.device) * longest - before
-    return torch.arange(n_frames, device=lengths.device) + shifts.repeat_interleave(lengths, output_size=n_frames)
+def places_of(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """The places (N,) int64 of the frames, end to end, of videos of these lengths (V,); see `PackedFrames`."""
+    ends = np.cumsum(lengths)
+    shifts = np.arange(len(lengths)) * longest - (ends - lengths)
+    return np.arange(ends[-1] if ends.size else 0) + np.repeat(shifts, lengths)

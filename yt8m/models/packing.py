@@ -10,6 +10,7 @@ P features of a group.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -131,9 +132,9 @@ def end_to_end(lengths: list[int], device: torch.device) -> Layout:
     """
     if device.type == "cpu":
         return EndToEnd(lengths)
-    longest, numbers = max(lengths), torch.tensor(lengths)
-    places = places_of(numbers, longest, sum(lengths))
-    return Packing(len(lengths), longest, *(send(tensor, device) for tensor in (numbers, places)))
+    longest, numbers = max(lengths), np.array(lengths)
+    places = places_of(numbers, longest)
+    return Packing(len(lengths), longest, *(send(torch.from_numpy(array), device) for array in (numbers, places)))
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from helperbot.devices import BatchMover
 from torch import Tensor
 
 from yt8m.common.errors import UserError
@@ -105,6 +106,7 @@ class Predictor:
     def __init__(self, members: Sequence[Member], computation: Computation) -> None:
         self.members, self.computation = members, computation
         share_context_encoders([member.model for member in members])
+        self._move = BatchMover(computation.device)
         for member in members:
             fuse(member.model)
 
@@ -121,9 +123,9 @@ class Predictor:
 
         No video is empty. int16 round(p * 9999), on the device; -1 where it is not a number.
         """
-        device, shifts, trim = self.computation.device, self.computation.shifts, self.computation.trim
+        shifts, trim = self.computation.shifts, self.computation.trim
         members = [self.members[number] for number in chosen]
-        frames = [video.to(device, non_blocking=True) for video in videos]
+        frames = self._move(list(videos))
         strip = Strip(frames, max(member.offset for member in members) + max(map(abs, shifts)), trim)
         encode = cache(lambda encoder, seen: _encode_videos(encoder, frames, seen)[strip.owners])
         results = []
