@@ -1,5 +1,6 @@
 """State files, signals, and the results of runs that are killed and resumed."""
 
+import errno
 import functools
 import logging
 import os
@@ -10,7 +11,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,11 +26,23 @@ from helperbot import (
     EarlyStopping,
     LearningRateSchedule,
     MovingAverage,
+    NonFiniteLossError,
     StateError,
+    saving,
+    state,
     warmup_linear_decay,
 )
+from helperbot.saving import StateSaver
 from helperbot.signals import SIGNALS
-from helperbot.state import STATE_VERSION, load_file, random_state, save_file, set_random_state
+from helperbot.state import (
+    STATE_VERSION,
+    DamagedStateError,
+    StateFiles,
+    load_file,
+    random_state,
+    save_file,
+    set_random_state,
+)
 from helperbot_mean import Mean
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -35,6 +52,36 @@ QUIET = logging.getLogger("helperbot-test-quiet")
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 NEVER = 10**9
+
+
+@contextmanager
+def writing(late):
+    """Have states written before training goes on (not `late`), or only once it waits for that."""
+    save, write, finish = StateSaver.save, StateFiles.write, StateSaver.finish
+    waits = threading.Event()
+
+    def save_at_once(saver, *arguments):
+        save(saver, *arguments)
+        saver._thread.join()  # pylint: disable=protected-access
+
+    def write_late(files, *arguments):
+        assert waits.wait(60)
+        write(files, *arguments)
+
+    def finish_late(saver):
+        waits.set()
+        try:
+            return finish(saver)
+        finally:
+            waits.clear()
+
+    with pytest.MonkeyPatch.context() as patched:
+        if late:
+            patched.setattr(StateFiles, "write", write_late)
+            patched.setattr(StateSaver, "finish", finish_late)
+        else:
+            patched.setattr(StateSaver, "save", save_at_once)
+        yield
 
 
 class Killed(Exception):
@@ -182,8 +229,24 @@ def uninterrupted(folder, kind="list", interval=4, **arguments):
     return outcome(bot, folder)
 
 
-def interrupted(folder, die, kind="list", interval=4, **arguments):
-    """The outcome of a run that dies and is resumed by a new Bot."""
+def truncate(file):
+    """As a disk may leave it that loses its power."""
+    os.truncate(file, file.stat().st_size - 100)
+
+
+def flip(file):
+    """Change a bit of the first tensor, which torch does not notice."""
+    with zipfile.ZipFile(file) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data/0"))
+        tensor = archive.read(name)
+    content = bytearray(file.read_bytes())
+    content[content.index(tensor)] ^= 16
+    file.write_bytes(content)
+    torch.load(file, weights_only=True)
+
+
+def interrupted(folder, die, kind="list", interval=4, damage=None, **arguments):
+    """The outcome of a run that dies and is resumed by a new Bot, from the older state if the newest is damaged."""
     steps = arguments.get("steps", 11)
     bot = make_bot(folder, die, train_batches=batches_of(kind), **arguments)
     try:
@@ -193,8 +256,17 @@ def interrupted(folder, die, kind="list", interval=4, **arguments):
     else:
         if bot.signal is None:  # too late to interrupt
             return outcome(bot, folder)
+    if damage is not None and (folder / "state.previous.pt").exists():
+        before = load_file(folder / "state.pt")["step"]
+        damage(folder / "state.pt")
+    else:
+        damage = None
     again = make_bot(folder, seed=7, train_batches=batches_of(kind), **arguments)
-    if not again.resume():
+    if again.resume():
+        assert damage is None or again.step <= before
+        kept = again.callbacks[2].state_dict()["kept"]
+        assert all((folder / "best" / name).exists() for _, _, name in kept)
+    else:
         again = make_bot(folder, train_batches=batches_of(kind), **arguments)
     again.train(steps, interval)
     assert again.callbacks[-1].ended == 1
@@ -220,7 +292,11 @@ def fixture_signals():
 @pytest.mark.parametrize("kind", ["list", "stream"])
 def test_a_run_that_died_at_any_step_ends_as_if_it_had_not(tmp_path, kind, way):
     expected = uninterrupted(tmp_path / "all", kind)
-    assert len(expected["state"]["history"]) == 3 and len(expected["files"]) == 1
+    # The file of step 8 has been beaten at the end, the state before the last evaluation needs it.
+    assert len(expected["state"]["history"]) == 3 and list(expected["files"]) == [
+        "step_00000008.pt",
+        "step_00000011.pt",
+    ]
     for step in range(1, 12):
         folder = tmp_path / str(step)
         assert same(interrupted(folder, Die(step, way=way), kind), expected), step
@@ -239,22 +315,19 @@ def test_a_run_that_died_at_any_step_ends_as_if_it_had_not(tmp_path, kind, way):
         st.sampled_from(["on_step_start", "on_step_end", "on_eval_end", "on_state_saved"]),
         st.sampled_from(["exception", signal.SIGTERM, signal.SIGINT]),
     ),
+    late=st.booleans(),
+    damage=st.sampled_from([None, truncate, flip, Path.unlink]),
 )
-@example(10, 2, 3, 1, "list", Die(4, "on_state_saved"))
-@example(8, 4, 3, 50, "stream", Die(8, "on_eval_end", signal.SIGTERM))
-def test_whenever_a_run_dies_it_ends_the_same(steps, interval, save_every, patience, kind, die):
+@example(10, 2, 3, 1, "list", Die(4, "on_state_saved"), False, None)
+@example(8, 4, 3, 50, "stream", Die(8, "on_eval_end", signal.SIGTERM), True, flip)
+def test_whenever_a_run_dies_it_ends_the_same(steps, interval, save_every, patience, kind, die, late, damage):
     # Hypothesis may show an object again when it looks for a simpler example.
     die = Die(die.step, die.hook, die.way)
     rest = {"interval": interval, "steps": steps, "save_every": save_every, "patience": patience}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, writing(late):
         folder = Path(name)
         expected = uninterrupted(folder / "all", kind, **rest)
-        got = interrupted(folder / "killed", die, kind, **rest)
-        files = got["files"].keys() - expected["files"].keys()
-        # A beaten file is deleted after the next save; dying in between, as in on_state_saved here, may
-        # leave it.
-        assert files == set() or die.hook == "on_state_saved"
-        got["files"] = {name: got["files"][name] for name in expected["files"]}
+        got = interrupted(folder / "killed", die, kind, damage=damage, **rest)
         assert same(got, expected)
 
 
@@ -497,27 +570,274 @@ def test_a_run_has_at_least_the_steps_of_its_state(tmp_path):
         bot.train(10, 4)
 
 
-def test_a_failed_save_leaves_the_old_state(tmp_path, monkeypatch):
+def full_disk(_, file):
+    """In the place of `torch.save`."""
+    file.write(b"half of it")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("late, ended", [(False, 7), (True, 8)])
+def test_a_failed_save_leaves_the_old_states(tmp_path, monkeypatch, late, ended):
     bot = make_bot(tmp_path)
     bot.train(4, 4)
-    before = (tmp_path / "state.pt").read_bytes()
-    names = sorted(path.name for path in tmp_path.iterdir())
-
-    def full_disk(_, file):
-        file.write(b"half of it")
-        raise OSError("no space left on device")
-
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert len(before) == 2
     bot = make_bot(tmp_path)
     assert bot.resume()
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, writing(late):
         patched.setattr(torch, "save", full_disk)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(OSError, match="No space left on device") as caught:
             bot.train(11, 4)
-    assert bot.step == 6 and bot.saved_step == 4
-    assert (tmp_path / "state.pt").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert caught.value.filename == str(tmp_path / "state.pt")
+    assert bot.step == ended and bot.saved_step == 4  # found out after the next step, or at the next save
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    bot.save()  # there is space again
+    assert bot.saved_step == ended and load_file(tmp_path / "state.previous.pt")["step"] == 4
     again = make_bot(tmp_path, seed=7)
-    assert again.resume() and again.step == again.saved_step == 4
+    assert again.resume() and again.step == again.saved_step == ended
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_signal_does_not_end_a_run_as_if_a_failed_save_were_there(tmp_path, monkeypatch, late):
+    bot = make_bot(tmp_path, Die(2, way=signal.SIGTERM))
+    monkeypatch.setattr(torch, "save", full_disk)
+    with writing(late), pytest.raises(OSError, match="No space left on device"):
+        bot.train(11, 4)
+    assert bot.saved_step is None and bot.callbacks[-1].ended == 0
+    assert not list(tmp_path.iterdir())
+
+
+class Diverge(Callback):
+    """Makes the weights useless after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, bot):
+        if bot.step == self.step:
+            bot.model[0].weight.data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_error_waits_for_the_state_and_is_not_hidden_by_its_failure(tmp_path, monkeypatch, caplog, fails):
+    logger = logging.getLogger("helperbot-test-told")
+    bot = make_bot(tmp_path, logger=logger, callbacks=[Diverge(4)], save_every=3)
+    if fails:
+        monkeypatch.setattr(torch, "save", full_disk)
+    with writing(late=True), pytest.raises(NonFiniteLossError):
+        bot.train(11, 100)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    if fails:
+        (warning,) = warnings
+        assert warning.startswith("the last state is not saved: ") and "No space left on device" in warning
+        assert str(tmp_path / "state.pt") in warning
+        assert bot.saved_step is None and not list(tmp_path.iterdir())
+    else:
+        assert not warnings and bot.saved_step == load_file(tmp_path / "state.pt")["step"] == 3
+
+
+def test_a_state_is_that_of_its_step_however_late_it_is_written(tmp_path):
+    states = []
+
+    class Note(Callback):
+        """Notes the state of step 3, and what is written of it."""
+
+        def on_step_end(self, bot):
+            if bot.step == 3:
+                save_file(bot.state_dict(), tmp_path / "copy.pt")
+
+        def on_state_saved(self, bot):
+            states.append((bot.step, bot.saved_step, load_file(tmp_path / "state.pt")))
+
+    bot = make_bot(tmp_path, callbacks=[LearningRateSchedule(lambda step: 1.0), MovingAverage(5), Note()])
+    with writing(late=True):
+        bot.train(5, 5)
+    assert [(step, saved) for step, saved, _ in states] == [(5, 3), (5, 5), (5, 5)]
+    assert same(states[0][2], load_file(tmp_path / "copy.pt"))
+    assert not same(states[0][2]["model"], states[1][2]["model"])
+
+
+class States(Callback):
+    """Notes the steps whose states are taken, by a clock that runs a second a step."""
+
+    def __init__(self, patched):
+        self.bot = None
+        self.taken = []
+        patched.setattr(saving, "time", SimpleNamespace(monotonic=lambda: self.bot.step if self.bot else 0))
+
+    def on_train_start(self, bot):
+        self.bot = bot
+
+    def state_dict(self):
+        self.taken.append(self.bot.step)
+        return {}
+
+
+@pytest.mark.parametrize(
+    "late, every, interval, steps",
+    [
+        (False, timedelta(seconds=3), 100, [3, 6, 9, 11, 11]),
+        (True, timedelta(seconds=3), 100, [3, 11, 11]),  # the first is not there before step 11
+        (False, timedelta(seconds=2.5), 4, [3, 4, 4, 7, 8, 8, 11, 11]),
+        (False, timedelta(seconds=100), 100, [11, 11]),
+        (False, timedelta(milliseconds=1), 5, [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10, 11, 11]),
+        (False, 3, 100, [3, 6, 9, 11, 11]),
+        (True, 3, 100, [3, 6, 9, 11, 11]),  # waits for the one before
+    ],
+)
+def test_states_are_saved_by_steps_or_by_time_and_around_evaluations(
+    tmp_path, monkeypatch, late, every, interval, steps
+):
+    states = States(monkeypatch)
+    bot = make_bot(tmp_path, callbacks=[states], save_every=every)
+    with writing(late):
+        bot.train(11, interval)
+    assert states.taken == steps
+
+
+def test_a_run_goes_on_while_its_state_is_written(tmp_path):
+    seen = []
+
+    class Look(Callback):
+        """Notes whether there is a state after each step."""
+
+        def on_step_end(self, bot):
+            seen.append((bot.step, (tmp_path / "state.pt").exists()))
+
+    with writing(late=True):
+        make_bot(tmp_path, callbacks=[Look()], save_every=3).train(8, 100)
+    assert seen == [(step, step > 6) for step in range(1, 9)]  # the save at step 6 waits for that of step 3
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_the_last_state_is_written_waits_for_it_and_is_not_lost(tmp_path, monkeypatch, number):
+    write = StateFiles.write
+    written = []
+
+    def signalled(files, *arguments):
+        written.append(1)
+        if len(written) == 6:  # after the last evaluation
+            os.kill(os.getpid(), number)
+        write(files, *arguments)
+
+    monkeypatch.setattr(StateFiles, "write", signalled)
+    bot = make_bot(tmp_path)
+    with writing(late=True):
+        bot.train(8, 4)
+    assert (len(written), bot.signal, bot.callbacks[-1].ended) == (6, number, 0)
+    assert bot.saved_step == load_file(tmp_path / "state.pt")["step"] == 8
+    assert not [thread for thread in threading.enumerate() if thread.name == "state writer"]
+
+
+def steps_of(folder):
+    """The steps of the states in a folder, by file."""
+    return {path.name: load_file(path)["step"] for path in sorted(folder.glob("*.pt"))}
+
+
+def test_the_newest_two_states_are_kept(tmp_path):
+    bot = make_bot(tmp_path, valid_batches=None, save_every=2)
+    bot.train(2, 2)
+    assert steps_of(tmp_path) == {"state.pt": 2}
+    bot = make_bot(tmp_path, valid_batches=None, save_every=2)
+    bot.resume()
+    bot.train(9, 100)
+    assert steps_of(tmp_path) == {"state.previous.pt": 8, "state.pt": 9}
+
+
+def test_a_state_file_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "state.pt").symlink_to("disk/kept.pt")
+    make_bot(tmp_path, valid_batches=None, save_every=2).train(5, 100)
+    assert (tmp_path / "state.pt").is_symlink()
+    assert steps_of(tmp_path / "disk") == {"kept.previous.pt": 4, "kept.pt": 5}
+    flip(tmp_path / "disk" / "kept.pt")
+    bot = make_bot(tmp_path, valid_batches=None)
+    assert bot.resume() and bot.step == 4
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, lambda file: file.write_bytes(b""), Path.unlink])
+def test_a_run_goes_back_to_the_older_state_and_says_so_in_one_line(tmp_path, caplog, damage):
+    newest, previous = tmp_path / "state.pt", tmp_path / "state.previous.pt"
+    arguments = {"valid_batches": None, "save_every": 2}
+    make_bot(tmp_path, Die(7, way=signal.SIGTERM), **arguments).train(11, 100)
+    assert steps_of(tmp_path) == {"state.previous.pt": 6, "state.pt": 7}
+    damage(newest)
+    whole = previous.read_bytes()
+    bot = make_bot(tmp_path, seed=7, logger=logging.getLogger("helperbot-test-told"), **arguments)
+    with caplog.at_level(logging.INFO):
+        assert bot.resume() and bot.step == bot.saved_step == 6
+    found = [(record.levelname, record.getMessage()) for record in caplog.records]
+    if damage is Path.unlink:  # killed between the two renames
+        assert not found
+    else:
+        ((level, message),) = found
+        assert level == "WARNING" and "\n" not in message
+        assert message.startswith(f"{newest}: cannot be read as the state of a run (")
+        assert message.endswith("); going back to the one before it, of step 6")
+    bot.train(7, 100)  # replaces the damaged one, not the whole one
+    assert previous.read_bytes() == whole and steps_of(tmp_path) == {"state.previous.pt": 6, "state.pt": 7}
+    assert bot.resume() and bot.step == 7
+    bot.train(8, 100)
+    assert steps_of(tmp_path) == {"state.previous.pt": 7, "state.pt": 8}
+
+
+def test_without_a_whole_state_both_are_named_and_left_as_they_are(tmp_path):
+    make_bot(tmp_path).train(4, 4)
+    newest, previous = tmp_path / "state.pt", tmp_path / "state.previous.pt"
+    flip(newest)
+    previous.write_bytes(b"garbage")
+    before = newest.read_bytes()
+    message = r"state.pt: cannot be read as the state of a run \(wrong checksum of .*\), nor can .*/state.previous.pt"
+    for _ in range(2):
+        with pytest.raises(StateError, match=message):
+            make_bot(tmp_path).resume()
+    assert (newest.read_bytes(), previous.read_bytes()) == (before, b"garbage")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=150, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_changed_bit_is_found_or_changes_nothing(tmp_path_factory, place, bit):
+    file = tmp_path_factory.getbasetemp() / "changed.pt"
+    content = {"version": STATE_VERSION, "step": 5, "model": {"weight": torch.arange(900.0), "bias": torch.ones(3)}}
+    save_file(content, file)
+    changed = bytearray(file.read_bytes())
+    changed[int(place * len(changed))] ^= 1 << bit
+    file.write_bytes(changed)
+    try:
+        found = load_file(file)
+    except DamagedStateError:
+        return
+    assert same(found, content)
+
+
+def test_states_of_another_run_do_not_stay(tmp_path):
+    make_bot(tmp_path).train(4, 4)
+    make_bot(tmp_path, valid_batches=None, save_every=2).train(2, 2)  # has not been resumed
+    assert steps_of(tmp_path) == {"state.pt": 2}
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_whichever_rename_a_run_dies_before_a_whole_state_is_there(tmp_path, monkeypatch, failing):
+    make_bot(tmp_path, valid_batches=None, save_every=2).train(4, 100)
+    bot = make_bot(tmp_path, valid_batches=None)
+    bot.resume()
+    replace, calls = os.replace, []
+
+    def dying(*arguments):
+        calls.append(arguments)
+        if len(calls) == failing:
+            raise Killed
+        replace(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(state.os, "replace", dying)
+        with pytest.raises(Killed):
+            bot.save()
+    again = make_bot(tmp_path, seed=7, valid_batches=None)
+    assert again.resume() and again.step == 4
+    again.train(5, 100)
+    assert steps_of(tmp_path) == {"state.previous.pt": 4, "state.pt": 5}
 
 
 def test_best_checkpoints_deletes_only_what_no_state_needs(tmp_path):
@@ -548,18 +868,59 @@ def test_best_checkpoints_deletes_only_what_no_state_needs(tmp_path):
 
     score = Score("score", lambda outputs, batch: outputs[:, 0])
     bot = make_bot(tmp_path, callbacks=[best, Look()], metrics=[score], save_every=100)
-    bot.train(3, 1)
+    with writing(late=True):
+        bot.train(3, 1)
     assert seen == [
-        ("saved", 1, []),
         ("evaluated", 1, [1]),
-        ("saved", 1, [1]),
-        ("saved", 2, [1]),
+        ("saved", 1, [1]),  # the state from before the evaluation
+        ("saved", 2, [1]),  # that from after it, once step 2 is finished
         ("evaluated", 2, [1, 2]),
-        ("saved", 2, [2]),
-        ("saved", 3, [2]),
-        ("evaluated", 3, [2]),
+        ("saved", 2, [1, 2]),
+        ("saved", 3, [1, 2]),  # the first without the file of step 1
+        ("evaluated", 3, [1, 2]),
+        ("saved", 3, [2]),  # the second
         ("saved", 3, [2]),
     ]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_both_states_find_their_best_checkpoint_at_all_times(tmp_path, late):
+    class Look(Callback):
+        """Reads the states whenever one may have changed, or a file may have gone."""
+
+        def __init__(self):
+            self.different = 0
+
+        def _look(self):
+            kept = [load_file(path)["callbacks"][1][1]["kept"] for path in tmp_path.glob("state*.pt")]
+            for _, _, name in sum(kept, []):
+                assert (tmp_path / "best" / name).exists()
+            self.different += len(kept) == 2 and kept[0] != kept[1]
+
+        def on_step_end(self, bot):
+            self._look()
+
+        def on_eval_end(self, bot, results):
+            self._look()
+
+        def on_state_saved(self, bot):
+            self._look()
+
+    class Score(Mean):
+        """A metric that always gets better."""
+
+        def compute(self):
+            return -float(bot.step)
+
+    best, look = BestCheckpoints(tmp_path / "best", "score", "min"), Look()
+    score = Score("score", lambda outputs, batch: outputs[:, 0])
+    with writing(late):
+        for steps in (7, 12):  # the second time resumed
+            bot = make_bot(tmp_path, callbacks=[MovingAverage(), best, look], metrics=[score], save_every=3)
+            assert bot.resume() is (steps == 12)
+            bot.train(steps, 2)
+    assert look.different > 5
+    assert len(list((tmp_path / "best").iterdir())) == 2
 
 
 def test_best_checkpoints_that_went_back_do_not_delete_what_is_kept_again(tmp_path):
