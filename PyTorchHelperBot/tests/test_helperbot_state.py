@@ -935,6 +935,48 @@ def test_best_checkpoints_that_went_back_do_not_delete_what_is_kept_again(tmp_pa
     assert first.path.exists()
 
 
+def test_best_checkpoints_does_not_count_a_state_that_could_not_be_saved(tmp_path, monkeypatch):
+    best = BestCheckpoints(tmp_path / "best", "loss", "min")
+    bot = make_bot(tmp_path, callbacks=[best], valid_batches=regression(1))
+    bot.train(1, 1)
+    first = best.best
+    bot.step = 2
+    best.on_eval_end(bot, {"loss": first.score - 1})
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left on device"):
+        patched.setattr(torch, "save", full_disk)
+        bot.save()
+    bot.save()
+    assert steps_of(tmp_path) == {"state.previous.pt": 1, "state.pt": 2} and first.path.exists()
+    bot.save()
+    assert not first.path.exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_run_on_cuda_that_died_goes_on_from_a_state_of_its_step(tmp_path):
+    copies = []
+
+    class Note(Callback):
+        """Copies the weights that are saved."""
+
+        def state_dict(self):
+            copies.append({name: value.cpu() for name, value in bot.model.state_dict().items()})
+            return {}
+
+    arguments = {"device": "cuda", "valid_batches": None, "save_every": 3, "hidden": 4096}
+    callbacks = [LearningRateSchedule(lambda step: 1.0), MovingAverage(5)]
+    bot = make_bot(tmp_path, callbacks=[*callbacks, Note()], **arguments)
+    with writing(late=True):
+        bot.train(11, 100)
+    assert len(copies) == 5 and steps_of(tmp_path) == {"state.previous.pt": 11, "state.pt": 11}
+    bot.train_batches = regression(4)
+    assert bot.resume()
+    for _ in range(3):  # the same memory again, with steps that wait on the device
+        bot.train(bot.step + 2, 1)
+        found = load_file(tmp_path / "state.pt")
+        assert same(found["model"], copies[-1])
+        assert bot.resume() and bot.step == found["step"]
+
+
 class Signalling:
     """Validation batches, one of which sends a signal."""
 
