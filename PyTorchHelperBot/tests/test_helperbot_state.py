@@ -598,7 +598,7 @@ def test_a_failed_save_leaves_the_old_states(tmp_path, monkeypatch, late, ended)
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_signal_does_not_end_a_run_as_if_a_failed_save_were_there(tmp_path, monkeypatch, late):
+def test_a_signal_ends_in_the_error_of_a_save_that_failed(tmp_path, monkeypatch, late):
     bot = make_bot(tmp_path, Die(2, way=signal.SIGTERM))
     monkeypatch.setattr(torch, "save", full_disk)
     with writing(late), pytest.raises(OSError, match="No space left on device"):
@@ -967,8 +967,7 @@ def test_a_run_on_cuda_that_died_goes_on_from_a_state_of_its_step(tmp_path):
     bot = make_bot(tmp_path, callbacks=[*callbacks, Note()], **arguments)
     with writing(late=True):
         bot.train(11, 100)
-    assert len(copies) == 5 and steps_of(tmp_path) == {"state.previous.pt": 11, "state.pt": 11}
-    bot.train_batches = regression(4)
+    assert len(copies) == 4 and steps_of(tmp_path) == {"state.previous.pt": 9, "state.pt": 11}
     assert bot.resume()
     for _ in range(3):  # the same memory again, with steps that wait on the device
         bot.train(bot.step + 2, 1)
