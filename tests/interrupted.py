@@ -50,11 +50,16 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
     setattr(owner, name, counting)
 
 
-def end_with_what_is_saved() -> None:
-    """Kill this process once no state is being written."""
+def await_state() -> None:
+    """Wait until no state is being written."""
     for thread in threading.enumerate():
         if thread.name == "state writer":
             thread.join()
+
+
+def end_with_what_is_saved() -> None:
+    """Kill this process once no state is being written."""
+    await_state()
     end()
 
 

@@ -42,7 +42,7 @@ def outcome(folder: Path) -> dict[str, str]:
 def tear_newest_state(folder: Path, moments: random.Random) -> None:
     """Now and then cut the newest state of a run off, or change a bit of it, if there is an older one."""
     for newest in folder.rglob("state.pt"):
-        if newest.with_name("state.previous.pt").exists() and moments.random() < 0.4:
+        if newest.with_name("state.previous.pt").exists() and moments.random() < 0.7:
             content = bytearray(newest.read_bytes())
             if moments.random() < 0.5:
                 content = content[: moments.randrange(len(content))]

@@ -19,7 +19,7 @@ import torch
 from helperbot.saving import StateSaver
 
 from tests.conftest import Outcome
-from tests.interrupted import run_interrupted
+from tests.interrupted import await_state, run_interrupted
 from tests.killed import kill_until
 from tests.processes import fork, run_command
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
@@ -199,7 +199,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_files(kind: str, made: 
     """Trainings begin with the index of their shards. More kills: `KILLS=20 pytest tests/test_resume.py -k random`."""
     command_line: list[object] = ["prepare_test_meta", "--data-dir", data_dir]
     if kind != "index":
-        command_line = [*arguments(kind, made, data_dir), "--save-every", "1"]
+        command_line = [*arguments(kind, made, data_dir), "--save-every", "1", "--steps", "40"]
     kills = int(os.environ.get("KILLS", "3"))
     assert kill_until(kills, data_dir / "cache", *command_line) >= kills
 
@@ -541,8 +541,7 @@ def test_states_are_saved_by_time_and_however_often_a_run_ends_in_the_same_weigh
     def noted(saver: StateSaver, state: dict[str, Any], step: int) -> None:
         taken.append(step)
         save(saver, state, step)
-        assert saver._thread is not None
-        saver._thread.join()  # or the next would not be due
+        await_state()  # or the next would not be due
 
     monkeypatch.setattr(StateSaver, "save", noted)
     times = {"1h": [3, 3, 6, 6, 7, 7], "1s": [1, 2, 3, 3, 4, 5, 6, 6, 7, 7]}

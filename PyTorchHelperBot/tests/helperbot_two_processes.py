@@ -388,11 +388,11 @@ def misreading(active):
     """Have `torch.load` fail once."""
     usual = torch.load
 
-    def fail(*_, **__):
+    def misread(*_, **__):
         torch.load = usual
         raise OSError("this process cannot read it")
 
-    torch.load = fail if active else usual
+    torch.load = misread if active else usual
     try:
         yield
     finally:
