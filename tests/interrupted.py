@@ -1,21 +1,25 @@
 """Run a command of the package that kills itself at a chosen moment: `interrupted.py MOMENT N MODULE ARGUMENTS...`.
 
-Moments: `step N` after the N-th step of this process; `save N` with the N-th state written but not in its place;
-`evaluation N` at the first batch of the N-th evaluation; `best N` after the N-th best checkpoint has been written;
-`export` with everything trained; `term N` is SIGTERM, not SIGKILL, after the N-th step, `term-evaluation N` in the
-N-th evaluation. `cut N` kills nothing, but cuts off a shard that the N-th batch is about to be read from, and `eio N` has
-nothing read from the N-th batch on, as a disk does that fails.
+Moments: `step N` after the N-th step of this process and what is being saved; `save N` with the N-th file written but
+not in its place; `write N` with the N-th state half written; `aside N` between the two renames by which a state becomes
+the older one for the N-th time; `evaluation N` at the first batch of the N-th evaluation; `best N` after the N-th best
+checkpoint has been written; `export` with everything trained; `term N` is SIGTERM, not SIGKILL, after the N-th step,
+`term-evaluation N` in the N-th evaluation. `cut N` kills nothing, but cuts off a shard that the N-th batch is
+about to be read from, and `eio N` has nothing read from the N-th batch on, as a disk does that fails.
 """
 
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import helperbot.bot
 import helperbot.callbacks
 import helperbot.files
+import helperbot.state
 import numpy as np
 
 import yt8m.training.trainer
@@ -44,6 +48,50 @@ def interrupt(owner: Any, name: str, at: int, after: bool, action: Callable[[], 
         return result
 
     setattr(owner, name, counting)
+
+
+def await_state() -> None:
+    """Wait until no state is being written."""
+    for thread in threading.enumerate():
+        if thread.name == "state writer":
+            thread.join()
+
+
+def end_with_what_is_saved() -> None:
+    """Kill this process once no state is being written."""
+    await_state()
+    end()
+
+
+def end_half_written(at: int) -> None:
+    """Kill this process with half of the `at`-th state in its temporary file."""
+    original = helperbot.state.write_state
+    calls = 0
+
+    def counting(state: Any, path: Path) -> None:
+        nonlocal calls
+        original(state, path)
+        calls += path.name.startswith(f".{yt8m.training.trainer.STATE}.")  # not a best checkpoint
+        if calls == at:
+            os.truncate(path, path.stat().st_size // 2)
+            end()
+
+    helperbot.state.write_state = counting
+
+
+def end_between_renames(at: int) -> None:
+    """Kill this process after the `at`-th rename of a newest state to the older one."""
+    original = os.replace
+    calls = 0
+
+    def counting(source: Any, target: Any) -> None:
+        nonlocal calls
+        original(source, target)
+        calls += Path(source).name == yt8m.training.trainer.STATE
+        if calls == at:
+            end()
+
+    helperbot.files.os.replace = counting  # type: ignore[assignment]
 
 
 def fail_to_read(at: int, cut: bool) -> None:
@@ -75,7 +123,11 @@ def run_interrupted(moment: str, at: int, module: str, *arguments: str) -> None:
     """Run a command, see the module."""
     bot = helperbot.bot.Bot
     if moment == "step":
-        interrupt(bot, "_train_step", at, after=True)
+        interrupt(bot, "_train_step", at, after=True, action=end_with_what_is_saved)
+    elif moment == "write":
+        end_half_written(at)
+    elif moment == "aside":
+        end_between_renames(at)
     elif moment == "save":
         interrupt(helperbot.files.os, "replace", at, after=False)
     elif moment == "evaluation":

@@ -39,11 +39,23 @@ def outcome(folder: Path) -> dict[str, str]:
     return digests
 
 
+def tear_newest_state(folder: Path, moments: random.Random) -> None:
+    """Now and then cut the newest state of a run off, or change a bit of it, if there is an older one."""
+    for newest in folder.rglob("state.pt"):
+        if newest.with_name("state.previous.pt").exists() and moments.random() < 0.7:
+            content = bytearray(newest.read_bytes())
+            if moments.random() < 0.5:
+                content = content[: moments.randrange(len(content))]
+            else:
+                content[moments.randrange(len(content))] ^= 1 << moments.randrange(8)
+            newest.write_bytes(content)
+
+
 def kill_until(kills: int, folder: Path, *command_line: object) -> int:
     """Run a command that fills `folder` until so many processes have been killed, and leave what the last one made.
 
-    Checks that predictions, indexes and weights are always the same, bit by bit, as without interruption. Returns how
-    many were killed.
+    After a kill the newest state of a run may be damaged, too. Checks that predictions, indexes and weights are always
+    the same, bit by bit, as without interruption. Returns how many were killed.
     """
     output = folder.parent / "output"
 
@@ -77,6 +89,7 @@ def kill_until(kills: int, folder: Path, *command_line: object) -> int:
                 break
             assert code == -signal.SIGKILL, output.read_text(encoding="utf-8")
             killed += 1
+            tear_newest_state(folder, moments)
             for path, digest in outcome(folder).items():
                 assert Path(path).suffix not in WHOLE or "checkpoints" in path or digest == expected[path], path
         found = outcome(folder)

@@ -18,6 +18,7 @@ import termios
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -509,3 +510,38 @@ def test_an_unknown_option_as_long_as_an_id_is_no_id(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         importlib.import_module("yt8m.report").build_parser().parse_args(["--videos", "a", "--model-dri", "x"])
     assert "--model-dri" in capsys.readouterr().err
+
+
+TRAINERS = {
+    "train_video": ["video.yaml"],
+    "train_pure_segment": ["segment.yaml", "base", "--fold", "0"],
+    "train_segment_w_context": ["segment.yaml", "base", "other", "--fold", "0"],
+}
+
+
+@pytest.mark.parametrize("module", TRAINERS)
+@given(number=st.integers(1, 2**31 - 1))
+def test_states_are_saved_every_so_many_steps_seconds_minutes_or_hours(module: str, number: int) -> None:
+    parser = importlib.import_module(f"yt8m.{module}").build_parser()
+    line = [*TRAINERS[module], "--name", "x"]
+    assert parser.parse_args(line).save_every == timedelta(minutes=10)
+    for unit, every in (
+        ("", number),
+        ("s", timedelta(seconds=number)),
+        ("m", timedelta(minutes=number)),
+        ("h", timedelta(hours=number)),
+    ):
+        assert parser.parse_args([*line, "--save-every", f"{number}{unit}"]).save_every == every
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-5", "0m", "-1h", "5x", "5d", "m", "", "1.5h", "10 minutes", "1h30m", "5M", "nan", "2147483648"]
+)
+def test_nothing_else_says_how_often_states_are_saved(text: str, command: Command, tmp_path: Path) -> None:
+    line = ("train_video", tmp_path / "video.yaml", "--name", "x", "--data-dir", tmp_path, f"--save-every={text}")
+    outcome = command(*line)
+    assert outcome.status == 2
+    assert outcome.err.splitlines()[-1].endswith(
+        "argument --save-every: expected a number of steps, such as 500, or a time, such as 30s, 10m or 2h, "
+        f"both above 0, found {text!r}"
+    )

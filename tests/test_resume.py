@@ -6,16 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import helperbot
 import pandas as pd
 import pytest
 import torch
+from helperbot.saving import StateSaver
 
 from tests.conftest import Outcome
-from tests.interrupted import run_interrupted
+from tests.interrupted import await_state, run_interrupted
 from tests.killed import kill_until
 from tests.processes import fork, run_command
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD, TRAINING, video_folder, write_config
@@ -119,12 +123,17 @@ def assert_same_run(folder: Path, expected: Path) -> None:
     [
         ("dbof", "step", 5, 0),
         ("dbof", "save", 1, 2),
+        ("dbof", "write", 1, 0),
+        ("dbof", "write", 4, 0),
+        ("dbof", "aside", 1, 0),
         ("dbof", "best", 2, 0),
         ("dbof", "export", 1, 0),
         ("nextvlad", "evaluation", 2, 2),
         ("agnostic", "save", 4, 2),
         ("agnostic", "step", 3, 0),
         ("aware", "best", 1, 0),
+        ("aware", "aside", 3, 2),
+        ("refit", "write", 2, 0),
         ("refit", "step", 5, 2),
         ("refit", "export", 1, 0),
     ],
@@ -146,7 +155,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     assert not (folder / "model.pth").exists()
     outcome = command(*command_line)
     assert outcome.status == 0, outcome.err
-    if (moment, at) != ("save", 1):  # nothing had been saved
+    if (moment, at) not in (("save", 1), ("write", 1)):  # nothing had been saved
         assert "going on after step" in outcome.err
     assert_same_run(folder, uninterrupted(kind))
 
@@ -190,7 +199,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_files(kind: str, made: 
     """Trainings begin with the index of their shards. More kills: `KILLS=20 pytest tests/test_resume.py -k random`."""
     command_line: list[object] = ["prepare_test_meta", "--data-dir", data_dir]
     if kind != "index":
-        command_line = [*arguments(kind, made, data_dir), "--save-every", "1"]
+        command_line = [*arguments(kind, made, data_dir), "--save-every", "1", "--steps", "40"]
     kills = int(os.environ.get("KILLS", "3"))
     assert kill_until(kills, data_dir / "cache", *command_line) >= kills
 
@@ -462,18 +471,86 @@ def test_a_model_from_elsewhere_is_not_overwritten(made: Path, data_dir: Path, c
     assert outcome.status == 2 and "does not say how it was made" in outcome.err and "--restart" in outcome.err
 
 
-def test_a_damaged_state_is_named_and_nothing_is_lost(made: Path, data_dir: Path, command: Command) -> None:
+def damage(state: Path, kind: str) -> None:
+    """Cut a file off, or change a bit of a tensor of which loading it without checksums would not tell."""
+    content = bytearray(state.read_bytes())
+    if kind == "torn":
+        content = content[:-50]
+    else:
+        with zipfile.ZipFile(state) as archive:
+            largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+            content[content.index(archive.read(largest)) + largest.file_size // 2] ^= 1
+    state.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["dbof", "agnostic"])
+@pytest.mark.parametrize("how", ["torn", "flipped"])
+def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
+    kind: str, how: str, made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path]
+) -> None:
+    command_line = arguments(kind, made, data_dir)
+    assert interrupt("step", 5, command_line).status == KILLED
+    state = folder_of(kind, data_dir) / "checkpoints" / "state.pt"
+    damage(state, how)
+    outcome = command(*command_line)
+    assert outcome.status == 0, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if "WARNING" in line]
+    assert f"{state}: cannot be read as the state of a run (" in line
+    assert line.endswith("; going back to the one before it, of step 3")
+    assert "going on after step 3 of 7" in outcome.err
+    assert_same_run(folder_of(kind, data_dir), uninterrupted(kind))
+
+
+def test_where_both_states_are_damaged_they_are_named_and_left_alone(
+    made: Path, data_dir: Path, command: Command
+) -> None:
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).status == KILLED
     state = folder_of("dbof", data_dir) / "checkpoints" / "state.pt"
-    whole = state.read_bytes()
+    previous = state.with_name("state.previous.pt")
+    damage(previous, "flipped")
+    whole, other = state.read_bytes(), previous.read_bytes()
     for content in (whole[:-50], b"", b"not a state"):
         state.write_bytes(content)
         outcome = command(*command_line)
         assert outcome.status == 2 and str(state) in outcome.err and "--restart" in outcome.err
-        assert "Traceback" not in outcome.err and state.read_bytes() == content
+        assert f"nor can {previous}, the one before; begin anew with --restart" in outcome.err
+        assert "Traceback" not in outcome.err and (state.read_bytes(), previous.read_bytes()) == (content, other)
     state.write_bytes(whole)
     assert command(*command_line).status == 0
+
+
+def test_restart_heeds_neither_state(made: Path, data_dir: Path, command: Command) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    assert interrupt("step", 5, command_line).status == KILLED
+    checkpoints = folder_of("dbof", data_dir) / "checkpoints"
+    assert {"state.pt", "state.previous.pt"} < set(os.listdir(checkpoints))
+    (checkpoints / "state.pt").write_bytes(b"not a state")
+    outcome = command(*command_line, "--restart")
+    assert outcome.status == 0 and "going on after" not in outcome.err
+
+
+def test_states_are_saved_by_time_and_however_often_a_run_ends_in_the_same_weights(
+    made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(10**9))
+    monkeypatch.setattr(helperbot.saving, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    taken: list[int] = []
+    save = StateSaver.save
+
+    def noted(saver: StateSaver, state: dict[str, Any], step: int) -> None:
+        taken.append(step)
+        save(saver, state, step)
+        await_state()  # or the next would not be due
+
+    monkeypatch.setattr(StateSaver, "save", noted)
+    times = {"1h": [3, 3, 6, 6, 7, 7], "1s": [1, 2, 3, 3, 4, 5, 6, 6, 7, 7]}
+    for number, (time, steps) in enumerate(times.items()):
+        taken.clear()
+        line = [*arguments("dbof", made, data_dir), "--save-every", time]
+        assert command(*line, *(["--restart"] if number else [])).status == 0
+        assert taken == steps
+        assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
 
 
 def test_a_state_holds_tensors_and_plain_values_alone(made: Path, data_dir: Path) -> None:

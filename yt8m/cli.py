@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -179,11 +180,11 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
     )
     parser.add_argument(
         "--save-every",
-        type=positive,
-        default=500,
-        metavar="N",
-        help="save the state of the run every N steps and at each evaluation; the same command goes on "
-        "from there (default: 500)",
+        type=save_interval,
+        default="10m",
+        metavar="N|TIME",
+        help="save the state of the run every N steps or after a time, such as 30s, 10m or 2h, and at each evaluation; "
+        "the same command goes on from there (default: 10m)",
     )
     parser.add_argument(
         "--log-every", type=positive, default=100, metavar="N", help="log a line every N steps (default: 100)"
@@ -400,6 +401,21 @@ def positive(text: str) -> int:
 
 
 positive.__name__ = "number from 1 to 2^31 - 1"
+
+
+_TIMES = {"s": "seconds", "m": "minutes", "h": "hours"}
+
+
+def save_interval(text: str) -> int | timedelta:
+    """An option's value as a number of steps, or as a time: seconds (`30s`), minutes (`10m`) or hours (`2h`)."""
+    unit = _TIMES.get(text[-1:])
+    try:
+        number = positive(text if unit is None else text[:-1])
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a number of steps, such as 500, or a time, such as 30s, 10m or 2h, both above 0, found {text!r}"
+        ) from None
+    return number if unit is None else timedelta(**{unit: number})
 
 
 def fold(text: str) -> Fold:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from helperbot.state import StateError
     from helperbot.training_step import NonFiniteLossError, TooFewExamplesError
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 _MODULES = {
     "BestCheckpoints": "callbacks",

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from helperbot.devices import batch_size
 from helperbot.distributed import in_step, is_distributed, rank, sum_over_ranks
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
+from helperbot.saving import StateSaver, check_interval
 from helperbot.signals import SignalFlag
-from helperbot.state import STATE_VERSION, StateError, load_file, random_state, save_file, set_random_state
+from helperbot.state import STATE_VERSION, StateError, random_state, set_random_state
 from helperbot.training_step import (
     FiniteGuard,
     NonFiniteLossError,
@@ -59,8 +61,12 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         logger: where log lines go, at level INFO. By default the logger "helperbot", which is set up to write to
             stderr unless the application has configured logging.
         progress: whether to show a progress bar if stderr is a terminal.
-        state_file: where to keep the state of the run, see `save` and `resume`; None keeps none.
-        save_every: steps between saves of the state, at least 1; it is also saved around each evaluation.
+        state_file: where to keep the state of the run, see `save` and `resume`; None keeps none. The state before is
+            kept beside it, in `state.previous.pt` for `state.pt`.
+        save_every: steps (int, at least 1) or time (timedelta, above 0) between saves of the state; it is also saved
+            around each evaluation. A thread writes it from a copy in host memory, which is kept for the next one: as
+            large as the state, or for CUDA, where it is pinned, up to twice that. A save waits until the one before is
+            written; one by time is not due before.
         amp: the half precision of `torch.autocast` for `forward` and `criterion`, see `resolve_amp`; None for none.
             With float16 the loss is scaled.
         accumulate: number of parts in which a batch goes through the model, at least 1. The gradient is that of the
@@ -89,7 +95,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         stop_reason: the argument of `stop`, or None.
         signal: number of the signal (SIGTERM, SIGINT, SIGHUP) that ended `train`, or None.
         resumed: whether `resume` loaded a state that `train` has not continued yet.
-        saved_step: step of the state in `state_file`, or None.
+        saved_step: step of the state in `state_file`, or None; in other processes than 0, of the state last taken.
 
     Raises:
         ValueError: an argument is out of range.
@@ -112,7 +118,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         logger: logging.Logger | None = None,
         progress: bool = True,
         state_file: Path | None = None,
-        save_every: int = 500,
+        save_every: int | timedelta = timedelta(minutes=10),
         amp: torch.dtype | None = None,
         accumulate: int = 1,
         split_batch: Callable[[Any, int], Sequence[Any]] | None = None,
@@ -120,13 +126,10 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         identify: Callable[[Any], Any] | None = None,
         least_examples: int = 1,
     ) -> None:
-        for name, value in (
-            ("log_interval", log_interval),
-            ("save_every", save_every),
-            ("least_examples", least_examples),
-        ):
+        for name, value in (("log_interval", log_interval), ("least_examples", least_examples)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        check_interval(save_every)
         self.device = torch.device(device)
         self._stepper = Stepper(
             model,
@@ -152,7 +155,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         self.logger = _default_logger() if logger is None else logger
         self.progress = progress
         self.state_file = state_file
-        self.save_every = save_every
+        self._saver = None if state_file is None else StateSaver(state_file, save_every)
 
         self.step = 0
         self.total_steps = 0
@@ -182,6 +185,11 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     def lr(self) -> float:
         """The learning rate, the maximum over the parameter groups."""
         return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    @property
+    def states_taken(self) -> int:
+        """Number of states taken to be saved since the Bot was made or resumed; without those that failed."""
+        return 0 if self._saver is None else self._saver.taken
 
     @property
     def last_loss(self) -> torch.Tensor | None:
@@ -219,6 +227,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
                 norm is detected before the optimizer's step, so the weights are still good. Other devices are read
                 only at log lines and evaluations, to avoid waiting in every step; a model is always checked before it
                 is evaluated or saved.
+            OSError: a state could not be written. Whatever ends training, it waits for a state that is being written.
         """
         if steps < max(1, self.step):
             raise ValueError(f"steps must be at least {max(1, self.step)}, got {steps}")
@@ -237,15 +246,18 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             self._progress_bar() as progress_bar,
             SignalFlag(self.state_file is not None) as flag,
         ):
-            ending = self.stop_reason is not None
-            if self.resumed and (self._due(ckpt_interval) or ending) and not self._evaluated():
-                self._checkpoint(flag)
-            self.resumed = False
-            while self.step < self.total_steps and self.stop_reason is None and not self.signal:
-                self._train_step(self._next_batch(batches))
-                progress_bar.disable = progress_bar.disable or bool(flag.number)  # the terminal may be gone
-                progress_bar.update(1)
-                self._after_step(flag, progress_bar, self._due(ckpt_interval))
+            with self._saving():
+                ending = self.stop_reason is not None
+                if self.resumed and (self._due(ckpt_interval) or ending) and not self._evaluated():
+                    self._checkpoint(flag)
+                self.resumed = False
+                while self.step < self.total_steps and self.stop_reason is None and not self.signal:
+                    self._train_step(self._next_batch(batches))
+                    progress_bar.disable = progress_bar.disable or bool(flag.number)  # the terminal may be gone
+                    progress_bar.update(1)
+                    self._after_step(flag, progress_bar, self._due(ckpt_interval))
+            if not self.signal:
+                self._read_signal(flag)  # nothing else would
         if self.signal:
             self.logger.info("ended at step %d by signal %d", self.step, self.signal)
             return self.history
@@ -257,8 +269,10 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     def _after_step(self, flag: SignalFlag, progress_bar: "tqdm[Any]", due: bool) -> None:
         """Check, log, save and evaluate as due after a step; `due`: an evaluation is."""
+        if self._saver is not None and not self._saver.writing:
+            self._finish_save()
         log_due = self.step % self.log_interval == 0
-        save_due = self.state_file is not None and self.step % self.save_every == 0
+        save_due = self._saver is not None and self._saver.due_after(self.step)
         if due or log_due or save_due:
             self._check_finite()
         for callback in self.callbacks:
@@ -267,48 +281,84 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             self._log_step(progress_bar)
         # Asking the other processes waits for the device.
         if self.device.type == "cpu" or due or save_due or self.step % _SIGNAL_INTERVAL == 0:
-            self._read_signal(flag)
+            save_due = self._read_signal(flag) or save_due
         due = due or self.stop_reason is not None
         if due or save_due or self.signal:
             self._check_finite()
-            self.save()  # first, since the evaluation may take long
+            self._begin_save()  # first, since the evaluation may take long
         if due and not self.signal:
             self._checkpoint(flag)
 
     def save(self) -> None:
-        """Write the state of the run to `state_file`, if given. Only process 0 writes.
+        """Write the state of the run to `state_file`, if given. Only process 0 writes. All must call this together.
 
         It holds everything that training depends on: model, optimizer, callbacks, random generators, the position in
         the training batches, history. On a CPU, a run that is killed and resumed ends with bit-identical weights.
+
+        Raises:
+            OSError: this or the state before could not be written; those on the disk are as before.
         """
-        if self.state_file is None:
+        self._begin_save()
+        self._finish_save()
+
+    def _begin_save(self) -> None:
+        """Copy the state, which a thread then writes; waits until the one before is written."""
+        if self._saver is None:
             return
-        state = self.state_dict()
-        if rank() == 0:
-            save_file(state, self.state_file)
-        self.saved_step = self.step
-        if rank() == 0:
+        self._finish_save()
+        self._saver.save(self.state_dict(), self.step)
+        if rank() > 0:
+            self.saved_step = self.step
+
+    def _finish_save(self) -> None:
+        """Wait until the state last taken is written, and tell callbacks. Raises `OSError` if it could not be."""
+        step = None if self._saver is None else self._saver.finish()
+        if step is not None:
+            self.saved_step = step
             for callback in self.callbacks:
                 callback.on_state_saved(self)
 
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Have the state written that has been taken in the block, however that ends."""
+        if self._saver is not None:
+            self._saver.begin()
+        try:
+            yield
+        except BaseException:
+            try:
+                self._finish_save()
+            except OSError as error:  # not in the place of the error that has ended the block
+                self.logger.warning("the last state is not saved: %s", error)
+            raise
+        self._finish_save()
+
     def resume(self) -> bool:
-        """Load `state_file`, if it exists; the next `train` continues from there.
+        """Load the newest state that is whole, if there is one; the next `train` continues from there.
+
+        If `state_file` is damaged (checksums tell) or gone, that is the state before it. All processes must call this
+        together.
 
         Returns:
             Whether a state was loaded.
 
         Raises:
-            StateError: the file is unreadable or does not fit this Bot.
+            StateError: no file is whole, or the newest that is does not fit this Bot.
         """
-        if self.state_file is None or not self.state_file.exists():
+        if self._saver is None:
             return False
-        state = load_file(self.state_file)
+        self._finish_save()
+        loaded = self._saver.load()
+        if loaded is None:
+            return False
         try:
-            self.load_state_dict(state)
+            self.load_state_dict(loaded.state)
         except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [""])[0]
-            message = f"{self.state_file}: does not fit this run ({type(error).__name__}: {reason})"
+            message = f"{loaded.path}: does not fit this run ({type(error).__name__}: {reason})"
             raise StateError(message) from error
+        if loaded.damage is not None and rank() == 0:
+            self.logger.warning("%s; going back to the one before it, of step %d", loaded.damage, self.step)
         return True
 
     def state_dict(self) -> dict[str, Any]:
@@ -365,14 +415,22 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         last = self.history[-1]["step"] if self.history else -1
         return self.valid_batches is None or last == self.step
 
-    def _read_signal(self, flag: SignalFlag) -> None:
-        """Learn of a signal to any process, so that all end after the same step."""
-        if self.state_file is None:
-            return
+    def _read_signal(self, flag: SignalFlag) -> bool:
+        """Learn of a signal to any process, so that all end after the same step.
+
+        Returns whether it is time to save, which is for process 0 to say.
+        """
+        if self._saver is None:
+            return False
+        overdue = rank() == 0 and self._saver.due_by_time()
         if not is_distributed():
             self.signal = flag.number
-        elif int(sum_over_ranks(torch.tensor(flag.number or 0, device=self.device))):
+            return overdue
+        news = torch.tensor([flag.number or 0, int(overdue)], device=self.device)
+        signals, overdue_saves = sum_over_ranks(news).tolist()
+        if signals:
             self.signal = flag.number or flag.default
+        return bool(overdue_saves)
 
     def _check_finite(self) -> None:
         """Raise `NonFiniteLossError`, with its batch, if anything was not finite since the last check."""
@@ -450,9 +508,11 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             return next(batches)
         except Exception:
             # Saving takes all processes, and the others may not have failed.
-            if self.step not in (0, self.saved_step) and not is_distributed():
-                self._check_finite()
-                self.save()
+            if not is_distributed():
+                self._finish_save()
+                if self.step not in (0, self.saved_step):
+                    self._check_finite()
+                    self._begin_save()
             raise
 
     def _train_step(self, batch: Any) -> None:
@@ -513,7 +573,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             )
             for callback in self.callbacks:
                 callback.on_eval_end(self, dict(results))
-            self.save()
+            self._begin_save()
         self._read_signal(flag)  # after the last step nothing else would
         self._clock.leave_out(time.perf_counter() - start)
 

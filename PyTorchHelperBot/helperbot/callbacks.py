@@ -35,6 +35,9 @@ class BotLike(Protocol):
     resumed: bool
 
     @property
+    def states_taken(self) -> int: ...  # pylint: disable=missing-function-docstring
+
+    @property
     def last_loss(self) -> torch.Tensor | None: ...  # pylint: disable=missing-function-docstring
 
     @property
@@ -68,7 +71,10 @@ class Callback:
         """Called after each log line, with its entry in `bot.log`."""
 
     def on_state_saved(self, bot: BotLike) -> None:
-        """Called in process 0 after the state file has been written."""
+        """Called in process 0 after the state of `bot.saved_step` has been written, before another one is taken.
+
+        Training has gone on meanwhile: `bot.step` may be later, and differ between runs.
+        """
 
     def on_train_end(self, bot: BotLike) -> None:
         """Called at the end of `Bot.train`, unless it raises or ends by a signal."""
@@ -175,8 +181,9 @@ class BestCheckpoints(Callback):
     """Keeps the model's state dict of the best evaluation in a file named after the step (`step_00000100.pt`).
 
     Files are written atomically, by process 0. The first of equal scores wins; NaN never does. If the Bot saves its
-    state, a beaten file is deleted only after a state without it has been saved, so a killed run still finds it. Files
-    of earlier runs in the folder are ignored, or replaced if they have the same name. Use one instance per Bot.
+    state, of which it keeps the newest two, a beaten file is deleted only after two states without it have been saved,
+    so a killed run finds it from whichever it goes on. Files of earlier runs in the folder are ignored, or replaced if
+    they have the same name. Use one instance per Bot.
 
     Args:
         folder: where the files go; created if missing.
@@ -193,7 +200,7 @@ class BestCheckpoints(Callback):
         self.monitor = monitor
         self.mode = mode
         self._best: Checkpoint | None = None
-        self._beaten: list[Path] = []
+        self._beaten: list[tuple[Path, int]] = []  # with the number of states that had been taken
 
     @property
     def best(self) -> Checkpoint:
@@ -220,7 +227,7 @@ class BestCheckpoints(Callback):
         model.load_state_dict(state)
 
     def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
-        """Save the model if it is the best so far, and delete the one it beats.
+        """Save the model if it is the best so far; without states, delete the one it beats.
 
         Raises:
             ValueError: there is no such result, or this instance has a checkpoint of the same step (of another Bot).
@@ -236,30 +243,34 @@ class BestCheckpoints(Callback):
         if rank() == 0:
             save_file(bot.model.state_dict(), new.path)
         self._best = new
-        if before is not None:
-            self._beaten.append(before.path)
+        if rank() > 0 or before is None:
+            return
         if bot.state_file is None:
-            self._delete_beaten()
+            before.path.unlink(missing_ok=True)
+        else:
+            self._beaten.append((before.path, bot.states_taken))
 
     def on_state_saved(self, bot: BotLike) -> None:
-        """Delete the files that the saved state no longer needs."""
-        self._delete_beaten()
+        """Delete the files that neither the saved state nor the one before needs."""
+        kept = []
+        for path, taken in self._beaten:
+            if bot.states_taken >= taken + 2:
+                path.unlink(missing_ok=True)
+            else:
+                kept.append((path, taken))
+        self._beaten = kept
 
     def state_dict(self) -> dict[str, Any]:
-        """The checkpoint as (score, step, file name), in a list of at most one."""
-        return {"kept": [] if self._best is None else [(self._best.score, self._best.step, self._best.path.name)]}
+        """The checkpoint as (score, step, file name), in a list of at most one, and the names of beaten files."""
+        kept = [] if self._best is None else [(self._best.score, self._best.step, self._best.path.name)]
+        return {"kept": kept, "beaten": [path.name for path, _ in self._beaten]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the checkpoint; its file is in the folder."""
         kept = [Checkpoint(score, step, self.folder / name) for score, step, name in state["kept"]]
         self._best = kept[0] if kept else None
-        self._beaten = []  # a file beaten after that state may be the best again
-
-    def _delete_beaten(self) -> None:
-        beaten, self._beaten = self._beaten, []
-        if rank() == 0:
-            for path in beaten:
-                path.unlink(missing_ok=True)
+        # Needed by the state before at most. A file beaten later may be the best again.
+        self._beaten = [(self.folder / name, -1) for name in state.get("beaten", [])]  # not before version 0.6
 
 
 class EarlyStopping(Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +15,16 @@ _SUFFIX = ".tmp"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, aside: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it replaces `path` if the block ends without an error.
 
     What is written is on the disk before the old file is gone, and so is the new name when the block
     has ended. Links are followed, and what is no regular file, such as a pipe or `/dev/null`, is
     written to as it is. Missing folders are made. An `OSError` that does not say which file it is
-    about, such as that the disk is full, gets the name of `path`.
+    about, such as that the disk is full, gets the name of `path`. Threads may do this at the same time.
+
+    `aside`: where the old file goes, in place of what is there, once the new one is on the disk; the same
+    file system. A process that is killed in between leaves the old file there, and none at `path`.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -29,18 +32,29 @@ def replacing(path: Path) -> Iterator[Path]:
             yield path
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _make_temporary(path)
     try:
-        with _named(path, name):
+        with _named(path, str(temporary)):
             yield temporary
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are for their owner alone
             sync(temporary)
+            if aside is not None and path.exists():
+                os.replace(path, aside)
             os.replace(temporary, path)
             sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_temporary(path: Path) -> Path:
+    """Make an empty file beside `path`, with the permissions that the umask gives to new files."""
+    while True:
+        # Not by tempfile: its files are for their owner alone, and reading the umask sets it, for all threads.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            continue
+        return temporary
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
@@ -87,9 +101,3 @@ def _named(path: Path, temporary: str | None) -> Iterator[None]:
         if error.errno is not None and error.filename in (None, temporary):
             error.filename = str(path)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,18 +1,108 @@
-"""State files of runs: tensors and plain values only."""
+"""State files of runs: tensors and plain values only. The newest two are kept."""
 
+import os
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from helperbot.distributed import gather_rows, rank
+from helperbot.distributed import gather_rows, rank, sum_over_ranks, world_size
 from helperbot.files import replacing
 
 STATE_VERSION = 2
+_WHOLE, _DAMAGED, _MISSING = range(3)
 
 
 class StateError(RuntimeError):
     """A state file is unreadable, or of another version or kind of run."""
+
+
+class DamagedStateError(StateError):
+    """A state file is not what has been written, or no state file at all."""
+
+
+class LoadedState(NamedTuple):
+    """A state, the file it comes from, and what is wrong with the newer one, if there is one."""
+
+    state: dict[str, Any]
+    path: Path
+    damage: DamagedStateError | None
+
+
+def previous_path(path: Path) -> Path:
+    """Where the state before the one in `path` is kept: `state.previous.pt` for `state.pt`. Links are followed."""
+    path = Path(os.path.realpath(path))
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+class StateFiles:
+    """The newest two states of a run, in `path` and `previous_path(path)`.
+
+    A file only makes way for a new one that is whole and on the disk, so that a damaged file is never the only one once
+    two states have been written. Files of another run, which `load` has not been asked for, are replaced.
+
+    Args:
+        path: the newest state.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.previous = previous_path(path)
+        self._newest_counts = False  # whether it is a whole state of this run
+        self._previous_counts = False
+
+    def write(self, state: Any) -> None:
+        """Write a state, to be the newest.
+
+        Raises:
+            OSError: the file cannot be written (disk full, for example); it names the path. The others are as before.
+        """
+        with replacing(self.path, aside=self.previous if self._newest_counts else None) as temporary:
+            write_state(state, temporary)
+            if not self._newest_counts and not self._previous_counts:
+                self.previous.unlink(missing_ok=True)
+        self._previous_counts = self._newest_counts or self._previous_counts
+        self._newest_counts = True
+
+    def load(self) -> LoadedState | None:
+        """Read the newest state that is whole in all processes, which must call this together.
+
+        Returns:
+            None if there are no files.
+
+        Raises:
+            StateError: no file is whole, the one to take is of another version, or only some processes find it.
+        """
+        damage: list[DamagedStateError] = []
+        for path in (self.path, self.previous):
+            state, found, error = _look(path)
+            counts = sum_over_ranks(torch.tensor([found == outcome for outcome in (_WHOLE, _DAMAGED, _MISSING)]).int())
+            whole, damaged, missing = counts.tolist()
+            if missing == world_size():
+                continue
+            if missing:
+                raise StateError(f"{path}: {missing} of {world_size()} processes do not find it; all must see the file")
+            if damaged:
+                damage.append(error or _unreadable(path, f"by {damaged} of {whole + damaged} processes"))
+                continue
+            self._newest_counts, self._previous_counts = path == self.path, True
+            return LoadedState(_of_this_version(state, path), path, damage[0] if damage else None)
+        if len(damage) == 2:
+            raise DamagedStateError(f"{damage[0]}, nor can {self.previous}, the one before")
+        if damage:
+            raise damage[0]
+        return None
+
+
+def _look(path: Path) -> tuple[Any, int, DamagedStateError | None]:
+    """What a file has: the state, `_WHOLE`, `_DAMAGED` or `_MISSING`, and why it is damaged."""
+    if not path.exists():
+        return None, _MISSING, None
+    try:
+        return _read(path), _WHOLE, None
+    except DamagedStateError as error:
+        return None, _DAMAGED, error
 
 
 def save_file(state: Any, path: Path) -> None:
@@ -45,14 +135,31 @@ def load_file(path: Path) -> dict[str, Any]:
     """Read a state onto the CPU: tensors and plain values, never pickled code.
 
     Raises:
-        StateError: the file is unreadable or of another version.
+        DamagedStateError: the file is unreadable, or its checksums say that it has changed since it was written.
+        StateError: it is of another version.
     """
+    return _of_this_version(_read(path), path)
+
+
+def _read(path: Path) -> Any:
+    """See `load_file`."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()  # torch writes checksums, but does not check them
+        if changed is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {changed}")
+        return torch.load(path, map_location="cpu", weights_only=True)
     # Corrupt bytes make the unpickler raise nearly anything.
     except Exception as error:  # pylint: disable=broad-exception-caught
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise StateError(f"{path}: cannot be read as the state of a run ({reason[0]})") from None
+        raise _unreadable(path, f"({reason[0]})") from None
+
+
+def _unreadable(path: Path, reason: str) -> DamagedStateError:
+    return DamagedStateError(f"{path}: cannot be read as the state of a run {reason}")
+
+
+def _of_this_version(state: Any, path: Path) -> dict[str, Any]:
     version = state.get("version") if isinstance(state, dict) else None
     if version != STATE_VERSION:
         raise StateError(f"{path}: state version {version}, expected {STATE_VERSION}")

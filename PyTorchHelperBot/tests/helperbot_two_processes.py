@@ -8,12 +8,26 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
-from helperbot import BestCheckpoints, Bot, Callback, EarlyStopping, HistoryFile, NonFiniteLossError, process_group
+from helperbot import (
+    BestCheckpoints,
+    Bot,
+    Callback,
+    EarlyStopping,
+    HistoryFile,
+    NonFiniteLossError,
+    StateError,
+    process_group,
+    saving,
+)
 from helperbot.distributed import (
     SyncBatchNorm1d,
+    barrier,
     gather_on_first,
     gather_rows,
     rank,
@@ -96,8 +110,7 @@ def make_bot(model, note, number, count, folder=None, **arguments):
         clip_grad_norm=1.0,
         log_interval=2,
         logger=QUIET,
-        save_every=2,
-        **arguments,
+        **{"save_every": 2, **arguments},
     )
 
 
@@ -305,6 +318,34 @@ def diverged():
     return None
 
 
+class States(Callback):
+    """Notes the steps whose states are taken, by a clock that runs a second a step, in process 1 a minute."""
+
+    def __init__(self):
+        self.bot = None
+        self.taken = []
+
+    def on_step_start(self, bot):
+        while bot._saver.writing:  # or a state would not be due  # pylint: disable=protected-access
+            time.sleep(0.001)
+
+    def state_dict(self):
+        self.taken.append(self.bot.step)
+        return {}
+
+
+def timed(folder):
+    """The steps whose states are taken every 3 s, by the clock of process 0."""
+    states = States()
+    bot = states.bot = make_bot(network(nn.BatchNorm1d), states, rank(), 2, folder, save_every=timedelta(seconds=3))
+    usual, saving.time = saving.time, SimpleNamespace(monotonic=lambda: bot.step * (1, 60)[rank()])
+    try:
+        bot.train(STEPS, 100)
+    finally:
+        saving.time = usual
+    return states.taken
+
+
 def begin(folder):
     """The first launch: everything but resuming."""
     own = folder / f"rank{rank()}"
@@ -318,12 +359,16 @@ def begin(folder):
         "too few": too_few(),
         "exchanged": exchanged(),
         "diverged": diverged(),
+        "timed": timed(folder / "timed"),
     }
     for name, note in (
         ("all", Note()),
         ("step", Note(4)),
         ("evaluation", Note(3, "on_eval_end")),
         ("last", Note(STEPS, "on_eval_end")),
+        ("damaged", Note(5)),
+        ("misread", Note(5)),
+        (f"lost{rank()}", Note(2)),  # process 1 will not find the file
     ):
         bot = noisy_bot(folder / name, note)
         bot.train(STEPS, 3)
@@ -338,13 +383,40 @@ def half_precision():
     return note.losses
 
 
+@contextmanager
+def misreading(active):
+    """Have `torch.load` fail once."""
+    usual = torch.load
+
+    def misread(*_, **__):
+        torch.load = usual
+        raise OSError("this process cannot read it")
+
+    torch.load = misread if active else usual
+    try:
+        yield
+    finally:
+        torch.load = usual
+
+
 def go_on(folder):
     """The second launch: resume the runs of the first."""
     results = {}
-    for name in ("step", "evaluation", "last"):
+    bot = noisy_bot(folder / f"lost{rank()}", Note())
+    try:
+        bot.resume()
+    except StateError as error:
+        results["lost"] = str(error)
+    if rank() == 1:
+        with (folder / "damaged" / "state.pt").open("r+b") as file:
+            file.truncate(1000)
+    barrier()
+    for name in ("step", "evaluation", "last", "damaged", "misread"):
         bot = noisy_bot(folder / name, Note())
         torch.manual_seed(1)
-        assert bot.resume()
+        with misreading(name == "misread" and rank() == 1):
+            assert bot.resume()
+        results[f"{name} from"] = bot.step
         bot.train(STEPS, 3)
         results[name] = ended(bot)
     return results

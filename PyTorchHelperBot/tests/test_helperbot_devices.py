@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from helperbot import move_to
-from helperbot.devices import batch_size
+from helperbot.devices import HostCopies, batch_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,3 +106,53 @@ def test_batch_size_is_the_first_dimension_of_the_first_tensor():
 def test_batch_size_needs_a_tensor_with_dimensions(batch, reason):
     with pytest.raises(ValueError, match=reason):
         batch_size(batch)
+
+
+def test_host_copies_do_not_change_with_what_they_are_copies_of():
+    model = torch.nn.BatchNorm1d(3)
+    log = [{"step": 1}]
+    copies = HostCopies()
+    copied = copies.copy({"model": model.state_dict(), "log": log, "transposed": torch.ones(2, 3).T, "none": None})
+    copies.wait()
+    model.weight.data.zero_()
+    model.num_batches_tracked += 1
+    log[0]["step"] = 2
+    log.append({})
+    assert copied["model"]["weight"].tolist() == [1, 1, 1] and copied["model"]["num_batches_tracked"].item() == 0
+    versions = copied["model"]._metadata, model.state_dict()._metadata  # pylint: disable=protected-access
+    assert versions[0] == versions[1]
+    assert (copied["log"], copied["none"]) == ([{"step": 1}], None)
+    assert copied["transposed"].stride() == (1, 3)
+    assert not copied["model"]["weight"].requires_grad
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([torch.float32, torch.int64])), max_size=5)))
+def test_host_copies_are_right_whatever_has_been_copied_before(shapes):
+    copies = HostCopies()
+    for number, values in enumerate(shapes):
+        tensors = [torch.full((size, 2), number, dtype=dtype) for size, dtype in values]
+        copied = copies.copy(tensors)
+        copies.wait()
+        for one, other in zip(copied, tensors, strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+            assert one.data_ptr() != other.data_ptr() or other.numel() == 0
+
+
+def test_host_copies_keep_their_memory_for_the_next():
+    copies = HostCopies()
+    weights = torch.ones(1000)
+    places = {copies.copy([weights, torch.ones(number)])[0].data_ptr() for number in range(1, 5)}
+    assert len(places) == 1 and places != {weights.data_ptr()}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_host_copies_of_cuda_are_pinned_and_of_the_moment():
+    copies = HostCopies()
+    values = torch.zeros(30_000_000, device="cuda")
+    for number in range(5):
+        values.fill_(number)
+        copied = copies.copy([values, torch.tensor(number)])
+        values.fill_(-1)  # behind the copy
+        copies.wait()
+        assert copied[0].is_pinned() and bool((copied[0] == number).all()) and copied[1].item() == number

@@ -163,8 +163,8 @@ def test_only_process_0_writes(begun, folder):
     for variant in script.VARIANTS:
         written = folder / "rank0" / variant.replace(" ", "_")
         names = sorted(path.name for path in written.rglob("*"))
-        assert {"best", "history.csv", "state.pt"} < set(names)
-        assert len(names) == 4  # and a checkpoint
+        assert {"best", "history.csv", "state.previous.pt", "state.pt"} < set(names)
+        assert len(names) == 6  # and the checkpoints of the two states
     assert not (folder / "rank1").exists()
 
 
@@ -193,6 +193,23 @@ def test_a_signal_to_one_process_ends_both_and_they_go_on(begun, gone_on, name, 
         torch.testing.assert_close(after[name], before["all"], rtol=0, atol=0)
     # Each process has its own random state.
     assert not torch.equal(*begun[0]["all"]["state"])
+
+
+def test_the_first_process_says_when_it_is_time_to_save(begun):
+    assert [results["timed"] for results in begun] == [[3, 6, 7, 7]] * 2
+
+
+@pytest.mark.parametrize("name", ["damaged", "misread"])
+def test_all_processes_go_back_to_the_older_state_even_if_one_alone_cannot_read_the_newest(begun, gone_on, name):
+    assert [results[f"{name} from"] for results in gone_on] == [4, 4]
+    for before, after in zip(begun, gone_on):
+        assert before[name]["step"] == 5
+        torch.testing.assert_close(after[name], before["all"], rtol=0, atol=0)
+
+
+def test_a_state_that_not_all_processes_find_is_refused(gone_on):
+    for results in gone_on:
+        assert "state.pt: 1 of 2 processes do not find it; all must see the file" in results["lost"]
 
 
 def test_without_a_launcher_nothing_happens(monkeypatch):

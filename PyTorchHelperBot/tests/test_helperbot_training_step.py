@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 import shutil
+from datetime import timedelta
 
 import pytest
 import torch
@@ -300,6 +301,7 @@ def test_a_compiled_model_gives_the_same_losses():
         ({"accumulate": 2}, "accumulate needs split_batch"),
         ({"log_interval": 0}, "log_interval must be at least 1, got 0"),
         ({"save_every": 0}, "save_every must be at least 1, got 0"),
+        ({"save_every": timedelta(0)}, "save_every must be a time above 0, got 0:00:00"),
     ],
 )
 def test_arguments_out_of_their_range_are_refused(arguments, message):

@@ -4,6 +4,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -263,7 +264,10 @@ class _Fit:
 
     def _train(self, model: Path, data_dir: Path, build: Builder) -> None:
         options = Options(
-            seed=self._seed, device=self._request.device, save_every=200, console_level=self._request.console_level
+            seed=self._seed,
+            device=self._request.device,
+            save_every=timedelta(minutes=1),
+            console_level=self._request.console_level,
         )
         try:
             train(model, data_dir, build, options)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class Options:
     """How to train.
 
     `device` and `amp`: as `resolve_device` and `resolve_half` take them; `workers`: reading threads, None for what
-    suits the device; `patience`: evaluations without improvement before the end, or None; `save_every` and
+    suits the device; `patience`: evaluations without improvement before the end, or None; `save_every` steps or time;
     `log_every` steps; `accumulate`: in how many parts a batch is taken; `compiled`: through `torch.compile`;
     `restart`: begin anew; `allow_other_code`: go on with a run of another version of this package;
     `console_level`: the least level of log lines that the console shows.
@@ -62,7 +63,7 @@ class Options:
     workers: int | None = None
     damage: Damage = RAISE
     patience: int | None = None
-    save_every: int = 500
+    save_every: int | timedelta = timedelta(minutes=10)
     log_every: int = 100
     accumulate: int = 1
     compiled: bool = False
