@@ -121,7 +121,11 @@ class ShardDataset(ABC, Generic[Batch]):
         frames = np.empty((len(seconds), self.reader.frame_dim), np.uint8)
         ends = np.cumsum(lengths)
         met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
-        return PackedFrames.of(torch.from_numpy(frames), torch.from_numpy(lengths)), met
+        # Not with torch: with each of its operations a thread gives Python's lock away and has to wait for it again.
+        longest = int(lengths.max(initial=1))
+        places = np.arange(len(seconds)) + np.repeat(np.arange(len(records)) * longest - (ends - lengths), lengths)
+        packed = PackedFrames(torch.from_numpy(frames), torch.from_numpy(lengths), torch.from_numpy(places), longest)
+        return packed, met
 
 
 def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
@@ -253,7 +257,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             videos,
             torch.from_numpy(video_index),
             torch.from_numpy(records),
-            torch.tensor([len(keys), negatives.sum()]),
+            torch.from_numpy(np.array([len(keys), negatives.sum()])),
         )
 
     def _read_segments(self, records: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
