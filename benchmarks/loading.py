@@ -7,6 +7,7 @@ cache, and last reads from disk what has been dropped from it. Rates are medians
 import mmap
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -28,7 +29,7 @@ from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoData
 from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, sample_frames
 from yt8m.data.index import Index, load_index
 from yt8m.data.order import SequentialBatches, TrainingBatches
-from yt8m.data.reader import Frames, ShardReader
+from yt8m.data.reader import Rows, ShardReader
 from yt8m.data.records import HEADER_BYTES
 from yt8m.data.sequence_example import FrameBlock, read_frames
 from yt8m.data.vocabulary import Vocabulary
@@ -224,73 +225,116 @@ def _recall(folder: Path, cache: Path, n_records: int) -> float:
     return n_records / (time.perf_counter() - start)
 
 
-def frame_requests(data: Data, name: str) -> list[list[Frames]]:
-    """Batches of frames to read in random order: sampled videos, or segments."""
+def frame_requests(data: Data, name: str) -> list[tuple[Rows, np.ndarray]]:
+    """Batches of frames to read in random order, sampled videos or segments, and where to."""
     index = data.indexes[name]
     dim = ShardReader(index).frame_dim
     rng = np.random.default_rng(1)
     batches = []
     for _ in range(8):
-        batch = []
-        for record in rng.integers(0, len(index), 64).tolist():
-            n_frames = int(index.n_frames[record])
-            first = int(rng.integers(0, n_frames - 11))
-            selection = (
-                sample_frames(n_frames, MAX_LEN, (record,)) if name == "video/train" else slice(first, first + 11)
-            )
-            batch.append(Frames(record, selection, np.empty((len(np.arange(n_frames)[selection]), dim), np.uint8)))
-        batches.append(batch)
+        records = rng.integers(0, len(index), 64)
+        if name == "video/train":
+            lengths, seconds = sample_frames(records, index.n_frames[records], MAX_LEN, 1, np.zeros(64, np.int64))
+        else:
+            lengths = np.full(64, SEGMENT_SECONDS + 2 * OFFSET)
+            firsts = rng.integers(0, index.n_frames[records] - lengths)
+            seconds = (firsts[:, None] + np.arange(lengths[0])).ravel()
+        ends = np.cumsum(lengths)
+        rows = Rows(records, seconds, ends - lengths, ends, ends - lengths)
+        batches.append((rows, np.empty((len(seconds), dim), np.uint8)))
     return batches
 
 
-def read_without_advice(index: Index, requests: list[Frames]) -> None:
+def read_without_advice(index: Index, batches: list[tuple[Rows, np.ndarray]]) -> None:
     """Copy frames from mapped shards and leave it to the system what to read ahead."""
     maps = {}
-    for record, selection, out in requests:
-        path = index.path(record)
-        if path not in maps:
-            with path.open("rb") as file:
-                maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        column = 0
-        for key in ("rgb", "audio"):
-            start, count, width = (int(getattr(index, f"{key}_{part}")[record]) for part in ("start", "count", "width"))
-            block, payload = FrameBlock(start, count, width), int(index.offset[record]) + HEADER_BYTES
-            assert read_frames(maps[path], payload, block, selection, out[:, column : column + width])
-            column += width
+    for rows, out in batches:
+        for record, begin, end in zip(rows.records.tolist(), rows.begins.tolist(), rows.ends.tolist()):
+            path = index.path(record)
+            if path not in maps:
+                with path.open("rb") as file:
+                    maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            column, payload = 0, int(index.offset[record]) + HEADER_BYTES
+            for key in ("rgb", "audio"):
+                block = FrameBlock(
+                    *(int(getattr(index, f"{key}_{part}")[record]) for part in ("start", "count", "width"))
+                )
+                target = out[begin:end, column : column + block.width]
+                assert read_frames(maps[path], payload, block, rows.seconds[begin:end], target)
+                column += block.width
 
 
 def time_disk(data: Data, name: str, repeats: int) -> None:
     """Print what reading a folder in random order costs when nothing of it is in the page cache."""
     index, batches = data.indexes[name], frame_requests(data, name)
-    requests = list(chain.from_iterable(batches))
     read_bytes: dict[str, int] = {}
     results: dict[str, list[np.ndarray]] = {}
 
     def measure(way: str, read: Callable[[], None]) -> float:
-        for request in requests:
-            request.out.fill(0)
+        for _, out in batches:
+            out.fill(0)
         drop_folder(index.folder)
         before, start = bytes_from_disk(), time.perf_counter()
         read()
         seconds = time.perf_counter() - start
         read_bytes[way] = bytes_from_disk() - before
-        results[way] = [request.out.copy() for request in requests]
-        return len(requests) / seconds
+        results[way] = [out.copy() for _, out in batches]
+        return sum(len(rows.records) for rows, _ in batches) / seconds
 
     def ours() -> None:
         reader = ShardReader(index)
-        assert all(reader.read(batch).all() for batch in batches)
+        assert all(reader.read_rows(*batch).all() for batch in batches)
 
-    ways = {"mapped, without advice": partial(read_without_advice, index, requests), "ours": ours}
+    ways = {"mapped, without advice": partial(read_without_advice, index, batches), "ours": ours}
     found = rates({way: partial(measure, way, read) for way, read in ways.items()}, repeats)
     assert all(map(np.array_equal, *results.values()))
     if not all(read_bytes.values()):
         print(f"\n{name}: the page cache cannot be emptied here, so reading from disk is not measured")
         return
     print_rates(f"{name} from disk, batches of 64 in random order", "reads", found, "mapped, without advice")
-    used = sum(request.out.nbytes for request in requests)
+    used = sum(out.nbytes for _, out in batches)
     for way, n_bytes in read_bytes.items():
         print(f"  {way:<40}{n_bytes / used:>12.1f} bytes from disk for each byte used")
+
+
+def time_lock(data: Data, repeats: int) -> None:
+    """Print how far a thread counts in Python beside threads that load videos, and how many these load meanwhile.
+
+    They need the same lock, and on a machine of two cores the same cores.
+    """
+    dataset = data.videos(1)
+    loaded: dict[int, float] = {}
+
+    def count(workers: int, seconds: float = 1.0) -> float:
+        n_videos, ended = 0, threading.Event()
+
+        def load() -> None:
+            nonlocal n_videos
+            for batch in BatchLoader(dataset, TrainingBatches(dataset.shards, VIDEO_BATCH, 1), workers):
+                n_videos += len(batch.examples)
+                if ended.is_set():
+                    break
+
+        loading = threading.Thread(target=load)
+        if workers:
+            loading.start()
+        number, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            for _ in range(1000):
+                number += 1
+        loaded[workers] = n_videos / seconds
+        ended.set()
+        if workers:
+            loading.join()
+        return number / 1e6 / seconds
+
+    found = rates(
+        {"alone": partial(count, 0), **{f"beside {workers} that load": partial(count, workers) for workers in (1, 2)}},
+        repeats,
+    )
+    print_rates("a thread that counts in Python", "million", found, "alone")
+    for workers in (1, 2):
+        print(f"  meanwhile {workers} loaded {loaded[workers]:>31,.0f} videos/s")
 
 
 def main() -> None:
@@ -305,6 +349,7 @@ def main() -> None:
     print("batches of both ways are equal, byte for byte")
     found = time_loaders(data, args.repeats)
     time_machine(data, args.repeats, found["videos"])
+    time_lock(data, args.repeats)
     time_index(data, args.repeats)
     for name in ("video/train", "segment/train"):
         time_disk(data, name, args.repeats)

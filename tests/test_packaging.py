@@ -118,9 +118,15 @@ def run(environment: dict[str, str], folder: Path, *command: str) -> str:
 def test_the_wheels_are_whole(installed: dict[str, str], tmp_path: Path) -> None:
     target = Path(installed["PYTHONPATH"])
     for package, source in (("yt8m", ROOT / "yt8m"), ("helperbot", ROOT / "PyTorchHelperBot" / "helperbot")):
-        wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-        found = {path.relative_to(target / package) for path in (target / package).rglob("*") if path.is_file()}
-        assert {path for path in found if path.suffix != ".pyc"} == wanted
+        wanted, found = (
+            {
+                path.relative_to(folder)
+                for path in folder.rglob("*")
+                if path.is_file() and "__pycache__" not in path.parts
+            }
+            for folder in (source, target / package)
+        )
+        assert found == wanted
     script = "import helperbot, yt8m; print(helperbot.__file__, yt8m.__file__)"
     assert run(installed, tmp_path, sys.executable, "-c", script).split() == [
         str(target / package / "__init__.py") for package in ("helperbot", "yt8m")

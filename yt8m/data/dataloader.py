@@ -18,9 +18,9 @@ Batch = TypeVar("Batch")
 class BatchLoader(Generic[Batch]):
     """The batches of a data set in the order of their keys, read ahead by `workers` threads.
 
-    `keys` are the keys of each batch in turn. Threads, not processes: while files are read and frames copied, Python's
-    lock is free, and what a thread has read needs no way back. Content and order are the same for any number of
-    workers; 0 reads in the caller. For a CUDA `device` the large tensors of batches are in pinned memory.
+    `keys` are the keys of each batch in turn. Threads, not processes: Python's lock is free while a thread reads, and
+    what it has read needs no way back. Content and order are the same for any number of workers; 0 reads in the caller.
+    For a CUDA `device` the large tensors of batches are in pinned memory.
     """
 
     def __init__(

@@ -126,6 +126,7 @@ class ShardDataset(ABC, Generic[Batch]):
         frames = self.empty((len(seconds), self.reader.frame_dim), np.uint8)
         ends = np.cumsum(lengths)
         met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
+        # Not with torch: with each of its operations a thread gives Python's lock away and has to wait for it again.
         return PackedFrames.of(torch.from_numpy(frames), lengths), met
 
 
@@ -265,7 +266,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             videos,
             torch.from_numpy(video_index),
             records,
-            torch.tensor([len(keys), negatives.sum()]),
+            torch.from_numpy(np.array([len(keys), negatives.sum()])),
         )
 
     def _read_segments(self, records: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -126,12 +126,10 @@ _READ = (
 _CHOOSE = f"void(uint64, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS})"
 
 
-def _compiled(cache: bool) -> list[Callable[..., None]]:
-    """`_read` and `_choose` as machine code that leaves Python's lock to others."""
-    return [
-        numba.njit(signature, nogil=True, cache=cache)(function)
-        for signature, function in ((_READ, _read), (_CHOOSE, _choose))
-    ]
+def _compiled(cache: bool) -> tuple[Callable[..., None], Callable[..., None]]:
+    """`_read` as machine code that leaves Python's lock to others, and `_choose`, which is done sooner than that would
+    be back."""
+    return numba.njit(_READ, nogil=True, cache=cache)(_read), numba.njit(_CHOOSE, cache=cache)(_choose)
 
 
 try:
