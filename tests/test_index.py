@@ -537,8 +537,8 @@ def test_a_disk_that_fails_is_named_with_the_shard(way, data):
 
 def test_what_comes_in_pieces_is_put_together(data, monkeypatch):
     """As from a file system on the network that is interrupted."""
-    read = os.pread
-    monkeypatch.setattr("os.pread", lambda handle, size, place: read(handle, min(size, 7), place))
+    pread = os.pread
+    monkeypatch.setattr("os.pread", lambda handle, size, place: pread(handle, min(size, 7), place))
     assert_reads(load(data), [shard_videos(number) for number in range(4)])
 
 

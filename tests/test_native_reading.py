@@ -1,4 +1,4 @@
-"""Compiled reading: the frames that were asked for and nothing else, without Python's lock, wherever it is installed."""
+"""Compiled reading: the frames that were asked for and no others, without Python's lock, wherever it is installed."""
 
 import os
 import shutil
@@ -43,8 +43,8 @@ def requests(draw: st.DrawFn) -> tuple[int, list[int]]:
     record = draw(st.integers(0, len(VIDEOS) - 1))
     n_frames = len(VIDEOS[record].frames)
     chosen = np.random.default_rng(draw(st.integers(0, 999))).random(n_frames) < draw(st.sampled_from([0.01, 0.5, 1.0]))
-    start, stop = sorted(draw(st.tuples(*[st.integers(0, n_frames)] * 2)))
-    return record, [second for second in range(start, stop) if chosen[second]]
+    first, stop = sorted(draw(st.tuples(*[st.integers(0, n_frames)] * 2)))
+    return record, [second for second in range(first, stop) if chosen[second]]
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from helperbot.saving import StateSaver
+from helperbot.state import load_file, save_file
 
 from tests.conftest import Outcome
 from tests.interrupted import await_state, run_interrupted
@@ -232,6 +233,21 @@ def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_st
     outcome = command(*command_line)
     assert outcome.status == 0 and f"going on after step {found[1]} of 7" in outcome.err
     assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
+
+
+def test_a_run_does_not_go_on_with_other_frames_than_it_began_with(
+    made: Path, data_dir: Path, command: Command
+) -> None:
+    command_line = arguments("dbof", made, data_dir)
+    assert interrupt("step", 5, command_line).status == KILLED
+    path = folder_of("dbof", data_dir) / "checkpoints" / "state.pt"
+    state = load_file(path)
+    state["batches"]["version"] -= 1  # as a release before left it
+    save_file(state, path)
+    outcome = command(*command_line)
+    assert outcome.status == 2 and "Traceback" not in outcome.err
+    assert "in another way (version 1, here 2); begin anew with --restart" in outcome.err.splitlines()[-1]
+    assert command(*command_line, "--restart").status == 0
 
 
 def test_what_is_cut_off_a_shard_may_be_left_out(made: Path, data_dir: Path) -> None:

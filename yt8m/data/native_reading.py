@@ -43,20 +43,20 @@ def _read(  # pragma: no cover  # what is compiled is not traced
     met: np.ndarray,
     piece: np.ndarray,
 ) -> None:
-    for request in range(len(files)):
+    for request, file in enumerate(files):
         begin, end = begins[request], ends[request]
-        if files[request] < 0 or begin >= end:
+        if file < 0 or begin >= end:
             continue
-        for feature in range(len(widths)):
-            stride = header_sizes[feature] + widths[feature]
+        for feature, width in enumerate(widths):
+            stride = header_sizes[feature] + width
             place = blocks[feature, request] + seconds[begin] * stride
-            _posix_fadvise(files[request], place, (seconds[end - 1] + 1 - seconds[begin]) * stride, _WILL_NEED)
+            _posix_fadvise(file, place, (seconds[end - 1] + 1 - seconds[begin]) * stride, _WILL_NEED)
     read = piece.ctypes.data
-    for request in range(len(files)):
+    for request, file in enumerate(files):
         end, column = ends[request], 0
-        sound = files[request] >= 0
-        for feature in range(len(widths)):
-            width, header_size = widths[feature], header_sizes[feature]
+        sound = file >= 0
+        for feature, width in enumerate(widths):
+            header_size = header_sizes[feature]
             stride = header_size + width
             header = headers.ctypes.data + feature * headers.shape[1]
             target = out.ctypes.data + rows[request] * out.shape[1] + column
@@ -71,7 +71,7 @@ def _read(  # pragma: no cover  # what is compiled is not traced
                     behind += 1
                 size = (seconds[behind - 1] + 1 - seconds[first]) * stride
                 place = blocks[feature, request] + seconds[first] * stride
-                sound = _pread(files[request], read, size, place) == size
+                sound = _pread(file, read, size, place) == size
                 if sound:
                     for number in range(first, behind):
                         source = read + (seconds[number] - seconds[first]) * stride
@@ -101,9 +101,9 @@ def _choose(  # pragma: no cover
 ) -> None:
     step, half = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
     number = 0
-    for video in range(len(records)):
+    for video, record in enumerate(records):
         state = seed
-        for part in (epochs[video], records[video]):
+        for part in (epochs[video], record):
             state = _mixed(state + step) ^ np.uint64(part)
         state = _mixed(state + step)
         for second in range(starts[video], stops[video]):

@@ -83,7 +83,7 @@ class TrainingBatches:
         version = state.get("version")
         if version != STATE_VERSION:
             raise UserError(
-                f"cannot go on: the run was begun by a release that chooses examples and frames in another way (version "
+                "cannot go on: the run was begun by a release that chooses examples and frames in another way (version "
                 f"{version}, here {STATE_VERSION}); begin anew with --restart, or go on with that release"
             )
         differing = [
