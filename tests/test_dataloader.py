@@ -187,14 +187,6 @@ def test_a_process_that_dies_is_told_of(index):
         list(islice(batches, 20))
 
 
-def test_another_process_that_is_no_longer_wanted_ends_without_a_word(index, capfd):
-    for taken in range(1, 9):
-        batches = iter(make_loader("context", index, 2, apart=True))
-        assert len(list(islice(batches, taken))) == taken
-        batches.close()
-    assert capfd.readouterr().err == ""
-
-
 def test_a_program_ends_whatever_it_still_holds_of_another_process(index, tmp_path):
     program = (
         "import sys\nfrom pathlib import Path\nfrom tests import test_dataloader\n"

@@ -17,7 +17,6 @@ import signal
 import warnings
 import weakref
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -217,7 +216,7 @@ def _serve(
         try:
             while (request := connection.recv()) is not None:
                 yield request
-        except (EOFError, ConnectionError):  # nobody wants any more
+        except EOFError:
             return
 
     def make(request: tuple[int, list[Key]]) -> bytes:
@@ -238,10 +237,9 @@ def _serve(
     try:
         for outcome in map_ahead(make, asked(), workers, ahead):
             send(outcome)
-    except ConnectionError:
+    except BrokenPipeError:
         return
     except Exception as error:  # pylint: disable=broad-exception-caught  # it is raised where the batch is wanted
-        with suppress(ConnectionError):
-            send(error)
-        for _ in asked():  # an end that is closed with something unread takes the error with it
+        send(error)
+        for _ in asked():  # what is not read would be lost together with the error
             pass
