@@ -1,9 +1,5 @@
 """Batches read ahead: the same whatever the number of workers, from any batch on, and no thread left behind."""
 
-import multiprocessing
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from itertools import islice
@@ -13,13 +9,10 @@ import pytest
 import torch
 
 from tests.shards import index_videos, make_video
-from yt8m.common.errors import RecordError, UserError
+from yt8m.common.errors import UserError
 from yt8m.data.dataloader import BATCHES_AHEAD, BatchLoader, TrainingLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
-from yt8m.data.index import load_index
 from yt8m.data.order import SequentialBatches, TrainingBatches
-from yt8m.data.reading_process import HELD
-from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(np.array([3, 7, 20, 21]), ("a", "b", "c", "d"))
@@ -38,16 +31,14 @@ def fixture_index(tmp_path_factory):
     return index_videos(tmp_path_factory.mktemp("data"), SHARDS)
 
 
-def make_loader(
-    kind: str, index, workers: int, window: int | None = None, seed: int = 9, apart: bool = False
-) -> TrainingLoader:
+def make_loader(kind: str, index, workers: int, window: int | None = None, seed: int = 9) -> TrainingLoader:
     """Training batches of either kind, with sampling."""
     dataset = (
         VideoDataset(index, VOCABULARY, 8, 3)
         if kind == "videos"
         else RatedSegmentDataset(index, VOCABULARY, np.arange(4), 3, kind == "context", 8, 3)
     )
-    return TrainingLoader(dataset, TrainingBatches(dataset.shards, 5, seed, window), workers, apart=apart)
+    return TrainingLoader(dataset, TrainingBatches(dataset.shards, 5, seed, window), workers)
 
 
 def assert_equal(stream, other) -> None:
@@ -61,21 +52,19 @@ def assert_equal(stream, other) -> None:
 def test_batches_are_the_same_whatever_the_number_of_workers(kind, window, index):
     expected = list(islice(make_loader(kind, index, 0, window), 12))
     for workers in (1, 2, 4):
-        for apart in (False, True):
-            assert_equal(islice(make_loader(kind, index, workers, window, apart=apart), 12), expected)
+        assert_equal(islice(make_loader(kind, index, workers, window), 12), expected)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["videos", "context"])
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_loader_goes_on_from_any_batch(kind, workers, apart, index):
+def test_a_loader_goes_on_from_any_batch(kind, workers, index):
     expected = list(islice(make_loader(kind, index, 0), 14))
-    loader = make_loader(kind, index, workers, apart=apart)
+    loader = make_loader(kind, index, workers)
     states = [loader.state_dict()]
     for _ in islice(loader, 9):
         states.append(loader.state_dict())  # however far the workers have read ahead
     for done, state in enumerate(states):
-        resumed = make_loader(kind, index, workers, apart=apart)
+        resumed = make_loader(kind, index, workers)
         resumed.load_state_dict(state)
         assert resumed.state_dict() == state
         assert_equal(islice(resumed, 14 - done), expected[done:])
@@ -143,61 +132,6 @@ def test_an_error_comes_where_its_batch_would_and_ends_the_threads(workers):
             seen.append(batch)
     assert seen == list(range(7))
     assert not loader_threads()
-
-
-def rated_loader(index, damage: Damage = RAISE) -> BatchLoader:
-    """Batches of two ratings with their videos, read by another process."""
-    dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(4), 3, True, 8, 3, damage)
-    return BatchLoader(dataset, SequentialBatches(len(dataset), 2), 2, apart=True)
-
-
-def test_another_process_reads_batches_that_may_be_kept(index):
-    """More of them than there is shared memory for; each stays what it was."""
-    loader = rated_loader(index)
-    expected = list(BatchLoader(loader.dataset, loader.keys, 0))
-    before = set(multiprocessing.active_children())
-    kept = list(loader)
-    assert len(kept) > 2 * BATCHES_AHEAD + HELD
-    assert_equal(kept, expected)
-    assert set(multiprocessing.active_children()) <= before
-
-
-def test_damage_met_by_another_process_is_told_here(index, tmp_path, caplog):
-    folder = shutil.copytree(index.folder, tmp_path / "shards")
-    (folder / index.shards[1]).unlink()
-    damage = Damage(skip=True)
-    found = load_index(folder, tmp_path / "cache")
-    damaged = rated_loader(found, damage)
-    (folder / found.shards[0]).unlink()
-    with pytest.raises(RecordError, match=r"train00.tfrecord: cannot be read"):
-        list(rated_loader(found))
-    records = np.concatenate([batch.examples for batch in damaged])
-    assert set(found.shard[records].tolist()) == {1, 2}
-    assert [error.path.name for error in damage.left_out.values()] == ["train00.tfrecord"]
-    assert caplog.text.count("left out: ") == 1
-
-
-def test_a_process_that_dies_is_told_of(index):
-    before = set(multiprocessing.active_children())
-    batches = iter(make_loader("videos", index, 2, apart=True))
-    next(batches)
-    (process,) = set(multiprocessing.active_children()) - before
-    process.kill()
-    with pytest.raises(UserError, match=r"the process that reads batches has ended \(status -9\).*--workers"):
-        list(islice(batches, 20))
-
-
-def test_a_program_ends_whatever_it_still_holds_of_another_process(index, tmp_path):
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom tests import test_dataloader\n"
-        "from yt8m.data.index import load_index\n"
-        "index = load_index(Path(sys.argv[1]), Path(sys.argv[2]))\n"
-        "kept = iter(test_dataloader.make_loader('videos', index, 2, apart=True))\n"
-        "sys.kept = kept, next(kept)\n"
-    )
-    command = [sys.executable, "-c", program, str(index.folder), str(tmp_path)]
-    done = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_whole_videos_come_in_order_from_several_threads(index):

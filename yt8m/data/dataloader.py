@@ -8,7 +8,6 @@ import torch
 from yt8m.common.errors import UserError
 from yt8m.data.datasets import ShardDataset
 from yt8m.data.order import Key, TrainingBatches
-from yt8m.data.reading_process import read_apart
 from yt8m.data.threads import map_ahead
 
 BATCHES_AHEAD = 2  # of each worker
@@ -19,9 +18,9 @@ Batch = TypeVar("Batch")
 class BatchLoader(Generic[Batch]):
     """The batches of a data set in the order of their keys, read ahead by `workers` threads.
 
-    `keys` are the keys of each batch in turn. Content and order are the same for any number of workers; 0 reads in the
-    caller. For a CUDA `device` the large tensors of batches are in pinned memory. `apart`: the threads are those of
-    another process (`yt8m.data.reading_process`).
+    `keys` are the keys of each batch in turn. Threads, not processes: Python's lock is free while a thread reads, and
+    what it has read needs no way back. Content and order are the same for any number of workers; 0 reads in the caller.
+    For a CUDA `device` the large tensors of batches are in pinned memory.
     """
 
     def __init__(
@@ -30,9 +29,8 @@ class BatchLoader(Generic[Batch]):
         keys: Iterable[list[Key]],
         workers: int,
         device: torch.device = torch.device("cpu"),
-        apart: bool = False,
     ) -> None:
-        self.dataset, self.keys, self.workers, self.device, self.apart = dataset, keys, workers, device, apart
+        self.dataset, self.keys, self.workers, self.device = dataset, keys, workers, device
         if device.type == "cuda":
             dataset.pin_memory()
 
@@ -40,19 +38,13 @@ class BatchLoader(Generic[Batch]):
         yield from self._ahead() if self.workers else map(self.dataset.__getitems__, self.keys)
 
     def _ahead(self) -> Iterator[Batch]:
-        ahead = BATCHES_AHEAD * self.workers
-        if self.apart:
-            return read_apart(self.dataset, self.keys, self.workers, ahead, self.device)
         # A thread has a current CUDA device of its own.
         set_device = (torch.cuda.set_device, (self.device,)) if self.device.type == "cuda" else ()
-        return map_ahead(self.dataset.__getitems__, self.keys, self.workers, ahead, *set_device)
+        return map_ahead(self.dataset.__getitems__, self.keys, self.workers, BATCHES_AHEAD * self.workers, *set_device)
 
 
 class TrainingLoader(BatchLoader[Batch]):
-    """A `BatchLoader` of an endless stream of training batches that can tell its place and go on from there.
-
-    By default another process reads for a CUDA `device`, whose kernels one thread launches without pause.
-    """
+    """A `BatchLoader` of an endless stream of training batches that can tell its place and go on from there."""
 
     def __init__(
         self,
@@ -60,9 +52,8 @@ class TrainingLoader(BatchLoader[Batch]):
         stream: TrainingBatches,
         workers: int,
         device: torch.device = torch.device("cpu"),
-        apart: bool | None = None,
     ) -> None:
-        super().__init__(dataset, stream, workers, device, device.type == "cuda" if apart is None else apart)
+        super().__init__(dataset, stream, workers, device)
         self._stream = stream
         self._handed_out = 0
 

@@ -30,8 +30,6 @@ LOGGER = logging.getLogger(__name__)
 
 Batch = TypeVar("Batch")
 
-_SMALL_BYTES = 64  # of an example, for all that is a number or two
-
 
 class VideoBatch(NamedTuple):
     """`labels` (B, C) bool, the frames of B `videos`, uint8, and `examples` (B,) rows of the index, which stay here."""
@@ -119,14 +117,6 @@ class ShardDataset(ABC, Generic[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """The batch of these examples. May be called by several threads at once."""
 
-    @property
-    def example_bytes(self) -> int:
-        """At least as many bytes as an example takes in a batch: here those of a video's frames and their places."""
-        longest = int(self.n_frames[self.records].max(initial=1))
-        if self.seed is not None and self.max_len >= 0:
-            longest = min(longest, self.max_len)
-        return longest * (self.reader.frame_dim + 8) + _SMALL_BYTES
-
     def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[PackedFrames, np.ndarray]:
         """What a video model sees of each record in an epoch, uint8, and which records could be read (V,).
 
@@ -180,11 +170,6 @@ class VideoDataset(ShardDataset[VideoBatch]):
             len(index),
             len(self.records),
         )
-
-    @property
-    def example_bytes(self) -> int:
-        """See `ShardDataset`; with the labels."""
-        return super().example_bytes + self.n_classes
 
     def class_shares(self) -> np.ndarray:
         """The share of the videos that are labelled with each class, (C,), half a video more on either side."""
@@ -256,12 +241,6 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         self.scores = index.rating_score[ratings]
         self._known = _known_classes(index, vocabulary)
         self.n_classes = len(vocabulary)
-
-    @property
-    def example_bytes(self) -> int:
-        """See `ShardDataset`; of the segment, the mined negatives and, with context, the video."""
-        segment = (SEGMENT_SECONDS + 2 * self.offset) * self.reader.frame_dim
-        return (super().example_bytes if self.context else _SMALL_BYTES) + segment + self.n_classes
 
     def __getitems__(self, keys: Sequence[Key]) -> SegmentBatch:
         epochs, examples = _columns(keys)
