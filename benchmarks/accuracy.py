@@ -1,21 +1,21 @@
-"""How accurate trained models are, over several seeds of data and of training, here and as the 2019 release trained.
+"""Accuracy of trained models over several seeds of data and training, here and with the 2019 release's training.
 
     python benchmarks/accuracy.py
     python benchmarks/accuracy.py --full --data-seeds 1 2 3
 
-For each variant and each two seeds, both base models are trained on planted data (`benchmarks/planted.py`), each is
-fine-tuned on rated segments, and the ensemble of what comes out is scored on the test set. With --full there are two
-context-aware models, too. Variants are settings of the commands, or have some aspects as in 2019: these are trained by
+For each variant and pair of seeds, both base models are trained on planted data (`benchmarks/planted.py`), each is
+fine-tuned on rated segments, and their ensemble is scored on the test set. --full adds two context-aware models.
+Variants are settings of the commands, or have some aspects as in 2019: these are trained by
 `benchmarks/plain_training.py` and then, like all, predict with this package's commands: with all frames of a video, and
 without padding.
 
-The tables have mean and standard deviation over the runs; the mean difference to --reference over the pairs of runs of
-the same two seeds, with its 95 % interval (Student's t of these pairs); and the largest ratios of validation loss to
+The tables have mean and standard deviation over the runs; the mean difference to --reference over the pairs of runs
+with the same seeds, with its 95 % interval (Student's t of these pairs); and the largest ratios of validation loss to
 training loss. Nothing is timed.
 
-On two cores, with a process of one thread on each, a run took 4 minutes, 6 with --full, two of them at a time. Data
-takes 0.9 GB a seed, a run 40 MB, 60 with --full. What is finished stays in --data-dir, and the same command goes on.
-Code that changes meanwhile changes the results: to work on it, run this in a copy of the repository.
+On two cores, with a one-thread process on each, two runs at a time took 4 minutes each, 6 with --full. Data takes 0.9
+GB per seed, a run 40 MB, 60 with --full. Finished runs stay in --data-dir, and the same command resumes.
+Changes to the code meanwhile change the results: to work on it, run this in a copy of the repository.
 """
 
 import argparse
@@ -59,7 +59,7 @@ Results = dict[str, dict[tuple[int, int], Result]]  # by variant and by (data se
 
 
 def in_turn(jobs: Mapping[str, Callable[[], None]], processes: int) -> list[str]:
-    """Do all jobs, so many at a time; says what becomes of each, and returns the names of those that failed."""
+    """Run all jobs, `processes` at a time; prints the outcome of each, and returns the names of those that failed."""
     failed = []
     pool = ThreadPoolExecutor(processes)  # each waits for processes
     futures = {pool.submit(job): name for name, job in jobs.items()}
@@ -73,13 +73,13 @@ def in_turn(jobs: Mapping[str, Callable[[], None]], processes: int) -> list[str]
                 outcome = f"failed, its {LOG} says why: {' '.join(error.cmd)}"
             print(f"{number} of {len(jobs)}: {name}: {outcome}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+        sys.exit("interrupted; the same command resumes")
     finally:
         pool.shutdown(cancel_futures=True)
     return failed
 
 
-# What is shown of the runs that have it, and where it is in a result; AUC in percent.
+# Measures to show, for runs that have them, and their keys in a result; AUC in percent.
 MEASURES = {
     "DBoF AUC": ("auc", "dbof_0"),
     "NeXtVLAD AUC": ("auc", "nextvlad_1"),
@@ -91,7 +91,7 @@ MEASURES = {
 
 
 def half_interval(values: Sequence[float]) -> float:
-    """How far the interval of the mean of at least two values reaches to either side, by Student's t."""
+    """Half the width of the interval of the mean of at least two values, by Student's t."""
     quantile = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
     return float(quantile * statistics.stdev(values) / len(values) ** 0.5)
 
@@ -125,7 +125,7 @@ def accuracy_lines(results: Results, reference_name: str) -> Iterator[str]:
 
 
 def ratio_lines(results: Results) -> Iterator[str]:
-    """How validation losses are to training losses, and single examples' to all, over all trainings of a variant."""
+    """The table of ratios of validation to training loss, and of single examples' losses to all, by variant."""
     yield "| variant | trainings | validation / training loss: median | largest | largest share of one example |"
     yield "|---|---|---|---|---|"
     for variant, runs in results.items():
@@ -138,7 +138,7 @@ def ratio_lines(results: Results) -> Iterator[str]:
 
 
 def print_tables(results: Results, reference: str) -> None:
-    """Print what there is."""
+    """Print the tables of existing results."""
     if not results:
         return
     print("", *accuracy_lines(results, reference), "", *ratio_lines(results), sep="\n")
@@ -152,7 +152,7 @@ def print_tables(results: Results, reference: str) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(__doc__, DATA_DIR, "data, models and results are kept")
     names = [variant.name for variant in VARIANTS]
     parser.add_argument(
@@ -175,7 +175,7 @@ def parse_arguments() -> argparse.Namespace:
         parser.add_argument(
             f"--{name}-seeds", type=int, nargs="+", default=seeds, metavar="S", help=f"(default: {shown})"
         )
-    parser.add_argument("--full", action="store_true", help="train context-aware models, too")
+    parser.add_argument("--full", action="store_true", help="also train context-aware models")
     parser.add_argument(
         "--families",
         nargs="+",
@@ -185,11 +185,9 @@ def parse_arguments() -> argparse.Namespace:
         help=f"which of {', '.join(BASES)} (default: all)",
     )
     parser.add_argument(
-        "--processes", type=int, default=2, metavar="N", help="so many at a time, with a thread each (default: 2)"
+        "--processes", type=int, default=2, metavar="N", help="runs at a time, with one thread each (default: 2)"
     )
-    parser.add_argument(
-        "--list", action="store_true", help="say which runs are finished, and print the tables of these"
-    )
+    parser.add_argument("--list", action="store_true", help="list finished runs, and print their tables")
     parser.add_argument(
         "--steps", type=int, metavar="N", help="of each training, to try this (default: the configurations')"
     )
@@ -198,7 +196,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def settle(args: argparse.Namespace) -> Place:
-    """The folder of data and results, if what is there has the same sizes and steps."""
+    """The folder of data and results, if its sizes and steps are the same."""
     path = args.data_dir.absolute() / "settings.json"
     now: dict[str, Any] = {"sizes": [list(size) for size in args.sizes], "steps": args.steps}
     before = read_json(path)
@@ -210,7 +208,7 @@ def settle(args: argparse.Namespace) -> Place:
 
 
 def main() -> None:
-    """Do what is missing and print the tables."""
+    """Run what is missing and print the tables."""
     args = parse_arguments()
     place = settle(args)
     runs = [

@@ -1,6 +1,6 @@
-"""What `accuracy.py` is made of: the data of a seed, and runs through the commands from shards to a score.
+"""Parts of `accuracy.py`: the data of a seed, and runs of the commands from shards to a score.
 
-Everything is done in subprocesses with a thread each, and what is done stays.
+Everything runs in subprocesses with one thread each, and results are kept.
 """
 
 import csv
@@ -32,14 +32,16 @@ ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 CONFIGS = BENCHMARKS / "planted_configs"
 RESULT, ORIGIN, LOG = "result.json", "origin.json", "log.txt"
-DECIDING = "plain_training", "planted", "watched_training"  # modules of the benchmarks that decide what comes out
+DECIDING = "plain_training", "planted", "watched_training"  # benchmark modules that determine the results
+
+BASES = {"dbof": "video_dbof", "nextvlad": "video_nextvlad"}  # name and configuration
 
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A segment model: how it is called, what trains it, from which base models, and on which fold."""
+    """A segment model: its name, training command, base models and fold."""
 
     name: str
     command: str
@@ -53,7 +55,6 @@ class FineTuning:
         return f"{self.name}_{self.fold}"
 
 
-BASES = {"dbof": "video_dbof", "nextvlad": "video_nextvlad"}  # name and configuration
 AGNOSTIC = (
     FineTuning("dbof", "train_pure_segment", "pure_segment", ("dbof",), 0),
     FineTuning("nextvlad", "train_pure_segment", "pure_segment", ("nextvlad",), 1),
@@ -66,10 +67,10 @@ AWARE = (
 
 @dataclass(frozen=True)
 class Variant:
-    """How to train: `changes` of the configurations, and which aspects are as in 2019, see `plain_training`.
+    """How to train: `changes` to the configurations, and aspects as in 2019, see `plain_training`.
 
-    A change is a value for a key of every section, such as `training.lr`, or of one, such as `video.training.lr`.
-    Without aspects the package's trainers train.
+    A change is a value for a key in every section, such as `training.lr`, or in one, such as `video.training.lr`.
+    Without aspects the package's trainers are used.
     """
 
     name: str
@@ -84,8 +85,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Place:
-    """Where everything lies, and what all runs there have in common: sizes of the data, steps of each training
-    (None: those of the configurations), and whether there are look-alikes, see `planted`."""
+    """The folder of everything, and what all runs in it share: sizes of the data, steps of each training (None: as
+    configured), and whether there are look-alikes, see `planted`."""
 
     folder: Path
     sizes: list[tuple[int, int]]
@@ -97,7 +98,7 @@ class Place:
         return self.folder / f"data-{seed}"
 
     def prepare(self, seed: int) -> None:
-        """Make the data of a seed, its indexes and its test metadata, unless they are there."""
+        """Make the data of a seed, its indexes and its test metadata, unless they exist."""
         folder = self.shards(seed)
         if (folder / "cache" / CANDIDATES_FILE).exists():  # written last
             return
@@ -112,8 +113,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything trained once, and scored. With `full` there are context-aware models, too; `families` are those of
-    `BASES` that are trained."""
+    """One training of all models, and their scores. `full` adds context-aware models; `families`: those of `BASES` to
+    train."""
 
     place: Place
     variant: Variant
@@ -133,13 +134,13 @@ class Run:
 
     @property
     def fine_tunings(self) -> tuple[FineTuning, ...]:
-        """What is fine-tuned, the context-agnostic ones first."""
+        """The models to fine-tune, the context-agnostic ones first."""
         every = (*AGNOSTIC, *AWARE) if self.full else AGNOSTIC
         return tuple(tuning for tuning in every if set(tuning.bases) <= set(self.families))
 
     @property
     def result(self) -> Result | None:
-        """What came out, if it is finished."""
+        """The result, if finished."""
         result = read_json(self.folder / RESULT)
         wanted = {tuning.folder for tuning in self.fine_tunings}
         if result is None or result["settings"] != self.variant.settings or not wanted <= result["auc"].keys():
@@ -147,8 +148,8 @@ class Run:
         return result
 
     def make(self) -> None:
-        """Train, predict and score. What is there already stays, unless it comes from another variant of this name or,
-        unfinished, from other code."""
+        """Train, predict and score. Keeps what exists, unless it is from another variant of this name or, unfinished,
+        from other code."""
         origin = {"settings": self.variant.settings, "code": code_digest()}
         before, finished = read_json(self.folder / ORIGIN), read_json(self.folder / RESULT)
         if before is not None and (before["settings"] != origin["settings"] or finished is None and before != origin):
@@ -204,7 +205,7 @@ class Run:
         return copy
 
     def _maps(self) -> dict[str, float]:
-        """MAP of the mean of the context-agnostic models, and of that of all, by the number of models."""
+        """MAP of the mean of the context-agnostic models, and of all models, by the number of models."""
         names = [tuning.folder for tuning in self.fine_tunings]
         self._command("inference_memmap", "--model-names", *names, "--device", "cpu")
         maps = {}
@@ -223,7 +224,7 @@ class Run:
         return maps
 
     def _command(self, command: str, *arguments: object) -> None:
-        """Run a command of the package, or a trainer that does more in its place."""
+        """Run a command of the package, or a benchmark's trainer in its place."""
         start: list[object] = ["-m", f"yt8m.{command}"]
         if command.startswith("train_") and self.variant.as_in_2019:
             start = [BENCHMARKS / "plain_training.py", "--aspects", ",".join(self.variant.as_in_2019), command]
@@ -233,7 +234,7 @@ class Run:
 
 
 def execute(arguments: Sequence[object], log: Path) -> str:
-    """Run Python with one thread and return what it prints; that and its messages are added to the log.
+    """Run Python with one thread and return its output, which is also appended to the log with its messages.
 
     Raises `CalledProcessError`.
     """
@@ -250,18 +251,18 @@ def execute(arguments: Sequence[object], log: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What is in a file, if it is there."""
+    """The content of a JSON file, if it exists."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a file at once or not at all."""
+    """Write a JSON file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def code_digest() -> str:
-    """A digest of the code and the configurations that decide what comes out."""
+    """A digest of the code and configurations that determine the results."""
     digest = sha256(code_identity()["digest"].encode())
     for path in (*(BENCHMARKS / f"{name}.py" for name in DECIDING), *sorted(CONFIGS.glob("*.yaml"))):
         digest.update(path.read_bytes())
@@ -275,8 +276,8 @@ def column(folder: Path, name: str) -> list[float]:
 
 
 def loss_ratios(folder: Path) -> dict[str, float]:
-    """The largest ratio, over the evaluations of a training, of the validation loss to the loss on what is trained on,
-    and the largest share of a single example in it, see `watched_training`; empty where that is not measured."""
+    """The largest ratio, over the evaluations of a training, of the validation loss to the loss on training examples,
+    and the largest share of a single example in it, see `watched_training`; empty if not measured."""
     with (folder / HISTORY).open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get(WORST)]
     if not rows:

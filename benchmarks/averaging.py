@@ -1,14 +1,14 @@
-"""Whether averages of the weights are better than the weights of the last step: why no option has them.
+"""Comparison of averages of the weights with the weights of the last step: why there is no option for them.
 
     python benchmarks/accuracy.py --variants here --data-seeds 1 2 3 --training-seeds 1
     python benchmarks/averaging.py
 
-Fine-tunes the base models of finished runs of "here" anew, with the schedule of the package's trainers, and compares
-what there is at the last step: the weights; an exponential moving average of them; and the mean of the weights of every
-fifth step of the last half and of the last quarter (stochastic weight averaging). Each with the batch statistics of the
-last step, and with statistics computed anew for these weights from 50 batches. With --pre-training DBoF's base model is
-trained anew, too. Means over the runs, and the mean differences to the last weights with their 95 % intervals
-(Student's t). What is finished stays; the same command goes on. Nothing is timed.
+Fine-tunes the base models of finished runs of "here" again, with the schedule of the package's trainers, and compares
+at the last step: the weights; their exponential moving average; and the mean of the weights of every fifth step of the
+last half and of the last quarter (stochastic weight averaging). Each with the batch statistics of the last step, and
+with statistics recomputed for these weights from 50 batches. --pre-training also trains DBoF's base model again. Prints
+means over the runs, and the mean differences to the last weights with their 95 % intervals (Student's t). Finished runs
+are kept; the same command resumes. Nothing is timed.
 """
 
 import copy
@@ -35,7 +35,7 @@ from benchmarks.plain_training import COMMANDS, Trainer, batches_of, training_ke
 DECAY = 0.99  # at most; after step n + 1 at most (1 + n) / (10 + n)
 SHARES = {"half": 0.5, "quarter": 0.25}
 EVERY, BATCHES, SEED = 5, 50, 777
-LAST, ANEW = "last step", ", statistics anew"
+LAST, ANEW = "last step", ", recomputed statistics"
 TRAININGS = {
     "DBoF AUC": ("train_pure_segment", "pure_segment", "dbof", 0),
     "NeXtVLAD AUC": ("train_pure_segment", "pure_segment", "nextvlad", 1),
@@ -44,7 +44,7 @@ PRE_TRAINING = {"DBoF base validation loss": ("train_video", "video_dbof", None,
 
 
 class Averages:
-    """The averages of a model's weights that are compared; `models` by name."""
+    """The averages of a model's weights to compare; `models` by name."""
 
     def __init__(self, model: nn.Module, steps: int) -> None:
         self._model, self._steps = model, steps
@@ -54,7 +54,7 @@ class Averages:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after a step."""
+        """Add the weights after a step."""
         _approach(self._moving, self._model, 1 - min((1 + step) / (10 + step), DECAY))
         for name, share in SHARES.items():
             if step > self._steps * (1 - share) and step % EVERY == 0:
@@ -80,7 +80,7 @@ def _approach(target: nn.Module, model: nn.Module, share: float) -> None:
 
 @torch.no_grad()
 def compute_statistics(trainer: Trainer, model: nn.Module) -> None:
-    """Give the batch norms of a model the mean statistics of so many batches, as `torch.optim.swa_utils.update_bn`."""
+    """Recompute the statistics of a model's batch norms over some batches, like `torch.optim.swa_utils.update_bn`."""
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm1d)]
     momenta = [norm.momentum for norm in norms]
     dataset = trainer.datasets[0]
@@ -97,7 +97,7 @@ def compute_statistics(trainer: Trainer, model: nn.Module) -> None:
 
 
 def compare(run: Path, title: str) -> dict[str, float]:
-    """Train anew and return the result of each set of weights."""
+    """Train again and return the result of each set of weights."""
     torch.set_num_threads(1)
     command, config, base, fold = (TRAININGS | PRE_TRAINING)[title]
     module, build = COMMANDS[command]
@@ -122,7 +122,7 @@ def compare(run: Path, title: str) -> dict[str, float]:
 
 
 def make(run: Path, title: str, path: Path) -> None:
-    """Compare and keep what comes out, unless it is there."""
+    """Compare and keep the result, unless it exists."""
     if not path.exists():
         write_json(path, compare(run, title))
 
@@ -144,15 +144,15 @@ def table(results: dict[str, list[dict[str, float]]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Do what is missing and print the table."""
+    """Run what is missing and print the table."""
     parser = make_parser(__doc__, DATA_DIR, "accuracy.py keeps data, models and results")
-    parser.add_argument("--pre-training", action="store_true", help="train DBoF's base model, too")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="so many at a time (default: 2)")
+    parser.add_argument("--pre-training", action="store_true", help="also train DBoF's base model")
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="runs at a time (default: 2)")
     args = parser.parse_args()
     folder = args.data_dir.absolute()
     runs = [run for run in sorted((folder / "runs").glob("here-[0-9]*-[0-9]*")) if (run / RESULT).exists()]
     if not runs:
-        sys.exit(f"{folder}: no finished run of the variant 'here'; benchmarks/accuracy.py makes them")
+        sys.exit(f"{folder}: no finished run of the variant 'here'; make them with benchmarks/accuracy.py")
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     titles = TRAININGS | (PRE_TRAINING if args.pre_training else {})
     paths = {(run, title): folder / "averaging" / f"{run.name} {title}.json" for title in titles for run in runs}

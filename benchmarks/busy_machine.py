@@ -1,9 +1,9 @@
-"""How fast training is where another program computes, too: how threads that wait for each other should do it.
+"""Speed of training beside another busy program, by how its threads wait for each other.
 
     python benchmarks/busy_machine.py
 
-trains the small NeXtVLAD of the demo on a CPU in processes of their own, alone and beside one that keeps a core busy,
-in turn with each of several settings of the environment; checks first that the losses are equal. Rates are medians.
+trains the demo's small NeXtVLAD on a CPU in separate processes, alone and beside one that keeps a core busy, in turn
+with each of several settings of the environment; checks first that the losses are equal. Rates are medians.
 """
 
 import argparse
@@ -33,7 +33,7 @@ BATCH, LENGTH, N_CLASSES, WARM_STEPS = 16, 60, 50, 3
 
 
 def train(seconds: float) -> None:
-    """Train for so long; print the loss of the last warming step and the steps per second after it."""
+    """Train for `seconds`; print the loss of the last warm-up step and the steps per second after it."""
     import torch
 
     from yt8m.models.classifiers import build_video_model
@@ -64,7 +64,7 @@ def train(seconds: float) -> None:
 
 
 def trained(setting: dict[str, str], seconds: float) -> tuple[float, float]:
-    """The loss and the rate of a process with these variables in its environment."""
+    """The loss and the rate of a training process with these environment variables."""
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("OMP_", "GOMP_"))}
     command = [sys.executable, __file__, "--train", str(seconds)]
     done = subprocess.run(command, env={**plain, **setting}, capture_output=True, text=True, check=True)
@@ -74,7 +74,7 @@ def trained(setting: dict[str, str], seconds: float) -> tuple[float, float]:
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """Another process computes."""
+    """A context in which another process keeps a core busy."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         try:
             yield
@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_repeats(parser, 5)
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each training (default: 5)")

@@ -1,8 +1,8 @@
-"""How fast films become features by the default extractor, on CPU cores, beside how fast they play; and in what memory.
+"""Speed of the default extractor on CPU cores, relative to the length of films, and its memory.
 
-Makes films of H.264 with moving pictures and sound, checks that the features are those of the plain way, which decodes
-all frames, then picks those of each second by their times and encodes them one by one, then times both in turn.
-`--memory` shows the most memory that films of 10 minutes and of 10 hours take, each in a process of its own.
+Makes H.264 films with moving pictures and sound, checks that the features equal those of the plain way, which decodes
+all frames, picks those of each second by time and encodes them one by one, then times both in turn. `--memory` shows
+the peak memory for films of 10 minutes and of 10 hours, each in its own process.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from yt8m.films.pictures import to_picture
 SIZES = {"640 x 360": (640, 360), "1280 x 720": (1280, 720)}
 RATE, SOUND_RATE = 25, 48_000
 SECONDS = 60
-LONG = {"10 minutes": (600, Fraction(RATE)), "10 hours": (36_000, Fraction(1, 10))}  # seconds, frames a second
+LONG = {"10 minutes": (600, Fraction(RATE)), "10 hours": (36_000, Fraction(1, 10))}  # seconds, frames per second
 
 
 def make_film(path: Path, size: tuple[int, int], seconds: int, rate: Fraction, preset: str = "medium") -> Path:
-    """A film of slowly moving noise of several scales, with a tone; kept where it is."""
+    """Make a film of slowly moving noise of several scales, with a tone, unless it exists."""
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def make_film(path: Path, size: tuple[int, int], seconds: int, rate: Fraction, p
 
 
 def extract_plainly(path: Path, extractor: Extractor) -> tuple[np.ndarray, np.ndarray]:
-    """Features of a film in the plain way: all of it decoded and converted, then the frame of each second picked."""
+    """Extract features the plain way: decode and convert the whole film, then pick the frame of each second."""
     with av.open(str(path)) as container:
         pictures, times = [], []
         for frame in container.decode(video=0):
@@ -89,7 +89,7 @@ def extract_plainly(path: Path, extractor: Extractor) -> tuple[np.ndarray, np.nd
 
 
 def check_equal(path: Path, extractor: Extractor) -> None:
-    """Compare every bit of both ways' features."""
+    """Compare both ways' features bit by bit."""
     rgb, audio = extract_plainly(path, extractor)
     for threads in (1, 2):
         found = extract(path, extractor, Threads(threads))
@@ -97,7 +97,7 @@ def check_equal(path: Path, extractor: Extractor) -> None:
 
 
 def rate_of(work: Callable[[], object]) -> float:
-    """Seconds of a film for each second."""
+    """Seconds of film per second."""
     start = time.perf_counter()
     work()
     return SECONDS / (time.perf_counter() - start)
@@ -110,7 +110,7 @@ def time_films(data_dir: Path, extractor: Extractor, repeats: int) -> None:
         check_equal(path, extractor)
         ways: dict[str, Callable[[], float]] = {
             "plain way": partial(rate_of, partial(extract_plainly, path, extractor)),
-            "ours, 1 thread that encodes": partial(rate_of, partial(extract, path, extractor)),
+            "ours, 1 encoding thread": partial(rate_of, partial(extract, path, extractor)),
             "ours, 2 threads": partial(rate_of, partial(extract, path, extractor, Threads(2))),
         }
         title = f"{name}, {RATE} frames/s, {path.stat().st_size * 8 / SECONDS / 1e6:.1f} Mbit/s: seconds of the film"
@@ -121,7 +121,7 @@ def time_films(data_dir: Path, extractor: Extractor, repeats: int) -> None:
 
 
 def show_memory(data_dir: Path) -> None:
-    """Print the most memory of the command on long films of few frames; and how long it takes."""
+    """Print the command's peak memory and time for long films with few frames."""
     program = (
         "import resource, sys; from yt8m import extract_features; "
         "extract_features.main(extract_features.build_parser().parse_args(sys.argv[1:])); "
@@ -138,15 +138,15 @@ def show_memory(data_dir: Path) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(__doc__, Path("/tmp/yt8m-films"), "films are kept")
     add_repeats(parser, 3)
-    parser.add_argument("--memory", action="store_true", help="show memory alone, of long films; takes a while")
+    parser.add_argument("--memory", action="store_true", help="show only the memory for long films; takes a while")
     return parser
 
 
 def main() -> None:
-    """Check, and print."""
+    """Check and print."""
     args = build_parser().parse_args()
     if args.memory:
         show_memory(args.data_dir)

@@ -1,8 +1,8 @@
-"""Ranking at the size of the challenge: 7 models, 1,704,348 segments, 1,000 classes, on generated prediction files.
+"""Ranking at full challenge size: 7 models, 1,704,348 segments, 1,000 classes, on generated prediction files.
 
 Checks first, on the first rows, that a plain full sort gives the same; then makes the files (24 GB, kept in the data
-folder for the next time), reads them once as fast as the disk allows, and makes the submission in a process of its
-own, in turn, each time with nothing of the files in the page cache. Prints the times, their ratio and peak memory.
+folder for the next run), and in turn reads them once as fast as the disk allows and makes the submission in its own
+process, each time with none of the files in the page cache. Prints the times, their ratio and peak memory.
 """
 
 import json
@@ -31,7 +31,7 @@ N_MODELS, N_CLASSES, TOP_K = 7, 1000, 100_000
 N_VIDEOS, N_ROWS = 44_739, 1_704_348
 CHECKED_ROWS, CHECKED_TOP_K = 30_000, 2_000
 BLOCK_ROWS = 8192
-# The command, and last the line "VmHWM: N kB". Not getrusage, whose peak is at least that of the parent process.
+# Runs the command, then prints "VmHWM: N kB". Not getrusage, whose peak is at least that of the parent process.
 WITH_PEAK_MEMORY = """
 from yt8m.cli import run
 from yt8m.create_submission_from_memmaps import build_parser, main
@@ -41,7 +41,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 
 def make_meta() -> Candidates:
-    """Metadata of as many videos and segments as the challenge has; ids of four letters."""
+    """Metadata with the challenge's numbers of videos and segments; ids of four letters."""
     counts = np.full(N_VIDEOS, N_ROWS // N_VIDEOS)
     counts[: N_ROWS % N_VIDEOS] += 1
     ids = np.array([f"{number:04x}" for number in range(N_VIDEOS)], np.bytes_)
@@ -49,14 +49,14 @@ def make_meta() -> Candidates:
 
 
 def score_table() -> np.ndarray:
-    """Scores 0..9999 of 65,536 quantiles: most are near 0, few near 9999, as those of a trained model."""
+    """Scores 0..9999 at 65,536 quantiles: most near 0, few near 9999, as for a trained model."""
     random = np.random.default_rng(1)
     logits = np.sort(random.normal(-7.5, 2.5, 1 << 16))
     return np.rint(SCALE / (1 + np.exp(-logits))).astype(np.int16)
 
 
 def make_files(data_dir: Path) -> list[Path]:
-    """Vocabulary, metadata and prediction files, unless they are there; returns the paths of the latter."""
+    """Write vocabulary, metadata and prediction files, unless they exist; returns the paths of the latter."""
     folder = data_dir / "cache" / "predictions"
     folder.mkdir(parents=True, exist_ok=True)
     (data_dir / "segment_vocabulary.csv").write_text(
@@ -95,7 +95,7 @@ def check_equal(paths: list[Path]) -> None:
 
 
 def read_once(paths: list[Path]) -> float:
-    """Read all files from the disk, two at a time; returns the seconds it takes."""
+    """Read all files from disk, two at a time; returns the seconds taken."""
     for path in paths:
         drop_from_page_cache(path)
     start = time.perf_counter()

@@ -1,24 +1,24 @@
-"""How fast the published configurations train and predict on a GPU, and what keeps them from being faster.
+"""Speed of training and prediction with the published configurations on a GPU, and what limits it.
 
     python benchmarks/gpu.py
 
-compares first with the CPU: small models of each family give the same losses, gradients and predictions in float32, or
-it ends there with status 2. Then it makes 3,608 videos of random bytes, as long as real ones, in the layouts of 2/frame
-and 3/frame, and measures each configuration of scripts/ in the precision that the trainers choose for the card
-(bfloat16 where it has that, else float16), and prediction in float32, its default, and in that precision. Each row of
-the Markdown table is printed as soon as it is measured:
+first compares with the CPU: small models of each family must give the same losses, gradients and predictions in
+float32, or it exits with status 2. Then it makes 3,608 videos of random bytes, as long as real ones, in the layouts of
+2/frame and 3/frame, and measures each configuration in scripts/ in the trainers' default precision (bfloat16 if the GPU
+has it, else float16), and prediction in float32, its default, and in that precision. Each row of the Markdown table is
+printed as soon as it is measured:
 
-- step alone: steps on batches that are on the card already;
+- step alone: steps on batches already on the GPU;
 - loop: the package's own loop, fed by its loader from shards in the page cache, without evaluations and checkpoints;
-  that of prediction writes its files, but does not wait until the disk has them;
+  that of prediction writes its files, but does not wait for the disk;
 - share: the loop's rate as a share of that of the step alone;
-- loader alone: batches with nothing else to do, read by as many threads as the commands have by default;
+- loader alone: batches with nothing else to do, read by the commands' default number of threads;
 - arithmetic: the share of the step alone that its matrix products take at the rate of a large one;
 - idle: the share of the loop's time in which no kernel runs;
-- memory: the most that the loop's tensors take at a time;
-- the time that the loop would take for the challenge's 1,704,348 segments.
+- memory: the peak memory of the loop's tensors;
+- the loop's time for the challenge's 1,704,348 segments.
 
-Rates are medians, of the step alone by the card's own clock. Models are untrained, which changes no time.
+Rates are medians, of the step alone by the GPU's clock. Models are untrained, which does not affect times.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def loader_rate(place: Place, work: Work) -> float:
 
 
 def row(name: str, place: Place, work: Work, product: float) -> str:
-    """Measure some work; its row of the table. `product`: operations per second of a large matrix product."""
+    """Measure some work and return its row of the table. `product`: operations per second of a large matrix product."""
     device = place.device
     on_gpu = device.type == "cuda"
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
@@ -79,12 +79,12 @@ def row(name: str, place: Place, work: Work, product: float) -> str:
     alone = median_rate(place, work.turn)
     loader = loader_rate(place, work)
     if on_gpu:
-        gc.collect()  # what an earlier row had on the card
+        gc.collect()  # of earlier rows
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) - work.resident
     loop = work.loop(min(alone, loader))
     memory = f"{(torch.cuda.max_memory_allocated(device) - before) / 1e9:.2f} GB" if on_gpu else "-"
-    busy = busy_seconds(place, work.turn)  # last, since a profiler may slow down what comes after it
+    busy = busy_seconds(place, work.turn)  # last, since a profiler may slow down what follows
     cells = (
         name,
         precision(work.amp),
@@ -106,12 +106,12 @@ def share(value: float) -> str:
 
 
 def precision(amp: torch.dtype | None) -> str:
-    """What a half precision, or none, is called."""
+    """The name of a half precision, or of None."""
     return str(amp or torch.float32).removeprefix("torch.")
 
 
 def works(name: str, place: Place) -> Iterator[Work]:
-    """What is measured under a name, each made when its turn comes."""
+    """The work under each name, created in turn."""
     if name in TRAININGS:
         yield Training(name, place)
     else:
@@ -119,7 +119,7 @@ def works(name: str, place: Place) -> Iterator[Work]:
 
 
 def report(place: Place, names: Sequence[str]) -> Iterator[str]:
-    """The machine and the table, line by line."""
+    """Yield the lines of the machine's description and the table."""
     device = place.device
     progress("measuring matrix products")
     products = {amp: product_rate(place, amp or torch.float32) for amp in dict.fromkeys((None, place.amp))}
@@ -138,9 +138,9 @@ def report(place: Place, names: Sequence[str]) -> Iterator[str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", metavar="cuda[:i]|cpu", help="where to compute (default: cuda)")
+    parser.add_argument("--device", default="cuda", metavar="cuda[:i]|cpu", help="device to compute on (default: cuda)")
     names = [*TRAININGS, *ENSEMBLES]
     parser.add_argument(
         "--only", nargs="+", choices=names, default=names, metavar="NAME", help=f"of {', '.join(names)} (default: all)"
@@ -156,12 +156,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="keep the generated data there, 1 GB, for the next time (default: a temporary folder)",
+        help="keep the generated data there, 1 GB, for the next run (default: a temporary folder)",
     )
-    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write what is printed to this file, too")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="also write the output to this file")
     parser.add_argument(
-        "--size", choices=SIZES, default="published", help="tiny: small models and data, to try it (default: published)"
+        "--size",
+        choices=SIZES,
+        default="published",
+        help="tiny: small models and data, for a trial (default: published)",
     )
     return parser
 

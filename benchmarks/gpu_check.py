@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU does: small models of both families, one batch, in float32."""
+"""Check that a device agrees with the CPU: small models of both families, one batch, in float32."""
 
 import copy
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from yt8m.models.layers import begin_centered
 from yt8m.prediction.inference import Computation, Member, Predictor
 from yt8m.training.losses import VideoTask
 
-LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3  # relative to the norm of what the CPU gives
-SMALL_GRADIENT = 1e-3  # of the greatest norm: what is smaller is compared with that
+LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3  # relative to the norm of the CPU's
+SMALL_GRADIENT = 1e-3  # of the largest norm: smaller ones are compared with that
 PREDICTION_TOLERANCE = 5  # of 9,999
 LENGTHS, VIDEOS = (40, 40, 33, 40, 25, 40, 12, 40), (73, 60, 91)  # frames
 CPU = torch.device("cpu")
@@ -43,13 +43,13 @@ def predictions(models: Sequence[SegmentModel], videos: Sequence[Tensor], device
 
 
 def _require(what: str, difference: float, tolerance: float) -> float:
-    if not difference <= tolerance:  # nor is nan equal
+    if not difference <= tolerance:  # NaN is unequal, too
         raise UserError(f"{what}: differs from the CPU's by {difference:.1e}, more than {tolerance:.0e}")
     return difference
 
 
 def check_equal(device: torch.device) -> str:
-    """Compare training steps and predictions with the CPU's; returns the line to tell of it.
+    """Compare training steps and predictions with the CPU's; returns a summary line.
 
     Raises `UserError` naming what differs.
     """
@@ -63,7 +63,7 @@ def check_equal(device: torch.device) -> str:
     bases = {name: without_dropout.video_model(name)[1] for name in BASES}
     losses, gradients = [], []
     for name, base in bases.items():
-        begin_centered(model := copy.deepcopy(base))  # as it trains
+        begin_centered(model := copy.deepcopy(base))  # in training mode
         found, expected = (step_results(model, batch, where) for where in (device, CPU))
         differences = {key: float((found[key] - value).norm()) for key, value in expected.items()}
         norms = {key: float(value.norm()) for key, value in expected.items()}
@@ -79,6 +79,6 @@ def check_equal(device: torch.device) -> str:
         furthest.append(int(np.abs(np.subtract(*values)).max()))
         _require(f"{'-'.join(kind)}, predictions of 9,999", furthest[-1], PREDICTION_TOLERANCE)
     return (
-        f"Small models in float32 give what the CPU gives: losses to {max(losses):.0e}, gradients to "
+        f"Small models in float32 agree with the CPU: losses to {max(losses):.0e}, gradients to "
         f"{max(gradients):.0e}, predictions to {max(furthest)} of 9,999."
     )

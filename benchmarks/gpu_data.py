@@ -1,4 +1,4 @@
-"""What `gpu.py` measures with: published configurations, or small ones; untrained models; shards of random bytes."""
+"""Inputs of `gpu.py`: published or small configurations; untrained models; shards of random bytes."""
 
 import copy
 import shutil
@@ -32,13 +32,23 @@ CONFIGS = *BASES.values(), "pure_segment_dbof", "pure_segment_nextvlad", "segmen
 KINDS = ("dbof",), ("nextvlad",), ("dbof", "nextvlad"), ("nextvlad", "nextvlad"), ("dbof", "dbof")
 PUBLISHED_DIMS = {"video_dim": 1024, "audio_dim": 128}
 OFFSET, MOST_SECONDS, SHARD_VIDEOS = 3, 300, 100
+SMALL = {
+    "video_dim": 64,
+    "audio_dim": 32,
+    "hidden_dim": 64,
+    "fcn_dim": 32,
+    "n_clusters": 8,
+    "groups": 8,
+    "max_len": 40,
+    "batch_size": 8,
+}
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is: keys that are `changed` in the configurations, how many `videos` each partition has, by
-    its folder, how long they are in `seconds` (from, below; cut at 300), how many segments are predicted at a time, and
-    the rows of the matrix whose product gives the card's rate."""
+    """Sizes: `changed` keys of the configurations, the number of `videos` of each partition, by folder, their length in
+    `seconds` (from, below; cut at 300), the segments predicted at a time, and the rows of the matrix whose product
+    gives the GPU's rate."""
 
     changed: Mapping[str, float]
     videos: Mapping[str, int]
@@ -53,7 +63,7 @@ class Size:
         return {"rgb": dims["video_dim"], "audio": dims["audio_dim"]}
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """A published configuration with what is changed, as far as it has those keys."""
+        """A published configuration with the changes, as far as it has those keys."""
         sections = read_yaml(SCRIPTS / f"{name}.yaml")
         for section in sections.values():
             for part in section.values():
@@ -88,16 +98,6 @@ class Size:
         return aware.cpu()
 
 
-SMALL = {
-    "video_dim": 64,
-    "audio_dim": 32,
-    "hidden_dim": 64,
-    "fcn_dim": 32,
-    "n_clusters": 8,
-    "groups": 8,
-    "max_len": 40,
-    "batch_size": 8,
-}
 SIZES = {
     "published": Size(
         {},
@@ -114,7 +114,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how is measured: a folder with what `make_data` makes, the `seconds` of each measurement, and whether
+    """The setting: a folder with the output of `make_data`, a device, the `seconds` of each measurement, and whether
     trainings are `compiled`."""
 
     folder: Path
@@ -130,11 +130,11 @@ class Place:
 
     @cached_property
     def workers(self) -> int:
-        """How many reading threads the commands choose."""
+        """The commands' default number of reading threads."""
         return resolve_workers(None, self.device)
 
     def base_folder(self, name: str) -> Path:
-        """Where a base model is."""
+        """The folder of a base model."""
         return self.folder / "cache" / "video" / name
 
     @cached_property
@@ -145,14 +145,14 @@ class Place:
 
 
 def progress(text: str) -> None:
-    """Say what is being done."""
+    """Report progress."""
     print(f"{text} ...", file=sys.stderr, flush=True)
 
 
 def make_data(place: Place) -> None:
-    """Shards, configurations, untrained base models and the vocabulary, unless they are there."""
+    """Make shards, configurations, untrained base models and the vocabulary, unless they exist."""
     folder, size = place.folder, place.size
-    if (folder / FILE_NAME).is_file():  # what is written last
+    if (folder / FILE_NAME).is_file():  # written last
         return
     if folder.exists():
         shutil.rmtree(folder)
@@ -179,7 +179,7 @@ def make_data(place: Place) -> None:
 def random_videos(
     rng: np.random.Generator, numbers: Iterable[int], partition: Partition, size: Size
 ) -> Iterator[VideoRecord]:
-    """Videos of random bytes, with 3 labels where the partition has them, and 5 ratings where it is the rated one."""
+    """Videos of random bytes, with 3 labels if the partition is labelled, and 5 ratings if it is rated."""
     labels = challenge_vocabulary().labels
     for number in numbers:
         n_seconds = min(int(rng.integers(*size.seconds)), MOST_SECONDS)

@@ -1,4 +1,4 @@
-"""Rates on a device: of turns by its own clock, of loops as medians of stretches, and for how long kernels run."""
+"""Rates on a device: of turns by its own clock, of loops as medians of stretches, and the time of its kernels."""
 
 import json
 import math
@@ -18,13 +18,13 @@ Result = TypeVar("Result")
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it has been given."""
+    """Wait until the device is idle."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(device: torch.device, work: Callable[[], Result]) -> tuple[Result, float]:
-    """What some work returns, and how many seconds it takes, of a GPU by its own clock."""
+    """The return value of some work, and the seconds it takes, on a GPU by its own clock."""
     if device.type != "cuda":
         start = time.perf_counter()
         result = work()
@@ -38,7 +38,7 @@ def timed(device: torch.device, work: Callable[[], Result]) -> tuple[Result, flo
 
 
 def median_rate(place: Place, turn: Callable[[], int]) -> float:
-    """Examples per second of a turn, which returns how many it has done with."""
+    """Examples per second of a turn, which returns their number."""
     for _ in range(WARM_TURNS):
         turn()
     synchronize(place.device)
@@ -65,9 +65,9 @@ def product_rate(place: Place, dtype: torch.dtype) -> float:
 
 
 class Stretches:
-    """The rate of a loop: the median of its stretches, each at least a fifth of the time that is asked for.
+    """The rate of a loop: the median of its stretches, each at least a fifth of the requested time.
 
-    The first `WARM_ITEMS` items do not count. At the ends of stretches it waits for the device.
+    The first `WARM_ITEMS` items do not count. Each stretch ends by waiting for the device.
     """
 
     def __init__(self, place: Place) -> None:
@@ -76,7 +76,7 @@ class Stretches:
         self._marks: list[tuple[float, int]] = []  # time, and examples begun before
 
     def begin(self, n_examples: int, last: bool = False) -> None:
-        """An item of so many examples begins; where it is the `last`, the stretch ends, whatever its length."""
+        """Begin an item of so many examples; the `last` ends the stretch, whatever its length."""
         self._n_items += 1
         due = last or not self._marks or time.perf_counter() - self._marks[-1][0] >= self._least
         if self._n_items > WARM_ITEMS and due:
@@ -86,7 +86,7 @@ class Stretches:
 
     @property
     def enough(self) -> bool:
-        """Whether they take the time that is asked for."""
+        """Whether they have taken the requested time."""
         return len(self._marks) > REPEATS
 
     def rate(self) -> float:
@@ -96,7 +96,7 @@ class Stretches:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """How much the spans (start, stop), which may overlap, cover together."""
+    """The total length covered by the spans (start, stop), which may overlap."""
     total, end = 0.0, -math.inf
     for start, stop in sorted(spans):
         total += max(0.0, stop - max(start, end))
@@ -105,7 +105,7 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def busy_seconds(place: Place, turn: Callable[[], int]) -> float | None:
-    """For how long kernels run, for each example of a turn; None where there are none to be seen."""
+    """The time of kernels per example of a turn; None if none can be observed."""
     if place.device.type != "cuda":
         return None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
@@ -116,4 +116,4 @@ def busy_seconds(place: Place, turn: Callable[[], int]) -> float | None:
     events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     path.unlink()
     spans = [(event["ts"], event["ts"] + event["dur"]) for event in events if event.get("cat") == "kernel"]
-    return covered(spans) / 1e6 / n_examples if spans else None  # they are in microseconds
+    return covered(spans) / 1e6 / n_examples if spans else None  # in microseconds

@@ -1,4 +1,4 @@
-"""What `gpu.py` measures: trainings and predictions, each as steps alone, as its loader alone, and as its loop."""
+"""Work measured by `gpu.py`: training and prediction, each as steps alone, as its loader alone, and as its loop."""
 
 import argparse
 import copy
@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.gpu_data import OFFSET, Place
 from benchmarks.gpu_timing import REPEATS, WARM_ITEMS, Stretches
 from benchmarks.watched_training import COMMANDS
-from yt8m.cli import model_folder, training_options
+from yt8m.cli import model_folder, run_training
 from yt8m.data.candidates import find_candidates
 from yt8m.data.dataloader import BatchLoader, TrainingLoader
 from yt8m.data.datasets import WholeVideoDataset
@@ -30,9 +30,8 @@ from yt8m.data.vocabulary import challenge_vocabulary
 from yt8m.prediction.inference import Arrival, Computation, Member, Predictor, one_behind, video_groups
 from yt8m.prediction.prediction_files import PartialPredictions, PredictionFile
 from yt8m.training.experiments import Experiment, Sources
-from yt8m.training.trainer import train
 
-# Of each configuration the command and the base models.
+# The command and the base models of each configuration.
 TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "video_gated_dbof": ("train_video", ()),
     "video_nextvlad": ("train_video", ()),
@@ -40,15 +39,15 @@ TRAININGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pure_segment_nextvlad": ("train_pure_segment", ("nextvlad",)),
     "segment_with_context": ("train_segment_w_context", ("dbof", "nextvlad")),
 }
-# How many models of each of `KINDS`: ten as in scripts/context-*.bash, and seven of them.
+# The number of models of each of `KINDS`: ten as in scripts/context-*.bash, and seven of them.
 ENSEMBLES = {"prediction_7": (2, 2, 1, 1, 1), "prediction_10": (3, 3, 2, 1, 1)}
 N_BATCHES = 4  # on the device
 
 
 class Work(ABC):
-    """What is measured, in `unit`s, in the precision `amp`.
+    """Work to measure, in `unit`s, in the precision `amp`.
 
-    `resident`: bytes that lie on the card before the loop begins, which it needs.
+    `resident`: bytes on the device before the loop begins, which it needs.
     """
 
     unit: str
@@ -57,19 +56,19 @@ class Work(ABC):
 
     @abstractmethod
     def turn(self) -> int:
-        """Steps on batches that are on the device; returns how many examples they have."""
+        """Steps on batches already on the device; returns their number of examples."""
 
     @abstractmethod
     def loaded(self) -> Generator[int, None, None]:
-        """The batches that the loader gives, without end: how many examples each has."""
+        """The numbers of examples of the loader's batches, endlessly."""
 
     @abstractmethod
     def loop(self, expected: float) -> float:
-        """Examples per second of the package's loop, for which about `expected` are to be expected."""
+        """Examples per second of the package's loop, for an estimate of `expected`."""
 
 
 class TimedLoader(TrainingLoader[Any]):
-    """The loader of a training of so many steps that tells `stretches` of each batch."""
+    """The loader of a training of so many steps that reports each batch to `stretches`."""
 
     def __init__(self, loader: TrainingLoader[Any], stretches: Stretches, steps: int) -> None:
         super().__init__(loader.dataset, loader.keys, loader.workers, loader.device)
@@ -108,7 +107,7 @@ class Training(Work):
         self._stepper = Stepper(
             model, optimizer, forward, task.criterion, place.device, clip, place.amp, compiled=place.compiled
         )
-        self._guard = FiniteGuard(immediate=place.device.type == "cpu")  # as the trainers have it
+        self._guard = FiniteGuard(immediate=place.device.type == "cpu")  # as in the trainers
 
     def turn(self) -> int:
         """See `Work`."""
@@ -119,7 +118,7 @@ class Training(Work):
         return (len(batch.examples) for batch in self._loader)
 
     def loop(self, expected: float) -> float:
-        """See `Work`; that of the trainers, with a model of its own, without evaluations and checkpoints."""
+        """See `Work`; the trainers' loop, with its own model, without evaluations and checkpoints."""
         n_steps = max(REPEATS, math.ceil(self._place.seconds * expected / self._batch_size))
         args = argparse.Namespace(**{**vars(self._args), "steps": WARM_ITEMS + n_steps + 1})
         stretches = Stretches(self._place)
@@ -130,10 +129,9 @@ class Training(Work):
                 experiment, training=TimedLoader(experiment.training, stretches, args.steps), validation=None
             )
 
-        folder = model_folder(args)
-        train(folder, args.data_dir, build, training_options(args))
+        run_training(args, build)
         close_logger(logging.getLogger("yt8m"))
-        shutil.rmtree(folder)
+        shutil.rmtree(model_folder(args))
         return stretches.rate()
 
 
@@ -156,7 +154,7 @@ class Prediction(Work):
             self._batches = [move_to(videos, place.device) for _, videos in islice(loaded, N_BATCHES)]
 
     def _load(self) -> Generator[tuple[slice, list[Tensor]], None, None]:
-        """Groups of videos, again and again."""
+        """Groups of videos, repeatedly."""
         keys = ([(0, video) for video in range(group.start, group.stop)] for group in cycle(self._groups))
         loader = BatchLoader(self._dataset, keys, self._place.workers, self._place.device)
         for group, batch in zip(cycle(self._groups), loader):
@@ -174,7 +172,7 @@ class Prediction(Work):
         return (self._n_segments(group) for group, _ in self._load())
 
     def loop(self, expected: float) -> float:
-        """See `Work`; as that of `inference_memmap`, which writes files, but does not wait until the disk has them."""
+        """See `Work`; as in `inference_memmap`, which writes files, but does not wait for the disk."""
         stretches = Stretches(self._place)
         with ExitStack() as stack:
             files = []

@@ -1,4 +1,4 @@
-"""What the benchmarks share: generated data, fair timing, and a table of ours against the plain way."""
+"""Functions shared by the benchmarks: generated data, fair timing, and a table of ours against the plain way."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ SIZES = (
 
 
 def make_parser(description: str | None, folder: Path, kept: str) -> argparse.ArgumentParser:
-    """`--data-dir`, by default `folder`; `kept`: what is kept there."""
+    """Build a parser with `--data-dir`, by default `folder`; `kept`: what is kept there."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data-dir", type=Path, default=folder, metavar="DIR", help=f"where {kept} (default: %(default)s)"
@@ -25,22 +25,22 @@ def make_parser(description: str | None, folder: Path, kept: str) -> argparse.Ar
 
 
 def add_repeats(parser: argparse.ArgumentParser, default: int) -> None:
-    """`--repeats`."""
+    """Add `--repeats`."""
     parser.add_argument(
         "--repeats", type=int, default=default, metavar="N", help="timings of each way (default: %(default)s)"
     )
 
 
 def make_data(data_dir: Path) -> None:
-    """Generate shards of videos as long as real ones, unless they are there."""
-    if not (data_dir / "truth.csv").is_file():  # what is written last
+    """Generate shards of videos as long as real ones, unless they exist."""
+    if not (data_dir / "truth.csv").is_file():  # written last
         make_demo_data.main(make_demo_data.build_parser().parse_args([*SIZES, "--data-dir", str(data_dir)]))
 
 
 def rates(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """The rates of several ways of doing the same, each way in turn: the median of `repeats` turns.
+    """The rates of several ways to do the same, taking turns: the median of `repeats` turns.
 
-    A way does its work and returns its rate, in units of its own per second.
+    A way does its work and returns its rate, in its own units per second.
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats):
@@ -52,7 +52,7 @@ def rates(ways: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, fl
 
 
 def print_rates(title: str, unit: str, values: Mapping[str, float], plain: str) -> None:
-    """A table of rates and of how many times that of the plain way, by the name it begins with, each is.
+    """Print a table of rates and their ratios to that of the plain way, recognized by the start of its name.
 
     Of several plain ways the fastest counts.
     """
@@ -65,7 +65,7 @@ def print_rates(title: str, unit: str, values: Mapping[str, float], plain: str) 
 
 
 def drop_from_page_cache(path: Path) -> None:
-    """Have the next read of a file come from the disk."""
+    """Make the next read of a file come from disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

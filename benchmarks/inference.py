@@ -1,8 +1,8 @@
-"""How fast test segments become a submission: this package and the plain way, step by step.
+"""Speed from test segments to a submission: this package and the plain way, step by step.
 
 Generates 480 test videos and four models with random weights, two context-agnostic and two context-aware ones, smaller
-than the published ones. Checks of each step that both ways give the same, then times them in turn. Times are medians;
-"command" is a whole process, from its start to its end.
+than the published ones. For each step, checks that both ways give the same, then times them in turn. Times are medians;
+"command" is a whole process, from start to end.
 """
 
 import shutil
@@ -47,14 +47,14 @@ COMMON = {"fcn_dim": 128, "p_drop": 0.5, "max_len": 150, "n_mixtures": 2}  # as 
 DBOF = {**COMMON, "type": "dbof", "hidden_dim": 256, "frame_se_reduction": 8, "video_se_reduction": 4}
 NEXTVLAD = {**COMMON, "type": "nextvlad", "n_clusters": 8, "groups": 8, "se_reduction": 4, "add_batchnorm": True}
 CONTEXT = {"fcn_dim": 128, "p_drop": 0.5, "se_reduction": 4, "max_len": 150, "finetune_context": False, "n_mixture": 2}
-OFFSET, GROUP = 3, 15  # videos at a time, about as many as --batch-size 512 makes
+OFFSET, GROUP = 3, 15  # videos at a time, about as with --batch-size 512
 MATRIX = 3072
-PLAIN_VIDEOS, PLAIN_CLASSES = 60, 100  # that the plain way predicts and ranks: it takes as long for each
+PLAIN_VIDEOS, PLAIN_CLASSES = 60, 100  # for the plain way to predict and rank, whose time is proportional
 
 
 @torch.no_grad()
 def settle(model: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.nn.Module:
-    """Let the batch norms of an untrained model see some data, so that its logits are of the size of trained ones'."""
+    """Let the batch norms of an untrained model see some data, for logits of the size of trained ones."""
     model.train()
     for _ in range(40):
         model(*inputs)
@@ -62,7 +62,7 @@ def settle(model: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.nn.Mod
 
 
 def make_models(data_dir: Path) -> None:
-    """Four model folders with seeded random weights; context and segment encoders start from the same base models."""
+    """Make four model folders with seeded random weights; context and segment encoders share base models."""
     folder = data_dir / "cache" / "segment"
     videos = {
         name: VideoSection.model_validate({"model": model}) for name, model in (("dbof", DBOF), ("nextvlad", NEXTVLAD))
@@ -88,8 +88,8 @@ def make_models(data_dir: Path) -> None:
 
 
 def make_data(data_dir: Path) -> None:
-    """Shards, vocabulary and models, unless they are there."""
-    if (data_dir / "segment_vocabulary.csv").is_file():  # what is written last
+    """Make shards, vocabulary and models, unless they exist."""
+    if (data_dir / "segment_vocabulary.csv").is_file():  # written last
         return
     if data_dir.exists():
         shutil.rmtree(data_dir)
@@ -102,7 +102,7 @@ def make_data(data_dir: Path) -> None:
 
 
 def command(module: str, data_dir: Path, *options: str, remove: tuple[str, ...] = ()) -> float:
-    """Run a command without what is named in the cache folder; returns runs per second."""
+    """Run a command after removing the named files from the cache folder; returns runs per second."""
     for name in remove:
         shutil.rmtree(data_dir / "cache" / name, ignore_errors=True)
     start = time.perf_counter()
@@ -123,14 +123,14 @@ def timed(function: Callable[..., object], *arguments: object) -> float:
 
 
 def print_seconds(title: str, plain: float, ours: dict[str, float]) -> None:
-    """A table of seconds."""
+    """Print a table of seconds."""
     print(f"\n{title}\n  {'plain way':<50}{plain:>9.2f} s", flush=True)
     for name, seconds in ours.items():
         print(f"  {name:<50}{seconds:>9.2f} s{plain / seconds:>8.1f} x", flush=True)
 
 
 def time_metadata(data_dir: Path, repeats: int) -> None:
-    """The rows of the test set."""
+    """Time the test metadata."""
     folder = data_dir / "segment" / "test"
     command("prepare_test_meta", data_dir, remove=("index",))
     candidates = load_candidates(data_dir / "cache")
@@ -151,12 +151,12 @@ def time_metadata(data_dir: Path, repeats: int) -> None:
     print_seconds(
         f"metadata of {len(candidates.records)} videos, {candidates.n_rows} segments, commands",
         1 / found["plain"],
-        {"ours": 1 / found["ours"], "ours, shards indexed before": 1 / found["again"]},
+        {"ours": 1 / found["ours"], "ours, shards already indexed": 1 / found["again"]},
     )
 
 
 def time_predictions(data_dir: Path, repeats: int) -> None:
-    """The predictions of four models."""
+    """Time the predictions of four models."""
     folders = [open_folder(path) for path in sorted((data_dir / "cache" / "segment").iterdir())]
     index = load_index(data_dir / "segment" / "test", data_dir / "cache")
     candidates = load_candidates(data_dir / "cache")
@@ -215,7 +215,7 @@ def time_predictions(data_dir: Path, repeats: int) -> None:
 
 
 def time_submission(data_dir: Path, repeats: int) -> None:
-    """The submission from the predictions of four models."""
+    """Time the submission from the predictions of four models."""
     candidates = load_candidates(data_dir / "cache")
     paths = sorted((data_dir / "cache" / "predictions").glob("*.npy"))
     maps = [np.load(path, mmap_mode="r") for path in paths]

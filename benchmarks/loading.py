@@ -1,7 +1,7 @@
-"""How fast batches are loaded: this package, the plain way, the machine's own memory and files.
+"""Speed of loading batches: this package, the plain way, and the machine's memory and files.
 
-Generates data first, checks that both ways give equal batches, then times them in turn with everything in the page
-cache, and last reads from disk what has been dropped from it. Rates are medians.
+Generates data, checks that both ways give equal batches, times them in turn with everything in the page cache, and
+finally reads from disk what has been dropped from it. Rates are medians.
 """
 
 import mmap
@@ -42,14 +42,14 @@ VIDEO_BATCH, SEGMENT_BATCH = 32, 128
 
 
 class Data:
-    """The data sets of the benchmark, ours and the plain way's."""
+    """The benchmark's data sets, ours and the plain way's."""
 
     def __init__(self, data_dir: Path) -> None:
         self.folders = {name: data_dir / name for name in ("video/train", "segment/train", "segment/test")}
         self.indexes: dict[str, Index] = {
             name: load_index(folder, data_dir / "cache") for name, folder in self.folders.items()
         }
-        labels = np.unique(self.indexes["video/train"].labels)  # all of them: the plain way leaves no video out
+        labels = np.unique(self.indexes["video/train"].labels)  # the plain way leaves no video out
         self.vocabulary = Vocabulary(labels, tuple(map(str, labels)))
 
     def videos(self, seed: int | None) -> VideoDataset:
@@ -85,7 +85,7 @@ class Data:
 
 
 def check_equal(data: Data) -> None:
-    """Compare every byte of both ways' batches over all data, in the order of the shards."""
+    """Compare both ways' batches over all data byte by byte, in the order of the shards."""
     ours = BatchLoader(data.videos(None), SequentialBatches(len(data.videos(None)), VIDEO_BATCH), 0)
     for batch, plain in zip(ours, data.plain("videos", 0), strict=True):
         assert torch.equal(batch.videos.padded().float(), plain)
@@ -108,7 +108,7 @@ def n_segments(batch: list[tuple[int, torch.Tensor]]) -> int:
 
 
 def stream(batches: Iterable, size: Callable[[Any], int], n_batches: int | None = None) -> float:
-    """Items per second of a loader's batches. The first batch, with the start of the workers, is not counted."""
+    """Items per second of a loader's batches. The first batch, with the workers' start, does not count."""
     iterator = iter(batches)
     next(iterator)
     start = time.perf_counter()
@@ -153,7 +153,7 @@ def time_loaders(data: Data, repeats: int) -> dict[str, float]:
 
 
 def time_machine(data: Data, repeats: int, videos_per_second: float) -> None:
-    """Print what the video loader moves, beside what memory and files give."""
+    """Print the bytes per second of the video loader, and those of memory and files."""
     batch = next(iter(BatchLoader(data.videos(1), TrainingBatches(data.videos(1).shards, VIDEO_BATCH, 1), 0)))
     source = batch.videos.frames.numpy()
     target = np.empty_like(source)
@@ -181,19 +181,19 @@ def time_machine(data: Data, repeats: int, videos_per_second: float) -> None:
 
 
 def drop_folder(folder: Path) -> None:
-    """Have the next reads of these shards come from the disk."""
+    """Make the next reads of these shards come from disk."""
     for path in folder.glob("*.tfrecord"):
         drop_from_page_cache(path)
 
 
 def bytes_from_disk() -> int:
-    """How much this process has read from disks."""
+    """Bytes that this process has read from disks."""
     counters = dict(line.split(": ") for line in Path("/proc/self/io").read_text(encoding="utf-8").splitlines())
     return int(counters["read_bytes"])
 
 
 def time_index(data: Data, repeats: int) -> None:
-    """Print what an index costs."""
+    """Print the cost of an index."""
     folder = data.folders["video/train"]
     n_records = len(data.indexes["video/train"])
 
@@ -227,7 +227,7 @@ def _recall(folder: Path, cache: Path, n_records: int) -> float:
 
 
 def frame_requests(data: Data, name: str) -> list[tuple[Rows, np.ndarray]]:
-    """Batches of frames to read in random order, sampled videos or segments, and where to."""
+    """Batches of frames to read in random order, sampled videos or segments, and their target arrays."""
     index = data.indexes[name]
     dim = ShardReader(index).frame_dim
     rng = np.random.default_rng(1)
@@ -247,7 +247,7 @@ def frame_requests(data: Data, name: str) -> list[tuple[Rows, np.ndarray]]:
 
 
 def read_without_advice(index: Index, batches: list[tuple[Rows, np.ndarray]]) -> None:
-    """Copy frames from mapped shards and leave it to the system what to read ahead."""
+    """Copy frames from mapped shards and leave reading ahead to the system."""
     maps = {}
     for rows, out in batches:
         for record, begin, end in zip(rows.records.tolist(), rows.begins.tolist(), rows.ends.tolist()):
@@ -266,7 +266,7 @@ def read_without_advice(index: Index, batches: list[tuple[Rows, np.ndarray]]) ->
 
 
 def time_disk(data: Data, name: str, repeats: int) -> None:
-    """Print what reading a folder in random order costs when nothing of it is in the page cache."""
+    """Print the cost of reading a folder in random order with none of it in the page cache."""
     index, batches = data.indexes[name], frame_requests(data, name)
     read_bytes: dict[str, int] = {}
     results: dict[str, list[np.ndarray]] = {}
@@ -299,9 +299,9 @@ def time_disk(data: Data, name: str, repeats: int) -> None:
 
 
 def time_lock(data: Data, repeats: int) -> None:
-    """Print how far a thread counts in Python beside threads that load videos, and how many these load meanwhile.
+    """Print how far a Python thread counts beside threads that load videos, and how many videos these load meanwhile.
 
-    They need the same lock, and on a machine of two cores the same cores.
+    They compete for the same lock, and on two cores also for the cores.
     """
     dataset = data.videos(1)
     loaded: dict[int, list[float]] = {0: [], 1: [], 2: []}

@@ -1,4 +1,4 @@
-"""What each option of prediction and submission is worth, in MAP, on generated data of three kinds.
+"""The worth, in MAP, of each option of prediction and submission, on generated data of three kinds.
 
     python benchmarks/options.py --kind demo
     python benchmarks/options.py --kind planted
@@ -6,10 +6,10 @@
 
 demo: the demo's data, with 300 test videos, and its four models. planted: the data of `accuracy.py` and its four models
 of the variant "here". look-alikes: the same with classes that only other frames of a video tell apart, see
-`planted.py`. Each from two seeds. Models are trained through the commands; then submissions of many kinds are scored.
-Beside each MAP stands the interval of its difference to the plain mean of the four models that holds 95 % of 1,000
-resamples of the videos, drawn alike for both; at the end both data sets together. Most of the time is training; needs
-2 GB a data set in --data-dir. Begun again, it goes on. Nothing is timed.
+`planted.py`. Each from two seeds. Models are trained with the commands; then various submissions are scored. Beside
+each MAP is the 95 % interval of its difference to the plain mean of the four models, over 1,000 resamples of the
+videos, drawn alike for both; at the end both data sets together. Most of the time is training; needs 2 GB per data set
+in --data-dir. Restarted, it resumes. Nothing is timed.
 """
 
 import argparse
@@ -60,8 +60,8 @@ SEGMENT_RUNS = (
 
 @dataclass(frozen=True)
 class DataSetKind:
-    """A kind of data: where it is kept by default, from which seeds, the four models, and what makes the data and the
-    models of a seed and returns the data folder."""
+    """A kind of data: its default folder, seeds, the four models, and a function that makes the data and models of a
+    seed and returns the data folder."""
 
     folder: Path
     seeds: tuple[int, int]
@@ -75,7 +75,7 @@ def command(module: str, *arguments: object) -> None:
 
 
 def prepare_demo(folder: Path, seed: int) -> Path:
-    """Make the demo's data set and train its models; what is there already stays."""
+    """Make the demo's data set and train its models, unless they exist."""
     data_dir = folder / f"seed-{seed}"
     where = "--data-dir", data_dir
     if not (data_dir / "truth.csv").is_file():  # written last
@@ -87,7 +87,7 @@ def prepare_demo(folder: Path, seed: int) -> Path:
 
 
 def prepare_planted(folder: Path, seed: int, look_alikes: bool = False) -> Path:
-    """Make a planted data set and train the models of `accuracy.py`; what is there already stays."""
+    """Make a planted data set and train the models of `accuracy.py`, unless they exist."""
     place = Place(folder, DEFAULT_SIZES, None, look_alikes)
     run = Run(place, Variant("here"), seed, 1, full=True)
     if run.result is None:
@@ -97,7 +97,7 @@ def prepare_planted(folder: Path, seed: int, look_alikes: bool = False) -> Path:
 
 
 def predict(data_dir: Path, models: tuple[str, ...]) -> None:
-    """Predict with all models, with and without shifts; what is there already stays."""
+    """Predict with all models, with and without shifts; keeps existing predictions."""
     command("inference_memmap", "--data-dir", data_dir, "--model-names", *models)
     for name, shifts in SHIFTS.items():
         other = beside(data_dir, f"shifts-{name}")
@@ -105,7 +105,7 @@ def predict(data_dir: Path, models: tuple[str, ...]) -> None:
 
 
 def train(data_dir: Path) -> None:
-    """Train the models; finished ones are left as they are."""
+    """Train the models; keeps finished ones."""
     where = "--data-dir", data_dir
     bases = data_dir / "cache" / "video"
     for name, seed, config in VIDEO_RUNS:
@@ -131,7 +131,7 @@ def train(data_dir: Path) -> None:
 
 
 def beside(data_dir: Path, name: str) -> Path:
-    """A data folder with the same shards and models and predictions of its own."""
+    """A data folder with the same shards and models, and its own predictions."""
     other = data_dir / name
     (other / "cache").mkdir(parents=True, exist_ok=True)
     for link in ("segment", "segment_vocabulary.csv", "cache/segment", "cache/index", "cache/test_meta.npz"):
@@ -142,7 +142,7 @@ def beside(data_dir: Path, name: str) -> Path:
 
 @dataclass
 class World:
-    """A data set with all predictions: maps by name of the variant, one a model, and what video models say."""
+    """A data set with all predictions: maps by name of the variant, one per model, and scores of video models."""
 
     test: PlacedRatings
     candidates: Candidates
@@ -158,7 +158,7 @@ class World:
         rules: CandidateRules | None = None,
         video_model: str = "nextvlad",
     ) -> Ranking:
-        """How a submission of these models and options ranks the ratings."""
+        """The ranking of the ratings by a submission of these models and options."""
         factors = row_videos = None
         if rules is not None:
             factors, row_videos = rules.factors(self.scores_of_videos[video_model], SEED), self.candidates.row_videos()
@@ -190,7 +190,7 @@ Variants = Iterator[tuple[str, Callable[[World], Ranking]]]
 
 
 def variants(models: tuple[str, ...]) -> Variants:
-    """What is compared, the plain mean first."""
+    """The submissions to compare, the plain mean first."""
     yield "mean of the four models (plain)", lambda world: world.ranking("plain")
     for number, name in enumerate(models):
         yield f"{name} alone", lambda world, n=number: world.ranking("plain", models=slice(n, n + 1))
@@ -249,7 +249,7 @@ def main() -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="where the data sets are made and kept (default: in the repository data/options for the demo's, "
+        help="folder for the data sets (default: in the repository data/options for the demo's, "
         "data/accuracy for planted ones, data/look-alikes)",
     )
     args = parser.parse_args()

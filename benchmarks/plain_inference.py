@@ -1,7 +1,7 @@
-"""The plain way from test shards to a submission, as the 2019 release is described to have gone.
+"""The plain way from test shards to a submission, written from the description of the 2019 release.
 
-Metadata: every record is decoded. Predictions: segment by segment, each frame again for every segment that reaches over
-it, each video again for every one of its segments. Submission: entry by entry, in Python.
+Metadata: every record is decoded. Predictions: segment by segment, encoding each frame once per overlapping segment,
+and each video once per segment. Submission: entry by entry, in Python.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ def plain_metadata(folder: Path) -> list[tuple[int, int]]:
 
 
 def plain_model(folder: ModelFolder, n_classes: int) -> nn.Module:
-    """The segment model of a folder, written the obvious way."""
+    """The segment model of a folder in its plain form."""
     state = torch.load(folder.path / WEIGHTS_NAME, weights_only=True)
     config = folder.config
     model: nn.Module
@@ -45,7 +45,7 @@ def plain_model(folder: ModelFolder, n_classes: int) -> nn.Module:
         missing, unexpected = model.load_state_dict(state, strict=False)
         assert not unexpected and all(
             ".expert_fc." in key or ".gating_fc." in key or ".se_gating." in key for key in missing
-        )  # the heads that encoders do not have
+        )  # heads, which encoders lack
     return model.eval()
 
 
@@ -71,7 +71,7 @@ def plain_predictions(model: nn.Module, videos: list[Tensor], offset: int) -> np
 
 
 def plain_submission(maps: list[np.ndarray], names: list[str], labels: list[int], top_k: int, path: Path) -> None:
-    """Average the maps and write the best segments of each class, one entry after the other."""
+    """Average the maps and write the best segments of each class, entry by entry."""
     with path.open("w", encoding="utf-8") as file:
         file.write("Class,Segments\n")
         for column, label in enumerate(labels):

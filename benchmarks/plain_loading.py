@@ -1,7 +1,7 @@
-"""The plain way to load the shards, as the 2019 release is described to have done it.
+"""The plain way to load the shards, written from the description of the 2019 release.
 
 `tf.data.TFRecordDataset` -> `SequenceExample.FromString` -> `decode_raw` -> float32 -> pad. Every record is decoded
-in whole, whatever is used of it; workers are processes, each with shards of its own.
+completely, however little of it is used; workers are processes, each with its own shards.
 """
 
 # pylint: disable=abstract-method  # torch's iterable data sets have no __getitem__
@@ -22,7 +22,7 @@ from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS, context
 
 
 def import_tensorflow() -> ModuleType:
-    """TensorFlow, without the pages that it writes to standard error while it starts, past Python."""
+    """Import TensorFlow, suppressing what it writes to standard error at its start, bypassing Python."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # and afterwards
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -35,7 +35,7 @@ def import_tensorflow() -> ModuleType:
 
 
 class PlainRecords(IterableDataset):
-    """Decodes the records of the shards of one folder."""
+    """A decoder of the records in the shards of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.glob("*.tfrecord"))
@@ -71,7 +71,7 @@ class PlainVideos(PlainRecords):
 
 
 class PlainSegments(PlainRecords):
-    """Expanded rated segments (11, 1152) float32; with `context` the video comes along with each."""
+    """Expanded rated segments (11, 1152) float32; with `context` each comes with its video."""
 
     def __init__(self, folder: Path, offset: int, context: bool) -> None:
         super().__init__(folder)
@@ -86,7 +86,7 @@ class PlainSegments(PlainRecords):
 
 
 class PlainTestSegments(PlainRecords):
-    """All candidate segments of test videos, expanded, (S, 11, 1152) float32 a video."""
+    """All candidate segments of test videos, expanded, (S, 11, 1152) float32 per video."""
 
     def __init__(self, folder: Path, offset: int) -> None:
         super().__init__(folder)

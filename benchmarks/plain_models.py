@@ -1,6 +1,6 @@
-"""The models written the obvious way, from their formulas: padding kept in every layer, one operation after another.
+"""Direct implementations of the models' formulas: padding kept in every layer, one operation after another.
 
-The names of the parameters are those of the package's models, so that both load the same state dict. Dimensions as in
+The parameters have the names of the package's models, so that both load the same state dict. Dimensions as in
 `yt8m.models.dbof`, `yt8m.models.nextvlad`.
 """
 
@@ -33,7 +33,7 @@ class PlainGating(nn.Module):
 
 
 class PlainMixture(nn.Module):  # pylint: disable=abstract-method  # the models that have it add their forward
-    """What all models end with, a mixture-of-experts head."""
+    """The mixture-of-experts head of all models."""
 
     def __init__(self, fcn_dim: int, p_drop: float, n_classes: int, n_mixtures: int) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ class PlainNextvlad(PlainVideoModel):
 
     def __init__(self, config: NextvladConfig, n_classes: int) -> None:
         super().__init__(config, n_classes)
-        assert config.add_batchnorm and config.soft_assignment == "2019"  # all that is written out here
+        assert config.add_batchnorm and config.soft_assignment == "2019"  # the only case implemented here
         self.widths = [config.video_dim, config.audio_dim]
         self.video_encoder = PlainNextvladLayer(config.video_dim, config.n_clusters, config.groups, config.p_drop / 2)
         self.audio_encoder = PlainNextvladLayer(
@@ -166,7 +166,7 @@ class PlainNextvlad(PlainVideoModel):
         return self.se_gating(functional.relu(self.before_relu(frames, lengths)))
 
     def before_relu(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """What the segment encoder of a context-aware model gives, (B, F)."""
+        """Features of the segment encoder of a context-aware model, (B, F)."""
         mask = frame_mask(frames, lengths)
         video, audio = frames.to(self.intermediate_fc[0].weight.dtype).split(self.widths, dim=2)
         pooled = torch.cat([self.video_encoder(video, mask), self.audio_encoder(audio, mask)], dim=1)

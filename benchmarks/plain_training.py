@@ -1,24 +1,24 @@
-"""The trainers of the 2019 release, written from their description, with the package's layers: what `accuracy.py`
-compares with.
+"""The trainers of the 2019 release, written from their description, with the package's layers, for comparison in
+`accuracy.py`.
 
     python benchmarks/plain_training.py train_video CONFIG --name NAME --seed 1 --data-dir DIR
 
-takes the command lines of the package's trainers and leaves the same model folders, which its commands predict with.
-Configuration keys that say otherwise do not count. What is as in 2019, each of which `--aspects` names:
+takes the command lines of the package's trainers and writes the same model folders, usable by its commands.
+Contrary configuration keys are ignored. These aspects, chosen by `--aspects`, are as in 2019:
 
-- frames: if a batch, its head and tail cut off, is longer than `max_len`, `max_len` - 10 positions are drawn, once for
-  all videos, with replacement; a video has those before its own end. Evaluation does the same, with other positions
-  each time.
-- padding: a batch is padded to its longest video. Padding is among the frames that batch norms see, and the mean over
-  frames divides by the length of the batch; only maxima and NeXtVLAD's attention leave it out.
-- inputs: bytes as they are.
-- head: the biases of a new one begin at 0.
-- decay: of all parameters, also of biases and those of batch norms.
-- order: ratings of the same video stand together in a batch.
+- frames: if a batch, without head and tail, is longer than `max_len`, `max_len` - 10 positions are drawn, once for all
+  videos, with replacement; a video uses those before its own end. Evaluation does the same, with new positions each
+  time.
+- padding: a batch is padded to its longest video. Batch norms see padding, and the mean over frames divides by the
+  length of the batch; only maxima and NeXtVLAD's attention exclude it.
+- inputs: raw bytes.
+- head: the biases of a new one start at 0.
+- decay: of all parameters, including biases and those of batch norms.
+- order: ratings of the same video are together in a batch.
 
-What is left out of `--aspects` is as the package's trainers do it by default. Exported are the weights of the best
-evaluation: validation loss of videos, ROC AUC of ratings. Epochs follow each other without a gap, which the description
-leaves open. A run that is interrupted begins anew.
+Aspects not in `--aspects` are as in the package's trainers by default. The weights of the best evaluation are exported,
+by validation loss of videos or ROC AUC of ratings. Epochs follow each other without a gap, which the description leaves
+open. An interrupted run starts over.
 """
 
 import argparse
@@ -75,7 +75,7 @@ Forward = Callable[[Any, Any], Tensor]
 
 
 class PaddedBatch(Packing):
-    """A batch whose padding is among its rows, and counts in means."""
+    """A batch whose rows include padding, which counts in means."""
 
     def __init__(self, videos: PackedFrames) -> None:
         """Videos of which any may have no frames."""
@@ -131,7 +131,7 @@ class PaddedVideos(ShardDataset[Batch]):  # pylint: disable=abstract-method  # w
         if 0 <= self.max_len < len(positions):
             rng = np.random.default_rng((self.seed, epochs[0], records[0]))
             positions = np.sort(rng.integers(start, stop, self.max_len - FEWER_FRAMES))
-        lengths = np.searchsorted(positions, n_frames)  # how many lie before the end
+        lengths = np.searchsorted(positions, n_frames)  # number before the end
         ends = np.cumsum(lengths)
         frames = np.empty((ends[-1], self.reader.frame_dim), np.uint8)
         met = self.reader.read(
@@ -144,11 +144,11 @@ class PaddedVideos(ShardDataset[Batch]):  # pylint: disable=abstract-method  # w
 
 
 class PaddedVideoDataset(PaddedVideos[VideoBatch], VideoDataset):
-    """Videos with labels as 2019's trainer saw them."""
+    """Videos with labels as seen by 2019's trainer."""
 
 
 class PaddedRatedDataset(PaddedVideos[SegmentBatch], RatedSegmentDataset):
-    """Rated segments as 2019's trainers saw them."""
+    """Rated segments as seen by 2019's trainers."""
 
 
 def training_keys(dataset: ShardDataset[Any], seed: int, together: bool) -> Iterator[Key]:
@@ -165,17 +165,17 @@ def training_keys(dataset: ShardDataset[Any], seed: int, together: bool) -> Iter
 
 
 def batches_of(keys: Iterable[Key], size: int) -> Iterator[list[Key]]:
-    """Keys so many at a time; of an endless stream all batches are full."""
+    """Batches of `size` keys; in an endless stream all are full."""
     stream = iter(keys)
     return iter(lambda: list(islice(stream, size)), [])
 
 
 @torch.no_grad()
 def evaluate(model: Model, dataset: ShardDataset[Any], keys: list[Key], size: int, ways: Forward) -> dict[str, float]:
-    """The mean loss of these examples (`valid_loss`), the largest share that one has in it (`worst_share`) and, of
-    ratings, ROC AUC in percent (`auc`), in evaluation mode.
+    """The mean loss of these examples (`valid_loss`), the largest share of one in it (`worst_share`) and, for ratings,
+    ROC AUC in percent (`auc`), in evaluation mode.
 
-    `ways` gives the logits of model and batch, `size` is that of the batches.
+    `ways` computes the logits of model and batch; `size`: of the batches.
     """
     model.eval()
     total, losses, metrics = 0.0, [], SegmentMetrics()
@@ -194,8 +194,8 @@ def evaluate(model: Model, dataset: ShardDataset[Any], keys: list[Key], size: in
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a run is made of. `groups` are parameters with their learning rates; `datasets` are to train on, to validate
-    on, and to validate on of what is trained on; `config` is what is exported; `aspects` are as in 2019."""
+    """A run. `groups`: parameters with their learning rates; `datasets`: for training, for validation, and the training
+    set read as for validation; `config`: to export; `aspects`: those as in 2019."""
 
     folder: Path
     model: Model
@@ -212,7 +212,7 @@ class Trainer:
         return padded_forward if "padding" in self.aspects else packed_forward
 
     def steps(self, seed: int) -> Iterator[tuple[int, float]]:
-        """Take all steps; after each its number, from 1, and its loss."""
+        """Take all steps; yields the number, from 1, and the loss of each."""
         settings, train_set = self.settings, self.datasets[0]
         parameters = [parameter for group in self.groups for parameter in group["params"]]
         optimizer = torch.optim.AdamW(self.groups, eps=settings.eps, weight_decay=settings.weight_decay)
@@ -230,7 +230,7 @@ class Trainer:
             yield step, loss.item()
 
     def evaluate(self, model: Model, step: int = 0) -> dict[str, float]:
-        """What a model of this kind is worth on what is validated on, see `evaluate`."""
+        """The model's measures on the validation set, see `evaluate`."""
         valid_set = self.datasets[1]
         keys = [(step, example) for example in range(len(valid_set))]
         return evaluate(model, valid_set, keys, self.settings.batch_size, self.forward)
@@ -267,7 +267,7 @@ class Trainer:
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:
-    """A row for each evaluation, its columns called as in the package's `history.csv`."""
+    """Write a row for each evaluation, with columns as in the package's `history.csv`."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -282,7 +282,7 @@ def groups_of(module: nn.Module, lr: float, settings: Training, aspects: frozens
 
 
 def as_in_2019(settings: Settings, aspects: frozenset[str]) -> Settings:
-    """The settings, saying what is done here, as far as a configuration can say it."""
+    """The settings, adapted to what is done here as far as a configuration can express it."""
     known = {"center_inputs": "inputs" not in aspects}
     if isinstance(settings, VideoTraining):
         known["prior_bias"] = "head" not in aspects
@@ -335,7 +335,7 @@ def aware_training(args: argparse.Namespace, folder: Path, aspects: frozenset[st
     config = load_config(args.config, "segment_w_context.model", "segment_w_context.training")
     section = override_steps(required(config.segment_w_context), args.steps)
     settings = as_in_2019(required(section.training), aspects)
-    assert not section.model.finetune_context  # else its batch norms would have to see a video once a segment
+    assert not section.model.finetune_context  # else its batch norms would have to see a video once per segment
     vocabulary = load_vocabulary(args.data_dir)
     context_base, segment_base = (
         load_video_model(path, vocabulary) for path in (args.context_model, args.segment_model)
@@ -366,9 +366,9 @@ def rated_sets(
     context_max_len: int | None,
     aspects: frozenset[str],
 ) -> list[RatedSegmentDataset]:
-    """The training part of a fold, its validation part, and the training part read as that is.
+    """The training part of a fold, its validation part, and the training part read as for validation.
 
-    `context_max_len`: as the package's trainers have it.
+    `context_max_len`: as in the package's trainers.
     """
     index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache")
     context = context_max_len is not None
@@ -389,7 +389,7 @@ COMMANDS = {
 
 
 def parse_aspects(text: str) -> frozenset[str]:
-    """Names with commas between them."""
+    """Parse comma-separated names."""
     aspects = frozenset(filter(None, text.split(",")))
     if not aspects <= ASPECTS:
         raise argparse.ArgumentTypeError(f"expected some of {', '.join(sorted(ASPECTS))}")
@@ -397,14 +397,14 @@ def parse_aspects(text: str) -> frozenset[str]:
 
 
 def main() -> None:
-    """Train and export, unless that is done."""
+    """Train and export, unless that is already done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--aspects",
         type=parse_aspects,
         default=ASPECTS,
         metavar="A,B",
-        help=f"what is to be as in 2019 (default: {','.join(sorted(ASPECTS))})",
+        help=f"aspects to be as in 2019 (default: {','.join(sorted(ASPECTS))})",
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=", ".join(COMMANDS))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments, with a --seed")

@@ -1,16 +1,16 @@
-"""Planted data, on which it shows how accurate trained models are: a world of look-alikes, scenes and distractors.
+"""Planted data for measuring the accuracy of trained models, with look-alikes, scenes and distractors.
 
     python benchmarks/planted.py data/planted --seed 1
 
-Of the challenge's 1,000 classes 50 occur. A class adds its prototype to the frames where it is on screen, in one to
-three spans of 5 to 29 seconds; half of a prototype is its neighbour's. A scene lies behind each video, in 7 of 10 that
-of its first class, so that context helps. Each video has two flashes of 2 seconds of classes that nobody labels, some
-have labels outside the vocabulary, and noise is stronger than anything else. Rated are up to 5 segments of a video,
-each for one of the video's classes; of the test set all are, in `truth.csv`. By default about 900 MB, in a minute.
+50 of the challenge's 1,000 classes occur. A class adds its prototype to the frames where it is visible, in one to three
+spans of 5 to 29 seconds; half of a prototype is its neighbour's. Each video has a background scene, in 7 of 10 that of
+its first class, so that context helps. Each video has two 2-second flashes of classes that are never labelled, some
+have labels outside the vocabulary, and noise is stronger than anything else. Up to 5 segments of a video are rated,
+each for one of the video's classes; in the test set all are, in `truth.csv`. By default about 900 MB, in a minute.
 
-With --look-alikes the classes come in pairs that have one prototype, of which a video has one at most: only signs tell
-them apart, other prototypes in single frames anywhere in the video. Ratings are then of the look-alikes, too. A segment
-cannot say which of the two it shows; who has seen the video can.
+With --look-alikes the classes come in pairs that share a prototype, at most one of which is in a video: only signs tell
+them apart, other prototypes in single frames anywhere in the video. Look-alikes are then also rated. A segment alone
+cannot tell which of the two it shows; the whole video can.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from yt8m.data.partitions import PARTITIONS
 from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, RATING_COLUMNS, challenge_vocabulary
 from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
 
-TRUTH = "truth.csv"  # what is written last
+TRUTH = "truth.csv"  # written last
 SIZES = "20x100", "4x100", "16x60", "8x60"
 SIGNAL = 14.0
 RGB, FRAME_DIM, N_LABELS = 1024, 1152, 3862
@@ -43,12 +43,12 @@ SECONDS = 120, 300
 OWN, NEIGHBOURS = 0.75, 0.65  # shares of a prototype
 SCENE, NOISE, DRIFT, MIDDLE = 25.0, 40.0, 0.5, 127.5
 N_RATED = 5
-SIGNS, SIGN_SHARE = 1.5, 0.03  # strength, by that of classes; share of the frames
+SIGNS, SIGN_SHARE = 1.5, 0.03  # strength relative to classes; share of the frames
 
 
 @dataclass(frozen=True)
 class Video:
-    """`frames` (L, 1152) uint8; `classes` (k,) that occur, as rows of the world's; `present` (L, 50) bool; `labels`
+    """`frames` (L, 1152) uint8; `classes` (k,) in the video, as rows of the world's; `present` (L, 50) bool; `labels`
     as published."""
 
     video_id: str
@@ -58,22 +58,22 @@ class Video:
     labels: list[int]
 
     def record(self, labelled: bool, ratings: list[Rating]) -> VideoRecord:
-        """What a shard holds of it."""
+        """Its record in a shard."""
         features = {"rgb": self.frames[:, :RGB], "audio": self.frames[:, RGB:]}
         return VideoRecord(self.video_id, features, self.labels if labelled else None, ratings)
 
     def segments(self) -> np.ndarray:
-        """First seconds of the candidate segments, (N,)."""
+        """Start seconds of the candidate segments, (N,)."""
         n_segments = int(CANDIDATES.count_left(np.array(len(self.frames))))
         return (np.arange(n_segments) + HEAD_SEGMENTS) * SEGMENT_SECONDS
 
     def score(self, start: int, row: int) -> int:
-        """Whether a class is on screen for most of a segment, 0 or 1."""
+        """Whether a class is visible for most of a segment, 0 or 1."""
         return int(self.present[start : start + SEGMENT_SECONDS, row].mean() > 0.5)
 
 
 class World:
-    """Prototypes, scenes and what belongs together, drawn from a seed; makes videos of them.
+    """A generator of videos from prototypes, scenes and their associations, drawn from a seed.
 
     Every video is a function of the seed, the signal, its number and whether there are look-alikes.
     """
@@ -135,7 +135,7 @@ class World:
         return [Rating(start, int(self.labels[row]), video.score(start, row)) for start, row in zip(starts, rows)]
 
     def truth(self, video: Video) -> Iterator[tuple[str, int, int, int]]:
-        """Rows of `truth.csv`: every candidate segment of a test video, rated for all that it may be taken for."""
+        """Rows of `truth.csv`: every candidate segment of a test video, rated for its classes and look-alikes."""
         for start in video.segments().tolist():
             for row in self.rated_classes(video).tolist():
                 yield video.video_id, start, int(self.labels[row]), video.score(start, row)
@@ -152,7 +152,7 @@ def make_planted_data(
 ) -> None:
     """Write the shards of all partitions, in the order of `PARTITIONS`, the vocabulary and the truth.
 
-    `sizes`: how many shards of how many videos each.
+    `sizes`: numbers of shards and of videos per shard.
     """
     world = World(seed, signal, look_alikes)
     truth: list[tuple[str, int, int, int]] = []
@@ -183,7 +183,7 @@ DEFAULT_SIZES = [parse_size(size) for size in SIZES]
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
-    """`--sizes`."""
+    """Add `--sizes`."""
     parser.add_argument(
         "--sizes",
         type=parse_size,
@@ -197,7 +197,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     """Write a data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where to write it")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the world (default: 1)")
     parser.add_argument(
         "--signal", type=float, default=SIGNAL, metavar="X", help=f"strength of the classes (default: {SIGNAL:g})"

@@ -1,15 +1,15 @@
-"""What it is worth to rate the segments that the page for rating chooses (`yt8m.rate --model`), in fine-tuned AUC.
+"""The worth, in fine-tuned AUC, of rating the segments chosen by the rating page (`yt8m.rate --model`).
 
     python benchmarks/rating_choice.py
 
-Of each seed, on planted data (`benchmarks/planted.py`): a base model is pre-trained on labels of videos. Simulated
-raters, who are always right, answer 50 questions about 100 other films, which the page itself asks, with that
-model or without one; `random` are 50 of all questions, whichever. The base model is fine-tuned on the 50 ratings,
-through the commands, and scored by the AUC of all segments of 180 further films, each for the labels of its film.
+For each seed, on planted data (`benchmarks/planted.py`): a base model is pre-trained on labels of videos. Simulated
+raters, who are always right, answer 50 questions about 100 other films, asked by the page itself, with that model or
+without one; `random` draws 50 of all questions. The base model is fine-tuned on the 50 ratings, with the commands, and
+scored by the AUC on all segments of 180 further films, each for the labels of its film.
 
 The table has the mean over the seeds, and the difference to `random` with its 95 % interval (Student's t over the
-seeds, each the mean of its draws). Nothing is timed. Each seed takes 0.5 GB in --data-dir; what is finished stays, and
-the same command goes on.
+seeds, each the mean of its draws). Nothing is timed. Each seed takes 0.5 GB in --data-dir; finished seeds are kept, and
+the same command resumes.
 """
 
 import argparse
@@ -51,11 +51,11 @@ from yt8m.scoring.ratings import read_truth
 
 DATA_DIR = ROOT / "data" / "rating-choice"
 SIZES = [(12, 100), (2, 100), (1, 1), (3, 60)]  # of the partitions
-POOL = range(10_000, 10_100)  # numbers of the films that are rated
+POOL = range(10_000, 10_100)  # numbers of the rated films
 N_RATINGS, BASE_STEPS = 50, 800
 TUNING = {"batch_size": 32, "steps": 100, "lr": 3e-4, "eps": 1e-7, "weight_decay": 0.02, "ckpt_interval": 100}
 RANDOM = "random"
-WAYS = {  # the probability that is looked for, or None without a model
+WAYS = {  # the target probability, or None without a model
     "page, with the model": 0.3,
     "page, without a model": None,
     "page, but looking for 0.5": 0.5,
@@ -73,7 +73,7 @@ def command(name: str, *arguments: object) -> None:
 
 @dataclass(frozen=True)
 class Trial:
-    """Everything of one seed, in a folder of its own."""
+    """All runs of one seed, in their own folder."""
 
     place: Place
     seed: int
@@ -86,7 +86,7 @@ class Trial:
 
     @property
     def result(self) -> Result | None:
-        """What came out, if it is finished."""
+        """The result, if finished."""
         result = read_json(self.folder / "result.json")
         complete = result is not None and all(len(result["auc"].get(way, ())) >= self.draws for way in (RANDOM, *WAYS))
         return result if complete else None
@@ -98,13 +98,13 @@ class Trial:
 
     @cached_property
     def pool(self) -> list[Video]:
-        """The films that are rated."""
+        """The films to rate."""
         world = World(self.seed)
         return [world.video(number) for number in POOL]
 
     @cached_property
     def truth(self) -> dict[Key, int]:
-        """What the raters say of each question."""
+        """The raters' answer to each question."""
         labels = World(self.seed).labels.tolist()
         return {
             (video.video_id, start, str(labels[row])): video.score(start, row)
@@ -143,7 +143,7 @@ class Trial:
     def _rate(
         self, way: str, films: list[Film], names: list[str], questions: Questions, file: RatingsFile, draw: int
     ) -> None:
-        """Have 50 questions answered that can be asked of the challenge's candidate segments, which the truth has."""
+        """Answer 50 questions about the challenge's candidate segments, which are in the truth."""
         if way == RANDOM:
             keys = sorted(self.truth)
             for number in np.random.default_rng((self.seed, draw)).choice(len(keys), N_RATINGS, replace=False).tolist():
@@ -165,7 +165,7 @@ class Trial:
             question = windows.answer("rater", number, self.truth[key])["question"]
 
     def _write_pool(self) -> None:
-        """The films' features and labels as users bring them."""
+        """Write the films' features and labels in users' formats."""
         folder = self.folder / "pool"
         folder.mkdir(exist_ok=True)
         for video in self.pool:
@@ -181,7 +181,7 @@ class Trial:
         command("make_records", self.folder / "pool", *where, *options)
 
     def _fine_tune(self, ratings: Path, draw: int) -> Path:
-        """The folder of the base model, fine-tuned on a file of ratings."""
+        """Fine-tune the base model on a file of ratings; returns its folder."""
         folder = ratings.parent
         self._make_records(folder, "segment/train", "--labels", self.folder / "labels.csv", "--ratings", ratings)
         (folder / VOCABULARY_NAME).symlink_to((self.folder / VOCABULARY_NAME).absolute())
@@ -224,14 +224,12 @@ def lines(results: list[Result]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Do what is missing and print the table."""
+    """Run what is missing and print the table."""
     parser = make_parser(__doc__, DATA_DIR, "data, models and results are kept")
     shown = " ".join(map(str, SEEDS))
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="S", help=f"(default: {shown})")
     parser.add_argument("--draws", type=int, default=DRAWS, metavar="N", help="of each seed (default: %(default)s)")
-    parser.add_argument(
-        "--processes", type=int, default=2, metavar="N", help="so many seeds at a time (default: %(default)s)"
-    )
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="seeds at a time (default: %(default)s)")
     args: argparse.Namespace = parser.parse_args()
     place = Place(args.data_dir.absolute(), SIZES, None)
     trials = [Trial(place, seed, args.draws) for seed in args.seeds]

@@ -1,7 +1,7 @@
-"""How fast the video models train: this package, the plain way, and the machine's own rate of matrix products.
+"""Speed of training the video models: this package, the plain way, and the machine's rate of matrix products.
 
 Checks first that both ways give equal logits and gradients, then times whole training steps (forward, loss, backward,
-clipping, AdamW) in turn, and last runs each way in a process of its own for its peak memory. Times are medians.
+clipping, AdamW) in turn, and finally runs each way in its own process for its peak memory. Times are medians.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CONFIGS = {"NeXtVLAD": "video_nextvlad.yaml", "context-gated DBoF": "video_gated
 BATCH, LENGTH, N_CLASSES = 16, 140, 1000
 LR, EPS, WEIGHT_DECAY, CLIP = 3e-4, 1e-6, 0.1, 10.0
 TOLERANCE, N_CHECKED = 1e-4, 4
-MATRIX = 3072  # rows and columns of the product that gives the machine's rate
+MATRIX = 3072  # rows and columns of the product that measures the machine's rate
 
 
 def build(name: str, plain: bool, **changes: float) -> nn.Module:
@@ -49,7 +49,7 @@ def build(name: str, plain: bool, **changes: float) -> nn.Module:
 
 
 def make_batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Seeded frames (B, L, 1152) uint8, lengths (B,), all of them L, and labels (B, C), 3 to a video or so."""
+    """Seeded frames (B, L, 1152) uint8, lengths (B,), all L, and labels (B, C), about 3 per video."""
     generator = torch.Generator().manual_seed(2)
     frames = torch.randint(0, 256, (BATCH, LENGTH, 1152), dtype=torch.uint8, generator=generator)
     return frames, torch.full((BATCH,), LENGTH), torch.rand(BATCH, N_CLASSES, generator=generator) < 3 / N_CLASSES
@@ -86,7 +86,7 @@ class Trainer:
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """Norm of the difference, relative to that of what is expected."""
+    """Norm of the difference, relative to that of the expected value."""
     return float((found - expected).norm() / expected.norm())
 
 
@@ -94,7 +94,7 @@ def check_equal(name: str) -> None:
     """Compare logits in eval mode, and gradients in training mode without dropout; all frames are real.
 
     Gradients are compared on few videos and in double precision, because rounding that moves a hidden unit across the
-    kink of its ReLU changes a gradient by more than the tolerance, whichever way is right.
+    kink of its ReLU changes a gradient by more than the tolerance in either way.
     """
     frames, lengths, labels = make_batch()
     with torch.no_grad():
@@ -119,17 +119,17 @@ def matrix_product(matrix: Tensor) -> float:
 
 
 def peak_memory(name: str, way: str) -> float:
-    """Peak resident memory in MB of a fresh process that makes a few training steps one way."""
+    """Peak resident memory in MB of a fresh process that takes a few training steps in one way."""
     command = [sys.executable, __file__, "--memory-of", name, way]
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def print_peak_memory(name: str, way: str) -> None:
-    """What `peak_memory` runs."""
+    """The program run by `peak_memory`."""
     trainer = Trainer(name, way == "plain")
-    for _ in range(3):  # the optimizer's state is there from the second on
+    for _ in range(3):  # the optimizer's state exists from the second on
         trainer.step()
-    # Not getrusage, whose peak is at least that of the process that started this one.
+    # Not getrusage, whose peak is at least that of the parent process.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     print(int(status["VmHWM"].split()[0]) * 1024 / 1e6)
 
@@ -138,7 +138,7 @@ def measure(name: str, repeats: int) -> None:
     """Print the table of one model."""
     ours, plain = Trainer(name, False), Trainer(name, True)
     matrix = torch.rand(MATRIX, MATRIX)
-    flops = ours.flops()  # the first step of ours; that of the plain way comes next, so neither is timed
+    flops = ours.flops()  # our first step, followed by the plain way's, so that neither is timed
     plain.step()
     found = rates({"ours": ours.step, "plain": plain.step, "matrix product": partial(matrix_product, matrix)}, repeats)
     del ours, plain

@@ -1,12 +1,12 @@
-"""The package's trainers, which also tell at each evaluation how well they know what they train on.
+"""The package's trainers, with the loss on training examples measured at each evaluation.
 
     python benchmarks/watched_training.py train_video CONFIG --name NAME --seed 1 --data-dir DIR
 
-takes the command lines of the trainers and leaves the same model folders. `history.csv` has two columns more.
-`seen_loss` is the loss of as many examples to train on as there are to validate on, with the weights that are
-validated, in evaluation mode: `valid_loss / seen_loss` is 1 for a model that generalizes, and more for one that
-overfits or blows up on single videos. `worst_share` is the largest loss of a single example that is validated on, as a
-share of the sum of all: of one that blows up it is most of it.
+takes the command lines of the trainers and writes the same model folders. `history.csv` has two more columns.
+`seen_loss` is the loss on as many training examples as there are validation examples, with the validated weights, in
+evaluation mode: `valid_loss / seen_loss` is 1 for a model that generalizes, and larger for one that overfits or blows
+up on single videos. `worst_share` is the largest loss of a single validation example as a share of the sum of all: most
+of it if one blows up.
 """
 
 import argparse
@@ -27,13 +27,12 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from yt8m import train_pure_segment, train_segment_w_context, train_video
-from yt8m.cli import model_folder, run, training_options
+from yt8m.cli import run, run_training
 from yt8m.common.devices import resolve_half
 from yt8m.data.datasets import ShardDataset
 from yt8m.data.order import Key
 from yt8m.training.experiments import Builder, Experiment, Sources
 from yt8m.training.losses import Task
-from yt8m.training.trainer import train
 
 SEEN, WORST = "seen_loss", "worst_share"
 COMMANDS = {
@@ -44,14 +43,14 @@ COMMANDS = {
 
 
 def seen_examples(train_set: ShardDataset[Any], n_examples: int) -> list[Key]:
-    """So many examples to train on, drawn once, in order."""
+    """Draw so many training examples, once, in order."""
     drawn = np.random.default_rng(0).permutation(len(train_set))[:n_examples]
     return [(0, example) for example in np.sort(drawn).tolist()]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What to measure: a model in evaluation mode on examples to train on, `size` at a time."""
+    """A measurement of a model in evaluation mode on training examples, `size` at a time."""
 
     model: nn.Module
     task: Task[Any]
@@ -73,21 +72,21 @@ class _Seen:
 
 
 def watched(build: Builder, amp_name: str) -> Builder:
-    """A builder of the same experiments with one metric more; `amp_name`: the precision to compute in."""
+    """A builder of the same experiments with an additional metric; `amp_name`: the precision to compute in."""
 
     def build_watched(sources: Sources) -> Experiment[Any]:
         experiment = build(sources)
         if experiment.validation is None:
             return experiment  # nothing to compare with
         dataset = copy.copy(experiment.training.dataset)
-        dataset.seed = None  # read for evaluation
+        dataset.seed = None  # read as for evaluation
         keys = seen_examples(dataset, len(experiment.validation.dataset))
         device = sources.device
         amp = resolve_half(amp_name, device)
         seen = _Seen(experiment.model, experiment.task, dataset, keys, experiment.settings.batch_size, device, amp)
 
         class Watched(Metric):
-            """The task's metrics, the loss on what is trained on and the largest one of a single example."""
+            """The task's metrics, the loss on training examples and the largest loss of a single example."""
 
             def __init__(self, own: Metric) -> None:
                 super().__init__(own.name)
@@ -116,7 +115,7 @@ def watched(build: Builder, amp_name: str) -> Builder:
                 return {**results, SEEN: seen.loss(), WORST: max(self.losses) / sum(self.losses)}
 
         class WatchedTask(type(experiment.task)):  # type: ignore[misc]
-            """The task with these."""
+            """The task with these metrics."""
 
             def metric(self, n_classes: int, folder: Path) -> Metric:
                 """See `Task`."""
@@ -136,8 +135,7 @@ def main() -> None:
     command = COMMANDS[outer.command]
 
     def train_watched(args: argparse.Namespace) -> None:
-        build = watched(command.builder(args), args.amp)
-        train(model_folder(args), args.data_dir, build, training_options(args))
+        run_training(args, watched(command.builder(args), args.amp))
 
     run(train_watched, command.build_parser(), outer.arguments)
 

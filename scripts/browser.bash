@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Chromium for the tests of the report: the one that CHROMIUM names, or that is installed; else from the system's
-# packages, for root on Debian, or playwright's own.
+# Provide a Chromium for the tests of the report: the one named by CHROMIUM, or installed; else install the system's
+# package, for root on Debian, or playwright's.
 set -euo pipefail
 source "$(dirname "$0")/common.bash"
 

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Build the image of the Dockerfile with buildah, which needs no daemon, and use it as its users would: on tiny data
-# mounted read-only, a few steps of training, predictions, a submission.
+# Build the image of the Dockerfile with buildah, which needs no daemon, and test it like a user: on tiny data mounted
+# read-only, a few steps of training, predictions, a submission.
 #
 #   bash scripts/build-image.bash [--base debootstrap] [--tag NAME] [OPTION of buildah build...]
 #
 #   bash scripts/build-image.bash --tag yt8m-p100 --build-arg REQUIREMENTS=requirements-p100.txt
 #
-#   --base debootstrap   build on Debian with its own Python, which debootstrap installs, instead of the image that FROM
-#                        names: for machines that reach Debian's packages but no registry of images; needs root
-#   --tag NAME           the name of the image (default: yt8m)
+#   --base debootstrap   build on Debian with its own Python, installed by debootstrap, instead of the image named in
+#                        FROM: for machines that reach Debian's packages but no image registry; needs root
+#   --tag NAME           name of the image (default: yt8m)
 #
-#   BUILDAH_ISOLATION    how steps are isolated (default: chroot, which works inside containers, too)
-#   STORAGE_DRIVER       how layers are stored (default: overlay where the machine has it, else vfs, which copies)
+#   BUILDAH_ISOLATION    isolation of the steps (default: chroot, which also works inside containers)
+#   STORAGE_DRIVER       storage of the layers (default: overlay if available, else vfs, which copies)
 #
-# --volume /etc/pip.conf:/etc/pip.conf:ro lends the build what pip knows of this machine, such as a mirror's address.
-# The image lies where podman finds it; `buildah push NAME docker-archive:FILE:NAME` writes what `docker load` reads.
+# --volume /etc/pip.conf:/etc/pip.conf:ro gives the build this machine's pip settings, such as a mirror's address.
+# podman finds the image; `buildah push NAME docker-archive:FILE:NAME` writes a file for `docker load`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
@@ -105,4 +105,4 @@ in_image yt8m prepare_test_meta
 in_image yt8m inference_memmap
 in_image yt8m create_submission_from_memmaps --output sub.csv
 in_image yt8m check_submission sub.csv
-echo "$tag: $(buildah images --format '{{.Size}}' "$tag"), built and tried"
+echo "$tag: $(buildah images --format '{{.Size}}' "$tag"), built and tested"

@@ -1,4 +1,4 @@
-# What the chained scripts share; sourced, not run.
+# Functions shared by the chained scripts; sourced, not run.
 #
 #   DATA_DIR   the data folder (default: data)
 #   PYTHON     the interpreter (default: .venv/bin/python if there is one, else python)
@@ -9,7 +9,7 @@ if [ -z "${PYTHON:-}" ]; then
     [ ! -x .venv/bin/python ] || PYTHON=.venv/bin/python
 fi
 
-# train_once FOLDER SEED MODULE ARGUMENT...: train unless FOLDER, below $DATA_DIR/cache, holds a finished model.
+# train_once FOLDER SEED MODULE ARGUMENT...: train unless FOLDER, below $DATA_DIR/cache, has a finished model.
 train_once() {
     local folder=$DATA_DIR/cache/$1 seed=$2
     shift 2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fine-tune six context-agnostic segment models. Options, such as --device cuda:1, go to every run.
-# Stops at the first failure; run again, it skips what is finished.
+# Fine-tune six context-agnostic segment models. Options, such as --device cuda:1, are passed to every run.
+# Stops at the first failure; run again, it skips finished models.
 set -euo pipefail
 source "$(dirname "$0")/common.bash"
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Cross-validation: train a segment classifier on each of the 8 folds, then score on every rated segment the one of
-# the 8 models that has not been trained on it.
+# Cross-validate: train a segment classifier for each of the 8 folds, then score on every rated segment the model that
+# was not trained on it.
 #
 #   bash scripts/cross-validate.bash NAME TRAINER CONFIG BASE_MODEL_DIR... [OPTION...]
 #
@@ -9,10 +9,10 @@
 #   bash scripts/cross-validate.bash mix-cv train_segment_w_context scripts/segment_with_context.yaml \
 #       data/cache/video/dbof-3 data/cache/video/nextvlad-2
 #
-# Options go to every run, --device, --on-error, --quiet and --verbose to the scoring, too. All folds have the same SEED (default: 0).
-# The models NAME_0 to NAME_7 lie in cache/segment beside the others, and inference_memmap predicts with all that are
-# there: choose with its --model-names. Scores go to cache/cross-validation-NAME.
-# Stops at the first failure; run again, it goes on, and refuses models that were made with something else.
+# Options are passed to every run, --device, --on-error, --quiet and --verbose also to the scoring. All folds have the
+# same SEED (default: 0). The models NAME_0 to NAME_7 are in cache/segment beside the others, and inference_memmap
+# predicts with all of these: choose with its --model-names. Scores go to cache/cross-validation-NAME.
+# Stops at the first failure; run again, it resumes, and refuses models made with other settings.
 set -euo pipefail
 
 usage() {

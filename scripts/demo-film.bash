@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From films to spans, on films that are spliced from a few real clips, so that it is known when each shows what.
-# Sets up .venv first. Run again, it goes on where it was; remove data/demo-film to start anew.
+# Go from films to spans, on films with known spans that are spliced from a few real clips.
+# Sets up .venv first. Run again, it resumes; remove data/demo-film to start over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.bash

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole pipeline on generated data, from an empty clone to a scored sub.csv and a report, through the commands
-# that users of the real data set type. Sets up .venv first. Run again, it skips what is finished;
-# remove data/demo to start anew.
+# Run the whole pipeline on generated data, from an empty clone to a scored sub.csv and a report, with the same
+# commands as for the real data set. Sets up .venv first. Run again, it skips finished steps;
+# remove data/demo to start over.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.bash

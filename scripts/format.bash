@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format everything and mend what the linter can mend; then scripts/lint.bash has only real complaints left.
+# Format everything and apply the linter's automatic fixes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.bash dev

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# All that judges the code without running it: format, linters, types, shell scripts, Dockerfile.
+# Check the code statically: format, linters, types, shell scripts, Dockerfile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.bash dev
 source scripts/common.bash
 
-"$PYTHON" -m ruff format --check --quiet || { echo "lint: not formatted; bash scripts/format.bash does it" >&2; exit 1; }
+"$PYTHON" -m ruff format --check --quiet || { echo "lint: not formatted; run bash scripts/format.bash" >&2; exit 1; }
 "$PYTHON" -m ruff check --quiet
 "$PYTHON" -m mypy
 tools=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("scripts"))')

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Pre-train the two base models on video-level labels. Options, such as --device cuda:1, go to every run.
-# Stops at the first failure; run again, it skips what is finished.
+# Pre-train the two base models on video-level labels. Options, such as --device cuda:1, are passed to every run.
+# Stops at the first failure; run again, it skips finished models.
 set -euo pipefail
 source "$(dirname "$0")/common.bash"
 

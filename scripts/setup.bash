@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Make or mend .venv: the pinned requirements and both packages; with the argument "dev" also what tests and linters need.
-# Does nothing when .venv is as it should be, or when PYTHON names an interpreter that has everything already
-# (a conda environment).
+# Create or update .venv: the pinned requirements and both packages; with "dev" also the needs of tests and linters.
+# Does nothing if .venv is up to date, or PYTHON names an interpreter that has everything (a conda environment).
 #
 #   bash scripts/setup.bash [dev]
 #
-#   REQUIREMENTS   requirements.txt or, for a P100 and other old GPUs, requirements-p100.txt, or, for CPUs alone,
-#                  requirements-cpu.txt (default: what .venv was made with, else requirements.txt)
-#   PYTHON3        the interpreter to make .venv with, 3.11 to 3.14
+#   REQUIREMENTS   requirements.txt or, for a P100 and other old GPUs, requirements-p100.txt, or, for CPUs only,
+#                  requirements-cpu.txt (default: as .venv was made, else requirements.txt)
+#   PYTHON3        the interpreter for .venv, 3.11 to 3.14
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ "$(uname)" = Linux ] || { echo "setup: runs on Linux alone; use the Docker image, see docs/installation.md" >&2; exit 2; }
+[ "$(uname)" = Linux ] || { echo "setup: runs only on Linux; use the Docker image, see docs/installation.md" >&2; exit 2; }
 
 case ${1:-} in
     "") tools=() ;;
@@ -28,7 +27,7 @@ chosen=.venv/requirements  # its name, for later calls
 requirements=${REQUIREMENTS:-$(cat "$chosen" 2>/dev/null || echo requirements.txt)}
 [ -f "$requirements" ] || { echo "setup: $requirements: no such file; set REQUIREMENTS, or remove $chosen" >&2; exit 2; }
 
-# wanted FILE...: what says whether .venv is up to date with the requirements and these files.
+# wanted FILE...: a fingerprint of the requirements and these files, to tell whether .venv is up to date.
 wanted() {
     cat requirements-common.txt "$requirements" "$@" pyproject.toml PyTorchHelperBot/pyproject.toml scripts/setup.bash |
         sha256sum

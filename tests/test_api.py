@@ -59,6 +59,11 @@ def test_the_import_takes_no_library_along() -> None:
         _ = yt8m.loads  # pylint: disable=no-member
 
 
+@pytest.mark.parametrize("name", yt8m.__all__)
+def test_every_public_name_can_be_used(name: str) -> None:
+    assert getattr(yt8m, name).__name__ == name
+
+
 def test_the_answer_is_that_of_the_command(models: Path, command: Command, tmp_path: Path) -> None:
     features = write_videos(tmp_path / "a.tfrecord", [VIDEO])
     options = ("--classes", "guitar", "3000", "--threshold", "0.4", "--shifts", "0", "1")
@@ -122,7 +127,7 @@ def test_mistakes_with_models_and_classes(models: Path, model: yt8m.Localizer, t
         model.localize(VIDEO.frames, top=0)
     with pytest.raises(yt8m.UserError, match="threshold: 50, expected a probability"):
         model.localize(VIDEO.frames, threshold=50)
-    for folders, message in (([], "no folder is named"), (tmp_path / "none", "no such folder"), (tmp_path, "no model")):
+    for folders, message in (([], "no folder given"), (tmp_path / "none", "no such folder"), (tmp_path, "no model")):
         with pytest.raises(yt8m.UserError, match=message):
             yt8m.load(folders)
     wider = agnostic_folder(tmp_path / "wider_0", {**DBOF, **WIDTHS, "video_dim": RGB + 1}, VOCABULARY, 1)

@@ -141,7 +141,7 @@ def test_other_systems_are_refused(
         run(check_data.main, check_data.build_parser(), ["--data-dir", str(data_dir)])
     gc.unfreeze()
     assert end.value.code == 2
-    assert "error: runs on Linux alone, this is darwin; use the Docker image" in capsys.readouterr().err
+    assert "error: runs only on Linux, not on darwin; use the Docker image" in capsys.readouterr().err
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -157,15 +157,15 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("check-submision", "did you mean check_submission"),
         ("inference", "did you mean inference_memmap"),
         ("xyzzy", "'xyzzy'; `yt8m --help`"),
-        ("cli", "no command 'cli'"),
-        ("common", "no command 'common'"),
+        ("cli", "unknown command 'cli'"),
+        ("common", "unknown command 'common'"),
     ],
 )
 def test_an_unknown_command(word: str, part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call([word, "--data-dir", "x", "more"]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and len(printed.err.splitlines()) == 1
-    assert printed.err.startswith("yt8m: error: no command ") and part in printed.err
+    assert printed.err.startswith("yt8m: error: unknown command ") and part in printed.err
 
 
 @given(st.from_regex(r"[\w./ ][\w./ -]*", fullmatch=True).filter(lambda word: word.replace("-", "_") not in COMMANDS))
@@ -173,7 +173,7 @@ def test_an_unknown_command(word: str, part: str, capsys: pytest.CaptureFixture[
 def test_no_other_word_is_a_command(word: str) -> None:
     with redirect_stderr(io.StringIO()) as printed:
         assert call([word]) == 2
-    assert printed.getvalue().count("\n") == 1 and f"no command {word!r}" in printed.getvalue()
+    assert printed.getvalue().count("\n") == 1 and f"unknown command {word!r}" in printed.getvalue()
 
 
 def test_a_command_by_its_name_with_dashes(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

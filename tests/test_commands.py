@@ -355,7 +355,7 @@ def test_compilation_without_a_compiler(
     monkeypatch.delenv("CXX", raising=False)
     torch.compiler.reset()
     outcome = command("train_video", video_config, "--name", "x", "--compile", "--data-dir", tmp_path / "none")
-    assert_refused(outcome, "--compile: torch.compile does not work here (", "g++", "leave --compile away")
+    assert_refused(outcome, "--compile: torch.compile does not work here (", "g++", "leave out --compile")
 
 
 def test_no_more_threads(command: Command, video_config: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +370,7 @@ def test_no_more_threads(command: Command, video_config: Path, data_dir: Path, m
     assert outcome.status == 2 and "Traceback" not in outcome.err
     assert outcome.err.splitlines()[-1].endswith(
         "error: the system allows this user no more threads and processes; set a lower --workers or OMP_NUM_THREADS, "
-        "end some, or raise the limit (ulimit -u)"
+        "end other processes, or raise the limit (ulimit -u)"
     )
     assert command(*train).status == 0  # goes on
 

@@ -459,7 +459,7 @@ def test_what_is_not_plain_yaml_is_named_in_one_line(text: str, tmp_path: Path) 
 def test_a_key_that_comes_twice_is_named(text: str, key: str, line: int, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=f"{path}: not valid YAML: key '{key}' comes twice .*line {line},"):
+    with pytest.raises(UserError, match=f"{path}: not valid YAML: duplicate key '{key}' .*line {line},"):
         load_config(path)
 
 
@@ -469,7 +469,7 @@ def test_a_key_that_comes_twice_is_named(text: str, key: str, line: int, tmp_pat
 def test_a_number_that_is_not_what_people_read_is_refused(text: str, number: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(f"pure_segment:\n  training: {{batch_size: 8,\n    steps: {text}}}\n", encoding="utf-8")
-    with pytest.raises(UserError, match=f"{path}: not valid YAML: {text} would be {number}: .*line 3,"):
+    with pytest.raises(UserError, match=f"{path}: not valid YAML: {text} is read as {number}: .*line 3,"):
         load_config(path)
 
 

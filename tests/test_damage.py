@@ -245,7 +245,7 @@ def test_check_data_of_whole_folders(command: Command, tiny_data: Path) -> None:
     assert " ".join(rows["classes of the vocabulary with ratings"]) == (
         "0 of 5 (0.0 %) 0 of 5 (0.0 %) 5 of 5 (100.0 %) 0 of 5 (0.0 %)"
     )
-    assert "oddities: none" in outcome.out and "no damage: every checksum is right" in outcome.out
+    assert "oddities: none" in outcome.out and "no damage: all checksums are right" in outcome.out
 
 
 def test_check_data_names_every_damaged_record_and_the_shards_to_download(command: Command, data_dir: Path) -> None:
@@ -303,7 +303,7 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
         "videos with unlike numbers of rgb and audio frames": [1, 1],
         "videos with frames of another width than most": [1, 1],
         "videos whose id came before": [1, 1],
-        "videos whose id is in a folder before this one": [0, 6],
+        "videos whose id is in an earlier folder": [0, 6],
         "labels outside 0 to 3861": [2, 2],
         "ratings beyond the end of their video": [2, 2],
         "ratings that do not start at a multiple of 5 s": [1, 1],
@@ -318,7 +318,7 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
         f"{tmp_path}/two: videos without frames: 'v000'",
         f"{tmp_path}/one: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
         f"{tmp_path}/two: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
-        f"{tmp_path}/two: videos whose id is in a folder before this one: {again}",
+        f"{tmp_path}/two: videos whose id is in an earlier folder: {again}",
     ):
         assert line in outcome.out.splitlines()
 
@@ -358,7 +358,7 @@ def test_check_data_names_videos_without_lists(command: Command, tmp_path: Path)
 
 def test_check_data_names_files_that_only_look_like_shards(command: Command, tmp_path: Path) -> None:
     folder = write_videos(tmp_path / "a" / "train0000.tfrecord", VIDEOS).parent
-    assert "not looked at" not in command("check_data", folder, "--data-dir", tmp_path).out
+    assert "not checked" not in command("check_data", folder, "--data-dir", tmp_path).out
     names = ["train0001.tfrecord.gz", "train0002.tfrecord.partial", "train0005.TFRECORD"]
     for name in (*names, ".train0003.tfrecord", "._train0000.tfrecord", "features.json", "notes.txt"):
         (folder / name).write_bytes(b"")
@@ -366,7 +366,7 @@ def test_check_data_names_files_that_only_look_like_shards(command: Command, tmp
     outcome = command("check_data", folder, "--data-dir", tmp_path)
     assert outcome.status == 0 and cells(outcome.out)["shards"] == ["1"]
     listed = ", ".join(sorted([*names, "train0004.tfrecord"]))
-    assert f"{folder}: not looked at: {listed}" in outcome.out.splitlines()
+    assert f"{folder}: not checked: {listed}" in outcome.out.splitlines()
 
 
 def test_videos_without_audio_among_others_are_named(

@@ -124,6 +124,6 @@ def test_a_gpu_that_is_not_used_is_not_passed_over_in_silence(
 def test_processes_do_not_share_a_gpu_by_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="--device cuda:1: all processes here would be on that GPU; --device cuda"):
+    with pytest.raises(UserError, match="--device cuda:1: all local processes would share that GPU; --device cuda"):
         resolve_device("cuda:1")
     assert resolve_device("cpu") == torch.device("cpu")

@@ -545,16 +545,16 @@ def test_a_plan_that_the_organizers_script_has_used_up(command: Command, server:
     plan.write_bytes(plan_of({}))
     outcome = command("download", "--plan", plan, "--data-dir", tmp_path)
     (line,) = outcome.out.splitlines()
-    assert outcome.status == 0 and line.startswith(f"{plan}: nothing is left to fetch in it; ") and not server.asked
-    assert "--list says what is there" in line
+    assert outcome.status == 0 and line.startswith(f"{plan}: nothing left to fetch; ") and not server.asked
+    assert "--list to count what is there" in line
     for name in ("2_frame_test_download_plan.json", "plan.json"):  # nothing goes anywhere, so that --to is not needed
         (tmp_path / name).write_bytes(plan_of({}))
         outcome = command("download", "--plan", tmp_path / name, "--data-dir", tmp_path)
-        assert outcome.status == 0 and f"{name}: nothing is left to fetch in it; " in outcome.out
+        assert outcome.status == 0 and f"{name}: nothing left to fetch; " in outcome.out
     plan.write_bytes(plan_of(dict(zip(SERVER_NAMES[2:4], CONTENTS[2:]))))
     arguments = ("download", "--plan", plan, "--data-dir", tmp_path, "--to", tmp_path / "shards")
     outcome = command(*arguments, "--shards", "0-1")
-    assert outcome.status == 0 and "nothing is left" in outcome.out and not server.asked
+    assert outcome.status == 0 and "nothing left" in outcome.out and not server.asked
     outcome = command(*arguments, "--shards", "0-2")
     assert outcome.status == 0 and found(tmp_path / "shards") == {NAMES[2]: CONTENTS[2]}
     assert_refused(command(*arguments, "--shards", "3844"), "numbered 0 to 3843")
@@ -570,7 +570,7 @@ def test_a_plan_of_the_organizers_script_for_features_of_videos(
     plan.write_bytes(plan_of(files))
     for options in ((), ("--to", tmp_path / "shards"), ("--list",)):
         outcome = command("download", "--plan", plan, "--data-dir", tmp_path / "data", *options)
-        assert_refused(outcome, f"--plan {plan}", "features of whole videos", "name 2/frame/validate")
+        assert_refused(outcome, f"--plan {plan}", "video-level features", "name 2/frame/validate")
     assert not server.asked and [path.name for path in tmp_path.iterdir()] == [plan.name]
 
 
@@ -587,7 +587,7 @@ def test_a_plan_of_the_organizers_script_goes_to_its_partition(
     assert not any(address.endswith(".json") for _, address, _ in server.asked)
     plan.write_bytes(plan_of({}))
     outcome = command("download", "--plan", plan, *where)
-    assert outcome.status == 0 and "with the partition for --plan, --list says what is there" in outcome.out
+    assert outcome.status == 0 and "give the partition as --plan for --list to count what is there" in outcome.out
     outcome = command("download", "--plan", "2/frame/validate", "--shards", "0-3", *where, "--list")  # as it says
     assert outcome.status == 0 and "4 shards; 2 are there" in outcome.out
     other = plan.rename(tmp_path / "2_frame_test_download_plan.json")  # a partition that no command needs
@@ -710,7 +710,7 @@ def test_names_that_a_plan_gets_through_stay_in_the_folder(files: dict[str, str]
         ((), ("nothing to download",)),
         (("--plan", "4/frame/train"), ("4/frame/train", "2/frame/train", "URL")),
         *(
-            (("--plan", plan, *options), (f"--plan {plan}: ", "features of whole videos", "name 3/frame/test"))
+            (("--plan", plan, *options), (f"--plan {plan}: ", "video-level features", "name 3/frame/test"))
             for plan in (
                 "3/video/test",
                 "http://data.yt8m.org/3/download_plans/video_test.json",
@@ -933,8 +933,8 @@ def test_too_little_space_is_said_before(fetch: Fetch, monkeypatch: pytest.Monke
     usage = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1_000_000))
     outcome = fetch()
-    assert "about 3.6 MB are to come, and 1.0 MB are free; it will not fit" in outcome.err
-    assert "6 fetched" in outcome.out and "will not fit" not in fetch("--verify").err
+    assert "needs about 3.6 MB, but only 1.0 MB are free" in outcome.err
+    assert "6 fetched" in outcome.out and "are free" not in fetch("--verify").err
 
 
 def test_a_full_disk_ends_it_and_keeps_what_was_fetched(server: Server, fetch: Fetch, folder: Path) -> None:

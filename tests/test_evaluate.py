@@ -144,13 +144,13 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
         (["--truth", "T"], "test_meta.npz: no test metadata"),
         (["--fold", "0", "--submission", "S"], "--submission: needs --truth"),
         (["--out-of-fold", "a", "--video-labels", "T"], "--video-labels: needs --truth"),
-        (["--truth", "T", "--model-dir", "x"], "--model-dir: --truth measures predictions that are there already"),
+        (["--truth", "T", "--model-dir", "x"], "--model-dir: --truth measures existing predictions"),
         (["--truth", "T", "--submission", "S", "--include-trained"], "--include-trained: needs --fold"),
         (["--out-of-fold", "a", "--model-names", "b"], "--model-names: --out-of-fold names the models already"),
         (["--truth", "negative.csv", "--submission", "S"], "negative.csv: none of 1 ratings is positive"),
         (
             ["--truth", "other.csv", "--submission", "S"],
-            "sub.csv: none of its 1 entries is of one of the 1 rated videos, such as b;",
+            "sub.csv: none of its 1 entries is in one of the 1 rated videos, such as b;",
         ),
         (["--fold", "8"], "argument --fold: invalid choice"),
         ([], "one of the arguments --truth --fold --out-of-fold is required"),
@@ -231,7 +231,7 @@ def test_probabilities_of_predictions(predicted_dir: Path, command: Command, cap
         "both_1",
     )
     assert outcome.status == 0, outcome.err
-    assert f"1 of {len(truth) + 1} ratings are of segments" in caplog.text and "nothing ranks them" in caplog.text
+    assert f"1 of {len(truth) + 1} ratings are of segments" in caplog.text and "they are not ranked" in caplog.text
     table = pd.read_csv(
         predicted_dir / "cache" / "evaluation-ratings.csv",
         dtype={"vid": str},
@@ -308,9 +308,9 @@ def test_models_are_measured_on_what_they_have_not_seen(
     outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--batch-size", 7)
     assert outcome.status == 0, outcome.err
     for name, reason in (
-        ("dbof_3", "was trained on all shards but those of fold 3"),
+        ("dbof_3", "was trained on all shards except fold 3"),
         ("full_none", "was trained on all shards"),
-        ("old_2", "nothing says which shards it was trained on"),
+        ("old_2", "it is not known which shards it was trained on"),
     ):
         line = next(line for line in caplog.text.splitlines() if f"/{name}:" in line)
         assert reason in line and "left out" in line and "--include-trained" in line
@@ -375,7 +375,7 @@ def test_other_models_are_measured_when_told_so_and_marked(
 ) -> None:
     outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 2, "--include-trained", "--resamples", 0)
     assert outcome.status == 0, outcome.err
-    assert caplog.text.count("measured all the same") == 3
+    assert caplog.text.count("measured anyway") == 3
     document = json.loads((rated_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     notes = {subject["name"]: subject["note"] for subject in document["subjects"][2:]}
     marked = [name for name, note in notes.items() if "TRAINED ON" in note]
@@ -442,7 +442,7 @@ def test_out_of_fold_refuses_a_model_that_has_seen_the_fold(rated_dir: Path, com
         trained_without(agnostic_folder(models / f"cv_{fold}", DBOF, rated_dir), index, 1 if fold == 4 else fold)
     outcome = command("evaluate", "--data-dir", rated_dir, "--out-of-fold", "cv")
     assert outcome.status == 2
-    assert f"{models}/cv_4: was trained on all shards but those of fold 1" in outcome.err
+    assert f"{models}/cv_4: was trained on all shards except fold 1" in outcome.err
     shutil.rmtree(models / "cv_4")
     outcome = command("evaluate", "--data-dir", rated_dir, "--out-of-fold", "cv")
     assert outcome.status == 2 and f"{models}/cv_4: no such model folder" in outcome.err
@@ -476,7 +476,7 @@ def test_videos_that_come_twice_do_not_count(
         assert not set(table["vid"]) & gone
     else:  # they were all that the fold has
         assert "no rating is left to measure with" in outcome.err
-    assert "are of videos whose id several records have" in caplog.text
+    assert "are of videos whose id several records share" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["score", "ensemble", "random order", "best weights"])

@@ -57,7 +57,7 @@ def test_label_ids(command: Callable[..., Outcome], tmp_path: Path) -> None:
     [
         ("a,taxi,8,8\n", "true.csv: line 2: start, end: expected seconds"),
         ("a,taxi,8,x\n", "found '8', 'x'"),
-        ("b,taxi,0,5\n", "none of the videos of"),
+        ("b,taxi,0,5\n", "none of its videos is in"),
     ],
 )
 def test_mistakes(command: Callable[..., Outcome], tmp_path: Path, true: str, message: str) -> None:

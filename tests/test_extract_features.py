@@ -245,7 +245,7 @@ def test_arrays_become_records_with_the_same_contract(
     wrong["extractor"]["digest"] = "0"
     (arrays / "audio" / CONTRACT_NAME).write_text(json.dumps(wrong), encoding="utf-8")
     refused = command("make_records", arrays / "rgb", *options, "--overwrite")
-    assert refused.status == 2 and "names another extractor" in refused.err
+    assert refused.status == 2 and "name different extractors" in refused.err
     np.save(arrays / "rgb" / "two.npy", np.zeros((2, 5), np.uint8))
     for name in ("b_one", "TWO"):
         (arrays / "rgb" / f"{name}.npy").unlink()

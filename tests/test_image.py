@@ -85,7 +85,7 @@ def test_the_image_is_built_without_a_daemon_and_tried(builder: ImageBuilder) ->
     assert built[built.index("--from") + 1] == base and built[built.index("--tag") + 1] == "yt8m-mine"
     assert built[built.index("--format") + 1] == "docker"  # the other one has no SHELL and no HEALTHCHECK
     assert removed == ["rm", "container-of-yt8m-mine"]
-    assert builder.output.splitlines()[-1] == "yt8m-mine: 1.81 GB, built and tried"
+    assert builder.output.splitlines()[-1] == "yt8m-mine: 1.81 GB, built and tested"
 
     runs = [step for step in tried if step[0] == "run"]
     commands = [step[step.index("--") + 1 :] for step in runs]

@@ -198,7 +198,7 @@ def test_equal_weights_that_are_read_differently_are_not_shared(members: list[Me
 def test_a_model_of_nans_is_refused_by_name(videos: list[torch.Tensor], members: list[Member]) -> None:
     broken = copy.deepcopy(members[0])
     next(broken.model.parameters()).data.fill_(float("nan"))
-    for computation, hint in ((Computation(CPU), "of no use$"), (Computation(CPU, torch.bfloat16), "--amp off$")):
+    for computation, hint in ((Computation(CPU), "unusable$"), (Computation(CPU, torch.bfloat16), "--amp off$")):
         predictor = Predictor([members[3], broken], computation)
         results = [values.numpy() for values in predictor(videos, [0, 1])]
         assert predictor.checked(results[:1], [0]) == results[:1]

@@ -490,7 +490,7 @@ def test_videos_without_labels_frames_or_an_id_of_their_own(
         "v002": 0,
         "v003": 0,
     }
-    assert f"{file}: 1 video of an id that came before left out" in caplog.text
+    assert f"{file}: 1 video with a duplicate id left out" in caplog.text
     assert localize(file=file).out.count("no second has both rgb and audio features") == 2
     assert localize("--format", "csv", file=file).status == 0
     assert "video v003: no second has both rgb and audio features" in caplog.text
@@ -539,7 +539,7 @@ def test_mistakes(localize: Command, command: Command, data_dir: Path, features:
     assert_refused(localize(file=tmp_path / "none.tfrecord"), "none.tfrecord: no such file")
     assert_refused(localize(file=tmp_path), f"{tmp_path}: no shard, array or film in this folder")
     assert_refused(localize("--output", tmp_path), "--output", "is a folder")
-    assert_refused(localize("--output", features), "--output", "is what is to be looked at")
+    assert_refused(localize("--output", features), "--output", "is an input")
     assert_refused(localize("--threshold", 1.5), "--threshold")
     assert_refused(localize("--top", 0), "--top")
     assert_refused(localize("--model-names", "ghost"), "ghost: no such model folder")
@@ -569,7 +569,7 @@ def test_a_reader_who_has_seen_enough_ends_it_quietly(data_dir: Path, features: 
     ) as process:
         process.stdout.close()
         error = process.stderr.read()
-    assert process.returncode == 141 and len(error.splitlines()) == 1 and "looking at 6 videos with" in error
+    assert process.returncode == 141 and len(error.splitlines()) == 1 and "localizing in 6 videos with" in error
 
 
 @pytest.mark.parametrize("form", ["table", "csv"])

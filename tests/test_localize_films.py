@@ -97,7 +97,7 @@ def test_times_to_the_second(localize: Command, films: Path, data_dir: Path) -> 
         (values,) = localizer.probabilities([window])
         expected[start : start + 5] += values[3]
         counts[start : start + 5] += 1
-    np.testing.assert_allclose(localizer.of_seconds(features), expected / counts, atol=2e-4)
+    np.testing.assert_allclose(localizer.probabilities_by_second(features), expected / counts, atol=2e-4)
     spans = answers(localize(films, "--format", "json", "--threshold", 0.5))["one"]
     finer = answers(localize(films, "--format", "json", "--threshold", 0.5, "--step", 1))["one"]
     assert spans == finer  # the default for films
@@ -141,9 +141,9 @@ def test_mistakes(localize: Command, command: Command, films: Path, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     refused(localize(tmp_path / "empty"), "empty: no shard, array or film in this folder")
     refused(localize(films, "--videos", "three"), "--videos three: no such video in any of 2 inputs", "one")
-    refused(localize(films / "one.mp4", "--output", films / "one.mp4"), "is what is to be looked at")
+    refused(localize(films / "one.mp4", "--output", films / "one.mp4"), "is an input")
     silent = own_model(tmp_path / "silent", extractor=None)
     film = "localize", films / "one.mp4", "--device", "cpu"
-    refused(command(*film, "--data-dir", silent), "does not say what has made the features", "--extractor yt8m")
+    refused(command(*film, "--data-dir", silent), "does not name the extractor of its training", "--extractor yt8m")
     other = own_model(tmp_path / "other", extractor=ExtractorIdentity(name="colours", digest="2"))
     refused(command(*film, "--data-dir", other), "extractor colours", "other weights or settings")

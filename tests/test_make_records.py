@@ -246,7 +246,7 @@ def test_letters_with_accents_are_the_same_in_one_piece_and_in_two(world: World,
 def test_names_without_their_vocabulary_are_refused_beside_shards(world: World, command: Command) -> None:
     assert command(*world.arguments("video/train")).status == 0
     save_csv(world.labels_path, LABELS, [("video-1", "yak")])
-    assert_refused(command(*world.arguments("video/valid")), "vocabulary.csv: not there", "video/train")
+    assert_refused(command(*world.arguments("video/valid")), "vocabulary.csv: missing", "video/train")
     assert not (world.data_dir / "video" / "valid").exists()
 
 
@@ -335,7 +335,7 @@ def test_the_range_that_is_proposed_is_ready_to_use(
     bounds = [float(option) / scale for place, option in enumerate(options) if place % 3]
     assert np.allclose(bounds, [-2, 1, 0, 9], atol=0.05) and "e" not in "".join(options[1:3])
     assert command(*world.arguments("segment/train", "--audio-width", 2, *options)).status == 0
-    clipped = re.search(r"of 72000 values \((.*) %\) lay beyond", caplog.text)
+    clipped = re.search(r"of 72000 values \((.*) %\) were outside", caplog.text)
     assert clipped and 0.05 < float(clipped[1]) < 0.6
     outcome = command(*world.arguments("video/train", "--audio-width", 2, *options[:3]))
     assert outcome.status == 0, "the range of audio is that of --range, if there is no other"
@@ -366,7 +366,7 @@ def test_audio_of_a_single_value_says_nothing(world: World, command: Command) ->
     values[:, 4:] = -3
     save_arrays(world.features, dict.fromkeys(world.arrays, values))
     call = world.arguments("segment/train", "--audio-width", 2)
-    assert_refused(command(*call), f"{world.features}: all values of the audio features are -3, which says nothing")
+    assert_refused(command(*call), f"{world.features}: all values of the audio features are -3, which is useless")
     assert_refused(command(*call, "--audio-range", -3, 0), "the rgb features float64 from 0 to 0.99")
     assert not (world.data_dir / "segment" / "train").exists()
 
@@ -644,10 +644,10 @@ def test_videos_of_two_partitions_are_named(world: World, command: Command, capl
     for partition, names in parts.items():
         videos = save_csv(world.folder / "videos.csv", ["vid"], [(name,) for name in names])
         assert command(*world.arguments(partition, "--videos", videos)).status == 0
-    (warning,) = [line for line in caplog.text.splitlines() if "what a model has seen" in line]
-    assert f"{world.data_dir}/video/train: has 1 of these 2 videos, too: video-1; what" in warning
+    (warning,) = [line for line in caplog.text.splitlines() if "that a model has seen" in line]
+    assert f"{world.data_dir}/video/train: also has 1 of these 2 videos: video-1; scores" in warning
     caplog.clear()
     (world.data_dir / "video" / "train" / "train0000.tfrecord").write_bytes(b"no shard")
     assert command(*world.arguments("segment/test", "--overwrite")).status == 0
-    assert f"{world.data_dir}/video/train: its videos are not compared with these: " in caplog.text
-    assert "what a model has seen" not in caplog.text
+    assert f"{world.data_dir}/video/train: its videos were not compared with these: " in caplog.text
+    assert "that a model has seen" not in caplog.text

@@ -271,7 +271,7 @@ def test_predictions_that_do_not_say_their_classes_are_in_the_challenges_order(
     predict_elsewhere(command, challenge_dir)
     call = ("create_submission_from_memmaps", "--data-dir", challenge_dir, "--output", challenge_dir / "sub.csv")
     table = challenge_dir / "segment_vocabulary.csv"
-    said = f"theirs.npy: does not say what its columns are; they are taken for the classes of {table}, in that order"
+    said = f"theirs.npy: does not say what its columns are; assuming the classes of {table}, in that order"
     assert said in succeed(heard(*call)).err
     pd.read_csv(table).sort_values("Index").to_csv(table, index=False)
     (challenge_dir / "sub.csv").unlink()

@@ -84,7 +84,7 @@ def test_a_shard_cut_while_it_is_predicted_ends_with_its_name_and_nothing_is_los
     shard.write_bytes(content)
     os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     outcome = command(*line)
-    assert outcome.status == 0 and "are there already" in outcome.err
+    assert outcome.status == 0 and "are done already" in outcome.err
     found = stored(data_dir)
     assert found.keys() == expected.keys()
     for name, values in found.items():
@@ -209,7 +209,7 @@ def test_a_full_disk_ends_with_a_line_and_nothing_is_lost(command: Command, data
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert outcome.status == 2 and "Traceback" not in outcome.err
-    assert f"{NAMES[1]}.npy.partial: no place for" in outcome.err.splitlines()[-1]
+    assert f"{NAMES[1]}.npy.partial: no space for" in outcome.err.splitlines()[-1]
     assert set(stored(data_dir)) == {NAMES[0]}
 
 
@@ -232,7 +232,7 @@ def test_what_was_done_before_an_error_is_kept(
     assert np.fromfile(partial, "<u4").tolist() == [1, 1, 1, 0, 0, 0]  # the fourth had not arrived
     outcome = command("inference_memmap", "--data-dir", data_dir, "--device", "cpu", "--batch-size", 1)
     assert outcome.status == 0 and len(calls) == 5 + 3
-    assert "are there already" in outcome.err
+    assert "are done already" in outcome.err
     for name, values in stored(data_dir).items():
         assert (values == expected[name]).all()
 

@@ -208,7 +208,7 @@ def test_no_place_on_the_disk_is_said_at_once(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))  # as a full disk, for this process alone
     try:
-        with pytest.raises(UserError, match=r"a.npy.partial: no place for 0.0006 GB of predictions \(.+\); free space"):
+        with pytest.raises(UserError, match=r"a.npy.partial: no space for 0.0006 GB of predictions \(.+\); free space"):
             wide.prepare()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_later_keeps_what_is_there(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
     try:
-        with pytest.raises(UserError, match="a.npy.partial: cannot be written .*what is in it is kept"):
+        with pytest.raises(UserError, match="a.npy.partial: cannot be written .*its content is kept"):
             partial.write(slice(1, 2), np.full((1, 1000), 2, np.int16), np.array([True]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -321,7 +321,7 @@ def test_read_refuses_values_of_other_metadata(origin: dict, tmp_path: Path) -> 
 def test_read_refuses_values_of_other_classes(vocabulary: dict, tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     _write(file, 5, {"test_meta": _meta().digest, **vocabulary})
-    with pytest.raises(UserError, match=f"a.npy: made for other classes, or for another order of them.*; {REMEDY}"):
+    with pytest.raises(UserError, match=f"a.npy: made for other classes than .*, or another order of them; {REMEDY}"):
         file.read(_meta(), TWO)
 
 
@@ -338,7 +338,7 @@ def test_read_refuses_values_of_other_classes(vocabulary: dict, tmp_path: Path) 
 )
 def test_read_names_a_wrong_shape_or_type(array: np.ndarray, found: str, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", array)
-    with pytest.raises(UserError, match=rf"a.npy: {found}, but .* ask for int16 \(3, 2\); {REMEDY}"):
+    with pytest.raises(UserError, match=rf"a.npy: {found}, but .* need int16 \(3, 2\); {REMEDY}"):
         PredictionFile(tmp_path / "a.npy").read(_meta(), TWO)
 
 
@@ -413,13 +413,13 @@ def test_folds_and_deleted_models_are_taken_only_if_named(tmp_path: Path, caplog
     (tmp_path / "cross-validation-cv.json").write_text("{}", encoding="utf-8")
     caplog.set_level(logging.INFO)
     assert [file.path.stem for file in prediction_files(tmp_path, None)] == ["copied_3", "here_2"]
-    assert "takes copied_3, here_2" in caplog.text
-    assert "leaves out cv_0: a fold of a cross-validation; cv_7: a fold" in caplog.text
+    assert "using copied_3, here_2" in caplog.text
+    assert "leaving out cv_0: a fold of a cross-validation; cv_7: a fold" in caplog.text
     assert f"gone_1: its model is no longer at {models / 'gone_1'}" in caplog.text
     assert [file.path.stem for file in prediction_files(tmp_path, names)] == names
     for name in ("here_2", "copied_3"):
         (directory / f"{name}.npy").unlink()
-    with pytest.raises(UserError, match="nothing to take without --model-names .cv_0: a fold"):
+    with pytest.raises(UserError, match="nothing to use without --model-names .cv_0: a fold"):
         prediction_files(tmp_path, None)
 
 

@@ -643,7 +643,7 @@ def test_mistakes(films: Path, tmp_path: Path, command: Command) -> None:
     broken.mkdir()
     (broken / "a.mp4").write_bytes(b"no film")
     for options, parts in (
-        ((films,), ("--labels CSV, or --classes",)),
+        ((films,), ("--labels CSV or --classes",)),
         ((films, "--classes", "dog", "--model", empty), ("--model: needs --features",)),
         ((tmp_path / "none", "--classes", "dog"), ("none: no such folder",)),
         ((empty, "--classes", "dog"), ("no film in this folder",)),

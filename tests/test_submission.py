@@ -227,7 +227,7 @@ def _without_predictions(data_dir: Path) -> None:
         (
             lambda data_dir: np.save(data_dir / "cache" / "predictions" / "x.npy", np.zeros((N_ROWS, 4), np.int16)),
             (),
-            r"x.npy: int16 \(12, 4\), but .* ask for int16 \(12, 3\)",
+            r"x.npy: int16 \(12, 4\), but .* need int16 \(12, 3\)",
         ),
         (lambda data_dir: (data_dir / "cache" / "test_meta.npz").unlink(), (), r"test_meta.npz: no test metadata"),
         (lambda data_dir: (data_dir / "segment_vocabulary.csv").unlink(), (), r"segment_vocabulary.csv: no vocabulary"),

@@ -55,9 +55,7 @@ def test_labels_may_be_names(path: Path, names: Path) -> None:
 
 def test_names_need_a_list_of_them(path: Path, names: Path) -> None:
     names.unlink()
-    with pytest.raises(
-        UserError, match=f"^{names}: not there, but {path} names labels, such as 'cat'; .* or write ids$"
-    ):
+    with pytest.raises(UserError, match=f"^{names}: missing, but {path} names labels, such as 'cat'; .* or write ids$"):
         read_truth(_table(path, "abcd,30,dog,1", "abcd,30,cat,1"), names)
     assert read_truth(_table(path, "abcd,30,4,1"), names)["label"].tolist() == [4]
 

@@ -170,6 +170,6 @@ def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None
         base / "model.pth",
     )
     assert "not numbers" in submit("--video-cap", 1, "--video-model", base)
-    assert "needs one of --video-top-k, --video-threshold" in submit("--video-model", base)
+    assert "has no effect without one of --video-top-k, --video-threshold" in submit("--video-model", base)
     sorted((predicted / "segment" / "test").glob("*.tfrecord"))[0].unlink()
     assert "prepare_test_meta" in submit("--video-cap", 1, "--video-model", base)

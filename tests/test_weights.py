@@ -329,8 +329,8 @@ def test_auto_refuses_weights_of_other_models(folder: Path, command: Command) ->
     (folder / "cache" / "predictions" / "good_1.json").unlink()  # nothing says that it is another
     assert created(command, folder, "auto").status == 0
     for options, problem in (
-        (("auto", "--model-names", "good_1"), "--weights auto: there is one model only, good_1, which needs no weight"),
-        (("auto", "--fusion", "rank"), "--weights auto: has weights for the mean, not for --fusion rank"),
+        (("auto", "--model-names", "good_1"), "--weights auto: there is only one model, good_1, which needs no weight"),
+        (("auto", "--fusion", "rank"), "--weights auto: has weights only for --fusion mean, not for rank"),
         (("automatic",), "argument --weights: invalid number of at least 0, or auto value: 'automatic'"),
         (("-1",), "argument --weights"),
     ):
@@ -395,7 +395,7 @@ def test_no_weights_are_found_on_what_a_model_was_trained_on(
     outcome = command("evaluate", "--data-dir", data_dir, "--fold", 2, "--include-trained", "--resamples", 0)
     assert outcome.status == 0 and "best weights" not in outcome.out
     assert (
-        "no weights are looked for: some of the models were, or may have been, trained on these shards" in caplog.text
+        "no weights are searched for: some of the models were, or may have been, trained on these shards" in caplog.text
     )
     document = json.loads((data_dir / "cache" / "evaluation.json").read_text(encoding="utf-8"))
     assert document["weights"] is None and document["subjects"][-1]["name"] == "ensemble"

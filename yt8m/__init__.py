@@ -1,9 +1,9 @@
-"""Temporal concept localization on YouTube-8M segments: say *when* a concept appears in a video.
+"""Temporal concept localization on YouTube-8M segments: *when* does a concept appear in a video?
 
     model = yt8m.load("data/cache/segment/dbof-3_0")
     model.localize(features).spans
 
-Names are imported when they are first used, so that `import yt8m` takes no time.
+Names are imported on first use, so that `import yt8m` is instant.
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ __version__ = "1.0.0"
 
 _MODULES = {
     "Localizer": "localization.localizer",
-    "Result": "localization.results",
+    "Result": "localization.localizer",
     "Span": "localization.spans",
     "UserError": "common.errors",
     "load": "localization.localizer",

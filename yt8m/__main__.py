@@ -1,4 +1,4 @@
-"""`yt8m COMMAND ...`: all commands under one name; `python -m yt8m.COMMAND` is the same."""
+"""The entry point `yt8m COMMAND ...`, equivalent to `python -m yt8m.COMMAND ...`."""
 
 import argparse
 import difflib
@@ -15,7 +15,7 @@ from yt8m.cli import Parser, as_typed, run
 from yt8m.common.errors import UserError
 from yt8m.common.exits import STATUSES
 
-# In the order in which they are used.
+# In order of use.
 GROUPS = {
     "all in one": ("fit",),
     "get data": (
@@ -43,7 +43,7 @@ _INDENT = "    "
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line without a command, or with one that there is not."""
+    """Build the parser of a command line without a command, or with an unknown one."""
     parser = Parser(
         prog="yt8m",
         usage="%(prog)s COMMAND [options]",
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def build_command_parser(name: str) -> argparse.ArgumentParser:
-    """The command line of a command, which calls itself `yt8m NAME`."""
+    """Build the parser of a command, with `yt8m NAME` as its program name."""
     parser: argparse.ArgumentParser = importlib.import_module(f"yt8m.{name}").build_parser()
     parser.prog = f"yt8m {name}"
     parser.epilog = as_typed(parser.epilog or "", parser.prog)
@@ -66,8 +66,8 @@ def build_command_parser(name: str) -> argparse.ArgumentParser:
 
 
 def _overview() -> str:
-    """What the commands are for, the first line of their docstrings, and how they end."""
-    width = shutil.get_terminal_size().columns - 2  # as argparse has it
+    """The commands, each with the first line of its docstring, and the exit statuses."""
+    width = shutil.get_terminal_size().columns - 2  # as in argparse
     lines = []
     for title, names in GROUPS.items():
         lines.append(f"{title}:")
@@ -79,18 +79,18 @@ def _overview() -> str:
     lines.append("exit status:")
     for status, meaning in STATUSES.items():
         lines += textwrap.wrap(f"{status:5}{meaning}", width, initial_indent="  ", subsequent_indent=" " * 7)
-    lines += ["", "`yt8m COMMAND --help` says more. Dashes will do for underscores: `yt8m train-video`."]
+    lines += ["", "`yt8m COMMAND --help` says more. Dashes may replace underscores: `yt8m train-video`."]
     return "\n".join(lines)
 
 
 def _list_commands(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Print the commands. Raises `UserError` for one that there is not."""
+    """Print the help. Raises `UserError` for an unknown command."""
     if args.command is None:
         parser.print_help()
         return
     close = difflib.get_close_matches(_module_name(args.command), COMMANDS, cutoff=0.5)
     suggestion = f"did you mean {' or '.join(close)}? " if close else ""
-    raise UserError(f"no command {args.command!r}; {suggestion}`yt8m --help` lists all of them")
+    raise UserError(f"unknown command {args.command!r}; {suggestion}`yt8m --help` lists all of them")
 
 
 def _module_name(word: str) -> str:
@@ -98,9 +98,9 @@ def _module_name(word: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the first of the arguments names, with the others; by default those of the process."""
+    """Run the command named by the first argument with the others; `arguments` defaults to the process's own."""
     if "" not in sys.path:
-        sys.path.append("")  # where families of models of one's own may be, as `python -m` has it
+        sys.path.append("")  # where users may keep their own model families; `python -m` does the same
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = _module_name(words[0]) if words else ""
     if name in COMMANDS:

@@ -1,7 +1,7 @@
-"""Read every byte of folders of shards: what they hold, what is odd, and which shards to download again.
+"""Check every byte of folders of shards; report contents, oddities, and which shards to download again.
 
 The exit status is 0 if all shards are whole, 1 if any is damaged or of another kind, such as video-level features, or
-if a folder segment/test has video ids that a submission cannot hold, 2 if something could not be looked at.
+if a folder segment/test has video ids that a submission cannot hold, 2 if something could not be checked.
 """
 
 import argparse
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__, ("python -m yt8m.check_data", "python -m yt8m.check_data data/video/train data/segment/train")
     )
@@ -34,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Print tables and names, then the damage; ends with status 1 if there is any, or if test videos cannot be
-    submitted. Raises `UserError`."""
+    """Print tables, names and damage; exit with status 1 if there is damage, or test videos cannot be submitted.
+    Raises `UserError`."""
     import numpy as np
     import pandas as pd
 
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
         )
     vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
     for folder in folders:
-        shard_paths(folder)  # a wrong name is better known before hours of reading
+        shard_paths(folder)  # find a wrong name before hours of reading
     columns, odd, named, faults = {}, {}, [], []
     failed = False
     earlier = np.empty(0, np.bytes_)
@@ -62,11 +62,11 @@ def main(args: argparse.Namespace) -> None:
         columns[str(folder)] = contents(index, vocabulary)
         odd[str(folder)], videos = oddities(index), odd_videos(index)
         ids = np.unique(index.video_id)
-        again = "videos whose id is in a folder before this one"
+        again = "videos whose id is in an earlier folder"
         videos[again] = [shown_id(video_id) for video_id in np.intersect1d(ids, earlier).tolist()]
         odd[str(folder)][again] = len(videos[again])
         if len(index) and not index.rgb_count.any():
-            named.append(f"{folder}: no record has any frame of rgb, so that nothing can be done with them")
+            named.append(f"{folder}: no record has any rgb frame, so that they are of no use")
             failed = True
         failed |= bool(errors or videos[UNFIT_IDS] and Path(os.path.abspath(folder)).parts[-2:] == ("segment", "test"))
         named += [
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
             for what, names in videos.items()
             if names
         ]
-        named += [f"{folder}: not looked at: {', '.join(names)}" for names in [passed_over(folder)] if names]
+        named += [f"{folder}: not checked: {', '.join(names)}" for names in [passed_over(folder)] if names]
         earlier = np.union1d(earlier, ids)
         faults += errors
     print(pd.DataFrame(columns).to_string())
@@ -91,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _print_faults(faults: "list[RecordError]") -> None:
-    """Print which shards are of another kind, what is damaged, and which shards to download again."""
+    """Print shards of another kind, damage, and which shards to download again."""
     from yt8m.common.errors import ForeignRecordError
     from yt8m.data.records import DOWNLOAD
 
@@ -99,7 +99,7 @@ def _print_faults(faults: "list[RecordError]") -> None:
     damage = [error for error in faults if not isinstance(error, ForeignRecordError)]
     if foreign:
         print(f"\nof another kind, {counted(len(foreign), 'shard')}:")
-        for folder in dict.fromkeys(error.path.parent for error in foreign):  # what is said of one is true of all
+        for folder in dict.fromkeys(error.path.parent for error in foreign):  # one error stands for the folder's
             first, *others = [error for error in foreign if error.path.parent == folder]
             print(first, *[f"{folder}: and {len(others):,} more"] * bool(others), sep="\n")
     if damage:
@@ -108,7 +108,7 @@ def _print_faults(faults: "list[RecordError]") -> None:
         if shards:
             print(f"\ndownload again, {counted(len(shards), 'shard')}:", *shards, sep="\n")
     if not faults:
-        print("\nno damage: every checksum is right")
+        print("\nno damage: all checksums are right")
 
 
 if __name__ == "__main__":

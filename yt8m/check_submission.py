@@ -8,18 +8,18 @@ from yt8m.cli import add_top_k, make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         ("python -m yt8m.check_submission sub.csv", "python -m yt8m.check_submission sub.csv.gz --data-dir data/demo"),
     )
-    parser.add_argument("submission", type=Path, metavar="CSV", help="the submission; uncompressed if it ends in .gz")
-    add_top_k(parser, "the most segments that a class may list")
+    parser.add_argument("submission", type=Path, metavar="CSV", help="the submission; decompressed if it ends in .gz")
+    add_top_k(parser, "maximum number of segments per class")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Print what is wrong, and a verdict. Raises `UserError` where the file cannot be read."""
+    """Print the faults and a verdict. Raises `UserError` if the file cannot be read."""
     from yt8m.data.candidates import load_candidates
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.ranking.submission import SubmissionCheck

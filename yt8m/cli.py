@@ -1,4 +1,4 @@
-"""What the commands share: options, errors, devices. Imports nothing heavy, so that `--help` is instant."""
+"""Options, logging and error handling shared by the commands. Imports nothing heavy, so that `--help` is instant."""
 
 import argparse
 import gc
@@ -23,26 +23,35 @@ from yt8m.data.records import Damage
 if TYPE_CHECKING:
     from yt8m.data.frames import Trim
     from yt8m.prediction.inference import Computation, ModelChoice
+    from yt8m.training.experiments import Builder
     from yt8m.training.trainer import Options
 
 LOGGER = logging.getLogger(__name__)
 DEFAULT_SEED = 0
 MODULE_PREFIX = "python -m yt8m."
+_TIMES = {"s": "seconds", "m": "minutes", "h": "hours"}
+_SEGMENT_METRICS = """\
+An evaluation logs, for the validation shards: loss; auc, how often a segment rated 1 gets a higher probability for its
+class than one rated 0; accuracy of the ratings at probability 0.5; negative_accuracy, the share of the mined negatives,
+classes certainly absent from a segment's video, below 0.5.
+"""
+_ID_OPTIONS = "--videos", "--video-id"
+_ID_WITH_DASH = re.compile(r"(?!--[a-z]+(-[a-z]+)*\Z)-[\w-]{10}", re.ASCII)  # but no option of that length
 
 
 class _Options(Protocol):  # pylint: disable=too-few-public-methods
     """A parser, or a group of its options."""
 
     def add_argument(self, *names: Any, **properties: Any) -> Any:
-        """As `argparse.ArgumentParser` has it."""
+        """See `argparse.ArgumentParser`."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that does not keep to itself that it could not print its help, and that takes YouTube's ids as values of
-    --videos also where they begin with a dash."""
+    """A parser that reports failure to print its help, and accepts YouTube ids that begin with a dash as values of
+    --videos."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As `argparse.ArgumentParser` has it."""
+        """See `argparse.ArgumentParser`."""
         return super().parse_known_args(_with_named_ids(sys.argv[1:] if args is None else args), namespace)
 
     def print_help(self, file: Any = None) -> None:
@@ -50,17 +59,13 @@ class Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
 
-_ID_OPTIONS = "--videos", "--video-id"
-_ID_WITH_DASH = re.compile(r"(?!--[a-z]+(-[a-z]+)*\Z)-[\w-]{10}", re.ASCII)  # and not an option of that length
-
-
 def _with_named_ids(arguments: Sequence[str]) -> list[str]:
-    """A command line in which each id after --videos that begins with a dash is `--videos=ID`, which argparse takes."""
+    """Rewrite each id after --videos that begins with a dash as `--videos=ID`, which argparse accepts."""
     named: list[str] = []
-    option = ""  # that lists ids, where the place is within its values
+    option = ""  # the id option whose values are being read, if any
     for argument in arguments:
         if option and _ID_WITH_DASH.fullmatch(argument):
-            if named[-1] == option:  # without a value so far
+            if named[-1] == option:  # no value yet
                 named.pop()
             named.append(f"{option}={argument}")
             continue
@@ -75,10 +80,10 @@ def _with_named_ids(arguments: Sequence[str]) -> list[str]:
 def make_parser(
     description: str | None, examples: str | tuple[str, ...], *options: str, folder: str = "--data-dir"
 ) -> argparse.ArgumentParser:
-    """A parser with what all commands have, and those of the shared `options`: device, seed, workers, on-error.
+    """Build a parser with the options of all commands and the shared `options`: device, seed, workers, on-error.
 
-    `examples`: command lines of the form `python -m yt8m.COMMAND ...`; `folder`: what the data folder's option is
-    called. Under another name than the usual one it is needed, as where a data folder is made.
+    `examples`: command lines of the form `python -m yt8m.COMMAND ...`; `folder`: name of the data folder's option,
+    which is required under any name but the default, for commands that create a data folder.
     """
     lines = [examples] if isinstance(examples, str) else list(examples)
     parser = Parser(
@@ -90,8 +95,8 @@ def make_parser(
     )
     parser.add_argument("--version", action="version", version=__version__)
     loudness = parser.add_mutually_exclusive_group()
-    more = "say more: versions, where it computes, time and memory; of a mistake, also where it was found"
-    less = "show results, warnings and errors only, no progress; log files are complete all the same"
+    more = "log more: versions, device, time and memory; for an error, also where it was raised"
+    less = "show only results, warnings and errors, no progress; log files stay complete"
     for short, name, level, text in (
         ("-v", "--verbose", logging.DEBUG, more),
         ("-q", "--quiet", logging.WARNING, less),
@@ -108,20 +113,20 @@ def make_parser(
         required=not usual,
         dest="data_dir",
         metavar="DIR",
-        help=f"{what} (default: data)" if usual else f"data folder to write to, which is made: {what}",
+        help=f"{what} (default: data)" if usual else f"data folder to write to, created if missing: {what}",
     )
     add_shared(parser, *options)
     return parser
 
 
 def add_shared(options: _Options, *names: str) -> None:
-    """The shared options of these names, see `make_parser`, for a parser or a group of it."""
+    """Add the shared options of these names, see `make_parser`, to a parser or a group of it."""
     if "device" in names:
         options.add_argument(
             "--device",
             default="auto",
             metavar="auto|cpu|cuda[:i]",
-            help="where to compute (default: auto, a GPU if there is one)",
+            help="device to compute on (default: auto, a GPU if there is one)",
         )
     if "seed" in names:
         options.add_argument(
@@ -135,7 +140,7 @@ def add_shared(options: _Options, *names: str) -> None:
             "--workers",
             type=count,
             metavar="N",
-            help="threads that read ahead; 0 reads between the steps (default: 0 on a CPU; for a GPU half the processor "
+            help="threads that read ahead; 0 reads between steps (default: 0 on a CPU; for a GPU half the processor "
             "cores, from 2 to 8)",
         )
     if "on-error" in names:
@@ -145,35 +150,40 @@ def add_shared(options: _Options, *names: str) -> None:
             default="raise",
             dest="damage",
             metavar="raise|skip",
-            help="a damaged shard or record ends the command, or is left out and reported at the end (default: raise)",
+            help="at a damaged shard or record, stop, or skip it and report it at the end (default: raise)",
         )
 
 
 def add_top_k(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """`--top-k`, the challenge's 100,000 unless told otherwise."""
+    """Add `--top-k`, by default the challenge's 100,000."""
     parser.add_argument("--top-k", type=positive, default=100_000, metavar="K", help=f"{purpose} (default: 100000)")
 
 
 def add_truth(options: _Options, purpose: str) -> None:
-    """`--truth`."""
+    """Add `--truth`."""
     options.add_argument(
         "--truth",
         type=Path,
         metavar="CSV",
-        help="ratings of test segments, columns vid,start,label,score (label: an id, or a name of "
+        help="ratings of test segments, columns vid,start,label,score (label: an id, or a name in "
         f"DIR/vocabulary.csv){purpose}",
     )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """CONFIG, for what trains."""
+    """Add CONFIG, for commands that train."""
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML configuration, such as those in scripts/")
 
 
-def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
-    """What the three trainers have in common: CONFIG, `--name`, and how to train."""
+def make_training_parser(
+    description: str | None, examples: str | tuple[str, ...], folder: str
+) -> argparse.ArgumentParser:
+    """Build a parser with the options common to the three trainers; `folder`: where the help says that models go."""
+    parser = make_parser(description, examples, "device", "seed", "workers", "on-error")
     add_config(parser)
-    parser.add_argument("--name", required=True, type=folder_name, help=f"the model is exported to {folder}")
+    parser.add_argument(
+        "--name", required=True, type=folder_name, help=f"name of the model, which is exported to {folder}"
+    )
     parser.add_argument("--steps", type=positive, metavar="S", help="optimizer steps (default: the configuration's)")
     parser.add_argument(
         "--patience", type=positive, metavar="N", help="stop after N evaluations without improvement (default: never)"
@@ -184,16 +194,16 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
         default="10m",
         metavar="N|TIME",
         help="save the state of the run every N steps or after a time, such as 30s, 10m or 2h, and at each evaluation; "
-        "the same command goes on from there (default: 10m)",
+        "the same command resumes from it (default: 10m)",
     )
     parser.add_argument(
         "--log-every", type=positive, default=100, metavar="N", help="log a line every N steps (default: 100)"
     )
-    parser.add_argument("--restart", action="store_true", help="begin anew, whatever there is under this name")
+    parser.add_argument("--restart", action="store_true", help="start over, even if there is a run of this name")
     parser.add_argument(
         "--allow-other-code",
         action="store_true",
-        help="go on with a run that another version of this software began, which may end in other weights",
+        help="resume a run begun by another version of this software, which may lead to other weights",
     )
     add_amp(parser)
     parser.add_argument(
@@ -201,13 +211,14 @@ def add_training_options(parser: argparse.ArgumentParser, folder: str) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="take each batch in N parts, to need less memory (default: 1)",
+        help="split each batch into N parts, to save memory (default: 1)",
     )
-    parser.add_argument("--compile", action="store_true", help="train through torch.compile")
+    parser.add_argument("--compile", action="store_true", help="train with torch.compile")
+    return parser
 
 
 def training_options(args: argparse.Namespace) -> "Options":
-    """How to train, by the options that the trainers have in common."""
+    """How to train, from the options common to the trainers."""
     from yt8m.training.trainer import Options
 
     return Options(
@@ -228,7 +239,7 @@ def training_options(args: argparse.Namespace) -> "Options":
 
 
 def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int, str]]) -> None:
-    """Options that are positive numbers, by name: the default of each, and what it counts."""
+    """Add options for positive numbers, given by name with their default and help text."""
     for name, (default, what) in numbers.items():
         parser.add_argument(
             f"--{name}", type=positive, default=default, metavar="N", help=f"{what} (default: {default})"
@@ -236,26 +247,39 @@ def add_numbers(parser: argparse.ArgumentParser, numbers: Mapping[str, tuple[int
 
 
 def add_fold(parser: argparse.ArgumentParser) -> None:
-    """`--fold`, for the trainers on rated segments."""
+    """Add `--fold`, for the trainers on rated segments."""
     parser.add_argument(
         "--fold",
         type=fold,
         required=True,
         metavar=f"K|{NO_FOLD}",
-        help=f"which of the {N_FOLDS} folds to validate on, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on "
-        "all shards, without validation, and export the weights of the last step",
+        help=f"the fold to validate on, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on all shards, without "
+        "validation, and export the weights of the last step",
     )
 
 
-def add_fine_tuning_options(parser: argparse.ArgumentParser) -> None:
-    """What the trainers on rated segments have in common beside base models: the others' options and `--fold`."""
-    add_training_options(parser, "cache/segment/NAME_FOLD")
+def make_fine_tuning_parser(description: str | None, examples: str | tuple[str, ...]) -> argparse.ArgumentParser:
+    """Build a parser with the options common to the trainers on rated segments, all but the base models."""
+    parser = make_training_parser(f"{description}\n\n{_SEGMENT_METRICS}", examples, "cache/segment/NAME_FOLD")
     add_fold(parser)
     add_vocabulary(parser)
+    return parser
+
+
+def fine_tuning_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of the experiments of both trainers on rated segments, all but the base models."""
+    return {"config": args.config, "fold": args.fold, "steps": args.steps, "vocabulary_file": args.vocabulary}
+
+
+def run_training(args: argparse.Namespace, build: "Builder") -> None:
+    """Train and export the experiment that `build` makes. Raises `UserError`."""
+    from yt8m.training.trainer import train
+
+    train(model_folder(args), args.data_dir, build, training_options(args))
 
 
 def model_folder(args: argparse.Namespace) -> Path:
-    """Where a trainer's model goes."""
+    """The folder that a trainer exports its model to."""
     cache = Path(args.data_dir, "cache")
     return cache / "segment" / f"{args.name}_{args.fold}" if "fold" in args else cache / "video" / args.name
 
@@ -263,9 +287,9 @@ def model_folder(args: argparse.Namespace) -> Path:
 def add_amp(
     parser: argparse.ArgumentParser,
     default: str = "auto",
-    explanation: str = "auto, bf16 or else fp16 on a GPU, off on a CPU",
+    explanation: str = "auto, i.e. bf16, else fp16, on a GPU, and off on a CPU",
 ) -> None:
-    """`--amp`, for training unless told otherwise."""
+    """Add `--amp`, by default for training."""
     parser.add_argument(
         "--amp",
         choices=("auto", "bf16", "fp16", "off"),
@@ -275,25 +299,25 @@ def add_amp(
 
 
 def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str = "all") -> None:
-    """`--model-names`, for a command that works on all models unless told otherwise."""
+    """Add `--model-names`, by default all models."""
     parser.add_argument(
         "--model-names", nargs="+", metavar="NAME", action=Distinct, help=f"{purpose} (default: {default})"
     )
 
 
 def add_vocabulary(options: _Options) -> None:
-    """`--vocabulary`, for what uses models."""
+    """Add `--vocabulary`, for commands that use models."""
     options.add_argument(
         "--vocabulary",
         type=Path,
         metavar="CSV",
-        help="the classes of models whose folders do not say which they are, as a segment_vocabulary.csv (default: for "
-        "1,000 classes the challenge's)",
+        help="segment_vocabulary.csv with the classes of models whose folders do not list them (default: for 1,000 "
+        "classes, the challenge's)",
     )
 
 
 def add_model_dir(options: _Options) -> None:
-    """`--model-dir`."""
+    """Add `--model-dir`."""
     options.add_argument(
         "--model-dir",
         type=Path,
@@ -303,7 +327,7 @@ def add_model_dir(options: _Options) -> None:
 
 
 def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> None:
-    """Which segment models predict, and how: what the commands have in common that predict with all their models."""
+    """Add the options common to the commands that predict with all segment models: which models, and how."""
     add_model_dir(parser)
     add_model_names(parser, purpose)
     add_vocabulary(parser)
@@ -320,22 +344,21 @@ def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> Non
         default=[0],
         metavar="S",
         action=Distinct,
-        help="average the predictions for segments so many seconds later, or earlier, such as "
-        "-2 -1 0 1 2 (default: 0, the segments alone)",
+        help="average the predictions for segments shifted by S seconds, such as -2 -1 0 1 2 (default: 0, no shift)",
     )
-    add_amp(parser, "off", "off, float32; auto is bf16 or else fp16 on a GPU")
+    add_amp(parser, "off", "off, float32; auto: bf16, else fp16, on a GPU")
 
 
 def model_choice(args: argparse.Namespace) -> "ModelChoice":
-    """The models that `--model-dir`, `--model-names` and `--vocabulary` choose."""
+    """The models selected by `--model-dir`, `--model-names` and `--vocabulary`."""
     from yt8m.prediction.inference import ModelChoice
 
     return ModelChoice(args.model_dir or args.data_dir / "cache" / "segment", args.model_names, args.vocabulary)
 
 
 def computation(args: argparse.Namespace, trim: "Trim | None" = None) -> "Computation":
-    """What `--device`, `--amp` and `--shifts` say of predicting; `trim`: the segments of a video that are left out, by
-    default those that are no candidates."""
+    """How to predict, from `--device`, `--amp` and `--shifts`; `trim`: the segments of a video to leave out, by default
+    those that the challenge does not rank."""
     from yt8m.common.devices import resolve_device, resolve_half
     from yt8m.data.frames import CANDIDATES
     from yt8m.prediction.inference import Computation
@@ -345,7 +368,7 @@ def computation(args: argparse.Namespace, trim: "Trim | None" = None) -> "Comput
 
 
 class Distinct(argparse.Action):
-    """An option's values, of which none may come twice: what is named twice would count twice."""
+    """Store an option's values; refuse duplicates, which would count twice."""
 
     def __call__(
         self,
@@ -355,7 +378,7 @@ class Distinct(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         given = getattr(namespace, self.dest, None)
-        values = values if given is self.default or given is None else [*given, *values]  # the option came before
+        values = values if given is self.default or given is None else [*given, *values]  # the option is repeated
         for value in values:
             if values.count(value) > 1:
                 parser.error(f"argument {option_string}: {value} is named more than once")
@@ -363,7 +386,7 @@ class Distinct(argparse.Action):
 
 
 def folder_name(text: str) -> str:
-    """An option's value as the name of a folder that is not hidden."""
+    """Parse the name of a folder, not a hidden one."""
     if not text or text.startswith(".") or "/" in text:
         raise ValueError
     return text
@@ -372,15 +395,21 @@ def folder_name(text: str) -> str:
 folder_name.__name__ = "folder name"
 
 
-def count(text: str) -> int:
-    """An option's value as an integer of at least 0 that fits 64 bits, as a seed has to."""
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise ValueError
-    return value
+def integer_type(name: str, low: int, end: int) -> Callable[[str], int]:
+    """Make an option type for integers from `low` to below `end`; `name` is for error messages."""
+
+    def convert(text: str) -> int:
+        value = int(text)
+        if not low <= value < end:
+            raise ValueError
+        return value
+
+    convert.__name__ = name  # argparse names the type in its message
+    return convert
 
 
-count.__name__ = "number from 0 to 2^63 - 1"  # argparse names the type in its message
+count = integer_type("number from 0 to 2^63 - 1", 0, 2**63)  # fits 64 bits, as a seed must
+positive = integer_type("number from 1 to 2^31 - 1", 1, 2**31)
 
 
 def _damage(text: str) -> Damage:
@@ -392,22 +421,8 @@ def _damage(text: str) -> Damage:
 _damage.__name__ = "raise or skip"
 
 
-def positive(text: str) -> int:
-    """An option's value as an integer of at least 1 that fits 32 bits."""
-    value = int(text)
-    if not 1 <= value < 2**31:
-        raise ValueError
-    return value
-
-
-positive.__name__ = "number from 1 to 2^31 - 1"
-
-
-_TIMES = {"s": "seconds", "m": "minutes", "h": "hours"}
-
-
 def save_interval(text: str) -> int | timedelta:
-    """An option's value as a number of steps, or as a time: seconds (`30s`), minutes (`10m`) or hours (`2h`)."""
+    """Parse a number of steps, or a time: seconds (`30s`), minutes (`10m`) or hours (`2h`)."""
     unit = _TIMES.get(text[-1:])
     try:
         number = positive(text if unit is None else text[:-1])
@@ -419,7 +434,7 @@ def save_interval(text: str) -> int | timedelta:
 
 
 def fold(text: str) -> Fold:
-    """An option's value as the number of a fold, or "none" for no fold."""
+    """Parse the number of a fold, or "none" for no fold."""
     if text == NO_FOLD:
         return NO_FOLD
     if text not in map(str, range(N_FOLDS)):
@@ -428,7 +443,7 @@ def fold(text: str) -> Fold:
 
 
 def number_type(name: str, accepts: Callable[[float], bool] = lambda value: True) -> Callable[[str], float]:
-    """The type of options whose values are finite numbers that `accepts` takes; `name` is for the error message."""
+    """Make an option type for the finite numbers that `accepts` allows; `name` is for error messages."""
 
     def convert(text: str) -> float:
         value = float(text)
@@ -436,7 +451,7 @@ def number_type(name: str, accepts: Callable[[float], bool] = lambda value: True
             raise ValueError
         return value
 
-    convert.__name__ = name  # argparse names the type in its message
+    convert.__name__ = name
     return convert
 
 
@@ -449,8 +464,8 @@ def run(
 ) -> None:
     """Parse a command line (by default the process's own) and run a command.
 
-    Ends the process, unless the command is done and all it has printed is written. What `ending_of` knows ends with
-    one line and its status, Ctrl-C with status 130, a bug with its traceback and status 1.
+    Returns if the command succeeds and its output is written. Otherwise exits: for errors that `ending_of` knows with
+    one line and their status, for Ctrl-C with status 130; a bug shows its traceback, with status 1.
     """
     start = time.monotonic()
     args = argparse.Namespace()
@@ -459,7 +474,7 @@ def run(
             _parse_and_call(main, parser, arguments, args)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except Exception as error:  # pylint: disable=broad-exception-caught  # a bug is raised again
+    except Exception as error:  # pylint: disable=broad-exception-caught  # bugs are raised again
         ending = ending_of(error, _less_memory(args), _fewer_threads(args))
         if ending is None:
             raise
@@ -473,7 +488,7 @@ def run(
         LOGGER.debug("%s", _spent(start))
         settle(sys.stdout)
         settle(sys.stderr)
-        gc.freeze()  # the end of the process would look through all of torch for garbage, for half a second
+        gc.freeze()  # at exit, collecting garbage in all of torch would take half a second
 
 
 def _parse_and_call(
@@ -484,7 +499,7 @@ def _parse_and_call(
 ) -> None:
     """Fill `args` and run the command."""
     if sys.platform != "linux":
-        raise UserError(f"runs on Linux alone, this is {sys.platform}; use the Docker image, or on Windows WSL 2")
+        raise UserError(f"runs only on Linux, not on {sys.platform}; use the Docker image, or WSL 2 on Windows")
     vars(args).update(vars(parser.parse_args(arguments)))  # all of them, or none
     if "console_level" in args:
         _set_up_console(args.console_level)
@@ -498,68 +513,68 @@ def _parse_and_call(
 
 
 def _wait_passively() -> None:
-    """Have computing threads sleep while they wait for each other, unless the environment says how they should wait.
+    """Let computing threads sleep while they wait for each other, unless the environment says otherwise.
 
-    They would spin, and where other programs compute, too, take the time that the others need: training can slow down
-    tenfold. Counts only if torch has not been imported yet.
+    By default they spin and, beside other busy programs, take processor time that is needed elsewhere: training can
+    slow down tenfold. Takes effect only before torch is imported.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _less_memory(args: argparse.Namespace) -> str:
-    """How the command could do with less memory."""
+    """The remedy for a lack of memory."""
     if "accumulate" in args:
-        return f"begin anew with --accumulate {2 * args.accumulate} --restart, or set a lower training.batch_size"
+        return f"start over with --accumulate {2 * args.accumulate} --restart, or set a lower training.batch_size"
     if "batch_size" in args:
         return f"try a lower --batch-size than {args.batch_size}"
     if "config" in args:
         return f"set a lower training.batch_size in {args.config}"
     if "device" in args:
-        return "free some, try --device cpu where it was a GPU's, or name fewer models"
+        return "free some, try --device cpu if the GPU ran out, or name fewer models"
     return "free some, or use a machine with more"
 
 
 def _fewer_threads(args: argparse.Namespace) -> str:
-    """How the command could do with fewer threads."""
+    """The remedy for a lack of threads."""
     fewer = "set a lower --workers or OMP_NUM_THREADS" if "workers" in args else "set a lower OMP_NUM_THREADS"
-    return f"{fewer}, end some, or raise the limit (ulimit -u)"
+    return f"{fewer}, end other processes, or raise the limit (ulimit -u)"
 
 
 def _set_up_console(level: int) -> None:
-    """Show log lines from `level` on, on standard error; of other packages none below INFO."""
+    """Show log lines from `level` on, on standard error; those of other packages from INFO on."""
     logging.basicConfig(level=max(level, logging.INFO), format="%(message)s", stream=sys.stderr)
     if level < logging.INFO:
-        for name in ("yt8m", __name__):  # our own, too: commands set the level of the one above it
+        for name in ("yt8m", __name__):  # both, as commands may set the level of the first
             logging.getLogger(name).setLevel(level)
 
 
 def as_typed(text: str, prog: str) -> str:
-    """A text whose commands are spelled as the user has spelled the one that runs: `yt8m X` or `python -m yt8m.X`."""
+    """Spell the commands in a text as the user typed the running one: `yt8m X` or `python -m yt8m.X`."""
     return text.replace(MODULE_PREFIX, "yt8m ") if prog.startswith("yt8m") else text
 
 
 def _complain(line: str) -> None:
-    """Say it on standard error, as far as that is there."""
+    """Print to standard error, if it is open."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def _versions() -> str:
-    """What runs here."""
+    """Versions of this software and its packages, and the machine."""
     import platform
     from importlib import metadata
 
     packages = []
     for name in ("torch", "numpy", "pandas", "tensorflow"):
-        with suppress(metadata.PackageNotFoundError):  # another build of it has another name
+        with suppress(metadata.PackageNotFoundError):  # some builds have another name
             packages.append(f"{name} {metadata.version(name)}")
     system = f"{platform.system()} {platform.machine()}, {counted(os.cpu_count() or 1, 'CPU core')}"
     return f"yt8m {__version__}, Python {platform.python_version()}, {', '.join(packages)}; {system}"
 
 
 def _spent(start: float) -> str:
-    """The time since `start`, and the most memory that was in use."""
+    """The time since `start`, and the peak memory."""
     import resource
 
     own, children = (
@@ -567,7 +582,7 @@ def _spent(start: float) -> str:
     )
     parts = [f"{time.monotonic() - start:.1f} s", f"at most {own:.2f} GB of memory"]
     if children:
-        parts.append(f"{children:.2f} GB in a process it started")
+        parts.append(f"{children:.2f} GB in a child process")
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         parts += [

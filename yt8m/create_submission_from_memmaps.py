@@ -37,7 +37,7 @@ _weight.__name__ = f"number of at least 0, or {AUTO}"  # argparse names the type
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -48,21 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
         ),
         "seed",
     )
-    add_model_names(parser, "which models' predictions in cache/predictions to average")
+    add_model_names(parser, "models whose predictions in cache/predictions to average")
     parser.add_argument(
         "--weights",
         type=_weight,
         nargs="+",
         metavar="W",
-        help=f"weight of each model, in the order of --model-names; or {AUTO}: those that the newest evaluation of "
-        "exactly these models has found, of evaluation*.json and cross-validation*.json in the cache folder (default: "
-        "all the same)",
+        help=f"weight of each model, in the order of --model-names; or {AUTO}: those found by the newest evaluation of "
+        "exactly these models, among evaluation*.json and cross-validation*.json in the cache folder (default: equal "
+        "weights)",
     )
     parser.add_argument(
         "--fusion",
         choices=FUSIONS,
         default="mean",
-        help="how scores become one: the mean as published; the geometric mean; the mean rank among a "
+        help="how to combine scores: the mean, as published; the geometric mean; the mean rank among a "
         "class's segments; the mean of 1 / (60 + rank) (default: mean)",
     )
     parser.add_argument(
@@ -72,11 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="the submission; compressed if it ends in .gz (default: sub.csv)",
     )
-    add_top_k(parser, "segments a class")
+    add_top_k(parser, "segments per class")
     video = parser.add_argument_group(
         "candidates",
-        "A video model may say which videos count for a class. --device, --workers and --on-error are for its "
-        "predictions alone, which are kept in cache/video_predictions.",
+        "A video model can restrict each class to probable videos. --device, --workers and --on-error apply only to "
+        "its predictions, which are kept in cache/video_predictions.",
     )
     video.add_argument(
         "--video-model",
@@ -88,16 +88,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--video-top-k",
         type=positive,
         metavar="N",
-        help="a video counts for the N classes that it most probably shows (default: all)",
+        help="rank a video's segments only for its N most probable classes (default: all)",
     )
     video.add_argument(
         "--video-threshold",
         type=probability,
         metavar="P",
-        help="a video counts for classes of at least this probability (default: all)",
+        help="rank a video's segments only for classes of at least this probability (default: all)",
     )
     video.add_argument(
-        "--video-cap", type=positive, metavar="N", help="the N most probable videos count for a class (default: all)"
+        "--video-cap", type=positive, metavar="N", help="rank only a class's N most probable videos (default: all)"
     )
     video.add_argument(
         "--video-weight",
@@ -125,14 +125,14 @@ def main(args: argparse.Namespace) -> None:
     weights = args.weights
     if weights == [AUTO]:
         if args.fusion != "mean":
-            raise UserError(f"--weights {AUTO}: has weights for the mean, not for --fusion {args.fusion}")
+            raise UserError(f"--weights {AUTO}: has weights only for --fusion mean, not for {args.fusion}")
     elif weights is not None and (AUTO in weights or len(weights) != len(args.model_names or ()) or not any(weights)):
         raise UserError(
             f"--weights: expected {AUTO}, or one for each of the --model-names, not all 0, found "
             f"{len(weights)} for {len(args.model_names or ())}"
         )
     if args.output.is_dir() or not os.access(_nearest_folder(args.output), os.W_OK):
-        raise UserError(f"--output {args.output}: is a folder, or in one that cannot be written to")
+        raise UserError(f"--output {args.output}: is a folder, or in a folder that cannot be written to")
     vocabulary = load_vocabulary(args.data_dir)
     cache = args.data_dir / "cache"
     candidates = load_candidates(cache)
@@ -154,18 +154,18 @@ def main(args: argparse.Namespace) -> None:
     print(
         f"{args.output}: {len(vocabulary)} classes, the best {min(args.top_k, candidates.n_rows)} of "
         f"{candidates.n_rows} segments each"
-        f"{' of the videos that count' if factors is not None else ''}, {args.fusion} of "
+        f"{' of the selected videos' if factors is not None else ''}, {args.fusion} of "
         f"{', '.join(names) if weights is None else weights_text(names, weights)}"
     )
 
 
 def _nearest_folder(path: Path) -> Path:
-    """The folder, among those that a path lies in, that is there."""
+    """The closest existing folder above a path."""
     return next(folder for folder in path.absolute().parents if folder.is_dir())
 
 
 def _factors(args: argparse.Namespace, candidates: "Candidates", vocabulary: "Vocabulary") -> "np.ndarray | None":
-    """What the video model multiplies scores by, (videos, classes) float32; None without one."""
+    """The video model's factors of the scores, (videos, classes) float32; None without such a model."""
     from yt8m.common.errors import UserError
 
     rules = {
@@ -180,7 +180,7 @@ def _factors(args: argparse.Namespace, candidates: "Candidates", vocabulary: "Vo
             raise UserError(f"{given[0]}: needs a --video-model")
         return None
     if not given:
-        raise UserError(f"--video-model {args.video_model}: needs one of {', '.join(rules)}, or changes nothing")
+        raise UserError(f"--video-model {args.video_model}: has no effect without one of {', '.join(rules)}")
 
     from yt8m.common.devices import resolve_device, resolve_workers
     from yt8m.data.candidates import load_test_index

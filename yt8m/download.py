@@ -1,11 +1,11 @@
 """Download the YouTube-8M data set, or a part of it: shards are fetched, verified and put where the commands look.
 
-What is there already is left alone, what was broken off is gone on with: type the same command again. Shards get their
-official names, such as validate3227.tfrecord; one that is there under its server's name, such as validate0d.tfrecord,
-is recognized. A file of a shard's name with other content is not lost: it is called NAME.replaced once the right one
-has come. Proxies and passwords come from where curl has them, http_proxy and ~/.netrc.
+Existing shards are kept and interrupted downloads resume: type the same command again. Shards get their official names,
+such as validate3227.tfrecord; one stored under its server's name, such as validate0d.tfrecord, is recognized. A file
+with a shard's name but other content is not lost: it is renamed NAME.replaced once the right one has arrived. Proxies
+and passwords are configured as for curl, in http_proxy and ~/.netrc.
 
-The exit status is 0 if all shards are there, 1 if any is not to be had, 2 if something else is wrong.
+The exit status is 0 if all shards are there, 1 if any could not be fetched, 2 for any other error.
 """
 
 import argparse
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 VOCABULARY_URL = "https://research.google.com/youtube8m/csv/"
-VOCABULARIES = {  # files of the data folder: their address below that, and their columns
+VOCABULARIES = {  # files in the data folder: path below that URL, and columns
     NAMES_FILE: ("2/vocabulary.csv", NAME_COLUMNS),
     "segment_vocabulary.csv": ("segments/vocabulary.csv", NAME_COLUMNS[:1]),
 }
@@ -48,13 +48,13 @@ _SCRIPTS_PLAN = re.compile(
 
 @dataclass(frozen=True)
 class Selection:
-    """Which shards are wanted, by number and server's file name; `last`: the highest number that is named."""
+    """A choice of shards, by number and server's file name; `last`: the highest number named."""
 
     chooses: Callable[[int, str], bool]
     last: int = 0
 
     def of(self, names: Sequence[str], source: str) -> list[str]:
-        """The wanted ones of a plan's sorted names, by official number or, where not all have one, by place.
+        """The chosen ones of a plan's sorted names, by official number or, unless each has its own, by position.
 
         Raises `UserError` for a number that no shard of the plan can have.
         """
@@ -68,7 +68,7 @@ class Selection:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(__doc__, "python -m yt8m.download --plan 2/frame/validate 3/frame/validate --shards 0-99")
     folders = ", ".join(f"{partition.published} goes to DIR/{partition.folder}" for partition in PARTITIONS)
     parser.add_argument(
@@ -85,38 +85,38 @@ def build_parser() -> argparse.ArgumentParser:
         type=parse_selection,
         default=Selection(lambda number, name: True),
         metavar="RANGES|M/N|i,n",
-        help=f"which shards of each plan, by their official numbers, 0 to {N_SHARDS - 1}: ranges such as 0-99 or 5 or "
-        "0-9,20-29; every N-th from M, such as 3/100; or, as the organizers' script has it, the i-th of n parts, such "
+        help=f"shards of each plan, by official number, 0 to {N_SHARDS - 1}: ranges such as 0-99 or 5 or "
+        "0-9,20-29; every N-th from M, such as 3/100; or, as in the organizers' script, the i-th of n parts, such "
         "as 1,100 (default: all)",
     )
     parser.add_argument(
-        "--mirror", choices=("us", "eu", "asia"), default="us", help="where to download from (default: us)"
+        "--mirror", choices=("us", "eu", "asia"), default="us", help="mirror to download from (default: us)"
     )
     parser.add_argument(
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="where the shards of a single plan go to (default: the partition's folder)",
+        help="folder for the shards of a single plan (default: the partition's folder)",
     )
     parser.add_argument(
-        "--base-url", metavar="URL", help="folder of the shards of a single plan (default: the plan's own)"
+        "--base-url", metavar="URL", help="URL above the shards of a single plan (default: the plan's own)"
     )
     parser.add_argument(
         "--vocabulary",
         action="store_true",
-        help=f"fetch those of {' and '.join(VOCABULARIES)} that are not in DIR, from {VOCABULARY_URL}",
+        help=f"fetch {' and '.join(VOCABULARIES)} from {VOCABULARY_URL}, unless they are in DIR",
     )
-    parser.add_argument("--list", action="store_true", help="only say what would be fetched, and how many are there")
+    parser.add_argument("--list", action="store_true", help="only list what would be fetched, and count what is there")
     parser.add_argument(
-        "--verify", action="store_true", help="read all files that are there again, also those known to be right"
+        "--verify", action="store_true", help="read all existing files again, even those already verified"
     )
-    parser.add_argument("--jobs", type=positive, default=4, metavar="N", help="files at the same time (default: 4)")
+    parser.add_argument("--jobs", type=positive, default=4, metavar="N", help="parallel downloads (default: 4)")
     parser.add_argument(
         "--retries",
         type=count,
         default=5,
         metavar="N",
-        help="attempts after the first that fails, with longer and longer waits between them (default: 5)",
+        help="attempts after the first failure, with increasing waits (default: 5)",
     )
     parser.add_argument(
         "--timeout",
@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse_selection(text: str) -> Selection:
-    """An option's value: `0-9,20-29` or `5`, ranges; `M/N`, every N-th from M on; `i,n`, the i-th of n parts."""
+    """Parse `0-9,20-29` or `5`, ranges; `M/N`, every N-th from M on; `i,n`, the i-th of n parts."""
     if share := re.fullmatch(r"(\d{1,9})([/,])(\d{1,9})", text, re.ASCII):
         i, n = int(share[1]), int(share[3])
         if share[2] == "/" and i < n:
@@ -152,7 +152,7 @@ def parse_selection(text: str) -> Selection:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Fetch what is missing and say what came of it; ends with status 1 if not all is there. Raises `UserError`."""
+    """Fetch what is missing and print a summary; exit with status 1 if any fails. Raises `UserError`."""
     from yt8m.data.downloads import Fetcher
 
     if not args.plan and not args.vocabulary:
@@ -166,8 +166,7 @@ def main(args: argparse.Namespace) -> None:
     for batch in batches:
         if not batch.shards:
             print(
-                f"{batch.title}: nothing is left to fetch in it; with the partition for --plan, --list says what is "
-                "there"
+                f"{batch.title}: nothing left to fetch; give the partition as --plan for --list to count what is there"
             )
     batches = [batch for batch in batches if batch.shards]
     if args.list:
@@ -178,9 +177,10 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDownloads":
-    """The wanted shards of a plan: a partition, a URL or a path; none if they have all been taken from a plan file.
+    """The chosen shards of a plan: a partition, a URL or a path; none of a plan file from which all have been taken.
 
-    Raises `UserError` if it cannot be had, is none, has no such shards, or does not say where they are or go to.
+    Raises `UserError` if the plan cannot be read, is invalid, or lacks such shards, or if their source or destination
+    is unknown.
     """
     from yt8m.data.downloads import SITE, Shard, ShardDownloads, parse_plan
 
@@ -203,13 +203,13 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDown
     if content is not None and not parse_plan(content, plan):
         return ShardDownloads(plan, args.data_dir, [], args.data_dir)
     if folder is None:
-        raise UserError(f"--plan {plan}: say with --to which folder its shards go to")
+        raise UserError(f"--plan {plan}: name the folder for its shards with --to")
     if args.base_url is not None:
         base = _checked_url(args.base_url, "--base-url").rstrip("/") + "/"
     elif partition:
         base = f"http://{args.mirror}.{SITE}/{'/'.join(partition.groups())}/"
     if not base:
-        raise UserError(f"--plan {plan}: say with --base-url where its shards are")
+        raise UserError(f"--plan {plan}: name the URL above its shards with --base-url")
     files = parse_plan(fetcher.fetch_small(location) if content is None else content, location)
     if partition and content is None and len(files) < N_SHARDS:
         LOGGER.warning("%s: lists only %d of %d shards", location, len(files), N_SHARDS)
@@ -220,7 +220,7 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDown
 
 
 def _content(path: str) -> bytes:
-    """What a plan file holds. Raises `UserError` if that is too much."""
+    """The content of a plan file. Raises `UserError` if it is too large."""
     from yt8m.data.downloads import SMALL_BYTES
 
     with open(path, "rb") as file:
@@ -231,31 +231,31 @@ def _content(path: str) -> bytes:
 
 
 def _folder_of(partition: "re.Match[str]", plan: str, data_dir: Path) -> Path | None:
-    """Where the shards of a partition go to, None if no command needs it. Raises `UserError` for the video level."""
+    """The folder for a partition's shards, None if no command needs them. Raises `UserError` for the video level."""
     release, level, split = partition.groups()
     if level == "video":
-        what = "has features of whole videos, but those of their frames are needed"
+        what = "has video-level features, but frame-level features are needed"
         raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
     published = f"{release}/{level}/{split}"
     return next((data_dir / known.folder for known in PARTITIONS if known.published == published), None)
 
 
 def _checked_url(url: str, option: str) -> str:
-    """A URL of http or https. Raises `UserError` for others, and for those with a password, which would be printed."""
+    """Check an http or https URL. Raises `UserError` for others, and for one with a password, which would be logged."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:  # no number as its port, half an IPv6 address
+    except ValueError:  # a port that is no number, half an IPv6 address
         good = False
     if not good:
-        raise UserError(f"{option} {url}: expected an address that begins with http:// or https:// and a host")
+        raise UserError(f"{option} {url}: expected http:// or https:// and a host")
     if parts.username is not None:
         raise UserError(f"{option}: leave name and password out of the address and put them into ~/.netrc")
     return url
 
 
 def _vocabulary(name: str, args: argparse.Namespace, fetcher: "Fetcher") -> None:
-    """Fetch a vocabulary, or leave the one alone that is there."""
+    """Fetch a vocabulary, unless it exists."""
     path, (where, columns) = args.data_dir / name, VOCABULARIES[name]
     url = VOCABULARY_URL + where
     if path.exists():
@@ -295,12 +295,12 @@ def _list(batch: "ShardDownloads", fetcher: "Fetcher") -> None:
 
 
 def _download(batches: "list[ShardDownloads]", args: argparse.Namespace, fetcher: "Fetcher") -> None:
-    """Fetch what is missing, and print what came of it; ends with status 1 if not all is there."""
+    """Fetch what is missing and print a summary; exit with status 1 if any fails."""
     failed, aside = [], []
     with ExitStack() as stack:
         for batch in batches:
             batch.folder.mkdir(parents=True, exist_ok=True)
-            occupied = f"{batch.folder}: another download into this folder is at work; wait until it has ended"
+            occupied = f"{batch.folder}: another download into this folder is running; wait until it has ended"
             stack.enter_context(locked(batch.folder / ".download.lock", UserError(occupied)))
         missing = [batch.look(args.verify, args.jobs) for batch in batches]
         sizes = [fetcher.size_of(shards[0].url) if shards else 0 for shards in missing]
@@ -314,27 +314,27 @@ def _download(batches: "list[ShardDownloads]", args: argparse.Namespace, fetcher
             failed += reasons
             aside += batch.set_aside
     if aside:
-        print(f"\nhad another MD5 and are kept under other names, {len(aside)} files; delete them at will:")
+        print(f"\nrenamed for a wrong MD5, {len(aside)} files; delete them at will:")
         print(*sorted(aside), sep="\n")
     if failed:
-        print(f"\nfailed, {len(failed)} shards; the same command tries again and goes on where they are:")
+        print(f"\nfailed, {len(failed)} shards; the same command retries and resumes them:")
         print(*failed, sep="\n")
         sys.exit(1)
 
 
 def _warn_of_little_space(folders: list[Path], sizes: list[int]) -> None:
-    """A warning for each disk on which there is less space than is to come, in bytes, to each folder."""
+    """Warn of each disk with less space than the folders on it need; `sizes`: bytes to come in each folder."""
     to_come: Counter[int] = Counter()
     for folder, size in zip(folders, sizes):
         to_come[folder.stat().st_dev] += size
     for device, folder in {folder.stat().st_dev: folder for folder in folders}.items():
         if to_come[device] > (free := shutil.disk_usage(folder).free):
-            what = "%s: about %s are to come, and %s are free; it will not fit"
+            what = "%s: needs about %s, but only %s are free"
             LOGGER.warning(what, folder, _gigabytes(to_come[device]), _gigabytes(free))
 
 
 def _gigabytes(n_bytes: int) -> str:
-    """A number of bytes as people say it."""
+    """A number of bytes in GB or MB."""
     return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:,.1f} MB"
 
 

@@ -1,6 +1,6 @@
-"""Honest scores: MAP@K as the challenge defines it, with intervals, of submissions, predictions and models.
+"""Score submissions, predictions and models: MAP@K as the challenge defines it, with intervals.
 
-Of several models it finds the weights, too, with which their mean is best on ratings that none was trained on.
+For several models it also finds the weights whose mean scores best on ratings that none was trained on.
 """
 
 import argparse
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -45,45 +45,44 @@ def build_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to measure on, one of").add_mutually_exclusive_group(required=True)
     add_truth(
         what,
-        ": for a --submission, for the predictions in cache/predictions of --model-names and their mean, or for both",
+        ": for a --submission, for the predictions of --model-names in cache/predictions and their mean, or for both",
     )
     what.add_argument(
         "--fold",
         type=int,
         choices=range(N_FOLDS),
         metavar="K",
-        help="the rated shards that fold K holds out, predicted with those of the models that were "
-        "trained without them, and with the mean of these",
+        help="the rated shards that fold K holds out, predicted by the models trained without them, and by their mean",
     )
     what.add_argument(
         "--out-of-fold",
         nargs="+",
         metavar="NAME",
         action=Distinct,
-        help="all rated shards, each predicted with that one of the models NAME_0 to NAME_7 that was "
-        "trained without it; several NAMEs are averaged, too",
+        help="all rated shards, each predicted by the one of the models NAME_0 to NAME_7 that was "
+        "trained without it; several NAMEs are also averaged",
     )
     add_model_names(parser, "the models to measure with --truth or --fold", "all; none with --submission")
-    parser.add_argument("--submission", type=Path, metavar="CSV", help="with --truth, a submission (default: none)")
+    parser.add_argument("--submission", type=Path, metavar="CSV", help="with --truth, the submission (default: none)")
     parser.add_argument(
         "--video-labels",
         type=Path,
         metavar="CSV",
         help="with --truth, labels of the test videos, columns vid,label (label: likewise), for the baseline that "
-        "knows only those (default: none)",
+        "knows only these (default: none)",
     )
     parser.add_argument(
         "--include-trained",
         action="store_true",
-        help="with --fold, measure models on shards that they were, or may have been, trained on, too",
+        help="with --fold, also measure models on shards that they were, or may have been, trained on",
     )
-    add_top_k(parser, "segments of a class that count")
+    add_top_k(parser, "segments per class that count")
     parser.add_argument(
         "--resamples",
         type=count,
         default=1000,
         metavar="N",
-        help="draw the videos so often, with replacement, for the intervals (default: 1000)",
+        help="bootstrap samples of the videos, for the intervals (default: 1000)",
     )
     parser.add_argument(
         "--output",
@@ -92,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="write PREFIX.csv, PREFIX-ratings.csv and PREFIX.json (default: cache/evaluation in the data folder)",
     )
     predicting = parser.add_argument_group(
-        "predicting", "For --fold and --out-of-fold, where models predict; --truth measures what is there already."
+        "predicting", "For --fold and --out-of-fold, where models predict; --truth measures existing predictions."
     )
     add_model_dir(predicting)
     add_vocabulary(predicting)
@@ -104,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Print a table, and write it with all details. Raises `UserError`."""
+    """Print a table and write it with all details. Raises `UserError`."""
     from yt8m.common.errors import UserError
     from yt8m.data.vocabulary import load_vocabulary
     from yt8m.scoring.evaluation import Setting, evaluate, summary_lines, write_evaluation
@@ -115,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
     trial = _trial(args, vocabulary, Counting(args.top_k, args.seed))
     if not trial.ratings.positive.any():
         raise UserError(
-            f"{trial.source}: none of {len(trial.ratings)} ratings is positive, so that there is nothing to measure"
+            f"{trial.source}: none of {len(trial.ratings)} ratings is positive; there is nothing to measure"
         )
     setting = Setting(trial.source, args.top_k, args.resamples, args.seed)
     evaluation = evaluate(trial.ratings, trial.subjects, vocabulary, setting, trial.folds, trial.weights)
@@ -125,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _trial(args: argparse.Namespace, vocabulary: "Vocabulary", counting: "Counting") -> "Trial":
-    """What the command line wants to be measured. Raises `UserError`."""
+    """The trial that the command line asks for. Raises `UserError`."""
     from yt8m.common.devices import resolve_device, resolve_workers
     from yt8m.scoring.trials import Loading, on_fold, on_test_set, on_unseen_shards
 
@@ -150,7 +149,7 @@ def _trial(args: argparse.Namespace, vocabulary: "Vocabulary", counting: "Counti
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raise `UserError` for options that belong to another form of the command."""
+    """Raise `UserError` for options that do not go together."""
     from yt8m.common.errors import UserError
 
     if args.truth is None:
@@ -158,7 +157,7 @@ def _check_options(args: argparse.Namespace) -> None:
             if getattr(args, option) is not None:
                 raise UserError(f"--{option.replace('_', '-')}: needs --truth")
     elif args.model_dir is not None:
-        raise UserError("--model-dir: --truth measures predictions that are there already")
+        raise UserError("--model-dir: --truth measures existing predictions")
     if args.include_trained and args.fold is None:
         raise UserError("--include-trained: needs --fold")
     if args.out_of_fold is not None and args.model_names is not None:

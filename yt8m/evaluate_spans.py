@@ -7,10 +7,10 @@ from yt8m.cli import make_parser, run
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(__doc__, "python -m yt8m.evaluate_spans spans.csv truth.csv")
     parser.add_argument("found", type=Path, metavar="FOUND", help="CSV of spans, as `localize --format csv` writes it")
-    parser.add_argument("true", type=Path, metavar="TRUE", help="CSV of what is true: vid,label,start,end in seconds")
+    parser.add_argument("true", type=Path, metavar="TRUE", help="CSV of true spans: vid,label,start,end in seconds")
     return parser
 
 

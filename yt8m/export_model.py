@@ -1,17 +1,17 @@
 """Export a model folder to one ONNX file, which other programs can run.
 
-An exported model takes features as the shards have them, uint8, one row a second, visual and audio features side by
-side (D of them). It gives probabilities, float32, of the C classes of the vocabulary:
+An exported model takes features as stored in shards: uint8, one row per second, visual and audio features side by side
+(D in all). It returns float32 probabilities of the vocabulary's C classes:
 
     video model        frames (L, D)                              -> probabilities (C,)
     context-agnostic   segments (S, 5 + 2 * offset, D)            -> probabilities (S, C)
     context-aware      segments (S, 5 + 2 * offset, D) and
                        frames (L, D) of the video they are from   -> probabilities (S, C)
 
-`frames` is all of one whole video: the model itself leaves out the first 30 and last 10 seconds if others remain. A
-segment that starts at T is given as seconds T - offset to T + 5 + offset (exclusive), zeros beyond either end of the
-video. S and L are free, at least 1. The file also says which model it is, its offset, and labels and names of the
-classes. It gets its name once it has been run, and has given the numbers that the model gives in PyTorch.
+`frames` is one whole video: the model itself drops the first 30 and last 10 seconds if others remain. A segment that
+starts at T consists of seconds T - offset to T + 5 + offset (exclusive), with zeros beyond either end of the video. S
+and L are dynamic, at least 1. The file also names the model, its offset, and the labels and names of the classes. It is
+put in place only after a run of it has matched PyTorch.
 """
 
 import argparse
@@ -23,7 +23,7 @@ FILE_NAME = "model.onnx"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--format",
         choices=("onnx",),
         default="onnx",
-        help="needs the packages onnx, onnxscript and onnxruntime (default: onnx, there is no other)",
+        help="needs the packages onnx, onnxscript and onnxruntime (default: onnx, the only one)",
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f"the file to write (default: {FILE_NAME} in MODEL_DIR)"
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Export, compare, and say what has been written. Raises `UserError`."""
+    """Export, compare with PyTorch, and print a summary. Raises `UserError`."""
     from yt8m.data.vocabulary import named_vocabulary
     from yt8m.models.model_folders import open_folder
     from yt8m.prediction.onnx_export import export_folder

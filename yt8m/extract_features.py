@@ -1,7 +1,7 @@
-"""Make features of films: a visual and an audio vector for each second, as shards or as arrays.
+"""Extract features of films: a visual and an audio vector for each second, as shards or as arrays.
 
-Films that the folder DIR has the features of are not looked at again, so that a run that was ended goes on, and more
-films are added. What fails is said at the end, with status 1; all else is written.
+Films whose features are in DIR are skipped, so that an interrupted run resumes and films can be added. Films that fail
+are listed at the end, with status 1; the others are written.
 """
 
 import argparse
@@ -21,7 +21,7 @@ ARRAYS = "npy"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="VIDEO|FOLDER",
-        help="films, in whatever container; of folders and theirs all files with endings of films",
+        help="films, in any container, or folders, searched recursively for files with film extensions",
     )
     parser.add_argument(
         "--extractor",
@@ -61,24 +61,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--like",
         type=Path,
         metavar="FOLDER",
-        help="have the bytes stand for the same values as in this folder of features or of a model (default: as in "
-        "DIR, else what the first films need)",
+        help="scale values to bytes as in this folder of features or of a model (default: as in DIR, else to fit the "
+        "first films)",
     )
-    parser.add_argument(
-        "--processes", type=positive, metavar="N", help="films at a time (default: as many as there are CPU cores)"
-    )
+    parser.add_argument("--processes", type=positive, metavar="N", help="films at a time (default: one per CPU core)")
     parser.add_argument(
         "--decode-threads",
         type=positive,
         default=1,
         metavar="N",
-        help="threads that decode a film; more may make other frames of damaged parts (default: 1)",
+        help="decoding threads per film; more than one may decode damaged parts differently (default: 1)",
     )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Extract, write, and say what was done. Raises `UserError`."""
+    """Extract, write, and print a summary. Raises `UserError`."""
     from yt8m.common.devices import resolve_device
     from yt8m.common.errors import counted
     from yt8m.films.extractors.base import Options
@@ -108,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _name_in(contract: "FeatureContract | None") -> str | None:
-    """The extractor that a contract names."""
+    """The name of a contract's extractor, if it has one."""
     return None if contract is None or contract.extractor is None else contract.extractor.name
 
 

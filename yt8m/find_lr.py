@@ -1,10 +1,10 @@
-"""Try all learning rates in one short run, and see at which the loss falls fastest.
+"""Sweep the learning rate in one short run, to find where the loss falls fastest.
 
-The rate grows exponentially from step to step, until the loss explodes. Printed is the rate of steepest descent:
-set training.lr to it or to a little less, as the smoothed loss lags behind. Never take the rate of the lowest
-loss: there the loss is about to rise. Look at the picture before you believe the number. No model is kept.
+The rate grows exponentially from step to step, until the loss explodes. The result is the rate of steepest descent:
+set training.lr to it or slightly lower, as the smoothed loss lags behind. Never take the rate of the lowest
+loss, where it is about to rise. Look at the plot before you trust the number. No model is kept.
 
-Which of the three trainings it is follows from the training section of CONFIG.
+The training section of CONFIG determines which of the three trainings it is.
 """
 
 import argparse
@@ -17,7 +17,7 @@ _rate = number_type("positive number", lambda value: value > 0)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -43,8 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=fold,
         default=0,
         metavar=f"K|{NO_FOLD}",
-        help=f"for fine-tuning: which of the {N_FOLDS} folds to leave out, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on "
-        "all shards (default: 0)",
+        help=f"for fine-tuning: the fold to leave out, 0 to {N_FOLDS - 1}; {NO_FOLD}: train on all shards (default: 0)",
     )
     parser.add_argument(
         "--from",
@@ -66,14 +65,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="PICTURE",
-        help="PNG to draw the loss to; what it shows goes to a .csv beside it (default: "
+        help="PNG for the plot of the loss; its data goes to a .csv beside it (default: "
         "cache/find_lr/<name of CONFIG>.png in the data folder)",
     )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure, write table and picture, print the rate. Raises `UserError`."""
+    """Run the test, write table and plot, print the rate. Raises `UserError`."""
     from yt8m.training.lr_range import Rates, configured_experiment, run_range_test
     from yt8m.training.trainer import Options
 

@@ -1,7 +1,7 @@
-"""From films or features, labels and a few ratings to a model that localizes, in one command, without configurations.
+"""Train a localization model on films or features, labels and a few ratings, in one command, without configurations.
 
-It holds a fifth of the videos out, chooses sizes and steps, pre-trains on the labels, fine-tunes on the ratings, and
-says what the held-out videos tell. Without ratings it learns from the labels alone.
+It holds out a fifth of the videos, chooses sizes and steps, pre-trains on the labels, fine-tunes on the ratings, and
+reports scores on the held-out videos. Without ratings it learns from the labels alone.
 """
 
 import argparse
@@ -13,11 +13,11 @@ DEFAULT_EXTRACTOR = "efficientnet-lite0"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     from yt8m.fitting.least import minimum_text
 
     parser = make_parser(
-        f"{__doc__}\nIt takes {minimum_text(True)}.",
+        f"{__doc__}\nIt needs {minimum_text(True)}.",
         (
             "python -m yt8m.fit --videos films --labels labels.csv --ratings ratings.csv --name mine",
             "python -m yt8m.fit --features features --labels labels.csv --name mine",
@@ -26,7 +26,9 @@ def build_parser() -> argparse.ArgumentParser:
         "seed",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--videos", type=Path, metavar="FOLDER", help="films; a film's id is its name without the ending")
+    what.add_argument(
+        "--videos", type=Path, metavar="FOLDER", help="films; a film's id is its name without the extension"
+    )
     what.add_argument(
         "--features",
         type=Path,
@@ -38,18 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--audio", type=Path, metavar="FOLDER", help="with --features, arrays of audio features (default: no audio)"
     )
     parser.add_argument(
-        "--labels",
-        type=Path,
-        required=True,
-        metavar="CSV",
-        help="columns vid,label; one line for each label of a video",
+        "--labels", type=Path, required=True, metavar="CSV", help="columns vid,label; one line per label of a video"
     )
     parser.add_argument(
         "--ratings",
         type=Path,
         metavar="CSV",
-        help="columns vid,start,label,score: does the label appear in the 5 seconds from start, a multiple of 5? 1 or "
-        "0 (default: none, learn from labels alone)",
+        help="columns vid,start,label,score: score is 1 if the label appears in the 5 seconds from start, a multiple "
+        "of 5, else 0 (default: none, learn from labels alone)",
     )
     parser.add_argument(
         "--name", required=True, type=folder_name, help="everything goes to DIR/NAME, a data folder for all commands"
@@ -57,21 +55,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--extractor",
         metavar="NAME",
-        help=f"with --videos, what makes features of films (default: {DEFAULT_EXTRACTOR}; see extract_features)",
+        help=f"with --videos, the extractor of features (default: {DEFAULT_EXTRACTOR}; see extract_features)",
     )
     parser.add_argument(
-        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, where it needs some (default: none)"
+        "--assets", type=Path, metavar="FOLDER", help="with --extractor, its files, if it needs any (default: none)"
     )
-    parser.add_argument(
-        "--processes", type=positive, metavar="N", help="films at a time (default: as many as there are CPU cores)"
-    )
-    parser.add_argument("--skip-short", action="store_true", help="leave out classes that there is too little of")
-    parser.add_argument("--restart", action="store_true", help="begin anew, whatever was fitted under this name")
+    parser.add_argument("--processes", type=positive, metavar="N", help="films at a time (default: one per CPU core)")
+    parser.add_argument("--skip-short", action="store_true", help="leave out classes with too few labels or ratings")
+    parser.add_argument("--restart", action="store_true", help="start over, even if there is a model of this name")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Fit, and say what came out. Raises `UserError`."""
+    """Fit and print the outcome. Raises `UserError`."""
     from yt8m.common.errors import UserError
     from yt8m.fitting.fitting import Request, fit
 

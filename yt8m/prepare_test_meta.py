@@ -1,4 +1,4 @@
-"""List the test segments to be ranked: `cache/test_meta.npz`."""
+"""List the test segments to rank: `cache/test_meta.npz`."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from yt8m.common.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     return make_parser(
         __doc__,
         ("python -m yt8m.prepare_test_meta", "python -m yt8m.prepare_test_meta --data-dir data/demo"),

@@ -1,6 +1,6 @@
-"""Derive `segment_vocabulary.csv` from the rated shards, for data of your own.
+"""Derive `segment_vocabulary.csv` from the rated shards of your own data.
 
-The challenge's own file comes with the software (data/segment_vocabulary.csv); nothing has to be derived for its data.
+The challenge's file comes with the software (data/segment_vocabulary.csv) and need not be derived.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from yt8m.common.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         ("python -m yt8m.prepare_vocabulary", "python -m yt8m.prepare_vocabulary --names vocabulary.csv --overwrite"),
@@ -22,9 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CSV",
         help="the data set's official vocabulary.csv, for the names of the classes "
-        "(default: vocabulary.csv in the data folder, if it is there)",
+        "(default: vocabulary.csv in the data folder, if present)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a segment_vocabulary.csv that says otherwise")
+    parser.add_argument("--overwrite", action="store_true", help="replace a segment_vocabulary.csv that differs")
     return parser
 
 
@@ -44,13 +44,13 @@ def main(args: argparse.Namespace) -> None:
     table = derive_vocabulary(index, names)
     path = args.data_dir / FILE_NAME
     if path.exists() and not args.overwrite:
-        known = load_vocabulary(args.data_dir)  # one that no command takes cannot be used as it is
+        known = load_vocabulary(args.data_dir)  # raises if no command would accept it
         derived = Vocabulary(table["Index"].to_numpy(np.int64), tuple(table["Name"]), str(index.folder))
         try:
             rows = derived.rows_in(known)
         except UserError as error:
             raise UserError(f"{error}; use it as it is, or replace it with --overwrite") from None
-        order = "" if (np.diff(rows) == 1).all() else ", in an order of its own, which models trained with it have"
+        order = "" if (np.diff(rows) == 1).all() else ", in another order, which models trained with it share"
         print(f"{path}: exists and has the same {len(table)} classes{order}; left as it is")
         return
     save_vocabulary(table, args.data_dir)

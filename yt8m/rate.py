@@ -1,20 +1,22 @@
-"""Rate segments of films in the browser: the ratings that training on segments needs.
+"""Rate segments of films in the browser, to train on them.
 
-Serves a page for this machine alone, under an address with a random token, which is printed. The page plays a segment
-in a loop and asks whether a class appears in it. Keys answer: y, n, s to skip, u to undo. Each answer is written at
-once to a CSV, vid,start,label,score, as `make_records --ratings` takes it. What comes next is what teaches the model
-most or, without a model, a random segment. Started again, it goes on. Ctrl-C ends it.
+Serves a page to this machine only, and prints its address, which contains a random token. The page loops a segment and
+asks whether a class appears in it. Keys: y, n, s to skip, u to undo. Each answer is written at once to a CSV,
+vid,start,label,score, for `make_records --ratings`. The next segment is the one that teaches the model most or, without
+a model, a random one. A restart resumes. Ctrl-C ends it.
 """
 
 import argparse
 import shlex
 from pathlib import Path
 
-from yt8m.cli import folder_name, make_parser, run
+from yt8m.cli import folder_name, integer_type, make_parser, run
+
+_port = integer_type("port from 0 to 65535", 0, 2**16)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         (
@@ -27,11 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         "seed",
     )
     parser.add_argument(
-        "--videos",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder of films; those in folders below count, too",
+        "--videos", type=Path, required=True, metavar="FOLDER", help="folder of films, searched recursively"
     )
     parser.add_argument(
         "--name",
@@ -43,49 +41,34 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels",
         type=Path,
         metavar="CSV",
-        help="columns vid,label: a film is rated for its own labels alone (default: none, for all of --classes)",
+        help="columns vid,label: rate each film only for its own labels (default: none, for all --classes)",
     )
     parser.add_argument(
-        "--classes",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="what to ask for (default: all labels of --labels)",
+        "--classes", nargs="+", action="extend", metavar="NAME", help="classes to ask about (default: all in --labels)"
     )
     parser.add_argument(
         "--model",
         type=Path,
         metavar="DIR",
-        help="folder of a trained model, segment or video, that chooses what to ask (default: none, random segments)",
+        help="folder of a trained segment or video model that chooses the segments (default: none, random segments)",
     )
     parser.add_argument(
         "--features",
         type=Path,
         metavar="FOLDER",
-        help="the films' features, in shards, as extract_features makes them, for --model; its films.csv says what "
-        "each film is called (default: none, films are called as their files)",
+        help="the films' features for --model, in shards from extract_features, whose films.csv has the films' ids "
+        "(default: none, ids are file names)",
     )
-    parser.add_argument("--ratings", type=Path, metavar="CSV", help="where ratings go (default: what --name says)")
+    parser.add_argument("--ratings", type=Path, metavar="CSV", help="file of the ratings (default: set by --name)")
     parser.add_argument(
-        "--port", type=port_number, default=0, metavar="P", help="port of the page (default: 0, any that is free)"
+        "--port", type=_port, default=0, metavar="P", help="port of the page (default: 0, any free one)"
     )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     return parser
 
 
-def port_number(text: str) -> int:
-    """An option's value as a port, 0 for any."""
-    port = int(text)
-    if not 0 <= port < 2**16:
-        raise ValueError
-    return port
-
-
-port_number.__name__ = "port from 0 to 65535"  # argparse names the type in its message
-
-
 def _next_command(args: argparse.Namespace, ratings: Path) -> str:
-    """What to type when enough is rated."""
+    """The command to run when enough is rated."""
     labels = "LABELS.csv" if args.labels is None else str(args.labels)
     command = (
         "python",
@@ -118,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.rating.windows import RatingWindows
 
     if args.labels is None and args.classes is None:
-        raise UserError("what is to be rated? name --labels CSV, or --classes")
+        raise UserError("nothing to rate; name --labels CSV or --classes")
     if args.model is not None and args.features is None:
         raise UserError("--model: needs --features, the folder of the films' features")
     rows = None if args.labels is None else read_labels(args.labels)

@@ -1,4 +1,4 @@
-"""One HTML page, to be opened from disk: what is when in which video, scores, classes, calibration, and curves."""
+"""Write an HTML page to open from disk: timelines of videos, scores, classes, calibration, and curves."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ from yt8m.common.errors import counted
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = make_parser(
         __doc__,
         ("python -m yt8m.report", "python -m yt8m.report --videos abcd efgh --truth truth.csv --output videos.html"),
@@ -30,46 +30,45 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="ID",
         action=Distinct,
-        help="show these alone, of the test set or of the rated one; one whose id begins with two dashes as "
-        "--videos=--ID (default: all test videos, first those of which the models are most and least certain)",
+        help="show only these test or rated videos; one whose id begins with two dashes as --videos=--ID (default: all "
+        "test videos, first those of which the models are most and least certain)",
     )
     parser.add_argument(
         "--films",
         type=Path,
         metavar="DIR",
-        help="a folder with films called as their videos are, such as ID.mp4, to be played above the timelines "
-        "(default: none)",
+        help="folder of films named by video id, such as ID.mp4, to play above the timelines (default: none)",
     )
     parser.add_argument(
         "--youtube",
         action="store_true",
-        help="show YouTube's player inside the page for ids that YouTube may have; it works where the page is served, "
-        "not opened from disk (default: a link)",
+        help="embed YouTube's player for ids that YouTube may have; works only if the page is served, not opened from "
+        "disk (default: a link)",
     )
     add_model_names(parser, "the models whose mean the timelines show")
     add_model_dir(parser)
     add_vocabulary(parser)
-    add_truth(parser, ", to be marked in the timelines (default: none)")
+    add_truth(parser, ", marked in the timelines (default: none)")
     parser.add_argument(
         "--evaluations",
         type=Path,
         nargs="+",
         metavar="JSON",
-        help="what `evaluate` wrote (default: evaluation*.json and cross-validation*.json in the cache folder)",
+        help="files from `evaluate` (default: evaluation*.json and cross-validation*.json in the cache folder)",
     )
     parser.add_argument(
         "--n-videos",
         type=positive,
         default=6,
         metavar="N",
-        help="begin with the N most and the N least certain videos (default: 6)",
+        help="start with the N most and the N least certain videos (default: 6)",
     )
     parser.add_argument(
         "--top",
         type=positive,
         default=8,
         metavar="N",
-        help="show the N strongest classes of a video, and those that it is rated for (default: 8)",
+        help="show a video's N strongest classes and its rated ones (default: 8)",
     )
     parser.add_argument(
         "--title",

@@ -1,33 +1,23 @@
-"""Fine-tune a segment classifier that sees the video around the segment (context-aware): `cache/segment/NAME_FOLD`.
-
-An evaluation logs, of the validation shards: loss; auc, how often a segment rated 1 gets a higher probability for its
-class than one rated 0; accuracy of the ratings at probability 0.5; negative_accuracy, the share of the mined negatives,
-classes that are surely not in a segment's video, below 0.5.
-"""
+"""Fine-tune a segment classifier that sees the video around the segment (context-aware): `cache/segment/NAME_FOLD`."""
 
 import argparse
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import add_fine_tuning_options, make_parser, model_folder, run, training_options
+from yt8m.cli import fine_tuning_options, make_fine_tuning_parser, run, run_training
 
 if TYPE_CHECKING:
     from yt8m.training.experiments import Builder
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = make_parser(
+    """Build the parser of the command line."""
+    parser = make_fine_tuning_parser(
         __doc__,
         "SEED=4055 python -m yt8m.train_segment_w_context scripts/segment_with_context.yaml "
         "data/cache/video/dbof-3 data/cache/video/nextvlad-2 --fold 3 --name dbof-3-nextvlad-2",
-        "device",
-        "seed",
-        "workers",
-        "on-error",
     )
-    add_fine_tuning_options(parser)
     parser.add_argument(
         "context_model",
         type=Path,
@@ -44,25 +34,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def builder(args: argparse.Namespace) -> "Builder":
-    """What makes the experiment."""
+    """The builder of the experiment."""
     from yt8m.training.experiments import aware_experiment
 
     return partial(
         aware_experiment,
-        config=args.config,
         context_model=args.context_model,
         segment_model=args.segment_model,
-        fold=args.fold,
-        steps=args.steps,
-        vocabulary_file=args.vocabulary,
+        **fine_tuning_options(args),
     )
 
 
 def main(args: argparse.Namespace) -> None:
     """Train and export. Raises `UserError`."""
-    from yt8m.training.trainer import train
-
-    train(model_folder(args), args.data_dir, builder(args), training_options(args))
+    run_training(args, builder(args))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pre-train a video classifier on video-level labels: `cache/video/NAME`.
 
-An evaluation logs, of the validation videos: loss; accuracy, recall and precision at probability 0.5; gap, the average
+An evaluation logs, for the validation videos: loss; accuracy, recall and precision at probability 0.5; gap, the average
 precision of the 20 most probable classes of each video in one list of all (GAP@20); map, the mean of the classes'
 average precisions.
 """
@@ -9,39 +9,35 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from yt8m.cli import add_training_options, make_parser, model_folder, positive, run, training_options
+from yt8m.cli import make_training_parser, positive, run, run_training
 
 if TYPE_CHECKING:
     from yt8m.training.experiments import Builder
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = make_parser(
+    """Build the parser of the command line."""
+    parser = make_training_parser(
         __doc__,
         (
             "SEED=4827 python -m yt8m.train_video scripts/video_gated_dbof.yaml --name dbof-3",
             "python -m yt8m.train_video scripts/video_nextvlad.yaml --name quick --steps 20000 --window 32",
             "torchrun --nproc_per_node=2 -m yt8m.train_video scripts/video_nextvlad.yaml --name nextvlad-2",
         ),
-        "device",
-        "seed",
-        "workers",
-        "on-error",
+        "cache/video/NAME",
     )
-    add_training_options(parser, "cache/video/NAME")
     parser.add_argument(
         "--window",
         type=positive,
         metavar="SHARDS",
-        help="shuffle the videos of so many shards at a time, so that what is read fits the page cache "
+        help="shuffle the videos of this many shards at a time, so that reads fit the page cache "
         "(default: shuffle all videos)",
     )
     return parser
 
 
 def builder(args: argparse.Namespace) -> "Builder":
-    """What makes the experiment."""
+    """The builder of the experiment."""
     from yt8m.training.experiments import video_experiment
 
     return partial(video_experiment, config=args.config, steps=args.steps, window=args.window)
@@ -49,9 +45,7 @@ def builder(args: argparse.Namespace) -> "Builder":
 
 def main(args: argparse.Namespace) -> None:
     """Train and export. Raises `UserError`."""
-    from yt8m.training.trainer import train
-
-    train(model_folder(args), args.data_dir, builder(args), training_options(args))
+    run_training(args, builder(args))
 
 
 if __name__ == "__main__":

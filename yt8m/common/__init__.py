@@ -1,1 +1,1 @@
-"""What every part needs: configurations, errors, files that appear whole, devices. Knows no other part."""
+"""Configuration keys, errors, exit statuses, devices and progress, for all parts. Imports no other part."""

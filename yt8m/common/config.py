@@ -1,6 +1,6 @@
-"""What configurations are made of: YAML read strictly, keys that check their values, and sections without a model.
+"""Building blocks of configurations: strict YAML, validated values, and the sections that concern no model.
 
-`yt8m.models.config` has the file as a whole.
+`yt8m.models.config` has the whole file.
 """
 
 import math
@@ -15,11 +15,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from yt8m.common.errors import UserError
 
 DEFAULT_OFFSET = 3  # frames on either side of a segment
-IN_WORDS = "in_words"  # the type of faults whose text is for people
+IN_WORDS = "in_words"  # type of the errors whose text is shown as it is
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?")
 
 
 def _number(value: object) -> object:
-    """YAML reads `2e-4` as a string: take what Python's float takes, but not booleans."""
+    """Accept what Python's float accepts, except booleans: YAML reads `2e-4` as a string."""
     if isinstance(value, bool):
         raise ValueError("expected a number")
     if isinstance(value, str):
@@ -37,6 +38,7 @@ Count = Annotated[StrictInt, Field(ge=1)]
 Reduction = Annotated[StrictInt, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Factor = Annotated[Number, Field(ge=0, le=1)]
+TrimSeconds = Annotated[StrictInt, Field(ge=0, multiple_of=5)]
 
 
 def _none_for_zero(value: float | None) -> float | None:
@@ -62,13 +64,13 @@ def _ascends(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 class Section(BaseModel):
-    """Frozen, and without room for keys nobody reads."""
+    """A frozen section that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Training(Section):
-    """What all trainings have: `steps` and `ckpt_interval` in optimizer steps, and how they go.
+    """Settings of all trainings; `steps` and `ckpt_interval` are in optimizer steps.
 
     The learning rate rises linearly from `lr * start_lr_factor` to `lr` over `warmup_ratio` of the steps, then falls
     linearly to `lr * end_lr_factor`. The gradients' global norm is clipped to `clip_grad_norm`. Unlike in 2019,
@@ -91,7 +93,7 @@ class Training(Section):
 class VideoTraining(Training):
     """Pre-training: batch size in videos.
 
-    Unlike in 2019, the head begins with the classes' shares of the training videos (`prior_bias`).
+    Unlike in 2019, the head starts from the classes' shares of the training videos (`prior_bias`).
     """
 
     prior_bias: StrictBool = True
@@ -100,8 +102,8 @@ class VideoTraining(Training):
 class SegmentTraining(Training):
     """Fine-tuning on rated segments: batch size in ratings; `offset` in frames on either side.
 
-    A rating weighs its score (0 or 1) plus `negative_weight`; the mean loss of the mined negatives, classes that
-    surely are not in a video, weighs `mined_weight`.
+    A rating weighs its score (0 or 1) plus `negative_weight`; the mean loss of the mined negatives, classes certainly
+    absent from a video, weighs `mined_weight`.
     """
 
     warmup_ratio: Fraction = 0.25
@@ -112,36 +114,33 @@ class SegmentTraining(Training):
 
 
 class ContextTraining(SegmentTraining):
-    """Context-aware fine-tuning: the encoders' learning rates are `lr` times their factors, where they train."""
+    """Context-aware fine-tuning: an encoder that trains has a learning rate of `lr` times its factor."""
 
     segment_encoder_lr_factor: NonNegative = 0.5
     context_encoder_lr_factor: NonNegative = 0.25
 
 
-TrimSeconds = Annotated[StrictInt, Field(ge=0, multiple_of=5)]
-
-
 class FeatureMeaning(Section):
-    """A feature: its `width` in bytes, and the values that the bytes 0 and 255 stand for."""
+    """A feature: its `width` in bytes, and the values that bytes 0 and 255 stand for."""
 
     width: Count
     range: Annotated[tuple[Number, Number], AfterValidator(_ascends)]
 
 
 class ExtractorIdentity(Section):
-    """What has made features of films: its `name`, as the command line has it, and a `digest` of weights and settings;
-    what it makes of a film is comparable where both are the same."""
+    """The extractor of films' features: its `name`, as on the command line, and a `digest` of weights and settings.
+    Features are comparable if both agree."""
 
     name: str
     digest: str
 
 
 class FeatureContract(Section):
-    """`features:`, what a model takes: visual features and, where there is sound, audio features of each second.
+    """The section `features`, a model's input: visual features and, optionally, audio features of each second.
 
-    `trim`: how many seconds at the beginning and at the end of a video are neither ranked nor seen by video models,
-    multiples of 5; without the key the challenge's, whose raters never saw those.
-    `extractor`: what has made them; None where that is not known.
+    `trim`: seconds at the beginning and the end of a video that are neither ranked nor seen by video models,
+    multiples of 5; by default the challenge's, whose raters never saw them.
+    `extractor`: the source of the features; None if unknown.
     """
 
     rgb: FeatureMeaning
@@ -151,33 +150,30 @@ class FeatureContract(Section):
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Width of the visual and of the audio features, 0 where there are none."""
+        """Widths of the visual and the audio features, 0 without audio."""
         return self.rgb.width, self.audio.width if self.audio is not None else 0
 
 
-_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9_]+([eE][-+]?[0-9]+)?")
-
-
 class _Loader(yaml.SafeLoader):  # pylint: disable=too-many-ancestors
-    """Refuses what would silently be taken for something else than people read: a key that comes twice, of which PyYAML
-    takes the last, and numbers with other bases than 10, such as 016, which is 14, and 1:00, which is 60."""
+    """A loader that refuses YAML that people misread: duplicate keys, of which PyYAML takes the last, and numbers in
+    other bases than 10, such as 016, which is 14, and 1:00, which is 60."""
 
     def construct_decimal(self, node: yaml.ScalarNode) -> int | float:
-        """The number that a node is."""
+        """The number of a scalar node; refuses other bases than 10."""
         text = self.construct_scalar(node)
         kind = node.tag.rpartition(":")[2]
         number = getattr(super(), f"construct_yaml_{kind}")(node)
         if not _DECIMAL.fullmatch(text) and math.isfinite(number):
-            problem = f"{text} would be {number}: write that, without leading zeros, or put text in quotation marks"
+            problem = f"{text} is read as {number}: write that, without leading zeros, or quote it as text"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node."""
+        """The mapping of a node; refuses duplicate keys."""
         keys: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} comes twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
             keys.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -187,7 +183,7 @@ for _kind in ("int", "float"):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file whose top level is a mapping. Raises `UserError` for anything else."""
+    """Read a YAML file whose top level is a mapping. Raises `UserError` for anything else."""
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a SafeLoader
     except FileNotFoundError:
@@ -202,7 +198,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def describe(problem: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as `section.key: what is wrong (the value)`."""
+    """Describe an error of pydantic as `section.key: what is wrong`, with the value found."""
     where = ".".join(map(str, problem["loc"]))
     kind = problem["type"]
     if kind == "missing":

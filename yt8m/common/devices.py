@@ -1,4 +1,4 @@
-"""Where to compute: the devices, precisions and threads that the command line names."""
+"""Devices, precisions and threads, as named on the command line."""
 
 import ctypes
 import logging
@@ -17,14 +17,16 @@ from yt8m.common.errors import UserError
 LOGGER = logging.getLogger(__name__)
 
 MOST_WORKERS = 8  # feed an H100
-GPU_FILE = Path("/dev/nvidia0")  # there wherever the driver of an NVIDIA card is
+GPU_FILE = Path("/dev/nvidia0")  # exists wherever an NVIDIA driver is installed
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+_KEPT_BYTES = 1 << 30
 _OLDEST, _NEWEST_OF_OLD = (5, 0), (9, 0)  # what torch 2.7.1, of requirements-p100.txt, has kernels for
 
 
 def resolve_device(name: str) -> torch.device:
     """The device that `--device` names: auto, cpu, cuda or cuda:i.
 
-    Raises `UserError` for one that is not there, or that this build of torch has no kernels for.
+    Raises `UserError` for one that does not exist, or that this build of torch has no kernels for.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,10 +38,10 @@ def resolve_device(name: str) -> torch.device:
                 if torch.version.cuda
                 else "built without CUDA",
             )
-    if launched():  # by torchrun: each process has a GPU of its own
+    if launched():  # by torchrun: each process has its own GPU
         if name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
             raise UserError(
-                f"--device {name}: all processes here would be on that GPU; --device cuda gives each its own"
+                f"--device {name}: all local processes would share that GPU; --device cuda gives each its own"
             )
         name = f"cuda:{local_rank()}" if name == "cuda" else name
     try:
@@ -49,7 +51,7 @@ def resolve_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"--device {name}: expected auto, cpu, cuda or cuda:i")
     if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)  # reading threads make it theirs, which takes a number
+        device = torch.device("cuda", device.index or 0)  # reading threads select it by number
         n_found = torch.cuda.device_count()
         if device.index >= n_found:
             raise UserError(f"--device {name}: torch {torch.__version__} sees {n_found} GPU{'s' * (n_found != 1)} here")
@@ -58,14 +60,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _require_kernels(device: torch.device) -> None:
-    """Raise `UserError` for a GPU that would fail in the first kernel, with what to install for it."""
-    if torch.version.cuda is None:  # AMD's GPUs are named otherwise
+    """Raise `UserError`, with what to install, for a GPU that would fail in its first kernel."""
+    if torch.version.cuda is None:  # AMD's GPUs have other names
         return
     capability, architectures = torch.cuda.get_device_capability(device), torch.cuda.get_arch_list()
     if has_kernels(capability, architectures):
         return
     if capability < _OLDEST:
-        remedy = "no torch that runs this software does; use --device cpu"
+        remedy = "no supported torch has them; use --device cpu"
     else:
         file = "requirements-p100.txt" if capability <= _NEWEST_OF_OLD else "requirements.txt"
         remedy = f"set up with `REQUIREMENTS={file} bash scripts/setup.bash`, or use --device cpu"
@@ -77,10 +79,10 @@ def _require_kernels(device: torch.device) -> None:
 
 
 def has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
-    """Whether a GPU of this compute capability runs code that is compiled for these architectures.
+    """Whether a GPU of this compute capability runs code compiled for these architectures.
 
-    Machine code (sm_75) runs on GPUs of the same major number and the same or a higher minor one; intermediate code
-    (compute_75) on all that are newer. Architectures with a letter (sm_90a) are for exactly that GPU.
+    Machine code (sm_75) runs on GPUs of the same major and the same or a higher minor number, intermediate code
+    (compute_75) also on all newer ones. Architectures with a letter (sm_90a) are for exactly that GPU.
     """
     for architecture in architectures:
         kind, _, number = architecture.partition("_")
@@ -95,7 +97,7 @@ def has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
 
 
 def resolve_half(name: str, device: torch.device) -> torch.dtype | None:
-    """The half precision that `--amp` chooses, or None. Raises `UserError` for one that the device lacks."""
+    """The half precision that `--amp` chooses, or None. Raises `UserError` if the device lacks it."""
     try:
         return resolve_amp(name, device)
     except ValueError as error:
@@ -103,10 +105,10 @@ def resolve_half(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def resolve_workers(workers: int | None, device: torch.device) -> int:
-    """The number of reading threads that `--workers` asks for.
+    """The number of reading threads for `--workers`.
 
-    By default none for a CPU, where they would only take turns with training, and for a GPU half of this process's share
-    of the processor cores, from 2 to `MOST_WORKERS`.
+    By default none on a CPU, where they would compete with training, and for a GPU half of this process's share of the
+    processor cores, from 2 to `MOST_WORKERS`.
     """
     if workers is not None:
         return workers
@@ -117,21 +119,21 @@ def resolve_workers(workers: int | None, device: torch.device) -> int:
 
 
 def require_compilation(device: torch.device) -> None:
-    """Raise `UserError` where `torch.compile` does not work, as a small function shows; takes some seconds."""
+    """Raise `UserError` if `torch.compile` fails on a small function; takes a few seconds."""
     try:
-        double = torch.compile(lambda values: values + values, options={"fx_graph_cache": False})  # truly compiled
+        double = torch.compile(lambda values: values + values, options={"fx_graph_cache": False})  # always compile
         double(torch.ones(1, device=device))
     except RuntimeError as error:
         reason = " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())
         raise UserError(
             f"--compile: torch.compile does not work here ({reason}); install a C++ compiler and Python's headers "
-            "(Debian: apt-get install g++ python3-dev), or leave --compile away"
+            "(Debian: apt-get install g++ python3-dev), or leave out --compile"
         ) from None
 
 
 @contextmanager
 def joined(device: torch.device, timeout: timedelta | None = None) -> Iterator[None]:
-    """`helperbot.process_group`, with `UserError` where the processes do not come together."""
+    """`helperbot.process_group`, with `UserError` if the processes do not connect."""
     with ExitStack() as stack:
         try:
             stack.enter_context(process_group(device, timeout, ARRIVAL))
@@ -140,17 +142,13 @@ def joined(device: torch.device, timeout: timedelta | None = None) -> Iterator[N
         yield
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
-_KEPT = 1 << 30
-
-
 def keep_freed_memory() -> None:
-    """Have the C library keep what tensors on the CPU have freed, up to 1 GB, for the next ones.
+    """Make the C library keep memory freed by CPU tensors, up to 1 GB, for reuse.
 
-    It would give large pieces back to the system, and each of their pages costs a fault when it is used again. Only
-    glibc has the setting; without it nothing changes.
+    By default it returns large blocks to the system, and each page costs a fault on its next use. Only glibc has the
+    setting; elsewhere nothing changes.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
         for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
-            set_option(option, _KEPT)
+            set_option(option, _KEPT_BYTES)

@@ -1,25 +1,27 @@
-"""Mistakes of users, one line that names file, field and remedy, and the words of messages."""
+"""User errors, one line naming file, field and remedy, and helpers for the wording of messages."""
 
 import difflib
+import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 SHOWN = 5
 
 
 def listed(items: Sequence[str]) -> str:
-    """Items in a line, of many only the first few and how many more there are."""
+    """Items in a line; of many, the first few and the number of the others."""
     more = f" and {len(items) - SHOWN:,} more" if len(items) > SHOWN else ""
     return ", ".join(items[:SHOWN]) + more
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things: "1 evaluation", "2,000 evaluations"."""
+    """A number with its noun: "1 evaluation", "2,000 evaluations"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def did_you_mean(text: str, known: Iterable[str]) -> str | None:
-    """A question with at most three of the known names that are like the text, or contain it; None if none is."""
+    """A question that suggests up to three known names like the text, or containing it; None if there is none."""
     folded = {name.casefold(): name for name in known}
     text = text.strip().casefold()
     near = difflib.get_close_matches(text, folded, 3) or [name for name in folded if text in name][:3]
@@ -30,18 +32,27 @@ def did_you_mean(text: str, known: Iterable[str]) -> str | None:
 
 
 class UserError(ValueError):
-    """Bad input: a wrong config, a missing folder, a damaged file. Commands print it and exit with 2."""
+    """Bad input: a wrong config, a missing folder, a damaged file. Commands print it and exit with status 2."""
+
+
+def import_package(name: str, user: str, remedy: str) -> ModuleType:
+    """Import an optional package for its `user`. Raises `UserError` if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UserError(f"{user}: needs the package {name}, which is not installed here; {remedy}") from None
 
 
 class RecordError(UserError):
-    """A shard, or a record of it, that cannot be read.
+    """An unreadable shard or record.
 
-    `path` of the shard; `what` is wrong and what to do; `offset` of the record in bytes and its `video_id`,
-    where they are known.
+    `path` of the shard; `what` is wrong, and the remedy; `offset` of the record in bytes and its `video_id`, if known.
     """
 
     def __init__(self, path: Path, what: str, offset: int | None = None, video_id: bytes | None = None) -> None:
-        super().__init__(path, what, offset, video_id)  # what pickle needs to make it again
+        super().__init__(path, what, offset, video_id)  # for pickle to rebuild it
         self.path, self.what, self.offset, self.video_id = path, what, offset, video_id
 
     def __str__(self) -> str:
@@ -52,11 +63,11 @@ class RecordError(UserError):
 
 
 class ForeignRecordError(RecordError):
-    """A sound record of another kind than frame-level features: no damage, and never left out like one."""
+    """An undamaged record of another kind than frame-level features; never skipped as damage."""
 
 
 class Faults:
-    """Collects what is wrong with `source` and how to mend it, and raises it as one error."""
+    """Faults of `source`, collected and raised as one error with a remedy."""
 
     def __init__(self, source: object, remedy: str = "") -> None:
         self._source, self.remedy = source, remedy
@@ -64,13 +75,13 @@ class Faults:
         self._count = 0
 
     def add(self, what: str) -> None:
-        """One thing more; of many only the first few are kept."""
+        """Add a fault; only the first few are kept."""
         self._count += 1
         if len(self._shown) < SHOWN:
             self._shown.append(what)
 
     def raise_any(self) -> None:
-        """Raise a `UserError` if anything is wrong."""
+        """Raise a `UserError` if there are faults."""
         if self._count:
             more = f"; and {self._count - SHOWN} more" if self._count > SHOWN else ""
             remedy = f"; {self.remedy}" if self.remedy else ""

@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and the one line about what ended it."""
+"""Exit statuses of commands, and their one-line error messages."""
 
 import errno
 import os
@@ -17,82 +17,83 @@ STATUSES = {
     "0": "done",
     "1": "check_data, check_submission, download or extract_features found something wrong or missing; with a "
     "traceback: a bug",
-    "2": "a mistake in the command line, a file, the data, or what the machine lacks; one line says what to do",
+    "2": "an error in the command line, a file or the data, or something missing on the machine; one line names the "
+    "remedy",
     "130": "ended by Ctrl-C (SIGINT)",
     "143": "ended by SIGTERM, as preemptible machines send it",
     "129": "ended by SIGHUP, as a closed terminal sends it; training has saved its state in all three cases",
-    "141": "whoever read the output has gone (SIGPIPE), as `head` does after ten lines",
+    "141": "the reader of the output has gone (SIGPIPE), as `head` does after ten lines",
 }
 
 _STANDARD_OUTPUT = "standard output"
 _NO_THREADS = "the system allows this user no more threads and processes"
-# What the system may be out of, whatever file it is about.
+# Exhausted resources, whatever the file.
 _EXHAUSTED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
 @dataclass(frozen=True)
 class Ending:
-    """An exit status, and the line to say why; none where nobody is there to read it."""
+    """An exit status and the line that explains it, empty if nobody is there to read it."""
 
     status: int
     text: str
 
 
 def ending_of(error: Exception, less_memory: str, fewer_threads: str) -> Ending | None:
-    """How a command ends that met an error; None for a bug, which needs its traceback.
+    """The ending of a command by an error; None for a bug, which needs its traceback.
 
-    `less_memory` and `fewer_threads`: how it could do with those.
+    `less_memory` and `fewer_threads`: remedies for a lack of memory or threads.
     """
     if isinstance(error, UserError):
         return Ending(MISTAKE, str(error))
     if isinstance(error, OSError):
-        return _of_system(error, fewer_threads)
+        return _ending_of_os_error(error, fewer_threads)
     shortage = _shortage_of_memory(error)
     if shortage is not None:
         return Ending(MISTAKE, f"{shortage}; {less_memory}")
-    return _of_runtime(str(error), fewer_threads) if isinstance(error, RuntimeError) else None
+    return _ending_of_runtime_error(str(error), fewer_threads) if isinstance(error, RuntimeError) else None
 
 
-def _of_system(error: OSError, fewer_threads: str) -> Ending | None:
-    """A full disk, a folder without permission, a file where a folder should be, a pipe that nobody reads."""
+def _ending_of_os_error(error: OSError, fewer_threads: str) -> Ending | None:
+    """For a full disk, a folder without permission, a file in place of a folder, a pipe that nobody reads."""
     if isinstance(error, BrokenPipeError) and error.filename == _STANDARD_OUTPUT:
         return Ending(128 + signal.SIGPIPE, "")
     if error.filename is not None:
         return Ending(MISTAKE, f"{error.filename}: {error.strerror}")
-    if error.errno == errno.EAGAIN:  # of starting a process
+    if error.errno == errno.EAGAIN:  # from starting a process
         return Ending(MISTAKE, f"{_NO_THREADS}; {fewer_threads}")
     return Ending(MISTAKE, os.strerror(error.errno)) if error.errno in _EXHAUSTED else None
 
 
-def _of_runtime(text: str, fewer_threads: str) -> Ending | None:
-    """What neither Python nor torch has an exception of its own for."""
+def _ending_of_runtime_error(text: str, fewer_threads: str) -> Ending | None:
+    """For errors without an exception of their own in Python or torch."""
     if text in ("can't start new thread", os.strerror(errno.EAGAIN)):  # Python's, and C++'s
         return Ending(MISTAKE, f"{_NO_THREADS}; {fewer_threads}")
     if "gloo" in text and "by peer" in text:  # a connection was reset or closed
-        return Ending(MISTAKE, "another process of this run has ended; what that one says is the reason")
+        return Ending(MISTAKE, "another process of this run has ended; see its message for the reason")
     return None
 
 
 class _NamedOutput:
-    """A stream whose `OSError`s say that they are those of standard output, and to which letters that its encoding
-    lacks are no errors: they become `\\u30c7` and the like. All else is that of the stream."""
+    """A wrapper of a stream that marks its `OSError`s as those of standard output, and escapes characters that its
+    encoding lacks, as in `\\u30c7`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write, or hold to be written."""
+        """Write to the buffer or the stream."""
         encoding = self._stream.encoding or "utf-8"
         with _naming():
             return self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write, or hold to be written."""
+        """Write to the buffer or the stream."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Flush the buffer."""
         with _naming():
             self._stream.flush()
 
@@ -111,21 +112,21 @@ def _naming() -> Iterator[None]:
 
 @contextmanager
 def named_output() -> Iterator[None]:
-    """Within the block, and in what it still holds at its end, an error of standard output says that it is one."""
+    """Mark errors of standard output as such, within the block and in the flush at its end."""
     if sys.stdout is None:  # the process was started with it closed
         yield
         return
     with redirect_stdout(cast(TextIO, _NamedOutput(sys.stdout))):
         try:
             yield
-        except SystemExit:  # it has printed all that it wanted to
+        except SystemExit:  # all is printed
             sys.stdout.flush()
             raise
         sys.stdout.flush()
 
 
 def settle(stream: TextIO | None) -> None:
-    """Write what a stream holds, or let it go nowhere: the interpreter would try once more at its end, and fail."""
+    """Flush a stream or, if that fails, redirect it to nowhere: the interpreter would flush again at exit, and fail."""
     if stream is None:  # the process was started with it closed
         return
     try:
@@ -137,11 +138,11 @@ def settle(stream: TextIO | None) -> None:
 
 
 def _shortage_of_memory(error: Exception) -> str | None:
-    """What memory an error says is missing, and for what; None if it does not."""
+    """The message of an out-of-memory error; None for other errors."""
     text = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MemoryError):
         return f"out of memory: {text or 'no more is free'}"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch itself is not to be imported here
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
         return f"out of memory: {text.partition(' GPU ')[0].rstrip('.')}"
     allocator = "DefaultCPUAllocator: "  # torch has no exception of its own for the CPU
     if isinstance(error, RuntimeError) and f"{allocator}can't allocate memory" in text:

@@ -1,4 +1,4 @@
-"""How far a long computation is: a bar on a terminal, elsewhere a line in the log now and then."""
+"""Progress of long computations: a bar on a terminal, otherwise an occasional line in the log."""
 
 import logging
 import sys
@@ -11,9 +11,9 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Progress:
-    """Counts what is done and shows how much that is, how fast it goes and how much time is left; a context.
+    """A context that counts finished units and shows progress, rate and remaining time.
 
-    Where the console does not show what `logger` is told at level INFO, there is no bar, either.
+    There is no bar if the console hides what `logger` logs at level INFO.
     """
 
     def __init__(self, title: str, total: int, unit: str, logger: logging.Logger) -> None:
@@ -33,13 +33,13 @@ class Progress:
             self._bar.close()
 
     def rename(self, title: str) -> None:
-        """Say something else of what is being done."""
+        """Change the title."""
         self._title = title
         if self._bar is not None:
             self._bar.set_description(title)
 
     def update(self, count: int) -> None:
-        """So many more are done."""
+        """Add `count` finished units."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -55,7 +55,7 @@ class Progress:
 
 
 def _console_shows(logger: logging.Logger, level: int) -> bool:
-    """Whether a line of that level comes to a handler that shows it; one that writes a file does not."""
+    """Whether a handler shows lines of that level on the console; file handlers do not count."""
     if not logger.isEnabledFor(level):
         return False
     current: logging.Logger | None = logger

@@ -76,9 +76,9 @@ def open_material(annotated: Annotated, sources: own.ArraySources, data_dir: Pat
     contract = own.contract_of(features, UNTRIMMED)
     n_frames = own.count_frames(features, videos)
     own.check_ratings(own.annotate(ids.ids, None, annotated.ratings, annotated.ratings_path), n_frames)
-    own.doubt_shapes(features)
-    own.doubt_names(ids.new_names, [*annotated.labels, *annotated.ratings], data_dir / NAMES_FILE)
-    own.doubt_ratings(annotated.labels, annotated.ratings, videos, annotated.labels_path)
+    own.warn_of_transposed_arrays(features)
+    own.warn_of_names(ids.new_names, [*annotated.labels, *annotated.ratings], data_dir / NAMES_FILE)
+    own.warn_of_ratings(annotated.labels, annotated.ratings, videos, annotated.labels_path)
     return Material(annotated, ids, features, contract, n_frames)
 
 

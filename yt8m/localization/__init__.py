@@ -1,1 +1,1 @@
-"""When classes appear in the videos of one file: spans of neighbouring segments, as a table, JSON or CSV."""
+"""Localization of classes in videos: spans of neighbouring segments, as a table, JSON, CSV or subtitles."""

@@ -1,4 +1,4 @@
-"""What makes features of films for a model: the extractor that made those it was trained on."""
+"""The extractor of films' features for a model, the same that made its training features."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from yt8m.localization.localizer import Localizer
 
 @dataclass
 class FilmExtractor:
-    """Opens an extractor when the first film asks for it: `name`, None for the models' own; `assets` as `Options`."""
+    """Opens an extractor for the first film: `name`, None for the models' own; `assets` as in `Options`."""
 
     name: str | None
     assets: Path | None
@@ -22,14 +22,14 @@ class FilmExtractor:
     _opened: Extractor | None = field(default=None, init=False)
 
     def __call__(self, localizer: Localizer) -> Extractor:
-        """The extractor for a localizer's models. Raises `UserError` where it is not known, or is another."""
+        """The extractor for a localizer's models. Raises `UserError` if it is unknown, or a different one."""
         if self._opened is None:
             whose = localizer.folders[0].path
             own = localizer.features.extractor
             name = self.name or (None if own is None else own.name)
             if name is None:
                 raise UserError(
-                    f"{whose}: does not say what has made the features that it was trained on; name it with "
+                    f"{whose}: does not name the extractor of its training features; name it with "
                     "--extractor (for models of the released data set: --extractor yt8m --assets FOLDER)"
                 )
             self._opened = open_extractor(name, Options(self.assets, self.device))

@@ -1,4 +1,4 @@
-"""What `localize` is given, shards, arrays of features or films, and the answers for the videos in it.
+"""Inputs of `localize`, shards, arrays of features or films, and the answers for their videos.
 
 Dimensions: L seconds of a video, D features of a second, S segments of a video, C classes.
 """
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from yt8m.films.extractors.base import Extractor
 
 LOGGER = logging.getLogger(__name__)
-SEGMENTS_AT_A_TIME = 256  # few, so that the first answers come soon; a video is never divided
+SEGMENTS_AT_A_TIME = 256  # few, for early first answers; a video is never divided
 _ARRAY = ".npy"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found in a video: its spans, the `probabilities` (S, C) of its segments, and its film, if any."""
+    """The answer for a video: its spans, the `probabilities` (S, C) of its segments, and its film, if any."""
 
     localization: Localization
     probabilities: np.ndarray
@@ -60,17 +60,17 @@ def _answer(
     film: Path | None = None,
 ) -> Answer:
     """The answer for a video (L, D) uint8 whose segments have the probabilities `values` (S, C)."""
-    rows = localizer.of_seconds(video) if step == 1 and len(video) else values
+    rows = localizer.probabilities_by_second(video) if step == 1 and len(video) else values
     return Answer(find_spans(video_id, len(video), rows, localizer.vocabulary, query, step), values, film)
 
 
 class Input(ABC):
-    """Some videos."""
+    """A source of videos."""
 
     @property
     @abstractmethod
     def place(self) -> Path:
-        """Where they are."""
+        """Their path."""
 
     @property
     @abstractmethod
@@ -79,11 +79,11 @@ class Input(ABC):
 
     @abstractmethod
     def answers(self, localizer: Localizer, query: Query, chosen: Sequence[str]) -> Iterator[Answer]:
-        """The answers for the chosen videos, in that order. Raises `UserError`, if need be before the first."""
+        """The answers for the chosen videos, in that order. Raises `UserError`, if possible before the first."""
 
 
 class _Shard(Input):
-    """The videos of a .tfrecord file. Of several records with the same id the first counts; the others are reported."""
+    """The videos of a .tfrecord file. Of records with the same id only the first counts; the others are reported."""
 
     def __init__(self, path: Path, damage: Damage) -> None:
         self._path, self._damage = path, damage
@@ -98,7 +98,7 @@ class _Shard(Input):
 
     @cached_property
     def _rows(self) -> dict[str, int]:
-        """The row of the index that each id comes first in."""
+        """The first row of the index with each id."""
         _, first = np.unique(self._index.video_id, return_index=True)
         return {os.fsdecode(self._index.video_id[row]): row for row in np.sort(first).tolist()}
 
@@ -107,12 +107,12 @@ class _Shard(Input):
         return list(self._rows)
 
     def answers(self, localizer: Localizer, query: Query, chosen: Sequence[str]) -> Iterator[Answer]:
-        """A group of videos is predicted at a time, so that any number of them takes the same memory. Without those
-        that cannot be read, if damage is skipped."""
+        """Predicts a group of videos at a time, so that memory does not grow with their number. Leaves out unreadable
+        ones if damage is skipped."""
         records = np.array([self._rows[video_id] for video_id in chosen], np.int64)
         n_repeats = int(np.isin(self._index.video_id, self._index.video_id[records]).sum()) - len(records)
         if n_repeats:
-            LOGGER.warning("%s: %s of an id that came before left out", self._path, counted(n_repeats, "video"))
+            LOGGER.warning("%s: %s with a duplicate id left out", self._path, counted(n_repeats, "video"))
         dataset = WholeVideoDataset(self._index, records, self._damage)
         require_features(localizer.folders, dataset.reader)
         return self._predicted(dataset, localizer, query)
@@ -130,7 +130,7 @@ class _Shard(Input):
 
 
 class _SingleVideo(Input):
-    """One video, called by the name of its file."""
+    """One video, whose id is the name of its file."""
 
     def __init__(self, path: Path, video_id: str, film: Path | None = None) -> None:
         self._path, self._video_id, self._film = path, video_id, film
@@ -155,8 +155,8 @@ class _SingleVideo(Input):
 
 
 class _Array(_SingleVideo):
-    """An array of features, visual and, if there are any, audio ones side by side; or those in `rgb/` whose audio
-    features are in `audio/` beside it."""
+    """An array of features, visual and, if any, audio ones side by side; or an array in `rgb/` with audio features in
+    `audio/` beside it."""
 
     def frames(self, localizer: Localizer) -> np.ndarray:
         values = read_array(self._path.parent, self._path.name.removesuffix(_ARRAY))
@@ -194,7 +194,7 @@ class _Film(_SingleVideo):
         parts: list[np.ndarray] = []
         cores = len(os.sched_getaffinity(0))
         encoding = cores if localizer.predictor.computation.device.type == "cpu" else 1
-        with Progress(f"looking at {self._path.name}", seconds, "second", LOGGER) as progress:
+        with Progress(f"extracting features of {self._path.name}", seconds, "second", LOGGER) as progress:
 
             def take(part: "Part") -> None:
                 parts.append(quantize(part, localizer.features)[0])
@@ -207,10 +207,10 @@ class _Film(_SingleVideo):
 
 
 def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Localizer], Extractor]") -> list[Input]:
-    """What some files and folders are or hold: shards, arrays, and else films, in order; a folder's by name.
+    """The inputs in some files and folders: shards, arrays, and otherwise films, in order; those of a folder by name.
 
-    A folder is looked through as a whole, but for what is hidden, and for `audio/` beside `rgb/`. `extractor` gives
-    what makes a model's features of films. Raises `UserError` for a place that is not there, or a folder without any.
+    A folder is searched recursively, except hidden files and `audio/` beside `rgb/`. `extractor` returns a model's
+    extractor of films' features. Raises `UserError` for a missing place, or a folder without inputs.
     """
     from yt8m.films.film_files import SUFFIXES, name_films
 
@@ -251,9 +251,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 def localize_all(
     inputs: Sequence[Input], localizer: Localizer, query: Query, video_ids: Sequence[str] | None = None
 ) -> tuple[int, Iterator[Answer]]:
-    """How many videos there are to localize, and the answers for them, input after input.
+    """The number of videos to localize, and the answers for them, input after input.
 
-    `video_ids`: those alone, of one input in this order; all by default. Raises `UserError`, also for an id that no
+    `video_ids`: only these, within an input in this order; by default all. Raises `UserError`, also for an id that no
     input has.
     """
     known = [own.video_ids for own in inputs]
@@ -268,12 +268,10 @@ def localize_all(
         chosen = [[video_id for video_id in wanted if video_id in own] for own in known]
     used = [(own, ids) for own, ids in zip(inputs, chosen) if ids]
     LOGGER.info(
-        "looking at %s with %s on %s",
+        "localizing in %s with %s on %s",
         counted(sum(len(ids) for _, ids in used), "video"),
         ", ".join(folder.name for folder in localizer.folders),
         localizer.predictor.computation.device,
     )
-    ways = [
-        own.answers(localizer, query, ids) for own, ids in used
-    ]  # what is of another width is found before the first answer
+    ways = [own.answers(localizer, query, ids) for own, ids in used]  # checks widths before the first answer
     return sum(len(ids) for _, ids in used), (answer for way in ways for answer in way)

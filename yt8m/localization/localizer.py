@@ -1,4 +1,4 @@
-"""Trained segment models as one object that says when their classes appear in videos, and what it answers.
+"""Trained segment models as one object that localizes their classes in videos, and its results.
 
 Dimensions: L seconds of a video, D features of a second, S segments of a video, C classes.
 """
@@ -40,12 +40,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+MOST_CLIPPED = 0.05  # share of float features beyond the model's range: other films have some, other features many
+FolderPath = str | Path
+
+
 @dataclass(frozen=True, eq=False)
 class Result(Localization):
     """A video's spans, and the `probabilities` (S, C) of its segments, float64, that they were found in.
 
-    S segments of 5 seconds, the first from second 0 on; C classes as in `vocabulary`; `threshold`: the probability
-    from which on a segment is part of a span.
+    S segments of 5 seconds, the first from second 0 on; C classes as in `vocabulary`; `threshold`: the least
+    probability of a segment in a span.
     """
 
     probabilities: np.ndarray
@@ -64,9 +68,9 @@ class Result(Localization):
         return pd.DataFrame([span_fields(span) for span in self.spans], columns=list(CSV_COLUMNS))
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """Draw the probabilities of the classes that have spans, or come nearest to one, and the spans as bars.
+        """Plot the probabilities of the classes that have spans, or come nearest to one, and the spans as bars.
 
-        On these matplotlib axes or, by default, on those of a new figure.
+        Uses these matplotlib axes or, by default, those of a new figure.
         """
         shown = self._by_class()
         if axes is None:
@@ -85,7 +89,7 @@ class Result(Localization):
         return axes
 
     def _repr_html_(self) -> str:
-        """A table with a bar for each class, in the colours of the notebook."""
+        """An HTML table with a bar for each class, in the colours of the notebook."""
         title = f"{escape(self.video_id)}, {clock(self.seconds)}"
         if not self.seconds:
             return f"<p>{title}: {NO_FRAMES}</p>"
@@ -111,7 +115,7 @@ class Result(Localization):
         )
 
     def _by_class(self) -> list[list[Span]]:
-        """The spans of each class that is shown, the most probable class first."""
+        """The spans of each shown class, the most probable class first."""
         shown: dict[int, list[Span]] = {}
         for span in self.spans + self.below:
             shown.setdefault(span.label, []).append(span)
@@ -122,19 +126,15 @@ def _words(span: Span) -> str:
     return f"{clock(span.start)} – {clock(span.end)}, {digits(span.mean)}"
 
 
-MOST_CLIPPED = 0.05  # of float features outside of the model's range: another film has some, other features have many
-FolderPath = str | Path
-
-
 class Localizer:
-    """Segment models that localize together: the mean of their probabilities counts.
+    """Segment models that localize by the mean of their probabilities.
 
-    `vocabulary`: their classes, in the order of all columns of probabilities; `features`: what they take; `predictor`:
-    the models themselves.
+    `vocabulary`: their classes, in the order of all columns of probabilities; `features`: their input; `predictor`: the
+    models themselves.
     """
 
     def __init__(self, folders: Sequence[ModelFolder], computation: Computation, offset: int | None = None) -> None:
-        """Load the models. `offset` frames on either side of a segment; None is what each was trained with.
+        """Load the models. `offset` frames on either side of a segment; None: as each was trained.
 
         Raises `UserError` for models of other classes or features than the first.
         """
@@ -157,22 +157,22 @@ class Localizer:
         return f"<Localizer: {names}; {len(self.vocabulary)} classes; {self.predictor.computation.device}>"
 
     def probabilities(self, videos: Sequence[Tensor]) -> list[np.ndarray]:
-        """Probabilities (S, C) of the segments of each of the videos (L, D) uint8, the last of which may be partial.
+        """Probabilities (S, C) of the segments, the last of which may be partial, of each of the videos (L, D) uint8.
 
-        Raises `UserError` naming a model that predicts what is not a number.
+        Raises `UserError` naming a model that predicts NaN.
         """
         return mean_probabilities(self.predictor, videos, len(self.vocabulary))
 
-    def of_seconds(self, video: Tensor) -> np.ndarray:
+    def probabilities_by_second(self, video: Tensor) -> np.ndarray:
         """Probabilities (L, C) of the seconds of a video (L, D) uint8.
 
-        That of a second is the mean over the (up to five) segments of 5 seconds, one beginning at each second, that
-        it is in: half of them or more say yes from the first second that shows a class on, to the last, if each says
-        yes that shows it for at least three seconds. Raises `UserError` as `probabilities` does.
+        A second's probability is the mean over the up to five 5-second segments, one starting at each second, that
+        contain it. If segments are positive that show a class for at least three seconds, then from the first to the
+        last second that shows it at least half of them are. Raises `UserError` as `probabilities` does.
         """
         starts = np.empty((-(-len(video) // SEGMENT_SECONDS) * SEGMENT_SECONDS, len(self.vocabulary)))
         for later in range(SEGMENT_SECONDS):
-            (values,) = mean_probabilities(self.predictor.later(later), [video], len(self.vocabulary))
+            (values,) = mean_probabilities(self.predictor.shifted(later), [video], len(self.vocabulary))
             starts[later::SEGMENT_SECONDS] = values
         ends = np.cumsum(starts[: len(video)], axis=0)
         sums = ends.copy()
@@ -188,19 +188,18 @@ class Localizer:
         threshold: float = 0.5,
         video_id: str = "video",
     ) -> Result:
-        """When a video shows which classes.
+        """Find when classes appear in a video.
 
         Args:
-            features: (L, D), a row a second: rgb, then audio if the models take it. uint8 as in shards, or floats in
-                the range that those bytes stand for; anything that numpy makes such an array of.
-            classes: names of the vocabulary, in capitals or not, or label ids; by default the `top` most probable.
-            top: how many classes count where none are named.
+            features: (L, D), one row per second: rgb, then audio if the models take it. uint8 as in shards, or floats
+                in the range that those bytes stand for; anything that numpy converts to such an array.
+            classes: names in the vocabulary, in any case, or label ids; by default the `top` most probable.
+            top: how many classes count if none are named.
             threshold: segments of at least this probability make a span, 0 to 1.
-            video_id: what to call the video.
+            video_id: the video's id in the result.
 
         Raises:
-            UserError: features of another shape, type or range, a class that the models do not know, or a number out of
-                its range.
+            UserError: features of another shape, type or range, an unknown class, or a number out of range.
         """
         if top < 1:
             raise UserError(f"top: {top}, expected at least 1")
@@ -215,7 +214,7 @@ class Localizer:
         return Result(**vars(answer), probabilities=probabilities, vocabulary=self.vocabulary, threshold=threshold)
 
     def quantized(self, values: np.ndarray) -> np.ndarray:
-        """Features (L, D), see `localize`, as the bytes that the models take. Raises `UserError`."""
+        """Convert features (L, D), see `localize`, to the bytes that the models take. Raises `UserError`."""
         rgb, audio = self.features.widths
         if values.ndim != 2 or values.shape[1] != rgb + audio:
             parts = f", {rgb} of rgb and {audio} of audio" if audio else ""
@@ -232,7 +231,7 @@ class Localizer:
 
 
 def _quantize(name: str, values: np.ndarray, meaning: FeatureMeaning) -> np.ndarray:
-    """Bytes of a float feature. Raises `UserError` for values of plainly another range than the models'."""
+    """Convert a float feature to bytes. Raises `UserError` for values clearly of another range than the models'."""
     if not np.isfinite(values).all():
         raise UserError(f"features: {name} has values that are not finite numbers")
     low, high = meaning.range
@@ -254,22 +253,22 @@ def load(
     offset: int | None = None,
     vocabulary: FolderPath | None = None,
 ) -> Localizer:
-    """Trained segment models, ready to localize.
+    """Load trained segment models, ready to localize.
 
     Args:
-        models: the folder of a model, several of them, or a folder that holds model folders.
-        device: "cpu", "cuda" or "cuda:1"; "auto" is a GPU where there is one.
+        models: the folder of a model, several of them, or a folder of model folders.
+        device: "cpu", "cuda" or "cuda:1"; "auto" is a GPU if there is one.
         amp: half precision: "off", "auto", "bf16" or "fp16".
-        shifts: average the predictions for segments so many seconds later, such as (-1, 0, 1).
-        offset: frames on either side of a segment; by default what each model was trained with.
-        vocabulary: CSV file of the classes of models that do not say which they have, as those of 2019.
+        shifts: average the predictions for segments shifted by these seconds, such as (-1, 0, 1).
+        offset: frames on either side of a segment; by default as each model was trained.
+        vocabulary: CSV file of the classes of models that do not list theirs, such as those of 2019.
 
     Raises:
-        UserError: no such folder, a model that is not finished, or models of different classes or features.
+        UserError: a missing folder, an unfinished model, or models of different classes or features.
     """
     given = [Path(path) for path in ([models] if isinstance(models, FolderPath) else models)]
     if not given:
-        raise UserError("models: no folder is named")
+        raise UserError("models: no folder given")
     paths = [path for folder in given for path in ([folder] if _is_model(folder) else list_folders(folder))]
     named = named_vocabulary(None if vocabulary is None else Path(vocabulary))
     where = resolve_device(device)
@@ -278,5 +277,5 @@ def load(
 
 
 def _is_model(folder: Path) -> bool:
-    """Whether this is a model's folder rather than one that holds some."""
+    """Whether this is a model's folder rather than a folder of them."""
     return (folder / CONFIG_NAME).exists() or (folder / WEIGHTS_NAME).exists()

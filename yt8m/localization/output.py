@@ -1,4 +1,4 @@
-"""Where answers are written: standard output, a file, or a file for each video."""
+"""Output of answers: to standard output, a file, or one file per video."""
 
 import logging
 import sys
@@ -19,12 +19,12 @@ LOGGER = logging.getLogger(__name__)
 def write_answers(
     answers: Iterator[Localization], n_videos: int, query: Query, output: Path | None, form: str | None
 ) -> None:
-    """Write the answers for so many videos to a file, a folder or, if `output` is None, to standard output.
+    """Write the answers for `n_videos` videos to a file, a folder or, if `output` is None, to standard output.
 
-    `form` is one of `WRITERS`; None is what the file's name says. Subtitles are of one video: of several there is a
-    file for each in the folder `output`, named by the video's id. Raises `UserError`.
+    `form` is one of `WRITERS`; None: by the file's extension. Subtitles are of one video: for several, the folder
+    `output` gets a file each, named by the video's id. Raises `UserError`.
     """
-    if output is not None or not sys.stdout.isatty():  # otherwise the answers show how far it is
+    if output is not None or not sys.stdout.isatty():  # otherwise the answers themselves show progress
         answers = _with_progress(answers, n_videos)
     form = form or format_of(output)
     if form not in SUBTITLES or n_videos == 1 and not (output is not None and output.is_dir()):
@@ -46,21 +46,21 @@ def _with_progress(answers: Iterable[Localization], n_videos: int) -> Iterator[L
 
 
 def check_output(path: Path | None, inputs: Iterable[Path], form: str | None) -> None:
-    """Raise `UserError` for an output that cannot be written, or would destroy an input."""
+    """Raise `UserError` for an output that cannot be written, or would overwrite an input."""
     if path is None:
         return
     if path.is_dir() and form not in SUBTITLES:
         raise UserError(f"--output {path}: is a folder, expected the name of a file")
     for own in inputs:
         if path.exists() and own.exists() and not own.is_dir() and path.samefile(own):
-            raise UserError(f"--output {path}: is what is to be looked at; write to another file")
+            raise UserError(f"--output {path}: is an input; write to another file")
 
 
 class _ExactOutput:
-    """Standard output for programs, which are to get every letter as it is."""
+    """Standard output for programs, which must get every character unchanged."""
 
     def write(self, text: str) -> int:
-        """Write. Raises `UserError` for a letter that the encoding lacks."""
+        """Write. Raises `UserError` for a character that the encoding lacks."""
         try:
             text.encode(sys.stdout.encoding or "utf-8")
         except UnicodeEncodeError as error:
@@ -71,13 +71,13 @@ class _ExactOutput:
         return sys.stdout.write(text)
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Flush the buffer."""
         sys.stdout.flush()
 
 
 @contextmanager
 def _open_output(path: Path | None, form: str) -> Iterator[TextIO]:
-    """What to write to: a file, which appears once it is finished, or standard output."""
+    """Open the output: a file, written atomically, or standard output."""
     if path is None:
         yield sys.stdout if form == TABLE else cast(TextIO, _ExactOutput())
         return
@@ -87,6 +87,6 @@ def _open_output(path: Path | None, form: str) -> Iterator[TextIO]:
 
 
 def format_of(path: Path | None) -> str:
-    """The format that a file's ending asks for."""
+    """The format for a file's extension."""
     ending = "" if path is None else path.suffix.lower().removeprefix(".")
     return ending if ending in WRITERS else TABLE

@@ -1,4 +1,5 @@
-"""Spans, when a video shows which classes: found in probabilities of segments; a table for people, JSON and CSV.
+"""Spans, the times when a video shows a class: found in probabilities of segments, written as a table, JSON, CSV or
+subtitles.
 
 Dimensions: S segments of a video, C classes.
 """
@@ -17,13 +18,19 @@ from yt8m.common.errors import UserError, counted, did_you_mean
 from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary, plain_name
 
+LOGGER = logging.getLogger(__name__)
+CSV_COLUMNS = ("video_id", "label", "class", "start", "end", "mean", "highest", "highest_at")
+NO_FRAMES = "no second has both rgb and audio features"
+TABLE = "table"
+SUBTITLES = frozenset({"vtt", "srt"})
+
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for: these `classes`, or where they are None the `top` most probable ones of each video.
+    """What to look for: these `classes` or, if None, the `top` most probable ones of each video.
 
-    Segments of at least the probability `threshold` make a span. `step`: 5 looks at the segments that follow each
-    other, 1 at those that begin at each second; None is 1 for films.
+    Segments of at least the probability `threshold` make a span. `step`: seconds between the starts of segments, 5 for
+    segments in a row, or 1; None is 1 for films, else 5.
     """
 
     classes: list[int] | None
@@ -34,10 +41,10 @@ class Query:
 
 @dataclass(frozen=True)
 class Span:
-    """One segment of a video or several in a row, and how probably they show a class.
+    """One segment of a video or several in a row, with the probability that they show a class.
 
-    `start` and `end` in seconds; the `mean` probability of the segments, the `highest`, and `highest_at`, the second
-    at which the segment with the highest begins.
+    `start` and `end` in seconds; the `mean` probability of the segments, the `highest`, and `highest_at`, the start
+    second of the segment with the highest.
     """
 
     video_id: str
@@ -52,11 +59,11 @@ class Span:
 
 @dataclass(frozen=True)
 class Localization:
-    """The answer for a video of so many seconds.
+    """The answer for a video of `seconds` seconds.
 
-    `spans`: those of the most probable class first, those of a class in order. `below`: the best segment of classes
-    that reach the threshold nowhere. That is all of those that were asked for by name; otherwise it is the most
-    probable class, and only if there is no span.
+    `spans`: by class, the most probable class first, then by time. `below`: the best segment of classes that never
+    reach the threshold: of all such classes asked for by name, otherwise of the most probable class, and only if there
+    is no span.
     """
 
     video_id: str
@@ -73,9 +80,9 @@ def find_spans(
     query: Query,
     step: int = SEGMENT_SECONDS,
 ) -> Localization:
-    """The answer for a video from the probabilities (S, C) of all its segments, of which the last may be partial.
+    """Find the spans in the probabilities (S, C) of all segments of a video, of which the last may be partial.
 
-    `step`: seconds from the beginning of a segment, or of what else has probabilities, to that of the next.
+    `step`: seconds between the starts of successive rows of `probabilities`.
     """
 
     def span(number: int, first: int, stop: int) -> Span:
@@ -106,15 +113,15 @@ def find_spans(
 
 
 def runs(mask: np.ndarray) -> list[tuple[int, int]]:
-    """First and last-plus-one place of each unbroken run of True in (S,) bool, in order."""
+    """Start and end (exclusive) of each run of True in (S,) bool, in order."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return list(zip(edges[::2].tolist(), edges[1::2].tolist()))
 
 
 def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
-    """The classes with these names, capitals or not, or label ids; a name that several classes have means all of them.
+    """The classes with these names, in any case, or label ids; a name shared by several classes means all of them.
 
-    Raises `UserError` that suggests what may have been meant.
+    Raises `UserError` with suggestions.
     """
     by_name: dict[str, list[int]] = {}
     for number, name in enumerate(vocabulary.names):
@@ -133,17 +140,12 @@ def find_classes(names: Sequence[str], vocabulary: Vocabulary) -> list[int]:
 
 
 def suggestion(text: str, known: Sequence[str]) -> str:
-    """What a user may have meant who wrote `text`, or at least what there is."""
+    """Suggest known names for `text`, or else list a few."""
     return did_you_mean(text, known) or f"{', '.join(known[:3])}{' and others' * (len(known) > 3)} are there"
 
 
-LOGGER = logging.getLogger(__name__)
-CSV_COLUMNS = ("video_id", "label", "class", "start", "end", "mean", "highest", "highest_at")
-NO_FRAMES = "no second has both rgb and audio features"
-
-
 def write_table(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
-    """A few lines for each video."""
+    """Write a few lines for each video."""
     for number, answer in enumerate(answers):
         lines = [""] * bool(number) + table_lines(answer, query)
         output.write("\n".join(lines) + "\n")
@@ -151,7 +153,7 @@ def write_table(answers: Iterable[Localization], query: Query, output: TextIO) -
 
 
 def table_lines(answer: Localization, query: Query) -> list[str]:
-    """A line that names the video, then one for each span, then what reaches the threshold nowhere."""
+    """A line that names the video, one for each span, then the classes below the threshold everywhere."""
     n_segments = int(EVERYTHING.count_left(np.array(answer.seconds)))
     title = f"video {answer.video_id}, {clock(answer.seconds)} long, {counted(n_segments, 'segment')}"
     if not n_segments:
@@ -173,7 +175,7 @@ def table_lines(answer: Localization, query: Query) -> list[str]:
 
 
 def write_json(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
-    """A list of an object for each video."""
+    """Write a list with an object for each video."""
     before = "[\n"
     for answer in answers:
         document = {
@@ -190,7 +192,7 @@ def write_json(answers: Iterable[Localization], query: Query, output: TextIO) ->
 
 
 def write_csv(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
-    """A row for each span; what reaches the threshold nowhere is only logged, lest it be taken for a span."""
+    """Write a row for each span; classes below the threshold everywhere are only logged, as they are not spans."""
     writer = csv.writer(output, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for answer in answers:
@@ -201,7 +203,7 @@ def write_csv(answers: Iterable[Localization], query: Query, output: TextIO) -> 
 
 
 def _log_missing(answer: Localization, query: Query) -> None:
-    """Log what reaches the threshold nowhere."""
+    """Log classes below the threshold everywhere."""
     if answer.below:
         best = "; ".join(f"{span.name}, {digits(span.highest)} at {clock(span.start)}" for span in answer.below)
         LOGGER.info("video %s: %s: %s", answer.video_id, _heading_below(query), best)
@@ -210,7 +212,7 @@ def _log_missing(answer: Localization, query: Query) -> None:
 
 
 def write_vtt(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
-    """WebVTT, subtitles for browsers: a cue for each span."""
+    """Write WebVTT, subtitles for browsers: a cue for each span."""
     output.write("WEBVTT\n")
     for start, end, text in _cues(answers, query):
         escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -219,7 +221,7 @@ def write_vtt(answers: Iterable[Localization], query: Query, output: TextIO) -> 
 
 
 def write_srt(answers: Iterable[Localization], query: Query, output: TextIO) -> None:
-    """SubRip, subtitles for players: a cue for each span."""
+    """Write SubRip, subtitles for players: a cue for each span."""
     for number, (start, end, text) in enumerate(_cues(answers, query), 1):
         blank = "\n" * (number > 1)
         output.write(f"{blank}{number}\n{_timestamp(start, ',')} --> {_timestamp(end, ',')}\n{text}\n")
@@ -227,7 +229,7 @@ def write_srt(answers: Iterable[Localization], query: Query, output: TextIO) -> 
 
 
 def _cues(answers: Iterable[Localization], query: Query) -> Iterator[tuple[int, int, str]]:
-    """When which text is shown, in order; what reaches the threshold nowhere is only logged."""
+    """Start, end and text of the cues, in order; classes below the threshold everywhere are only logged."""
     for answer in answers:
         for span in sorted(answer.spans, key=lambda span: (span.start, span.end)):
             yield span.start, span.end, f"{' '.join(span.name.split())} {digits(span.mean)}"
@@ -239,13 +241,11 @@ def _timestamp(seconds: int, point: str) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}{point}000"
 
 
-TABLE = "table"
-SUBTITLES = frozenset({"vtt", "srt"})
 WRITERS = {TABLE: write_table, "json": write_json, "csv": write_csv, "vtt": write_vtt, "srt": write_srt}
 
 
 def span_fields(span: Span) -> dict[str, Any]:
-    """A span for programs, by column; probabilities are predicted to four digits."""
+    """A span by column, for programs; probabilities have four digits, as predicted."""
     return {
         "video_id": span.video_id,
         "label": span.label,
@@ -265,7 +265,7 @@ def _heading_below(query: Query) -> str:
 
 
 def digits(probability: float) -> str:
-    """Two decimals, cut off instead of rounded, so that 0.499 does not look as if it reached 0.5."""
+    """Two decimals, truncated instead of rounded, so that 0.499 does not seem to reach 0.5."""
     return f"{math.floor(probability * 100 + 1e-9) / 100:.2f}"  # 0.57 * 100 is a bit less than 57
 
 

@@ -1,1 +1,1 @@
-"""How shards are made: of arrays and tables that users have, and of a small made-up world to try things on."""
+"""Writing shards from users' arrays and tables, and small synthetic data to try things on."""

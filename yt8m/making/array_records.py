@@ -1,6 +1,6 @@
-"""From users' arrays and annotations to records: checked as a whole before anything is written.
+"""Records from users' arrays and annotations, checked as a whole before anything is written.
 
-What is probably a mistake, though records can be made of it, is a warning each.
+Probable mistakes that still allow records to be made are warnings.
 """
 
 import logging
@@ -27,12 +27,15 @@ from yt8m.making.shard_writing import NewFolder, Rating, VideoRecord, write_shar
 LOGGER = logging.getLogger(__name__)
 SHARD_VIDEOS = 1000
 _LARGEST_RECORD = 2**31 - 2**20  # bytes: protobuf holds 2 GiB, and a record has more in it than frames
-_SHUFFLING = 17  # apart from other uses of the same seed
+_SHUFFLING = 17  # separates this from other uses of the same seed
+_TYPICAL_WIDTHS = frozenset((64, 128, 192, 256, 384, 512, 640, 768, 1024, 1152, 1280, 1536, 2048, 4096))
+_SHORT = 2  # characters: an edit turns such a name into another one
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature of the records: which columns of which arrays, and the range of floats, None for uint8."""
+    """A feature of the records: the columns of arrays it is taken from, and the range of floats, None for uint8."""
 
     key: str
     arrays: Survey
@@ -45,19 +48,21 @@ class Feature:
         return len(range(self.arrays.width)[self.columns])
 
     def read(self, video_id: str, n_frames: int) -> tuple[np.ndarray, int]:
-        """The first frames of a video, (n_frames, width) uint8, and how many values were clipped."""
+        """The first frames of a video, (n_frames, width) uint8, and the number of clipped values."""
         array = read_array(self.arrays.folder, video_id)
         if array.shape != (self.arrays.lengths[video_id], self.arrays.width):
-            raise UserError(f"{array_path(self.arrays.folder, video_id)}: has changed meanwhile; run the command again")
+            raise UserError(
+                f"{array_path(self.arrays.folder, video_id)}: changed during the run; run the command again"
+            )
         values = array[:n_frames, self.columns]
         return (np.ascontiguousarray(values), 0) if self.scale is None else self.scale.quantize(values)
 
 
 @dataclass(frozen=True)
 class ArraySources:
-    """Where features come from: `audio` is a folder of its own, or None; `audio_width` columns of `rgb`'s arrays are
-    audio, the last ones. `scale` and `audio_scale` are for float arrays; with `usual_scales` those without one get the
-    range of all but the outermost of their values."""
+    """Sources of features: `audio` is a separate folder, or None; the last `audio_width` columns of `rgb`'s arrays are
+    audio. `scale` and `audio_scale` are for float arrays; with `usual_scales`, those without one get the range of their
+    values without outliers."""
 
     rgb: Path
     audio: Path | None
@@ -69,17 +74,17 @@ class ArraySources:
 
 @dataclass(frozen=True)
 class Annotations:
-    """Labels and ratings of videos by their ids; `labels` is None for test data."""
+    """Labels and ratings by video id; `labels` is None for test data."""
 
     labels: dict[str, list[int]] | None
-    ratings: dict[str, list[tuple[int, Rating]]] = field(default_factory=dict)  # beside the line of each
+    ratings: dict[str, list[tuple[int, Rating]]] = field(default_factory=dict)  # with the line of each
     ratings_path: Path | None = None
 
 
 def annotate(
     ids: dict[str, int], labels: Sequence[LabelRow] | None, ratings: Sequence[RatingRow], ratings_path: Path | None
 ) -> Annotations:
-    """Annotations whose labels have become ids, sorted."""
+    """Sorted annotations, with labels mapped to ids."""
     own_labels: dict[str, list[int]] | None = None
     if labels is not None:
         own_labels = {}
@@ -96,7 +101,7 @@ def annotate(
 
 
 def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Feature]:
-    """Read all arrays of these videos once. Raises `UserError` for what cannot become records."""
+    """Read all arrays of these videos once. Raises `UserError` for arrays that cannot become records."""
     folders = [folder for folder in (sources.rgb, sources.audio) if folder is not None]
     with Progress("checking arrays", len(folders) * len(video_ids), "array", LOGGER) as progress:
         surveys = [survey(folder, video_ids, progress) for folder in folders]
@@ -119,8 +124,8 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
     for key, part, own, _, _ in unscaled:
         if part.usual_range(own) is None:
             raise UserError(
-                f"{part.folder}: all values of the {key} features are {part.low[own].min():g}, which says nothing; "
-                "look at what has made them"
+                f"{part.folder}: all values of the {key} features are {part.low[own].min():g}, which is useless; "
+                "check how they were made"
             )
     if sources.usual_scales:
         parts = [(key, part, own, scale or _usual_scale(part, own), option) for key, part, own, scale, option in parts]
@@ -135,7 +140,7 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
         users = [arrays for _, arrays, _, scale, _ in parts if scale is given and arrays.is_float]
         if given is not None and not users:
             raise UserError(
-                f"{option}: the arrays of {visual.folder} are uint8, which are taken as they are; leave it out"
+                f"{option}: the arrays of {visual.folder} are uint8, which are used as they are; leave it out"
             )
     return [
         Feature(key, arrays, columns, scale if arrays.is_float else None) for key, arrays, columns, scale, _ in parts
@@ -143,33 +148,33 @@ def open_features(sources: ArraySources, video_ids: Sequence[str]) -> list[Featu
 
 
 def _usual_scale(arrays: Survey, columns: slice) -> Scale | None:
-    """The range that float arrays get where none is given."""
+    """The range for float arrays if none is given."""
     usual = arrays.usual_range(columns) if arrays.is_float else None
     return None if usual is None else Scale(*usual)
 
 
 def _typed(arrays: Survey, columns: slice) -> str:
-    """The usual range as a command line has it, without exponents: after a minus they would be options."""
+    """The usual range as typed on a command line, without exponents, as -1e-3 would be taken for an option."""
     return " ".join(np.format_float_positional(value, trim="-") for value in arrays.usual_range(columns) or ())
 
 
 def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureContract:
-    """What the records will hold: of uint8 arrays what a `features.json` beside them says of them.
+    """The contract of the records, for uint8 arrays from the `features.json` beside them.
 
-    Without one they are taken for features quantized as the published data set's are. `trim`: seconds at the beginning
-    and the end of a video that are not ranked. Raises `UserError` for a `features.json` that is about other arrays.
+    Without one they are assumed to be quantized like the published data set. `trim`: seconds at the beginning and the
+    end of a video that are not ranked. Raises `UserError` for a `features.json` about other arrays.
     """
     told = {feature.key: find_contract(feature.arrays.folder) for feature in features}
     meanings = {feature.key: _meaning(feature, told[feature.key]) for feature in features}
     extractors = [None if contract is None else contract.extractor for contract in told.values()]
     if extractors[0] != extractors[-1]:
         folders = " and ".join(str(feature.arrays.folder) for feature in features)
-        raise UserError(f"{folders}: {CONTRACT_NAME} of each names another extractor; take both features from one")
+        raise UserError(f"{folders}: their {CONTRACT_NAME} name different extractors; take both features from one")
     return FeatureContract(**meanings, extractor=extractors[0], trim=trim)
 
 
 def _meaning(feature: Feature, told: FeatureContract | None) -> FeatureMeaning:
-    """What the bytes of a feature stand for; `told` is what is said of its arrays."""
+    """The meaning of a feature's bytes; `told`: the contract of its arrays, if any."""
     bounds = PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high)
     found = FeatureMeaning(width=feature.width, range=bounds)
     if told is None:
@@ -185,8 +190,8 @@ def _meaning(feature: Feature, told: FeatureContract | None) -> FeatureMeaning:
 
 
 def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:
-    """The seconds of each video that have all features; what is left out is logged. Raises `UserError`."""
-    faults = Faults(features[0].arrays.folder, "features of so long a video do not fit into one record; cut it")
+    """The seconds of each video that have all features; logs what is left out. Raises `UserError`."""
+    faults = Faults(features[0].arrays.folder, "too long for one record; cut the video")
     n_frames, unlike, n_left_out = {}, [], 0
     for video_id in video_ids:
         lengths = [feature.arrays.lengths[video_id] for feature in features]
@@ -220,9 +225,9 @@ def check_ratings(annotations: Annotations, n_frames: dict[str, int]) -> None:
 
 
 def divide(video_ids: Sequence[str], shard_videos: int | None, seed: int) -> list[list[str]]:
-    """Videos in a random order, divided into shards of about equal size, at most `shard_videos` each.
+    """Shuffle videos and divide them into shards of about equal size, at most `shard_videos` each.
 
-    None: at most 1,000, but at least as many shards as there are folds.
+    None: at most 1,000 each, but at least as many shards as folds.
     """
     at_least = min(N_FOLDS, len(video_ids)) if shard_videos is None else 1
     n_shards = max(-(-len(video_ids) // (shard_videos or SHARD_VIDEOS)), at_least)
@@ -233,7 +238,7 @@ def divide(video_ids: Sequence[str], shard_videos: int | None, seed: int) -> lis
 
 
 class RecordWriter:
-    """Writes the shards of a partition; `clipped` and `values` say how many values of float arrays were clipped."""
+    """A writer of a partition's shards; `clipped` of the `values` of float arrays were clipped."""
 
     def __init__(self, features: Sequence[Feature], n_frames: dict[str, int], annotations: Annotations) -> None:
         self.features, self.n_frames, self.annotations = features, n_frames, annotations
@@ -260,10 +265,10 @@ class RecordWriter:
             progress.update(1)
 
     def log_losses(self, labels_path: Path | None) -> None:
-        """Warn of what the records that were written lack."""
+        """Warn of clipped values and missing labels in the written records."""
         if self.values:
             LOGGER.warning(
-                "%d of %d values (%.3g %%) lay beyond the range and were clipped",
+                "%d of %d values (%.3g %%) were outside the range and clipped",
                 self.clipped,
                 self.values,
                 100 * self.clipped / self.values,
@@ -283,9 +288,9 @@ def write_partition(
     shards: Sequence[Sequence[str]],
     new_names: Sequence[str] = (),
 ) -> None:
-    """Write the shards of a partition, each a list of video ids, in the place of those that a data folder has.
+    """Write the shards of a partition, each a list of video ids, replacing those in a data folder.
 
-    `contract`: of the features, see `contract_of`. `new_names`: of a `vocabulary.csv` that is to be made with them, see
+    `contract`: of the features, see `contract_of`. `new_names`: for a `vocabulary.csv` to create with them, see
     `LabelIds`.
     """
     names = data_dir / NAMES_FILE
@@ -306,15 +311,12 @@ def write_partition(
 
 
 def has_shards(folder: Path) -> bool:
-    """Whether there is any shard in a folder, which need not exist."""
+    """Whether a folder, which need not exist, has shards."""
     return any(folder.glob("*.tfrecord"))
 
 
-_TYPICAL_WIDTHS = frozenset((64, 128, 192, 256, 384, 512, 640, 768, 1024, 1152, 1280, 1536, 2048, 4096))
-
-
-def doubt_names(new_names: Sequence[str], rows: Sequence[LabelRow | RatingRow], names_path: Path) -> None:
-    """Warn of names of a new vocabulary that differ so little that they may be one, the most lopsided pairs first."""
+def warn_of_names(new_names: Sequence[str], rows: Sequence[LabelRow | RatingRow], names_path: Path) -> None:
+    """Warn of names in a new vocabulary so similar that they may be one, pairs with the most unequal counts first."""
     counts = Counter(row.label for row in rows)
     pairs = [sorted(pair, key=lambda name: counts[name]) for pair in near_names(new_names)]
     pairs.sort(key=lambda pair: counts[pair[0]] / counts[pair[1]])
@@ -327,10 +329,10 @@ def doubt_names(new_names: Sequence[str], rows: Sequence[LabelRow | RatingRow], 
         )
 
 
-def doubt_ratings(
+def warn_of_ratings(
     labels: Sequence[LabelRow], ratings: Sequence[RatingRow], videos: Sequence[str], labels_path: Path | None
 ) -> None:
-    """Warn of rated labels that no video has, and of positive ratings of labels that their own video lacks."""
+    """Warn of rated labels that no video has, and of positive ratings for labels that their own video lacks."""
     chosen = set(videos)
     ratings = [row for row in ratings if row.video_id in chosen]
     known = {row.label for row in labels}
@@ -348,7 +350,7 @@ def doubt_ratings(
     lacking = [row for row in ratings if row.score and (row.video_id, row.label) not in pairs]
     if lacking:
         LOGGER.warning(
-            "%s: %d of the %d positive ratings are of labels that it does not give to their video, such as %r to %s",
+            "%s: %d of the %d positive ratings are for labels that it does not give to their video, such as %r to %s",
             labels_path,
             len(lacking),
             sum(row.score for row in ratings),
@@ -357,8 +359,8 @@ def doubt_ratings(
         )
 
 
-def doubt_partition(videos: Sequence[str], data_dir: Path, partition: str) -> None:
-    """Warn of videos that another partition of the data folder has, too."""
+def warn_of_shared_videos(videos: Sequence[str], data_dir: Path, partition: str) -> None:
+    """Warn of videos that another partition of the data folder also has."""
     for name in FOLDERS:
         folder = data_dir / name
         if name == partition or not has_shards(folder):
@@ -366,12 +368,12 @@ def doubt_partition(videos: Sequence[str], data_dir: Path, partition: str) -> No
         try:
             there = set(load_index(folder, data_dir / "cache").video_id.tolist())
         except UserError as error:
-            LOGGER.warning("%s: its videos are not compared with these: %s", folder, error)
+            LOGGER.warning("%s: its videos were not compared with these: %s", folder, error)
             continue
         shared = [video_id for video_id in videos if video_id.encode() in there]
         if shared:
             LOGGER.warning(
-                "%s: has %d of these %d videos, too: %s; what a model has seen says nothing about how good it is",
+                "%s: also has %d of these %d videos: %s; scores on videos that a model has seen say nothing",
                 folder,
                 len(shared),
                 len(videos),
@@ -379,8 +381,8 @@ def doubt_partition(videos: Sequence[str], data_dir: Path, partition: str) -> No
             )
 
 
-def doubt_shapes(features: Sequence[Feature]) -> None:
-    """Warn of arrays that have as many rows, all of them, as features usually have columns."""
+def warn_of_transposed_arrays(features: Sequence[Feature]) -> None:
+    """Warn of arrays that all have as many rows as features usually have columns."""
     for arrays in {feature.arrays.folder: feature.arrays for feature in features}.values():
         lengths = set(arrays.lengths.values())
         if len(lengths) == 1 and lengths < _TYPICAL_WIDTHS and arrays.width not in _TYPICAL_WIDTHS:
@@ -396,15 +398,11 @@ def _rows(count: int) -> str:
     return f"{count} row{'' if count == 1 else 's'}"
 
 
-_SHORT = 2  # characters: an edit makes another name of these
-_DIGITS = re.compile(r"\d+")
-
-
 def near_names(names: Collection[str]) -> list[tuple[str, str]]:
-    """Pairs of different names that are the same but for case and at most one edit, each pair and all pairs in order.
+    """Pairs of different names that differ only in case and at most one edit; each pair and the list are sorted.
 
-    An edit inserts, deletes or replaces a character, or swaps two neighbours. What differs in digits, such as "label 1"
-    and "label 2", is meant to, and names of one or two characters are near each other only where case is all.
+    An edit inserts, deletes or replaces a character, or swaps two neighbours. Names that differ only in digits, such as
+    "label 1" and "label 2", do not count, and names of one or two characters only if they differ just in case.
     """
     sharing: dict[str, list[str]] = {}
     for name in sorted(set(names)):
@@ -414,8 +412,7 @@ def near_names(names: Collection[str]) -> list[tuple[str, str]]:
 
 
 def _with_one_less(text: str) -> set[str]:
-    """A text and what is left of it without one of its characters: of two texts an edit apart, both have one of these
-    in common."""
+    """A text and all its versions without one character; two texts an edit apart share one of these."""
     return {text, *(text[:place] + text[place + 1 :] for place in range(len(text)))}
 
 

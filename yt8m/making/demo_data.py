@@ -1,8 +1,8 @@
-"""A small made-up world in which concepts appear in videos, for trying and testing the pipeline.
+"""Synthetic videos in which concepts appear, for trying and testing the pipeline.
 
-Frames are a background scene plus the concepts that are on screen plus noise, quantized as the real
-features are. Concepts come in pairs of look-alikes, told apart by a faint difference or by the sound;
-distractors look like concepts but nobody labels them; some labels lie outside the rated vocabulary.
+Frames are a background scene plus the visible concepts plus noise, quantized like the real features.
+Concepts come in pairs of look-alikes, told apart by a faint difference or by the sound; distractors
+look like concepts but are never labelled; some labels lie outside the rated vocabulary.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _ID_LETTERS = np.array(list("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmno
 
 @dataclass(frozen=True)
 class Video:
-    """A made-up video: `frames` (n, 1152) uint8; `labels` as published; `present` (n, classes) bool truth."""
+    """A synthetic video: `frames` (n, 1152) uint8; `labels` as published; `present` (n, classes) bool truth."""
 
     video_id: str
     frames: np.ndarray
@@ -45,7 +45,7 @@ class Video:
 
 
 class World:
-    """Scenes, concepts and distractors, drawn from a seed; makes videos of them."""
+    """A generator of videos from scenes, concepts and distractors drawn from a seed."""
 
     def __init__(self, n_classes: int, seed: int) -> None:
         """`n_classes` rated classes; half as many labels again lie outside the vocabulary."""
@@ -64,14 +64,14 @@ class World:
         self._patterns = patterns
 
     def vocabulary_rows(self) -> list[tuple[int, str, str]]:
-        """Index, KnowledgeGraphId and Name of every label, ascending, as the official vocabulary has them."""
+        """Index, KnowledgeGraphId and Name of every label, ascending, as in the official vocabulary."""
         return [
             (label, f"/m/demo{label:04d}", _class_name(number))
             for number, label in enumerate(sorted(self.labels.tolist()))
         ]
 
     def video(self, number: int, seconds: tuple[int, int]) -> Video:
-        """Video `number`, of a length drawn from the closed range `seconds`; the same each time."""
+        """Video `number`, of a length drawn from the closed range `seconds`; deterministic."""
         rng = np.random.default_rng((self._seed, 1, number))
         n_frames = int(rng.integers(seconds[0], seconds[1] + 1))
         frames = self._background(rng, n_frames)
@@ -91,7 +91,7 @@ class World:
         return Video(_video_id(self._seed, number), quantized, sorted(self.labels[chosen].tolist()), present)
 
     def _background(self, rng: np.random.Generator, n_frames: int) -> np.ndarray:
-        """Up to three scenes one after the other, each with a slow drift of its own; (n, 1152)."""
+        """Up to three scenes in sequence, each with its own slow drift; (n, 1152)."""
         n_scenes = int(rng.integers(1, 4))
         cuts = np.sort(rng.integers(0, n_frames, n_scenes - 1))
         scene = np.searchsorted(cuts, np.arange(n_frames), side="right")
@@ -126,7 +126,7 @@ class World:
         return scores
 
     def ratings(self, video: Video, number: int) -> list[Rating]:
-        """About five ratings of a video, most of them for one of its labels, about half of them positive."""
+        """About five ratings of a video, most of them for one of its labels, about half positive."""
         rng = np.random.default_rng((self._seed, 2, number))
         truth = self.truth(video)
         classes = rng.permutation(np.flatnonzero(np.isin(self.labels[: self.n_classes], video.labels)))
@@ -142,7 +142,7 @@ class World:
     def rate_test(self, video: Video, rng: np.random.Generator) -> list[tuple[str, int, int, int]]:
         """Truth rows (vid, start, label, score) of a test video.
 
-        Every candidate segment is rated for the video's own classes, and some, all 0, for three others.
+        Every candidate segment is rated for the video's own classes, and some, always 0, for three others.
         """
         truth = self.truth(video)
         own = np.isin(self.labels[: self.n_classes], video.labels)
@@ -157,13 +157,13 @@ class World:
 
 
 def _class_name(number: int) -> str:
-    """What to call a label; different for different numbers."""
+    """The name of a label, unique by number."""
     turn, place = divmod(number, len(_NAMES))
     return f"{_NAMES[place]} {turn + 1}" if turn else _NAMES[place]
 
 
 def _video_id(seed: int, number: int) -> str:
-    """Four letters, different for different numbers."""
+    """Four letters, unique by number."""
     base = len(_ID_LETTERS)
-    scrambled = (number * 7_919_077 + seed * 104_729) % base**4  # the factor has no divisor in common with 62^4
+    scrambled = (number * 7_919_077 + seed * 104_729) % base**4  # the factor is coprime to 62^4
     return "".join(_ID_LETTERS[[scrambled // base**place % base for place in range(4)]])

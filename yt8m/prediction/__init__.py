@@ -1,1 +1,1 @@
-"""From trained models and videos to probabilities, and the memory-mapped files that keep them."""
+"""Probabilities of trained models for videos, in memory-mapped files; models as ONNX files."""

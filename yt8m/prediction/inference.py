@@ -1,10 +1,10 @@
 """Predictions of segment models and video models for whole videos.
 
-What depends on single frames is computed once per frame, not once per segment that reaches over it, and the context
-of a video once for all models whose frozen context encoder has the same weights.
+Frame-level features are computed once per frame, not once per overlapping segment, and the context of a video once for
+all models whose frozen context encoders have the same weights.
 
-Dimensions: V videos of a group, L frames of a video, N frames of a strip, D features of a frame, S segments of the
-group that are predicted, F features of a segment, C classes.
+Dimensions: V videos of a group, L frames of a video, N frames of a strip, D features of a frame, S predicted segments
+of the group, F features of a segment, C classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,8 +39,8 @@ Label = TypeVar("Label")
 
 @dataclass(frozen=True)
 class Member:
-    """A model that predicts: in eval mode, on its device; `offset` frames on either side of a segment; `trim` is left
-    out of the video that is a segment's context."""
+    """A model in eval mode, on its device; `offset` frames on either side of a segment; `trim` is left out of the
+    video that is a segment's context."""
 
     name: str
     model: SegmentModel
@@ -50,8 +50,8 @@ class Member:
 
 @dataclass(frozen=True)
 class Computation:
-    """How to predict: `shifts` in seconds, whose predictions are averaged; `amp` is a half precision or None; `trim`
-    says which segments of a video are left out."""
+    """How to predict: the average over `shifts` in seconds; `amp`: a half precision or None; `trim`: the segments of a
+    video to leave out."""
 
     device: torch.device
     amp: torch.dtype | None = None
@@ -64,10 +64,10 @@ class Computation:
 
 
 class Strip:
-    """The frames that the segments of some videos reach over, end to end, and where each segment's window is.
+    """The frames around the segments of some videos, end to end, and the position of each segment's window.
 
-    `reach`: how many frames beyond the segments that are left of a video are there on either side, zeros beyond the
-    video. Each video takes a multiple of 5 frames, so that the windows of all videos begin at a multiple of 5.
+    `reach`: frames on either side of a video's predicted segments, zeros beyond the video. Each video takes a multiple
+    of 5 frames, so that all windows begin at a multiple of 5.
     """
 
     def __init__(self, videos: Sequence[Tensor], reach: int, trim: Trim = CANDIDATES) -> None:
@@ -75,7 +75,7 @@ class Strip:
         self.reach = reach
         head = trim.head * SEGMENT_SECONDS
         n_segments = [int(trim.count_left(np.array(len(video)))) for video in videos]
-        spare = -(-2 * reach // SEGMENT_SECONDS)  # windows that would begin in a video's last frames
+        spare = -(-2 * reach // SEGMENT_SECONDS)  # windows that begin in a video's last frames
         places = np.cumsum([0] + [count + spare for count in n_segments])
         frames = videos[0].new_zeros(int(places[-1]) * SEGMENT_SECONDS, videos[0].shape[1])
         for video, count, place in zip(videos, n_segments, places.tolist()):
@@ -88,12 +88,12 @@ class Strip:
         owners = torch.repeat_interleave(torch.arange(len(videos)), counts)
         self.owners = send(owners, frames.device)  # (S,), the video of each segment
         windows = torch.arange(len(owners)) + spare * owners
-        self.segments = send(windows, frames.device)  # (S,), its number among windows
+        self.segments = send(windows, frames.device)  # (S,), its window
 
     def pool(self, encoder: Encoder, encoded: Encoded, offset: int, shift: int) -> Tensor:
         """Features (S, F) of the segments, `shift` seconds later and with `offset` frames on either side.
 
-        `encoded` is what the encoder gives for `frames`.
+        `encoded`: the encoder's output for `frames`.
         """
         first = self.reach - offset + shift
         windows = Windows(SEGMENT_SECONDS + 2 * offset, SEGMENT_SECONDS)
@@ -101,7 +101,7 @@ class Strip:
 
 
 class Predictor:
-    """Several models that predict the same videos; all of `Member` is on the device."""
+    """Several models that predict the same videos, all on the device."""
 
     def __init__(self, members: Sequence[Member], computation: Computation) -> None:
         self.members, self.computation = members, computation
@@ -110,8 +110,8 @@ class Predictor:
         for member in members:
             fuse(member.model)
 
-    def later(self, seconds: int) -> "Predictor":
-        """The same models, for segments that begin so many seconds later."""
+    def shifted(self, seconds: int) -> "Predictor":
+        """The same models, for segments that begin `seconds` later."""
         other = copy(self)
         shifts = tuple(shift + seconds for shift in self.computation.shifts)
         other.computation = replace(self.computation, shifts=shifts)
@@ -119,9 +119,9 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, videos: Sequence[Tensor], chosen: Sequence[int]) -> list[Tensor]:
-        """Predictions (S, C) of the chosen members for what is left of the segments of videos (L, D) uint8, in order.
+        """Predictions (S, C) of the chosen members for the segments, without `trim`, of videos (L, D) uint8, in order.
 
-        No video is empty. int16 round(p * 9999), on the device; -1 where it is not a number.
+        No video may be empty. Returns int16 round(p * 9999), on the device, and -1 for NaN.
         """
         shifts, trim = self.computation.shifts, self.computation.trim
         members = [self.members[number] for number in chosen]
@@ -140,20 +140,20 @@ class Predictor:
         return results
 
     def checked(self, results: Sequence[np.ndarray], chosen: Sequence[int]) -> Sequence[np.ndarray]:
-        """The predictions, if all of them are numbers. Raises `UserError` naming the model otherwise."""
+        """The predictions, if none is NaN; otherwise raises `UserError` naming the model."""
         for number, values in zip(chosen, results):
             if values.size and values.min() < 0:
                 raise UserError(
                     f"{self.members[number].name}: predicts values that are not numbers; its weights are "
-                    "of no use" + ("" if self.computation.amp is None else ", or need --amp off")
+                    "unusable" + ("" if self.computation.amp is None else ", or need --amp off")
                 )
         return results
 
 
 def mean_probabilities(predictor: Predictor, videos: Sequence[Tensor], n_classes: int) -> list[np.ndarray]:
-    """The mean of all models' probabilities, (S, C) for each of the videos (L, D) uint8, which may have no frames.
+    """The mean of all models' probabilities, (S, C) for each of the videos (L, D) uint8, which may be empty.
 
-    Raises `UserError` naming a model that predicts what is not a number.
+    Raises `UserError` naming a model that predicts NaN.
     """
     counts = predictor.computation.trim.count_left(np.array([len(video) for video in videos], np.int64))
     mean = np.empty((0, n_classes))
@@ -166,9 +166,9 @@ def mean_probabilities(predictor: Predictor, videos: Sequence[Tensor], n_classes
 
 
 def video_groups(row_ends: np.ndarray, batch_size: int) -> list[slice]:
-    """All videos in order, cut into groups, each the fewest videos that have `batch_size` segments.
+    """All videos in order, in groups of the fewest videos with at least `batch_size` segments.
 
-    `row_ends` (videos,): how many segments a video and those before it have.
+    `row_ends` (videos,): cumulative numbers of segments.
     """
     groups = []
     start = rows = 0
@@ -186,7 +186,7 @@ def _encode_videos(encoder: Encoder, videos: Sequence[Tensor], trim: Trim) -> Te
 
 
 def share_context_encoders(models: Sequence[SegmentModel]) -> None:
-    """Give context-aware models whose context encoders have the same weights one and the same encoder."""
+    """Let context-aware models whose context encoders have the same weights share one encoder."""
     known: list[ContextAwareModel] = []
     for model in models:
         if isinstance(model, ContextAwareModel):
@@ -205,7 +205,7 @@ def _same_context(first: ContextAwareModel, second: ContextAwareModel) -> bool:
 
 
 class Arrival:
-    """Tensors on their way to the CPU; from a GPU they travel while it goes on computing."""
+    """Tensors being copied to the CPU; a GPU keeps computing meanwhile."""
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
         if device.type != "cuda":
@@ -218,14 +218,14 @@ class Arrival:
         self._event.record(torch.cuda.current_stream(device))
 
     def wait(self) -> list[np.ndarray]:
-        """The tensors, once they are there."""
+        """Wait for the tensors, and return them."""
         if self._event is not None:
             self._event.synchronize()
         return [tensor.numpy() for tensor in self._tensors]
 
 
 def one_behind(items: Iterable[tuple[Label, Arrival]]) -> Iterator[tuple[Label, list[np.ndarray]]]:
-    """What arrives, each when the next is under way already."""
+    """Yield what arrives, waiting for each item only after the next has been started."""
     before: tuple[Label, Arrival] | None = None
     for item in items:
         if before is not None:
@@ -247,7 +247,7 @@ def predict_videos(model: VideoModel, videos: Sequence[Tensor], computation: Com
 class ModelChoice:
     """Model folders of a `directory`, those with these `names` or, without any, all of them.
 
-    `vocabulary`: the file of the classes of models whose folders do not say which they have.
+    `vocabulary`: the file with the classes of models whose folders do not list theirs.
     """
 
     directory: Path
@@ -259,7 +259,7 @@ class ModelChoice:
         return open_folder(self.directory / name, named_vocabulary(self.vocabulary))
 
     def open_all(self) -> list[ModelFolder]:
-        """The folders. Raises `UserError`, also for one named twice."""
+        """The folders. Raises `UserError`, also for a duplicate name."""
         names = self.names or [path.name for path in list_folders(self.directory)]
         folders = [self.open(name) for name in names]
         for folder in folders:
@@ -271,8 +271,7 @@ class ModelChoice:
 def load_members(
     folders: Sequence[ModelFolder], offset: int | None, vocabulary: Vocabulary, device: torch.device
 ) -> list[Member]:
-    """The models, on the device, their outputs in the order of the vocabulary; `offset` None is what each was trained
-    with.
+    """Load the models to the device, with outputs in the order of the vocabulary; `offset` None: as each was trained.
 
     Raises `UserError` for a model of other classes.
     """
@@ -284,6 +283,6 @@ def load_members(
 
 
 def require_features(folders: Sequence[ModelFolder], reader: ShardReader) -> None:
-    """Raise `UserError` for a model of other features than those that `reader` reads."""
+    """Raise `UserError` for a model of other features than `reader` reads."""
     for folder in folders:
         require_same(reader.features, reader.index.folder, folder.features, folder.path)

@@ -1,15 +1,13 @@
-"""Model folders as ONNX files, compared with the models in PyTorch before they are there.
+"""Export of model folders to ONNX files, which are compared with PyTorch before they are put in place.
 
-What is exported takes tensors and gives tensors, without a branch that depends on what goes in. Frames go in as they
-are in the shards, uint8, and probabilities come out. The head and the tail of a video, which a model of whole videos
-does not look at, are left out within the model, so that nobody else has to know of them.
+An exported model maps tensors to tensors without data-dependent branches: uint8 frames as in the shards to
+probabilities. A model of whole videos itself drops their head and tail, so that callers need not know of them.
 
 Dimensions: S segments, W = 5 + 2·offset frames of an expanded segment, L frames of a whole video, D features of a
-frame, F features of a segment or video, H and P features of a row, G groups, K clusters, C classes. S and L are free,
-at least 1.
+frame, F features of a segment or video, H and P features of a row, G groups, K clusters, C classes. S and L are
+dynamic, at least 1.
 """
 
-import importlib
 import json
 import logging
 import warnings
@@ -26,7 +24,7 @@ from helperbot.files import replacing
 from torch import Tensor, nn
 
 from yt8m import __version__
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, import_package
 from yt8m.data.frames import SEGMENT_SECONDS, Trim, context_frames, trim_of
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.base import Encoder
@@ -38,24 +36,37 @@ from yt8m.models.model_folders import ModelFolder, load_segment_model, load_vide
 from yt8m.models.packing import Layout, Packing
 
 OUTPUT = "probabilities"
+TOLERANCE = 1e-5  # of probabilities
+SIZE_LIMIT = 2**31 - 2**24  # bytes of weights: a protobuf file is limited to 2 GiB, with more in it than weights
+_LOGIT_TOLERANCE = 1e-4  # of logits, relative to the largest, or to 1
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_TRACED = {"S": 3, "L": 61}
+_CHECKED = ({"S": 1, "L": 1}, {"S": 2, "L": 40}, {"S": 5, "L": 41}, {"S": 40, "L": 300})  # trimmed from L = 41 on
+_USAGE = (
+    "Inputs are uint8 as in the shards, one row per second, visual and audio features side by side. frames: one whole "
+    "video, of which the model itself drops the first 30 and last 10 seconds if others remain. segments: seconds "
+    "T - offset to T + 5 + offset (exclusive) of that video for segments that start at T, zeros beyond either end. "
+    "Class c of the probabilities is row c of labels and names."
+)
 
 Model = TypeVar("Model", bound=VideoModel | SegmentModel)
+Run = Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]  # inputs → probabilities and logits
 
 
 class _SeenFrames(Layout):
-    """Of all frames of one video those that a video model sees (`frames.context_frames`), the others as padding.
+    """The frames of one video, with those that a video model does not see (`frames.context_frames`) as padding.
 
-    All are encoded and some count for nothing, so that no shape depends on anything but L: cutting frames off would
-    take a branch, which tracing does not keep.
+    All are encoded, so that shapes depend only on L: cutting frames off would take a branch, which tracing does not
+    keep.
     """
 
     def __init__(self, frames: Tensor, trim: Trim) -> None:
-        """`frames` (L, D) uint8, of which `trim` is not seen."""
+        """`frames` (L, D) uint8; `trim`: the unseen ones."""
         head, tail = trim.head * SEGMENT_SECONDS, trim.tail * SEGMENT_SECONDS
-        number = (frames[:, 0] >= 0).cumsum(0)  # 1 to L; an `arange` would be traced with the device that it was on
+        number = (frames[:, 0] >= 0).cumsum(0)  # 1 to L; an `arange` would be traced with its device
         n_frames = number[-1:]
         cut = (n_frames > head + tail).to(number.dtype)
-        self._order = (number - 1 + cut * head) % n_frames  # (L,), those first that are seen
+        self._order = (number - 1 + cut * head) % n_frames  # (L,), the seen ones first
         self._seen = number <= n_frames - cut * (head + tail)  # (L,)
 
     def arrange(self, frames: Tensor) -> Tensor:
@@ -63,7 +74,7 @@ class _SeenFrames(Layout):
         return frames[self._order].float()
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """(L, ·) → (1, L, ·) with zeros for frames that are not seen."""
+        """(L, ·) → (1, L, ·) with zeros for unseen frames."""
         seen = self._seen.view(-1, *[1] * (rows.dim() - 1))
         return torch.where(seen, rows, torch.zeros_like(rows))[None]
 
@@ -73,12 +84,12 @@ class _SeenFrames(Layout):
 
 
 def _encode(encoder: Encoder, rows: Tensor, layout: Layout) -> Tensor:
-    """What the encoder makes of rows in a layout, without the ways of its own that training has."""
+    """Encode rows in a layout, without the shortcuts of training."""
     return encoder.pool_rows(encoder.encode_frames(rows), layout)
 
 
 def _encode_video(encoder: Encoder, frames: Tensor, trim: Trim) -> Tensor:
-    """Frames (L, D) uint8 of a whole video, of which `trim` is not seen → (1, F)."""
+    """Frames (L, D) uint8 of a whole video, without `trim` → (1, F)."""
     layout = _SeenFrames(frames, trim)
     return _encode(encoder, layout.arrange(frames), layout)
 
@@ -89,16 +100,18 @@ def _encode_segments(encoder: Encoder, segments: Tensor) -> Tensor:
 
 
 class Portable(nn.Module, ABC, Generic[Model]):
-    """A model as the exporter takes it: tensors in, tensors out, no layer that it cannot write."""
+    """A model in a form that can be exported: tensors in, tensors out, only layers that ONNX has."""
 
     def __init__(self, model: Model, trim: Trim) -> None:
-        """`model` in eval mode, which is changed, though not in what it computes; `trim`: of whole videos."""
+        """`model` in eval mode, which is modified but computes the same; `trim`: of whole videos."""
         super().__init__()
         self.model: Model = model
         self.trim = trim
         model.requires_grad_(False)
         for layer in model.modules():
-            if isinstance(layer, SEGating):  # takes an autograd function, which no file holds, for a bare batch norm
+            if isinstance(
+                layer, SEGating
+            ):  # uses an autograd function, which cannot be exported, for a bare batch norm
                 layer.bn1 = nn.Sequential(layer.bn1)
 
     @abstractmethod
@@ -132,7 +145,7 @@ class _PortableAwareModel(Portable[ContextAwareModel]):
     """A context-aware segment model."""
 
     def logits(self, *inputs: Tensor) -> Tensor:
-        """Segments (S, W, D) uint8 and the frames (L, D) uint8 of the whole video that they come from → (S, C)."""
+        """Segments (S, W, D) uint8 and the frames (L, D) uint8 of their whole video → (S, C)."""
         segments, frames = inputs
         features = _encode_segments(self.model.segment_encoder, segments)
         return self.model.classify(
@@ -142,13 +155,13 @@ class _PortableAwareModel(Portable[ContextAwareModel]):
 
 @dataclass(frozen=True)
 class Interface:
-    """Shapes of the inputs (uint8), in order, and of the probabilities (float32); "S" and "L" are free."""
+    """Shapes of the inputs (uint8), in order, and of the probabilities (float32); "S" and "L" are dynamic."""
 
     inputs: dict[str, tuple[str | int, ...]]
     output: tuple[str | int, ...]
 
     def sample(self, sizes: Mapping[str, int], seed: int) -> tuple[Tensor, ...]:
-        """Random inputs of these sizes, spread as features are: on even noise, trained models give nothing but 0."""
+        """Random inputs of these sizes, distributed like features: on uniform noise, trained models predict only 0."""
         generator = torch.Generator().manual_seed(seed)
         shapes = [[sizes[size] if isinstance(size, str) else size for size in shape] for shape in self.inputs.values()]
         return tuple(
@@ -165,7 +178,7 @@ def _shape(sizes: Sequence[str | int]) -> str:
 
 
 def interface_of(folder: ModelFolder, n_classes: int) -> Interface:
-    """What the exported model takes and gives."""
+    """Inputs and output of the exported model."""
     config, width = folder.config, SEGMENT_SECONDS + 2 * folder.offset
     if config.segment_w_context is not None:
         return Interface(
@@ -182,7 +195,7 @@ def interface_of(folder: ModelFolder, n_classes: int) -> Interface:
 
 
 def make_portable(model: VideoModel | SegmentModel, trim: Trim) -> Portable[Any]:
-    """The portable form of a model in eval mode, which is changed, though not in what it computes.
+    """The portable form of a model in eval mode, which is modified but computes the same.
 
     `trim`: what the model does not see of whole videos.
     """
@@ -194,30 +207,8 @@ def make_portable(model: VideoModel | SegmentModel, trim: Trim) -> Portable[Any]
     return _PortableAgnosticModel(model, trim)
 
 
-_USAGE = (
-    "Inputs are uint8 as in the shards, one row a second, visual and audio features side by side. frames: all of "
-    "one whole video, of which the model itself leaves out the first 30 and last 10 if others remain. segments: "
-    "seconds T - offset to T + 5 + offset (exclusive) of that video for segments that start at T, zeros beyond "
-    "either end of it. Class c of the probabilities is row c of labels and names."
-)
-
-_CHECKED = (
-    {"S": 1, "L": 1},
-    {"S": 2, "L": 40},
-    {"S": 5, "L": 41},
-    {"S": 40, "L": 300},
-)  # head and tail are cut from 41
-TOLERANCE = 1e-5  # of probabilities
-_LOGIT_TOLERANCE = 1e-4  # of logits, relative to the largest, or to 1
-_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-SIZE_LIMIT = 2**31 - 2**24  # bytes of weights: a protobuf file ends at 2 GiB, and has more in it than weights
-_TRACED = {"S": 3, "L": 61}
-
-Run = Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]  # inputs → probabilities and logits
-
-
 class Case(NamedTuple):
-    """Inputs of an exported model, and the logits that the model gives for them in PyTorch and in float64."""
+    """Inputs of an exported model, and PyTorch's logits for them, in float32 and in float64."""
 
     inputs: tuple[Tensor, ...]
     reference: Tensor
@@ -226,10 +217,10 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far an exported model is from the one in PyTorch: the greatest differences over all inputs of the check.
+    """The largest differences of an exported model from PyTorch over all inputs of the check.
 
-    `rounding` is how far PyTorch's probabilities are from those it gives in float64; `agrees` tells whether all
-    differences are as small as they may be.
+    `rounding`: the largest difference of PyTorch's probabilities from its own in float64; `agrees`: whether all
+    differences are within tolerance.
     """
 
     probabilities: float
@@ -245,10 +236,10 @@ class Comparison:
 
 
 def export_folder(folder: ModelFolder, output: Path) -> tuple[Interface, Comparison]:
-    """Write a model to an ONNX file that has been run and compared with the model in PyTorch.
+    """Write a model to an ONNX file that has been run and compared with PyTorch.
 
-    Raises `UserError`, and leaves `output` as it was, where they differ, the model is of no use or too large, or a
-    package is missing that only this needs.
+    Raises `UserError`, and leaves `output` unchanged, if they differ, the model predicts NaN or is too large, or a
+    package needed only here is missing.
     """
     _check_output(folder, output)
     for name in _PACKAGES:
@@ -259,14 +250,14 @@ def export_folder(folder: ModelFolder, output: Path) -> tuple[Interface, Compari
     trim = trim_of(folder.features)
     cases = _cases(model, interface, trim)
     if not all(case.reference.isfinite().all() for case in cases):
-        raise UserError(f"{folder.path}: predicts values that are not numbers; its weights are of no use")
+        raise UserError(f"{folder.path}: predicts values that are not numbers; its weights are unusable")
     with replacing(output) as temporary:
         write_onnx(make_portable(model, trim), interface, describe(folder, vocabulary, interface), temporary)
         comparison = compare(read_onnx(temporary), cases)
         if not comparison.agrees:
             raise UserError(
-                f"{output}: not written, as it would not give the numbers of {folder.path}: off by up to "
-                f"{comparison}; try other versions of torch and onnxruntime"
+                f"{output}: not written, as it would differ from {folder.path} by up to {comparison}; try "
+                "other versions of torch and onnxruntime"
             )
     return interface, comparison
 
@@ -275,7 +266,7 @@ def _check_output(folder: ModelFolder, output: Path) -> None:
     if output.is_dir():
         raise UserError(f"--output {output}: a folder; name a file")
     if output.resolve() in [(folder.path / name).resolve() for name in (CONFIG_NAME, WEIGHTS_NAME)]:
-        raise UserError(f"--output {output}: would replace what is exported; name another file")
+        raise UserError(f"--output {output}: would overwrite the model; name another file")
 
 
 def _load(folder: ModelFolder) -> VideoModel | SegmentModel:
@@ -283,7 +274,7 @@ def _load(folder: ModelFolder) -> VideoModel | SegmentModel:
 
 
 def describe(folder: ModelFolder, vocabulary: Vocabulary, interface: Interface) -> dict[str, Any]:
-    """What the file says about itself."""
+    """The file's metadata."""
     description = {
         "kind": folder.kind,
         "model": folder.name,
@@ -301,25 +292,18 @@ def describe(folder: ModelFolder, vocabulary: Vocabulary, interface: Interface) 
 
 
 def _package(name: str) -> ModuleType:
-    """A package that only exporting needs. Raises `UserError` where it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UserError(
-            f"--format onnx: needs the package {name}, which is not installed here; pip install {' '.join(_PACKAGES)}"
-        ) from None
+    """Import a package needed only for export. Raises `UserError` if it is not installed."""
+    return import_package(name, "--format onnx", f"pip install {' '.join(_PACKAGES)}")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what exporters log of their progress, and without what they tell their programmers."""
+    """Silence the exporters' progress logs and deprecation warnings."""
     levels = {
         "onnxscript": logging.WARNING,
         "onnx_ir": logging.WARNING,
         "torch.onnx._internal.exporter._registration": logging.ERROR,
-    }  # warns where there is no torchvision
+    }  # warns if torchvision is missing
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
     before = {logger: logger.level for logger in loggers}
     try:
@@ -335,7 +319,7 @@ def _quiet() -> Iterator[None]:
 
 
 def write_onnx(model: Portable[Any], interface: Interface, description: Mapping[str, Any], path: Path) -> None:
-    """Export through `torch.export` to one file; texts of the description as they are, all else as JSON."""
+    """Export with `torch.export` to one file; strings in the description are stored as they are, all else as JSON."""
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     if size > SIZE_LIMIT:
         raise UserError(
@@ -353,7 +337,7 @@ def write_onnx(model: Portable[Any], interface: Interface, description: Mapping[
             input_names=list(interface.inputs),
             output_names=[OUTPUT],
         )
-        assert program is not None  # it is where no file is named
+        assert program is not None  # it is None only if a file is named
         proto = program.model_proto
     _clean(proto.graph, interface)
     for key, value in description.items():
@@ -362,7 +346,7 @@ def write_onnx(model: Portable[Any], interface: Interface, description: Mapping[
 
 
 def _clean(graph: Any, interface: Interface) -> None:
-    """Leave out where in this package each node comes from, and give the free dimensions their names."""
+    """Remove the origin of each node in this package, and name the dynamic dimensions."""
     del graph.value_info[:]
     for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
         del part.metadata_props[:]
@@ -373,7 +357,7 @@ def _clean(graph: Any, interface: Interface) -> None:
 
 
 def read_onnx(path: Path) -> Run:
-    """Run an ONNX file on the CPU; its logits as well, by making them an output of a copy."""
+    """Load an ONNX file to run on the CPU, and a copy with the logits as an output."""
     onnx, runtime = _package("onnx"), _package("onnxruntime")
     proto = onnx.load(path)
     (logits,) = (node.input[0] for node in proto.graph.node if OUTPUT in node.output)
@@ -394,7 +378,7 @@ def read_onnx(path: Path) -> Run:
 
 @torch.no_grad()
 def reference_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor], trim: Trim) -> Tensor:
-    """Logits that the model gives in PyTorch, with the precision of its weights, for the inputs of an exported one.
+    """PyTorch's logits for the inputs of an exported model, in the precision of the weights.
 
     `trim`: what it does not see of whole videos.
     """
@@ -410,25 +394,25 @@ def reference_logits(model: VideoModel | SegmentModel, inputs: Sequence[Tensor],
 
 
 def _seen(frames: Tensor, trim: Trim) -> Tensor:
-    """Of the frames (L, D) of a whole video those that a model sees, as a batch of one video."""
+    """The frames (L, D) of a whole video that a model sees, as a batch of one video."""
     return frames[slice(*context_frames(len(frames), trim))][None]
 
 
 def _cases(model: VideoModel | SegmentModel, interface: Interface, trim: Trim) -> list[Case]:
-    """What the exported model is compared with."""
+    """Inputs and expected outputs for the comparison."""
     samples = [interface.sample(sizes, seed) for seed, sizes in enumerate(_CHECKED)]
     references = [reference_logits(model, inputs, trim) for inputs in samples]
     model.double()
     exact = [reference_logits(model, inputs, trim) for inputs in samples]
-    model.float()  # no weight has changed by this
+    model.float()  # changes no weight
     return [Case(*case) for case in zip(samples, references, exact)]
 
 
 def compare(run: Run, cases: Sequence[Case]) -> Comparison:
     """Run an exported model on all cases.
 
-    Where float32 is too coarse for a model, the exported one may be as far from PyTorch as ten times what PyTorch is
-    from itself in float64, within limits: other programs add up in another order, and approximate exponentials.
+    If float32 is too coarse for a model, the exported one may differ from PyTorch by ten times PyTorch's own difference
+    from float64, within limits: other programs add in another order, and approximate exponentials.
     """
     probabilities, logits, rounding, agrees = [], [], [], True
     for case in cases:
@@ -448,7 +432,7 @@ def _allowed(tolerance: float, rounding: float) -> float:
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """The greatest absolute difference, infinite where shapes differ or one is not a number."""
+    """The largest absolute difference, infinite if shapes differ or a value is NaN."""
     if found.shape != expected.shape:
         return float("inf")
     return (found - expected).abs().nan_to_num(float("inf")).max().item()

@@ -1,8 +1,8 @@
-"""Prediction files: one memory map a model, and how it comes to be.
+"""Prediction files: one memory map per model, written resumably.
 
-`cache/predictions/<model>.npy` holds int16 round(p * 9999) of (rows, C), rows as the test metadata has them; the
-JSON file beside it says what it was made from. While it is being made it is called `<model>.npy.partial`, and what is
-in it already says a journal, `<model>.npy.partial.done`, so that a killed process goes on where it was.
+`cache/predictions/<model>.npy` holds int16 round(p * 9999) of (rows, C), with the rows of the test metadata; the JSON
+file beside it records its origin. While unfinished it is called `<model>.npy.partial`, and a journal,
+`<model>.npy.partial.done`, records what it contains, so that a killed process can resume.
 """
 
 import errno
@@ -29,18 +29,18 @@ from yt8m.models.model_files import folder_digest, folder_stamps
 
 LOGGER = logging.getLogger(__name__)
 PREDICTIONS_NAME = "predictions"
-CROSS_VALIDATION = "cross-validation-"  # what scripts/cross-validate.bash calls its scores, before the model's name
+CROSS_VALIDATION = "cross-validation-"  # prefix of the scores of scripts/cross-validate.bash, before the model's name
 SCALE = 9999
 _PREDICT_AGAIN = "run `python -m yt8m.inference_memmap` again"
-# Of an origin: where the model lay, size and time of its files, when the predictions were finished and what they lack.
+# Keys of an origin that do not identify it: the model's place, its files' sizes and times, time of completion, gaps.
 _INFORMATION = ("folder", "stamps", "time", "left_out")
 
 
 class StoredScores:
-    """Rows of a prediction file, (rows, C) int16, read when they are asked for.
+    """Rows of a prediction file, (rows, C) int16, read on demand.
 
-    Unlike those of a memory map, rows that have been read do not count as memory of the process afterwards. With
-    `doubted`, where nothing says how they were made, reading raises `UserError` for values out of range.
+    Unlike with a memory map, rows once read do not count towards the memory of the process. If `doubted`, as the file's
+    origin is unknown, reading raises `UserError` for values out of range.
     """
 
     def __init__(self, values: np.memmap, doubted: bool) -> None:
@@ -48,13 +48,13 @@ class StoredScores:
         self.path = Path(str(values.filename))
         self.shape = values.shape
         self._offset = values.offset
-        self._file = self.path.open("rb", buffering=0)  # pylint: disable=consider-using-with  # as long as it lives
+        self._file = self.path.open("rb", buffering=0)  # pylint: disable=consider-using-with  # closed with this object
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """A copy of consecutive rows. May be called by several threads at once."""
+        """A copy of consecutive rows. Several threads may call it at once."""
         first, stop, _ = rows.indices(len(self))
         values = np.empty((max(stop - first, 0), self.shape[1]), np.int16)
         rest = memoryview(values.reshape(-1).view(np.uint8).data)
@@ -83,15 +83,15 @@ class PredictionFile:
 
     @property
     def origin_path(self) -> Path:
-        """What the values were made from."""
+        """The file with the origin of the values."""
         return self.path.with_suffix(".json")
 
     def is_current(self, origin: dict[str, Any], candidates: Candidates, n_classes: int) -> bool:
-        """Whether the file is there, whole, and made from the same model, metadata and settings."""
+        """Whether the file exists, whole, and was made from the same model, metadata and settings."""
         return self.left_out(origin, candidates, n_classes) == []
 
     def left_out(self, origin: dict[str, Any], candidates: Candidates, n_classes: int) -> list[int] | None:
-        """The videos of which rows are left out, if the file is there, whole, and of that origin; else None."""
+        """The videos whose rows are left out, if the file exists, whole and of that origin; else None."""
         found = _read_json(self.origin_path)
         if found is None or _essence(found) != _essence(origin):
             return None
@@ -111,10 +111,10 @@ class PredictionFile:
                 if vocabulary.digest != challenge.digest:
                     raise UserError(
                         f"{self.path}: does not say what its columns are; those of 2019 are the challenge's classes in "
-                        f"the challenge's order, and {vocabulary.source} has another; put the challenge's table there"
+                        f"its order, but {vocabulary.source} has another; put the challenge's table there"
                     )
             LOGGER.info(
-                "%s: does not say what its columns are; they are taken for the classes of %s, in that order",
+                "%s: does not say what its columns are; assuming the classes of %s, in that order",
                 self.path,
                 vocabulary.source,
             )
@@ -123,7 +123,7 @@ class PredictionFile:
                 raise UserError(f"{self.path}: made for other test metadata; {_PREDICT_AGAIN}")
             if origin.get("vocabulary") != vocabulary.digest:
                 raise UserError(
-                    f"{self.path}: made for other classes, or for another order of them, than {vocabulary.source} has; "
+                    f"{self.path}: made for other classes than {vocabulary.source} has, or another order of them; "
                     f"{_PREDICT_AGAIN}"
                 )
             if _model_has_changed(origin):
@@ -137,7 +137,7 @@ class PredictionFile:
         return StoredScores(values, doubted=origin is None)
 
     def _map(self, candidates: Candidates, n_classes: int) -> np.memmap:
-        """The file, mapped, if it is whole and of the right size. Raises `UserError`."""
+        """Map the file. Raises `UserError` unless it is whole and of the right size."""
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such predictions; {_PREDICT_AGAIN}")
         try:
@@ -146,8 +146,8 @@ class PredictionFile:
             raise UserError(f"{self.path}: cannot be read as a memory map ({error}); {_PREDICT_AGAIN}") from None
         if values.shape != (candidates.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
             raise UserError(
-                f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary ask "
-                f"for int16 {(candidates.n_rows, n_classes)}; {_PREDICT_AGAIN}"
+                f"{self.path}: {values.dtype} {values.shape}, but the test metadata and the vocabulary "
+                f"need int16 {(candidates.n_rows, n_classes)}; {_PREDICT_AGAIN}"
             )
         return values
 
@@ -155,49 +155,49 @@ class PredictionFile:
 def prediction_files(cache_dir: Path, names: Sequence[str] | None) -> list[PredictionFile]:
     """The prediction files of the named models, or of all, sorted by name.
 
-    All are those of models that are still where they were, and not of a cross-validation, whose folds are one model;
-    what is taken and what is left out is said. Raises `UserError` if there are none.
+    "All" excludes models that are no longer in place, and the folds of a cross-validation, which are one model; logs
+    which files are used and left out. Raises `UserError` if there are none.
     """
     directory = cache_dir / PREDICTIONS_NAME
     if names is None:
         found = sorted(path.stem for path in directory.glob("[!.]*.npy"))
         if not found:
             raise UserError(f"{directory}: no predictions; run `python -m yt8m.inference_memmap`")
-        odd = {name: why for name in found if (why := _why_not(cache_dir, name)) is not None}
-        names = [name for name in found if name not in odd]
-        left_out = "; ".join(f"{name}: {why}" for name, why in odd.items())
+        skipped = {name: reason for name in found if (reason := _skip_reason(cache_dir, name)) is not None}
+        names = [name for name in found if name not in skipped]
+        left_out = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
         if not names:
-            raise UserError(f"{directory}: nothing to take without --model-names ({left_out})")
-        LOGGER.info("%s: takes %s", directory, ", ".join(names))
-        if odd:
-            LOGGER.warning("%s: leaves out %s; --model-names would take them", directory, left_out)
+            raise UserError(f"{directory}: nothing to use without --model-names ({left_out})")
+        LOGGER.info("%s: using %s", directory, ", ".join(names))
+        if skipped:
+            LOGGER.warning("%s: leaving out %s; --model-names would use them", directory, left_out)
     return [PredictionFile(directory / f"{name}.npy") for name in names]
 
 
-def _why_not(cache_dir: Path, name: str) -> str | None:
-    """Why a model's predictions are not taken unless it is named; None if they are."""
+def _skip_reason(cache_dir: Path, name: str) -> str | None:
+    """Why a model's predictions are used only if it is named; None if always."""
     base, _, fold = name.rpartition("_")
     if fold.isdigit() and (cache_dir / f"{CROSS_VALIDATION}{base}.json").exists():
         return "a fold of a cross-validation"
     origin = _read_json(PredictionFile(cache_dir / PREDICTIONS_NAME / f"{name}.npy").origin_path)
     folder = Path(str((origin or {}).get("folder", "")))
-    # Where its parent is not there either, the predictions come from another machine.
+    # If its parent is missing, too, the predictions come from another machine.
     if folder.is_absolute() and folder.parent.is_dir() and not folder.is_dir():
         return f"its model is no longer at {folder}"
     return None
 
 
 def origin_of_model(folder: Path) -> dict[str, Any]:
-    """What an origin says of the model."""
+    """The model's part of an origin."""
     return {"model": folder_digest(folder), "folder": str(folder.absolute()), "stamps": folder_stamps(folder)}
 
 
 def _model_has_changed(origin: dict[str, Any]) -> bool:
-    """Whether the model that predictions were made with is still where it was, but is another one."""
+    """Whether the model that predictions were made with is still in place, but has changed."""
     try:
         folder = Path(origin["folder"])
         return folder_stamps(folder) != origin["stamps"] and folder_digest(folder) != origin["model"]
-    except (OSError, KeyError, TypeError):  # it is not there, or predictions do not say where it was
+    except (OSError, KeyError, TypeError):  # the model is missing, or its place is not recorded
         return False
 
 
@@ -208,7 +208,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError):
         found = None
-    return found if isinstance(found, dict) else {}  # says nothing of what it was made from
+    return found if isinstance(found, dict) else {}  # unknown origin
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
@@ -221,11 +221,11 @@ def _essence(origin: dict[str, Any]) -> dict[str, Any]:
 
 
 class PartialPredictions:
-    """A prediction file in the making, shared by all processes that predict.
+    """An unfinished prediction file, shared by all processes that predict.
 
-    One process calls `prepare` before any opens it, and `finish` after all have closed it; each opens it and writes
-    rows of its own. The journal has one number a video: 0; 1 where its rows are there, 2 where it could not be read;
-    written only once the rows are on the disk. It is also the lock that keeps other commands away.
+    One process calls `prepare` before any opens it, and `finish` after all have closed it; each opens it and writes its
+    own rows. The journal has one number per video: 0, 1 if its rows are written, 2 if it could not be read; it is
+    written only after the rows are on disk. It also serves as the lock against other commands.
     """
 
     def __init__(self, file: PredictionFile, candidates: Candidates, n_classes: int, origin: dict[str, Any]) -> None:
@@ -239,15 +239,15 @@ class PartialPredictions:
         self._size = candidates.n_rows * n_classes * 2
 
     def prepare(self) -> None:
-        """Make the file, or keep it if it was begun with the same model, metadata and settings. Raises `UserError`.
+        """Create the file, or keep one begun with the same model, metadata and settings. Raises `UserError`.
 
-        Where a finished file lacks damaged videos, a copy of it is what is begun with. No other command can prepare
-        it until this process releases it, and all that have it open close it, or end.
+        If a finished file lacks damaged videos, it starts as a copy of that. No other command can prepare it until
+        this process releases it, and all that have it open close it, or end.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = self._locked_journal()
         if not self._is_begun():
-            # Files of their own, in case a process of an earlier command still has the old ones open.
+            # New files, in case a process of an earlier command still has the old ones open.
             self.discard()
             os.close(self._lock)
             self._lock = self._locked_journal()
@@ -256,12 +256,12 @@ class PartialPredictions:
             except OSError as error:
                 self.discard()
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise UserError(f"{self.path}: cannot be made ({error.strerror})") from None
+                    raise UserError(f"{self.path}: cannot be created ({error.strerror})") from None
                 raise UserError(
-                    f"{self.path}: no place for {self._size / 1e9:.3g} GB of predictions "
+                    f"{self.path}: no space for {self._size / 1e9:.3g} GB of predictions "
                     f"({error.strerror}); free space or put cache/predictions on another disk"
                 ) from None
-        fcntl.flock(self._lock, fcntl.LOCK_SH)  # from now on the others hold it, too
+        fcntl.flock(self._lock, fcntl.LOCK_SH)  # now the others can hold it, too
 
     def _is_begun(self) -> bool:
         found = _read_json(self._origin_path)
@@ -282,45 +282,45 @@ class PartialPredictions:
             done[lacking] = 0
         else:
             np.lib.format.open_memmap(self.path, "w+", np.int16, (self.candidates.n_rows, self.n_classes))
-            with self.path.open("r+b") as values:  # all of it now, not an error after hours
+            with self.path.open("r+b") as values:  # fail now rather than after hours
                 os.posix_fallocate(values.fileno(), 0, self.path.stat().st_size)
         self._journal_path.write_bytes(done.tobytes())
         _write_json(self._origin_path, self.origin)
 
     def _locked_journal(self) -> int:
-        """The journal, which is made if need be and is the lock as well."""
+        """Open and lock the journal, creating it if needed."""
         handle = os.open(self._journal_path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(handle), self._journal_path.stat()):
                 return handle
-        except (BlockingIOError, FileNotFoundError):  # at work, or just finished and gone
+        except (BlockingIOError, FileNotFoundError):  # in use, or just finished and removed
             pass
         os.close(handle)
         raise UserError(f"{self.path}: another process is predicting with this model; wait for it or stop it")
 
     def discard(self) -> None:
-        """Remove the file and what belongs to it."""
+        """Remove the file, its journal and its origin."""
         for path in (self._origin_path, self.path, self._journal_path):
             path.unlink(missing_ok=True)
         for path in (self._origin_path, self.file.origin_path):
             remove_leftovers(path.parent, path.name)
 
     def open(self) -> None:
-        """Open the prepared file to write to."""
+        """Open the prepared file for writing."""
         self._values = os.open(self.path, os.O_WRONLY)
         self._journal = os.open(self._journal_path, os.O_WRONLY)
         fcntl.flock(self._journal, fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """Close the file; the process that has prepared it still keeps other commands away."""
+        """Close the file; the process that prepared it still holds the lock."""
         for handle in (self._values, self._journal):
             if handle >= 0:
                 os.close(handle)
         self._values = self._journal = -1
 
     def release(self) -> None:
-        """Close the file and let other commands at it."""
+        """Close the file and release the lock."""
         self.close()
         if self._lock >= 0:
             os.close(self._lock)
@@ -342,7 +342,7 @@ class PartialPredictions:
             self._waiting.append((videos.start, np.where(read, 1, 2).astype("<u4")))
 
     def save(self) -> None:
-        """Have everything written so far on the disk and in the journal; a thread may do so while another writes."""
+        """Sync all rows written so far to disk, then record them in the journal; safe while another thread writes."""
         with self._waiting_lock:
             waiting, self._waiting = self._waiting, []
         if waiting:
@@ -359,20 +359,20 @@ class PartialPredictions:
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
-        """Say of an error that nothing is lost."""
+        """Report errors as ones that lose nothing."""
         try:
             yield
         except OSError as error:
             raise UserError(
-                f"{self.path}: cannot be written ({error.strerror}); what is in it is kept: mend that and "
+                f"{self.path}: cannot be written ({error.strerror}); its content is kept: fix that and "
                 "run the command again"
             ) from None
 
     def finish(self) -> int:
-        """Give the finished file its name; returns how many rows are left out. Raises `UserError` if any are missing.
+        """Give the finished file its name; returns the number of rows left out. Raises `UserError` if any are missing.
 
-        Killed at any moment, it leaves either a partial file to finish or a finished one, and never the values of
-        one model beside the origin of another.
+        If killed at any moment, it leaves a partial file to finish or a finished one, and never one model's values
+        beside another's origin.
         """
         journal = self.journal()
         if not journal.all():
@@ -383,10 +383,10 @@ class PartialPredictions:
         left_out = np.flatnonzero(journal > 1)
         origin = self.origin | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
         if left_out.size:
-            origin["left_out"] = left_out.tolist()  # so that it will not count as current
+            origin["left_out"] = left_out.tolist()  # so that it does not count as current
         self.file.path.unlink(missing_ok=True)
         _write_json(self.file.origin_path, origin)
         os.replace(self.path, self.file.path)
-        sync(self.file.path.parent)  # before what would be gone on with is gone
+        sync(self.file.path.parent)  # before the files for resuming are removed
         self.discard()
         return int((self.candidates.row_ends - self.candidates.row_starts)[left_out].sum())

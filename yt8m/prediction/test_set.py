@@ -1,10 +1,9 @@
-"""Predicting the test set: all segments with several models, and the videos with a video model.
+"""Predictions for the test set: of all segments by several models, and of the videos by a video model.
 
-Segments are predicted through any interruption and in any number of processes. The videos are cut into groups, in
-order, whose sizes depend on the batch size alone. A group is the unit of all things: it is computed as a whole,
-whichever process does so and however often the command has been killed before, so that the files end up the same, and
-it is in a file's journal as a whole or not. What a video model thinks of the videos says which of their segments are
-worth ranking.
+Prediction of segments resumes after interruptions, and may run in several processes. The videos, in order, are cut into
+groups whose sizes depend only on the batch size. A group is always computed as a whole, whichever process does so and
+however often the command has been killed, so that the files end up the same, and a file's journal records all of it or
+nothing. A video model's predictions can restrict which segments are ranked.
 
 Dimensions: V videos, C classes.
 """
@@ -55,12 +54,14 @@ from yt8m.prediction.prediction_files import PREDICTIONS_NAME, PartialPrediction
 
 LOGGER = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 2.0
-PATIENCE = timedelta(days=2)  # of a process for the others
+PATIENCE = timedelta(days=2)  # how long a process waits for the others
+VIDEO_PREDICTIONS_NAME = "video_predictions"
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Work:
-    """A group of consecutive videos, and the numbers of the models that have not predicted it yet."""
+    """A group of consecutive videos, and the numbers of the models that have yet to predict it."""
 
     videos: slice
     members: list[int]
@@ -76,16 +77,16 @@ def predict_test_set(
     workers: int | None = None,
     damage: Damage = RAISE,
 ) -> None:
-    """Write the predictions of those models that have none yet, or old ones.
+    """Write the predictions of models that have none or outdated ones.
 
-    `offset` frames on either side of a segment, None for what each model was trained with; `batch_size`: segments, at
-    least, that are predicted at a time; `workers`: reading threads. Raises `UserError`.
+    `offset` frames on either side of a segment, None: as each model was trained; `batch_size`: minimum number of
+    segments predicted at a time; `workers`: reading threads. Raises `UserError`.
     """
     device = computation.device
     if device.type == "cpu":
         keep_freed_memory()
     cache = data_dir / "cache"
-    with joined(torch.device("cpu"), PATIENCE):  # all they exchange is that they are there
+    with joined(torch.device("cpu"), PATIENCE):  # only for barriers
         main_process = rank() == 0
         get_logger(
             "yt8m",
@@ -114,7 +115,7 @@ def _outdated(
     vocabulary: Vocabulary,
     computation: Computation,
 ) -> list[tuple[ModelFolder, PartialPredictions]]:
-    """The models whose predictions are not there or not up to date, with the files to be made."""
+    """The models whose predictions are missing or outdated, with the files to write."""
     outdated: list[tuple[ModelFolder, PartialPredictions]] = []
     for folder in folders:
         file = PredictionFile(cache / PREDICTIONS_NAME / f"{folder.name}.npy")
@@ -123,7 +124,7 @@ def _outdated(
             "vocabulary": vocabulary.digest,
             "outputs": folder.vocabulary(
                 vocabulary
-            ).digest,  # of a folder that does not say, as the user has named them
+            ).digest,  # of a folder without a list of classes, as the user has named them
             "offset": folder.offset if offset is None else offset,
             "shifts": list(computation.shifts),
             "amp": str(computation.amp),
@@ -133,15 +134,15 @@ def _outdated(
             outdated.append((folder, partial))
             continue
         LOGGER.info("%s: up to date", file.path)
-        if rank() == 0 and not partial.path.exists():  # one with other settings may be in the making
-            partial.discard()  # what a process left that was killed having done all else
+        if rank() == 0 and not partial.path.exists():  # else one with other settings is unfinished
+            partial.discard()  # leftovers of a process killed at its very end
     return outdated
 
 
 def _fill(
     files: list[PartialPredictions], predictor: Predictor, dataset: WholeVideoDataset, batch_size: int, workers: int
 ) -> None:
-    """Make the files, together with the other processes if there are any, and give them their names."""
+    """Write the files, together with any other processes, and give them their final names."""
     names = ", ".join(member.name for member in predictor.members)
     with ExitStack() as stack:
         for file in files:
@@ -152,7 +153,7 @@ def _fill(
         for file in files:
             file.open()
         journals = [file.journal() for file in files]
-        barrier()  # all have read what was done before anyone does more
+        barrier()  # all read the journals before anyone writes
         candidates = files[0].candidates
         work = remaining_work(candidates, batch_size, journals)
         n_left = sum(_n_rows(candidates, item.videos) for item in work)
@@ -162,11 +163,11 @@ def _fill(
             names,
             predictor.computation.device,
             f" in {world_size()} processes" if world_size() > 1 else "",
-            f"; {candidates.n_rows - n_left} are there already" if n_left < candidates.n_rows else "",
+            f"; {candidates.n_rows - n_left} are done already" if n_left < candidates.n_rows else "",
         )
         _predict(files, predictor, dataset, work[rank() :: world_size()], workers)
         for file in files:
-            file.close()  # on a network file system others may see what is written only now
+            file.close()  # network file systems may show writes to others only now
         barrier()
         if rank() == 0:
             left_out = max(file.finish() for file in files)
@@ -176,9 +177,9 @@ def _fill(
 
 
 def remaining_work(candidates: Candidates, batch_size: int, journals: list[np.ndarray]) -> list[Work]:
-    """The groups (see `video_groups`) that some model has not predicted yet.
+    """The groups (see `video_groups`) that some model has yet to predict.
 
-    `journals` (videos,) of each model: 1 where a video has been predicted; what could not be read is tried again.
+    `journals` (videos,) of each model: 1 where a video has been predicted; unreadable ones are tried again.
     """
     work = []
     for videos in video_groups(candidates.row_ends, batch_size):
@@ -195,7 +196,7 @@ def _n_rows(candidates: Candidates, videos: slice) -> int:
 def _predict(
     files: list[PartialPredictions], predictor: Predictor, dataset: WholeVideoDataset, work: list[Work], workers: int
 ) -> None:
-    """Do this process's part of the work. What is done is kept even if it ends with an error or Ctrl-C."""
+    """Do this process's part of the work; an error or Ctrl-C loses nothing that is done."""
     candidates = files[0].candidates
     keys = [[(0, video) for video in range(item.videos.start, item.videos.stop)] for item in work]
     loader = BatchLoader(dataset, keys, workers, predictor.computation.device)
@@ -232,7 +233,7 @@ def _save(files: list[PartialPredictions]) -> None:
 
 
 def _write(file: PartialPredictions, videos: slice, numbers: list[int], values: np.ndarray) -> None:
-    """Write the predictions for those `numbers` of consecutive `videos` that could be read; the others get 0."""
+    """Write the predictions for the readable `numbers` among consecutive `videos`; the others get 0."""
     candidates = file.candidates
     counts = (candidates.row_ends - candidates.row_starts)[videos]
     read = np.isin(np.arange(videos.start, videos.stop), numbers)
@@ -243,17 +244,13 @@ def _write(file: PartialPredictions, videos: slice, numbers: list[int], values: 
     file.write(videos, values, read)
 
 
-VIDEO_PREDICTIONS_NAME = "video_predictions"
-BATCH_SIZE = 32
-
-
 @dataclass(frozen=True)
 class CandidateRules:
-    """Which segments of which videos are candidates for a class, and how the video's own score counts.
+    """Which videos' segments are candidates for a class, and how the video's own score counts.
 
-    A video counts for a class if the class is among the video's `top_k` best, if its probability is at least
-    `threshold`, and if the video is among the `cap` best of the class; what is None rules nothing out. The scores of
-    its segments are multiplied by probability ** `weight`.
+    A video counts for a class if the class is among the video's `top_k` best, its probability is at least
+    `threshold`, and the video is among the `cap` best of the class; None is no limit. The scores of its segments are
+    multiplied by probability ** `weight`.
     """
 
     top_k: int | None = None
@@ -262,9 +259,9 @@ class CandidateRules:
     weight: float = 0.0
 
     def factors(self, scores: np.ndarray, seed: int) -> np.ndarray:
-        """Probabilities (V, C) float32 → what multiplies the scores of segments, NaN for those that do not count.
+        """Probabilities (V, C) float32 → factors of the scores of segments, NaN for videos that do not count.
 
-        A probability of NaN never counts. Of equally probable videos `seed` chooses.
+        A probability of NaN never counts. `seed` breaks ties between videos.
         """
         factors = scores ** np.float32(self.weight)
         factors[np.isnan(scores)] = np.nan
@@ -293,8 +290,8 @@ def video_scores(
 ) -> np.ndarray:
     """Probabilities (V, C) float32 of a video model for the videos of the metadata and the classes of the vocabulary.
 
-    Kept in `cache/video_predictions`; NaN for videos that cannot be read, where damage is skipped, and then not kept.
-    Raises `UserError`.
+    Kept in `cache/video_predictions`. If damage is skipped, NaN for unreadable videos, and then nothing is kept. Raises
+    `UserError`.
     """
     path, n_classes = folder.path, len(vocabulary)
     dataset = WholeVideoDataset(index, candidates.records, damage)
@@ -324,7 +321,7 @@ def video_scores(
                 numbers, videos = zip(*batch)
                 scores[list(numbers)] = predict_videos(model, videos, Computation(device), trim).cpu().numpy()
                 if not np.isfinite(scores[list(numbers)]).all():
-                    raise UserError(f"{path}: predicts values that are not numbers; its weights are of no use")
+                    raise UserError(f"{path}: predicts values that are not numbers; its weights are unusable")
             n_read += len(batch)
             progress.update(len(batch))
     if n_read == len(dataset):
@@ -334,12 +331,12 @@ def video_scores(
 
 
 def _read(path: Path, origin: str) -> np.ndarray | None:
-    """What is kept there, if it has that origin."""
+    """The kept scores, if they have that origin."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["scores"] if str(file["origin"]) == origin else None
     except FileNotFoundError:
         return None
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
-        LOGGER.warning("%s cannot be read (%s); the videos are scored anew", path, error)
+        LOGGER.warning("%s cannot be read (%s); scoring the videos again", path, error)
         return None

@@ -1,1 +1,1 @@
-"""From prediction files to a submission: fusion of models, the best segments of each class, the CSV."""
+"""Submissions from prediction files: fusion of models, the best segments of each class, the CSV."""

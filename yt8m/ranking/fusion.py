@@ -1,4 +1,4 @@
-"""How the scores of several models become one.
+"""Fusion of the scores of several models.
 
 Scores are integers 0..9999. Dimensions: R rows of a block, C classes, M models.
 """
@@ -13,15 +13,15 @@ import numpy as np
 from yt8m.data.threads import map_ahead
 from yt8m.prediction.prediction_files import SCALE
 
-RANK_OFFSET = 60  # of reciprocal-rank fusion, as Cormack et al. 2009 chose it
+RANK_OFFSET = 60  # of reciprocal-rank fusion, as in Cormack et al. 2009
 COUNTED_BYTES = 16 << 20  # of the scores counted at a time, as int64
-EXACT = 2**24  # float32 holds all integers up to it
-FINEST = 2**39  # the most that weights may add up to: sums of so many scores are exact in float64
+EXACT = 2**24  # float32 holds all integers up to this
+FINEST = 2**39  # maximum sum of the weights, for which sums of scores are exact in float64
 FusionKind = Literal["mean", "geometric", "rank", "reciprocal-rank"]
 
 
 class Scores(Protocol):
-    """Scores of one model, (rows, C) int16 0..9999, to be read by several threads at once."""
+    """Scores of one model, (rows, C) int16 0..9999, which several threads may read at once."""
 
     shape: tuple[int, ...]
 
@@ -30,12 +30,12 @@ class Scores(Protocol):
 
 
 def whole_weights(weights: Sequence[float]) -> list[int]:
-    """The least integers (M,) in the ratio of weights of at least 0, not all 0: 0.1 and 0.25 are 2 and 5.
+    """The smallest integers (M,) in the ratio of weights of at least 0, not all 0: 2 and 5 for 0.1 and 0.25.
 
-    Where these would add up to more than 2^39, integers whose shares in the sum are right to 1e-10, and of which none
-    is 0 that was not.
+    If these would add up to more than 2^39, integers whose shares in the sum are accurate to 1e-10, and 0 only for
+    weights of 0.
     """
-    exact = [Fraction(str(weight)) for weight in weights]  # as it is written: 0.1 is a tenth
+    exact = [Fraction(str(weight)) for weight in weights]  # as written: 0.1 is a tenth
     common = math.lcm(*(weight.denominator for weight in exact))
     whole = [int(weight * common) for weight in exact]
     divisor, total = math.gcd(*whole), sum(whole)
@@ -45,7 +45,7 @@ def whole_weights(weights: Sequence[float]) -> list[int]:
 
 
 def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
-    """What people read, the heaviest first: "2 nextvlad_1, 1 dbof_0"; models without a weight are left out."""
+    """Weights as text, the heaviest first: "2 nextvlad_1, 1 dbof_0"; models of weight 0 are left out."""
     chosen = sorted((pair for pair in zip(weights, names) if pair[0]), key=lambda pair: -pair[0])
     return ", ".join(f"{weight:g} {name}" for weight, name in chosen)
 
@@ -53,16 +53,16 @@ def weights_text(names: Sequence[str], weights: Sequence[float]) -> str:
 class Fusion:
     """The fused scores of M models, float32, at least 0, the higher the better.
 
-    `kind` "mean": the sum of the scores, which ranks as their arithmetic mean does, and exactly: equal means are equal,
-    whatever the order of the models, and others differ (up to 1,677 models or weights that add up to as much; beyond,
-    where means are closer than 2^-24 of their size, they may be equal). "geometric": the geometric mean of the
+    `kind` "mean": the sum of the scores, which ranks exactly like their arithmetic mean: equal means stay equal,
+    whatever the order of the models, and others stay different (up to 1,677 models or weights that add up to as much;
+    beyond, means closer than 2^-24 of their size may become equal). "geometric": the geometric mean of the
     probabilities, where 0 counts as half of the smallest other one; "rank": the mean over the models of the share of a
-    class's rows that a row is not behind of; "reciprocal-rank": the mean of 1 / (60 + rank). Ranks are those of a row
-    among all of a class in one model, the middle one where scores are equal.
+    class's rows that a row is not behind; "reciprocal-rank": the mean of 1 / (60 + rank). A rank is that of a row among
+    all rows of a class in one model, the middle one for ties.
 
-    `weights` (M,) of the models, at least 0, not all 0; `maps` are then those of the models with a weight that is not
-    0. `factors` (videos, C) float32 multiply the scores of the rows of a video, `row_videos` (rows,); NaN means that
-    they are no candidates.
+    `weights` (M,) of the models, at least 0, not all 0; `maps` then holds only the models whose weight is not 0.
+    `factors` (videos, C) float32 multiply the scores of a video's rows, `row_videos` (rows,); NaN excludes them from
+    the candidates.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class Fusion:
             self._tables = [share * self._by_rank(values) for share, values in zip(shares, self.maps)]
 
     def fuse(self, start: int, blocks: Sequence[np.ndarray], classes: slice) -> np.ndarray:
-        """Fused scores (R, C') of rows `start` onwards for some classes, from those of each of `maps` (R, C')."""
+        """Fused scores (R, C') of rows from `start` on for some classes, from the scores (R, C') in each of `maps`."""
         if self._kind == "mean":
             scores = self._sum(blocks)
         else:
             scores = self._looked_up(blocks, classes)
         if self._factors is not None:
-            assert self._row_videos is not None  # factors come with them
+            assert self._row_videos is not None  # given with the factors
             scores *= self._factors[self._row_videos[start : start + len(scores)], classes]
         return scores
 
@@ -105,7 +105,7 @@ class Fusion:
             for weight, block in zip(self._weights, blocks):
                 total += exact_in(weight) * block
         else:
-            for first in range(0, len(blocks), 3):  # three fit an int16, whose sums are faster
+            for first in range(0, len(blocks), 3):  # three fit an int16, which adds faster
                 part = blocks[first]
                 for block in blocks[first + 1 : first + 3]:
                     part = part + block
@@ -124,7 +124,7 @@ class Fusion:
         return total
 
     def _by_rank(self, values: Scores) -> np.ndarray:
-        """What each score of each class is worth in one model, (C, 10000) float32."""
+        """The value of each score of each class in one model, (C, 10000) float32."""
         n_rows, n_classes = self.shape
         counts = np.zeros((n_classes, SCALE + 1), np.int64)
         base = np.arange(n_classes) * (SCALE + 1)

@@ -1,4 +1,4 @@
-"""Submissions, `Class,Segments`: of each class its label id and its segments, best first.
+"""Submissions, `Class,Segments`: the label id and the segments of each class, best first.
 
 A segment is `<video id>:<start second>`. Files whose name ends in .gz are compressed.
 """
@@ -22,7 +22,9 @@ from yt8m.data.threads import map_ahead
 from yt8m.data.vocabulary import LARGEST_LABEL, Vocabulary
 
 HEADER = b"Class,Segments"
-_COMPRESSION = 3  # a fifth of the time of zlib's default, a tenth more bytes
+WORKERS = 2
+SHOWN = 60  # characters of a faulty entry
+_COMPRESSION = 3  # takes a fifth of the time of zlib's default, for a tenth more bytes
 
 
 def write_submission(
@@ -32,19 +34,19 @@ def write_submission(
     ranked: Sequence[Callable[[], np.ndarray]],
     progress: Callable[[int], object],
 ) -> None:
-    """Write one line a class: its label id and the names of its rows, best first.
+    """Write one line per class: its label id and the names of its rows, best first.
 
-    `names` (rows,) bytes, `ranked`: for each label a function that gives its rows, each of which is called once, by
-    any thread. `progress` is told of every class that is written.
+    `names` (rows,) bytes; `ranked`: for each label a function that returns its rows, called once, by any thread.
+    `progress` is called after each class.
     """
     spaced = np.char.add(names, b" ")
     compressed = path.suffix == ".gz"
 
     def encode(text: bytes) -> bytes:
-        return gzip.compress(text, _COMPRESSION, mtime=0) if compressed else text  # members of a gzip file may be many
+        return gzip.compress(text, _COMPRESSION, mtime=0) if compressed else text  # a gzip file may have many members
 
     def line(number: int) -> bytes:
-        entries = np.take(spaced, ranked[number]()).tobytes().replace(b"\0", b"")  # what numpy pads short names with
+        entries = np.take(spaced, ranked[number]()).tobytes().replace(b"\0", b"")  # numpy's padding
         return encode(b"%d,%s\n" % (labels[number], entries[:-1]))
 
     workers = os.cpu_count() or 1
@@ -57,7 +59,7 @@ def write_submission(
 
 @contextmanager
 def open_submission(path: Path) -> Iterator[io.BufferedIOBase]:
-    """A submission to be read, uncompressed. Raises `UserError` where that cannot be done."""
+    """Open a submission for reading, decompressed. Raises `UserError` if it cannot be read."""
     try:
         with path.open("rb") as plain:
             if path.suffix == ".gz":
@@ -70,8 +72,7 @@ def open_submission(path: Path) -> Iterator[io.BufferedIOBase]:
 
 
 def read_submission(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Of each line the label id and the segments, best first. Raises `UserError` naming a line that is not as it
-    should be."""
+    """Read the label id and the segments, best first, of each line. Raises `UserError` naming a malformed line."""
     known: set[int] = set()
     with open_submission(path) as file:  # pylint: disable=contextmanager-generator-missing-cleanup  # it has its own
         if read_header(file) != HEADER:
@@ -91,14 +92,13 @@ def read_submission(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_header(file: io.BufferedIOBase) -> bytes:
-    """The first line of a submission without what does not count: a byte order mark and quotation marks."""
+    """The first line of a submission, without byte order mark and quotation marks."""
     fields = file.readline().removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n").split(b",")
     return b",".join(map(_unquoted, fields))
 
 
 def split_line(line: bytes) -> tuple[int | None, bytes]:
-    """Label id and segments of a line, either of which may be in quotation marks; the label is None where the line has
-    none."""
+    """Label id and segments of a line, either of which may be in quotation marks; the label is None if missing."""
     label, comma, segments = line.rstrip(b"\r\n").partition(b",")
     label = _unquoted(label)
     is_label = comma and label.isdigit() and len(label) <= len(str(LARGEST_LABEL))
@@ -109,13 +109,9 @@ def _unquoted(text: bytes) -> bytes:
     return text[1:-1] if len(text) > 1 and text[:1] == text[-1:] == b'"' else text
 
 
-WORKERS = 2
-SHOWN = 60  # characters of what is odd
-
-
 @dataclass
 class Findings:
-    """What was found: how often each problem, with its first example; and what is worth knowing but no problem."""
+    """The result of a check: the count and first example of each fault, and counts that are no faults."""
 
     faults: dict[str, tuple[int, str]] = field(default_factory=dict)
     n_lines: int = 0
@@ -124,14 +120,14 @@ class Findings:
     n_empty: int = 0
 
     def add(self, problem: str, count: int, example: str) -> None:
-        """Count a problem."""
+        """Count a fault."""
         if count:
             before, first = self.faults.get(problem, (0, example))
             self.faults[problem] = before + count, first
 
 
 class SubmissionCheck:
-    """Checks the lines of a submission."""
+    """A checker of submissions against candidates and vocabulary."""
 
     def __init__(self, candidates: Candidates, vocabulary: Vocabulary, top_k: int) -> None:
         self.vocabulary, self.top_k, self.n_rows = vocabulary, top_k, candidates.n_rows
@@ -139,7 +135,7 @@ class SubmissionCheck:
         self._video_ids = np.sort(candidates.video_ids)
 
     def check(self, path: Path) -> Findings:
-        """All that is wrong with a file. Raises `UserError` where it cannot be read."""
+        """Find all faults of a file. Raises `UserError` if it cannot be read."""
         findings = Findings()
         seen: dict[int, int] = {}
         with open_submission(path) as file:
@@ -203,7 +199,7 @@ class SubmissionCheck:
 
 
 def _is_among(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Which of the values are among the ascending ones, neither empty."""
+    """Which of the values are among the ascending ones; neither is empty."""
     places = np.searchsorted(ascending, values.astype(ascending.dtype)).clip(max=len(ascending) - 1)
     return ascending[places] == values
 

@@ -1,8 +1,8 @@
-"""The best rows of each class, exactly, in one pass over the scores and in bounded memory.
+"""Exact selection of the best rows of each class, in one pass over the scores and in bounded memory.
 
-An entry of a class is one 64-bit key: its score, then a random number of its row, so that keys order the entries best
-first and equal scores at random. Of each class those that may still get a place are kept; whenever its buffer is full
-it is cut down to the best, and from then on only what beats the last of those gets in.
+An entry of a class is one 64-bit key: its score, then a random number for its row, so that keys order entries best
+first and ties at random. Each class has a buffer of keys; when full, it is cut down to the best, and from then on only
+keys that beat the last of those enter.
 
 Dimensions: R rows of a block, C classes.
 """
@@ -22,7 +22,7 @@ TILE_ROWS = 256  # fused at a time, to stay in the cache
 READERS = 2
 WORKERS = os.cpu_count() or 1
 _NO_LIMIT = np.uint64(2**64 - 1)
-_FACTORS = 0x85EBCA6B, 0xC2B2AE35  # odd numbers whose products mix bits well
+_FACTORS = 0x85EBCA6B, 0xC2B2AE35  # odd multipliers that mix bits well
 
 
 def shuffle(rows: np.ndarray, salt: int) -> np.ndarray:
@@ -48,16 +48,16 @@ class BestRows:
     """The best rows of some classes among those seen so far."""
 
     def __init__(self, classes: range, n_rows: int, top_k: int, seed: int) -> None:
-        """`n_rows` below 2^32 in all, of which each class keeps `top_k`."""
+        """`n_rows` in all, below 2^32, of which each class keeps `top_k`."""
         self.classes, self.top_k = classes, top_k
         self._keys = np.empty((len(classes), min(n_rows, top_k + max(top_k // 2, BLOCK_ROWS))), np.uint64)
         self._counts = [0] * len(classes)
-        self._least = np.zeros(len(classes), np.float32)  # scores below have no chance
-        self._limits = [_NO_LIMIT] * len(classes)  # nor have keys beyond
+        self._least = np.zeros(len(classes), np.float32)  # lower scores cannot enter
+        self._limits = [_NO_LIMIT] * len(classes)  # nor can larger keys
         self._salts = [int(np.random.default_rng((seed, label)).integers(2**32)) for label in classes]
 
     def add(self, start: int, scores: np.ndarray) -> None:
-        """Scores (C, R) float32 of rows `start` onwards; NaN is no candidate. At most `BLOCK_ROWS` rows at a time."""
+        """Add scores (C, R) float32 of rows from `start` on, at most `BLOCK_ROWS`; NaN is not a candidate."""
         for number, own in enumerate(scores):
             chosen = np.flatnonzero(own >= self._least[number])
             if chosen.size:
@@ -96,10 +96,10 @@ def _scores_of(keys: np.ndarray) -> np.ndarray:
 def top_rows(
     fusion: Fusion, top_k: int, seed: int, progress: Callable[[int], object] = lambda rows: None
 ) -> list[Callable[[], np.ndarray]]:
-    """For each class a function that gives the rows (at most `top_k`,) of its best scores, best first, once.
+    """For each class a function, to be called once, that returns its best rows (at most `top_k`,), best first.
 
-    Equal scores come in a random order, drawn from `seed`, the class and the row alone, and it is random, too, which
-    of them get the last places. `progress` is told of every block of rows that is done.
+    Ties, including those for the last places, are in random order, drawn only from `seed`, the class and the row.
+    `progress` is called after every block of rows.
     """
     n_rows, n_classes = fusion.shape
     ends = np.linspace(0, n_classes, min(WORKERS, n_classes) + 1).astype(int).tolist()
@@ -115,7 +115,7 @@ def top_rows(
 
 
 def _blocks(fusion: Fusion, size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """First row, and of each map the scores (R, C), of blocks of `size` rows, read ahead."""
+    """Read ahead blocks of `size` rows: the first row, and the scores (R, C) of each map."""
 
     def read(start: int) -> tuple[int, list[np.ndarray]]:
         return start, [values[start : start + size] for values in fusion.maps]

@@ -1,1 +1,1 @@
-"""How good submissions, predictions and models are: ratings, MAP@K, intervals, models on shards they have not seen."""
+"""Scores of submissions, predictions and models: ratings, MAP@K, intervals, predictions on unseen shards."""

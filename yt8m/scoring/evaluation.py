@@ -1,6 +1,6 @@
-"""The evaluation of several subjects (models, ensembles, submissions, baselines) on the same ratings.
+"""Evaluation of several subjects (models, ensembles, submissions, baselines) on the same ratings.
 
-Dimensions: R ratings, C classes that something is rated for.
+Dimensions: R ratings, C rated classes.
 """
 
 import json
@@ -35,7 +35,7 @@ from yt8m.scoring.ratings import Ratings
 
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 1
-_LEVEL = 95  # percent of the resamples that an interval holds
+_LEVEL = 95  # percent of the resamples within an interval
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 SubjectKind = Literal["baseline", "model", "ensemble", "weighted", "submission"]
@@ -43,11 +43,10 @@ SubjectKind = Literal["baseline", "model", "ensemble", "weighted", "submission"]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: where it puts each rated segment in the list of its class.
+    """An evaluated model, ensemble, submission or baseline: the place of each rated segment in its class's list.
 
-    `places` (R,), -1 where a segment is not among the K that count; `probabilities` (R,) that it gives the ratings, if
-    it says so, NaN for those that it does not know; `duplicates`: entries of its lists that came before in the same
-    list; `note`: what a reader of its scores has to know.
+    `places` (R,), -1 for a segment not among the first K; `probabilities` (R,) of the ratings if it has any, NaN
+    where unknown; `duplicates`: repeated entries in its lists; `note`: a remark for readers of its scores.
     """
 
     name: str
@@ -60,7 +59,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all subjects have in common: where the ratings come from, K, and how intervals are drawn."""
+    """Settings shared by all subjects: the source of the ratings, K, and how intervals are drawn."""
 
     ratings_from: str
     top_k: int
@@ -70,12 +69,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`head`: the setting and the size of the set; `subjects`: a dict each; `classes`: a row for class and subject.
+    """`head`: setting and size of the set; `subjects`: a dict each; `classes`: a row for each class and subject.
 
-    `ratings`: a row each, with the probability that each subject gives it; `folds`: for out-of-fold predictions a dict
-    for each subject and measure, with the values of all folds, their mean and standard deviation, else empty.
-    `comparisons`: a dict for each two subjects that are compared, with the difference of their MAPs and its interval;
-    `weights`: the best ones of several models, if they have been looked for.
+    `ratings`: a row each, with every subject's probability; `folds`: for out-of-fold predictions a dict for each
+    subject and measure, with the values of all folds, their mean and standard deviation, else empty. `comparisons`: a
+    dict for each compared pair of subjects, with the difference of their MAPs and its interval; `weights`: the best
+    ones of several models, if searched for.
     """
 
     head: dict[str, Any]
@@ -95,7 +94,7 @@ def evaluate(
     folds: np.ndarray | None = None,
     weights: dict[str, Any] | None = None,
 ) -> Evaluation:
-    """Measure all subjects, and with `folds` (R,) each fold by itself, too; at least one rating is positive."""
+    """Measure all subjects, with `folds` (R,) also on each fold; at least one rating must be positive."""
     _check_names([subject.name for subject in subjects])
     rankings = [Ranking(ratings, subject.places) for subject in subjects]
     with Progress("resampling videos", setting.n_resamples, "resample", LOGGER) as progress:
@@ -145,14 +144,14 @@ def evaluate(
 
 
 def _interval(resampled: np.ndarray) -> tuple[float, float]:
-    """What holds `_LEVEL` percent of the resamples (N,); NaN where there are none."""
+    """The interval that contains `_LEVEL` percent of the resamples (N,); NaN without any."""
     tail = (100 - _LEVEL) / 2
     low, high = np.nanpercentile(resampled, [tail, 100 - tail]) if resampled.size else (np.nan, np.nan)
     return float(low), float(high)
 
 
 def _comparisons(summaries: Sequence[dict[str, Any]], maps: np.ndarray) -> list[dict[str, Any]]:
-    """The ensemble against its best member, and the best weights against the ensemble, where there are such.
+    """Compare the ensemble with its best member, and the best weights with the ensemble, if present.
 
     `maps` (subjects, N): MAP of each subject in the same resamples.
     """
@@ -179,11 +178,11 @@ def _comparisons(summaries: Sequence[dict[str, Any]], maps: np.ndarray) -> list[
 
 
 def _check_names(names: Sequence[str]) -> None:
-    """Raise `UserError` for a name that stands for something else in the tables."""
+    """Raise `UserError` for a name that has another meaning in the tables."""
     for number, name in enumerate(names):
         if name in names[:number] or name in (*RATING_COLUMNS, "fold"):
             raise UserError(
-                f"{name}: cannot be evaluated under this name, which means something else in the tables; rename it"
+                f"{name}: cannot be evaluated under this name, which has another meaning in the tables; rename it"
             )
 
 
@@ -192,7 +191,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _of_probabilities(ratings: Ratings, subject: Subject, top_k: int) -> dict[str, Any]:
-    """What only probabilities tell; for lists precision and recall at ranks in their place."""
+    """Measures that need probabilities; for lists, precision and recall at ranks instead."""
     if subject.probabilities is None:
         last = np.iinfo(np.int64).max
         ranks = np.where(subject.places == NOT_LISTED, last, subject.places + 1)
@@ -214,7 +213,7 @@ def _of_probabilities(ratings: Ratings, subject: Subject, top_k: int) -> dict[st
 def _class_table(
     ratings: Ratings, subject: Subject, ranking: Ranking, areas: np.ndarray, vocabulary: Vocabulary
 ) -> pd.DataFrame:
-    """One row a class."""
+    """One row per class."""
     rows = vocabulary.classes(ratings.labels)
     return pd.DataFrame(
         {
@@ -230,7 +229,7 @@ def _class_table(
 
 
 def _rating_table(ratings: Ratings, subjects: Sequence[Subject], folds: np.ndarray | None) -> pd.DataFrame:
-    """One row a rating."""
+    """One row per rating."""
     columns = dict(
         zip(
             RATING_COLUMNS,
@@ -247,7 +246,7 @@ def _rating_table(ratings: Ratings, subjects: Sequence[Subject], folds: np.ndarr
 def _fold_by_fold(
     ratings: Ratings, folds: np.ndarray, subjects: Sequence[Subject], setting: Setting
 ) -> list[dict[str, Any]]:
-    """MAP and AUC of each subject in each fold by itself; baselines have a MAP alone."""
+    """MAP and AUC of each subject on each fold; baselines have only a MAP."""
     rows = []
     numbers = np.unique(folds).tolist()
     for subject in subjects:
@@ -309,7 +308,7 @@ def write_evaluation(evaluation: Evaluation, prefix: Path) -> list[Path]:
 
 
 def _without_nan(value: Any) -> Any:
-    """The same with None for what is not a number, which JSON does not know."""
+    """Replace NaN, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -357,7 +356,7 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _remarks(evaluation: Evaluation) -> list[str]:
-    """A line if the ensemble is worse than its best member, and one on the best weights."""
+    """A line if the ensemble is worse than its best member, and one about the best weights."""
     lines = []
     kinds = {subject["name"]: subject["kind"] for subject in evaluation.subjects}
     for row in evaluation.comparisons:
@@ -367,8 +366,8 @@ def _remarks(evaluation: Evaluation) -> list[str]:
             difference += f" ({evaluation.head['level']} % interval {low:+.4f} to {high:+.4f})"
         if kinds[row["subject"]] == "weighted":
             lines.append(
-                f"{row['subject']}: found on all of these ratings; their row is what weights found on half of the "
-                f"videos score on the other half, {difference} compared with {row['other']}"
+                f"{row['subject']}: found on all of these ratings; their row is the score of weights found on half of "
+                f"the videos, on the other half, {difference} compared with {row['other']}"
             )
         elif row["difference"] < 0:
             lines.append(f"{row['subject']}: below its best member, {row['other']}, {difference}")
@@ -376,7 +375,7 @@ def _remarks(evaluation: Evaluation) -> list[str]:
 
 
 def _fold_rows(folds: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A table of what `_fold_by_fold` gives."""
+    """A table of the rows of `_fold_by_fold`."""
     head = ["", "", *(f"fold {number}" for number in folds[0]["folds"]), "mean", "std. deviation"]
     return [
         head,

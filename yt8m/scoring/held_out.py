@@ -1,6 +1,6 @@
 """Predictions for rated shards that models were not trained on.
 
-Dimensions: R ratings, S of a batch, M models.
+Dimensions: R ratings, S ratings of a batch, M models.
 """
 
 import logging
@@ -36,9 +36,9 @@ CHECKED_AT_ONCE = 64  # videos
 
 @dataclass(frozen=True)
 class Training:
-    """What a model's folder says about the rated shards it was trained on.
+    """Which rated shards a model was trained on, according to its folder.
 
-    `held_out`: rows of `index.shards` that it has not seen, None where nothing is known; `text` says so to people.
+    `held_out`: rows of `index.shards` that it has not seen, None if unknown; `text`: the same for messages.
     """
 
     held_out: np.ndarray | None
@@ -50,23 +50,23 @@ class Training:
 
 
 def training_of(folder: Path, index: Index) -> Training:
-    """What `run.json` says; the 2019 release wrote none, and its folds depended on the order of files on a disk."""
+    """Read `run.json`; the 2019 release wrote none, and its folds depended on the order of files on disk."""
     origin = read_origin(folder)
     if origin is None or "fold" not in origin:
-        return Training(None, "nothing says which shards it was trained on")
+        return Training(None, "it is not known which shards it was trained on")
     if origin.get("segment/train") != index.digest:
         return Training(None, f"was trained when {index.folder} held other shards")
     if origin["fold"] == NO_FOLD:
         return Training(np.empty(0, np.int64), "was trained on all shards")
-    text = f"was trained on all shards but those of fold {origin['fold']}"
+    text = f"was trained on all shards except fold {origin['fold']}"
     return Training(split_fold(index, origin["fold"])[1], text)
 
 
 class HeldOutRatings:
-    """The ratings of some shards of `index.shards`, and what models predict for them.
+    """The ratings of some shards of `index.shards`, and predictions for them.
 
     `shards_of_ratings` (R,) rows of `index.shards`; `labelled` (R,) bool: whether the video has the class as a label.
-    Where damage is skipped, ratings of videos that cannot be read as a whole do not count.
+    If damage is skipped, ratings of videos that cannot be read completely are ignored.
     """
 
     def __init__(self, index: Index, vocabulary: Vocabulary, shards: np.ndarray, damage: Damage = RAISE) -> None:
@@ -81,12 +81,12 @@ class HeldOutRatings:
         self._examples = examples[alone & ~damaged]
         self._shards_of_examples = dataset.shards
         for count, reason in (
-            (len(dataset) - len(examples), "have been met before"),
-            ((~alone).sum(), "are of videos whose id several records have: one may be in training"),
+            (len(dataset) - len(examples), "are duplicates"),
+            ((~alone).sum(), "are of videos whose id several records share, one of which may be in training"),
             (damaged.sum(), "are of damaged videos"),
         ):
             if count:
-                LOGGER.warning("%s: %d ratings do not count, which %s", index.folder, count, reason)
+                LOGGER.warning("%s: %d ratings are ignored, which %s", index.folder, count, reason)
         if not self._examples.size:
             raise UserError(f"{index.folder}: no rating is left to measure with")
         classes, of_record, starts = keys[:, self._examples]
@@ -104,7 +104,7 @@ class HeldOutRatings:
     def predict(
         self, folders: Sequence[ModelFolder], shards: np.ndarray, batch_size: int, workers: int, device: torch.device
     ) -> np.ndarray:
-        """Probabilities (M, R) of the rated classes; NaN outside of `shards`.
+        """Probabilities (M, R) of the rated classes; NaN outside `shards`.
 
         Raises `UserError` for a model that does not fit the vocabulary or the data.
         """
@@ -133,19 +133,19 @@ class HeldOutRatings:
             for number, values in zip(numbers, found):
                 if np.isnan(values).any():
                     raise UserError(
-                        f"{folders[number].path}: predicts values that are not numbers; its weights are of no use"
+                        f"{folders[number].path}: predicts values that are not numbers; its weights are unusable"
                     )
             probabilities[np.ix_(np.array(numbers), np.flatnonzero(chosen)[sound])] = found
         return probabilities[:, self._examples]
 
 
 def _parts(values: np.ndarray, size: int) -> list[np.ndarray]:
-    """At most `size` values at a time, at least one part."""
+    """Parts of at most `size` values, at least one part."""
     return np.split(values, range(size, len(values), size))
 
 
 def _damaged_records(dataset: RatedSegmentDataset, damage: Damage) -> np.ndarray:
-    """The rows of the index of rated videos of which not every byte can be read."""
+    """The index rows of rated videos that cannot be read completely."""
     reader = ShardReader(dataset.index, damage)
     damaged = []
     for records in _parts(np.unique(dataset.records), CHECKED_AT_ONCE):
@@ -164,12 +164,12 @@ def _predict(models: Sequence[SegmentModel], batch: SegmentBatch, device: torch.
 
     @cache
     def contexts(encoder: Encoder) -> Tensor:
-        assert batch.videos is not None  # they come along where a model needs them
+        assert batch.videos is not None  # present if a model needs them
         return encoder.encode(batch.videos)[batch.video_index]
 
     results = []
     for model in models:
         logits = model.classify(model.segment_encoder.encode(batch.segments), contexts)
         rated = logits.gather(1, batch.classes.unsqueeze(1)).squeeze(1)
-        results.append(rated.double().sigmoid())  # as floats, many sure ones would be equal
+        results.append(rated.double().sigmoid())  # as float32, many confident ones would be equal
     return torch.stack(results).cpu()

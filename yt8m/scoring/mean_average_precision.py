@@ -1,6 +1,6 @@
-"""MAP@K of ranked lists, and how well probabilities agree with ratings otherwise.
+"""MAP@K of ranked lists, and other measures of the agreement of probabilities with ratings.
 
-Dimensions: R ratings, V videos, C classes that something is rated for, N resamples.
+Dimensions: R ratings, V videos, C rated classes, N resamples.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,15 +16,15 @@ _N_BINS = 10
 
 
 class Ranking:
-    """Ratings in the order in which their classes' lists have them.
+    """Ratings in the order of their classes' lists.
 
-    The challenge's MAP@K: of each list all segments that are not rated for its class drop out; AP is the sum of
-    precision · relevance over what is left, divided by the number of positive ratings; the mean is over the classes
-    with a positive rating, of which one without a list scores 0.
+    The challenge's MAP@K: segments not rated for a class are removed from its list; AP is the sum of
+    precision · relevance over the rest, divided by the number of positive ratings; the mean is over the classes with a
+    positive rating, and a class without a list scores 0.
     """
 
     def __init__(self, ratings: Ratings, places: np.ndarray) -> None:
-        """`places` (R,): where in its class's list a rated segment is, -1 where it is not among the K that count."""
+        """`places` (R,): place of each rated segment in its class's list, -1 if not among the first K."""
         listed = np.flatnonzero(places != NOT_LISTED)
         order = listed[np.lexsort((places[listed], ratings.class_of[listed]))]
         self._classes, self._videos = ratings.class_of[order], ratings.video[order]
@@ -33,7 +33,7 @@ class Ranking:
         self._all_positive = ratings.class_of[ratings.positive], ratings.video[ratings.positive]
 
     def average_precisions(self, draws: np.ndarray | None = None) -> np.ndarray:
-        """AP of each class (C,), NaN without a positive; `draws` (V,): how often each video counts, once by default."""
+        """AP of each class (C,), NaN without a positive; `draws` (V,): how often each video counts, by default once."""
         classes, positive = self._classes, self._positive
         wanted, weights = self._all_positive[0], None
         if draws is not None:
@@ -63,10 +63,10 @@ def resampled_maps(
     seed: int,
     progress: Callable[[int], object] = lambda resamples: None,
 ) -> np.ndarray:
-    """MAP of rankings of the same ratings, (rankings, N), when as many videos are drawn with replacement.
+    """Bootstrapped MAP of rankings of the same ratings, (rankings, N), drawing videos with replacement.
 
-    The n-th draw is the same for all rankings, so that their differences can be compared, too. `progress` is told of
-    every resample.
+    The n-th draw is the same for all rankings, so that differences can be compared. `progress` is called after every
+    resample.
     """
     rng = np.random.default_rng(seed)
     maps = np.empty((len(rankings), n_resamples))
@@ -78,7 +78,7 @@ def resampled_maps(
 
 
 def resampled_areas(ratings: Ratings, probabilities: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """ROC AUC of models, whose probabilities are (models, R), when as many videos are drawn with replacement.
+    """Bootstrapped ROC AUC of models with probabilities (models, R), drawing videos with replacement.
 
     Returns (models, N), with the draws of `resampled_maps`; NaN where all drawn ratings agree.
     """
@@ -90,14 +90,14 @@ def resampled_areas(ratings: Ratings, probabilities: np.ndarray, n_resamples: in
         weights = np.bincount(rng.integers(n_videos, size=n_videos), minlength=n_videos)[ratings.video]
         for row, own in enumerate(places):
             positive, negative = (np.bincount(own, weights * kind) for kind in (ratings.positive, ~ratings.positive))
-            below = np.cumsum(negative) - negative / 2  # of equal ones half
+            below = np.cumsum(negative) - negative / 2  # half of the ties
             with np.errstate(invalid="ignore"):
                 areas[row, number] = (positive * below).sum() / (positive.sum() * negative.sum())
     return areas
 
 
 def places_by_score(ratings: Ratings, scores: np.ndarray, top_k: int, seed: int) -> np.ndarray:
-    """Places (R,) among the ratings of the same class, by falling score (R,), equal ones in random order.
+    """Places (R,) among the ratings of the same class, by descending score (R,), ties in random order.
 
     -1 from place `top_k` on.
     """
@@ -109,14 +109,14 @@ def places_by_score(ratings: Ratings, scores: np.ndarray, top_k: int, seed: int)
 
 
 def area_under_roc(positive: np.ndarray, scores: np.ndarray) -> float:
-    """ROC AUC, in 0..1, of scores (R,); NaN where all ratings agree."""
+    """ROC AUC, 0 to 1, of scores (R,); NaN if all ratings agree."""
     from sklearn.metrics import roc_auc_score  # takes as long to import as torch does
 
     return float(roc_auc_score(positive, scores)) if 0 < positive.sum() < len(positive) else float("nan")
 
 
 def areas_of_classes(ratings: Ratings, places: np.ndarray) -> np.ndarray:
-    """ROC AUC of each class's list (C,), what is not listed being last; NaN where all ratings of a class agree."""
+    """ROC AUC of each class's list (C,), unlisted segments last; NaN where all ratings of a class agree."""
     n_classes, n_negative = len(ratings.labels), np.bincount(ratings.class_of) - ratings.n_positive
     listed = np.flatnonzero(places != NOT_LISTED)
     order = listed[np.lexsort((places[listed], ratings.class_of[listed]))]
@@ -134,7 +134,7 @@ def areas_of_classes(ratings: Ratings, places: np.ndarray) -> np.ndarray:
 
 
 def at_thresholds(positive: np.ndarray, scores: np.ndarray, thresholds: Sequence[float]) -> list[dict[str, float]]:
-    """Precision and recall over all ratings (R,) when what scores (R,) at least a threshold is taken as positive."""
+    """Precision and recall over all ratings (R,), taking scores (R,) of at least a threshold as positive."""
     rows = []
     for threshold in thresholds:
         taken = scores >= threshold
@@ -151,7 +151,7 @@ def at_thresholds(positive: np.ndarray, scores: np.ndarray, thresholds: Sequence
 
 
 def calibration(positive: np.ndarray, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """For each tenth of 0..1 how many ratings (R,) have such a probability, its mean, and the share of positives."""
+    """For each tenth of 0..1: the number of ratings (R,), the mean probability and the share of positives."""
     bins = np.minimum((probabilities * _N_BINS).astype(np.int64), _N_BINS - 1)
     counts = np.bincount(bins, minlength=_N_BINS)
     means, shares = (np.bincount(bins, values, _N_BINS) for values in (probabilities, positive))
@@ -169,6 +169,6 @@ def calibration(positive: np.ndarray, probabilities: np.ndarray) -> list[dict[st
 
 
 def calibration_error(bins: Sequence[dict[str, Any]]) -> float:
-    """Expected calibration error: the mean distance of probability and share of positives over all ratings."""
+    """Expected calibration error: mean distance between probability and share of positives over all ratings."""
     total = sum(row["ratings"] for row in bins)
     return sum(row["ratings"] * abs(row["mean"] - row["positive"]) for row in bins) / total

@@ -1,6 +1,6 @@
-"""Ratings of segments: what predictions and ranked lists are measured against.
+"""Ratings of segments, the ground truth for predictions and ranked lists.
 
-Dimensions: R ratings, V videos, C classes that something is rated for.
+Dimensions: R ratings, V videos, C rated classes.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from yt8m.data.vocabulary import LabelRow, LabelText, RatingRow, read_labels, re
 
 @dataclass(frozen=True)
 class Ratings:
-    """R ratings, in the order of their classes; no segment is rated twice for a class.
+    """R ratings in the order of their classes; no segment is rated twice for a class.
 
     `video_ids` (V,) text; `video` (R,) row of `video_ids`; `start` (R,) second; `label` (R,) label id, ascending;
     `positive` (R,) bool.
@@ -44,12 +44,12 @@ class Ratings:
 
     @cached_property
     def class_ends(self) -> np.ndarray:
-        """The ratings of class c are class_ends[c-1] to class_ends[c], (C,)."""
+        """Ends of the classes, (C,): the ratings of class c are class_ends[c-1] to class_ends[c]."""
         return np.cumsum(np.bincount(self.class_of, minlength=len(self.labels)))
 
     @cached_property
     def n_positive(self) -> np.ndarray:
-        """How many ratings of each class are positive, (C,)."""
+        """The number of positive ratings of each class, (C,)."""
         return np.bincount(self.class_of, self.positive, len(self.labels)).astype(np.int64)
 
     def of_class(self, row: int) -> slice:
@@ -57,7 +57,7 @@ class Ratings:
         return slice(int(self.class_ends[row - 1]) if row else 0, int(self.class_ends[row]))
 
     def segment_names(self, rows: slice | np.ndarray = slice(None)) -> list[str]:
-        """What a submission calls the rated segments: `<video id>:<start second>`."""
+        """The rated segments as named in a submission: `<video id>:<start second>`."""
         videos = self.video_ids[self.video[rows]].tolist()
         return [f"{video}:{start}" for video, start in zip(videos, self.start[rows].tolist())]
 
@@ -82,10 +82,10 @@ def ratings_of_table(truth: pd.DataFrame) -> Ratings:
 
 
 def read_truth(path: Path, names: Path) -> pd.DataFrame:
-    """Ratings of a CSV: columns vid, start (second), label (id), score (0 or 1).
+    """Ratings from a CSV: columns vid, start (second), label (id), score (0 or 1).
 
-    In the file a label is an id, or a name, whose id `names`, a `vocabulary.csv`, says. A segment may be rated
-    for a label more than once if the ratings agree. Raises `UserError`.
+    In the file a label is an id or a name, whose id is in `names`, a `vocabulary.csv`. A segment may be rated for a
+    label more than once if the ratings agree. Raises `UserError`.
     """
     rows = read_ratings(path)
     return pd.DataFrame(
@@ -99,7 +99,7 @@ def read_truth(path: Path, names: Path) -> pd.DataFrame:
 
 
 def read_video_labels(path: Path, names: Path) -> pd.DataFrame:
-    """Labels of videos of a CSV: columns vid, label (id); `names` as for `read_truth`. Raises `UserError`."""
+    """Labels of videos from a CSV: columns vid, label (id); `names` as for `read_truth`. Raises `UserError`."""
     rows = read_labels(path)
     return pd.DataFrame({"vid": [row.video_id for row in rows], "label": _ids(path, rows, names)})
 
@@ -108,7 +108,7 @@ def _ids(path: Path, rows: Sequence[LabelRow | RatingRow], names: Path) -> list[
     resolved = resolve_labels([LabelText(path, row.line, row.label) for row in rows], names)
     if resolved.new_names:
         raise UserError(
-            f"{names}: not there, but {path} names labels, such as {resolved.new_names[0]!r}; put the file there that "
-            "says which id each name has, or write ids"
+            f"{names}: missing, but {path} names labels, such as {resolved.new_names[0]!r}; provide the file with the "
+            "id of each name, or write ids"
         )
     return [resolved.ids[row.label] for row in rows]

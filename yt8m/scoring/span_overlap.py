@@ -1,4 +1,4 @@
-"""Found spans against true ones: the temporal IoU, the share of the time of either in which both say yes."""
+"""Temporal IoU of found and true spans: the time in both as a share of the time in either."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Spans = list[tuple[float, float]]  # start and end in seconds
 
 @dataclass(frozen=True)
 class Overlap:
-    """The spans of a label in a video. `iou`: of the found with the true ones, 0 to 1."""
+    """The true and found spans of a label in a video."""
 
     video_id: str
     label: str
@@ -28,28 +28,28 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """Intersection over union, in seconds; 1 where both are empty."""
+        """Temporal intersection over union, 0 to 1; 1 if both are empty."""
         both = _length(self.true) + _length(self.found) - _length([*self.true, *self.found])
         either = _length([*self.true, *self.found])
         return both / either if either else 1.0
 
 
 def compare_spans(found: Path, true: Path) -> list[Overlap]:
-    """The overlaps of all pairs of a video and a label that either file has, of the videos that the truth has.
+    """The overlaps of all pairs of a video and a label in either file, for the videos in the truth.
 
     Args:
         found: CSV with the columns `FOUND_COLUMNS`, as `localize` writes it.
         true: CSV with the columns `SPAN_COLUMNS`; labels are names or label ids. Spans of a label may overlap.
 
     Raises:
-        UserError: a file that cannot be read, times that are none, or no video in common.
+        UserError: an unreadable file, invalid times, or no video in common.
     """
     truth = _read_spans(true, SPAN_COLUMNS)
     by_id = all(label.lstrip("-").isdigit() for _, label in truth)
     answers = _read_spans(found, FOUND_COLUMNS if by_id else ("video_id", "class", "start", "end"))
     videos = {video_id for video_id, _ in truth}
     if not videos & {video_id for video_id, _ in answers}:
-        raise UserError(f"{found}: none of the videos of {true}; localize those that the truth is about")
+        raise UserError(f"{found}: none of its videos is in {true}; localize videos with true spans")
     keys = sorted(key for key in {**truth, **answers} if key[0] in videos)
     return [Overlap(*key, truth.get(key, []), answers.get(key, [])) for key in keys]
 
@@ -63,7 +63,7 @@ def overlap_table(overlaps: Sequence[Overlap]) -> pd.DataFrame:
 
 
 def mean_iou(overlaps: Sequence[Overlap]) -> float:
-    """The mean over all pairs of a video and a label; what was found where nothing is counts 0."""
+    """The mean over all pairs of a video and a label; false finds count as 0."""
     return sum(overlap.iou for overlap in overlaps) / len(overlaps)
 
 
@@ -92,7 +92,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _length(spans: Spans) -> float:
-    """Seconds that lie in at least one of the spans."""
+    """Seconds covered by at least one of the spans."""
     length, reached = 0.0, 0.0
     for start, end in sorted(spans):
         length += max(end - max(start, reached), 0.0)

@@ -1,4 +1,4 @@
-"""Who is measured on which ratings: submissions, predictions of a test set, models on held-out shards.
+"""Pairings of ratings with subjects: submissions, predictions of a test set, models on held-out shards.
 
 Dimensions: R ratings.
 """
@@ -36,12 +36,15 @@ from yt8m.scoring.weights import BestWeights, best_weights, model_digest
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_ROWS = 4096
+_MEAN, _WEIGHTED = "ensemble", "best weights"
+_UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
+_SEEN = "TRAINED ON THESE SHARDS, or may have been"
 
 
 def subject_of_submission(path: Path, ratings: Ratings, top_k: int) -> Subject:
-    """A submission, of whose lists the first `top_k` entries count.
+    """The subject for a submission; the first `top_k` entries of each list count.
 
-    Raises `UserError` where it cannot be read, and where it lists segments, but none of a rated video.
+    Raises `UserError` if the file cannot be read, or lists segments but none of a rated video.
     """
     places = np.full(len(ratings), NOT_LISTED)
     class_rows = {label: row for row, label in enumerate(ratings.labels.tolist())}
@@ -51,15 +54,15 @@ def subject_of_submission(path: Path, ratings: Ratings, top_k: int) -> Subject:
         n_listed += len(segments)
         meets = meets or not rated.isdisjoint(map(_video_of, segments))
         del segments[top_k:]
-        place_of = dict(zip(reversed(segments), range(len(segments) - 1, -1, -1)))  # of several places the first
+        place_of = dict(zip(reversed(segments), range(len(segments) - 1, -1, -1)))  # the first of duplicates
         duplicates += len(segments) - len(place_of)
         if label in class_rows:
             own = ratings.of_class(class_rows.pop(label))
             places[own] = [place_of.get(name, NOT_LISTED) for name in ratings.segment_names(own)]
     if n_listed and not meets:
         raise UserError(
-            f"{path}: none of its {n_listed} entries is of one of the {len(rated)} rated videos, such as {min(rated)}; "
-            "name the truth of the test set that it is for"
+            f"{path}: none of its {n_listed} entries is in one of the {len(rated)} rated videos, such as {min(rated)}; "
+            "use the truth of its own test set"
         )
     note = f"{len(class_rows)} rated classes are missing" if class_rows else ""
     return Subject(path.name, "submission", places, duplicates=duplicates, note=note)
@@ -70,7 +73,7 @@ def _video_of(segment: str) -> str:
 
 
 class _EqualScores:
-    """The same score for all rows and classes, (rows, C), without a place in memory."""
+    """The same score for all rows and classes, (rows, C), without using memory."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -81,7 +84,7 @@ class _EqualScores:
 
 
 def _rule(trim: Trim) -> str:
-    """What a trim leaves out, as the end of a message."""
+    """The end of a message that says what a trim leaves out."""
     if trim == EVERYTHING:
         return ""
     head, tail = trim.head * SEGMENT_SECONDS, trim.tail * SEGMENT_SECONDS
@@ -89,9 +92,9 @@ def _rule(trim: Trim) -> str:
 
 
 class PlacedRatings:
-    """Ratings of test segments, and where those are in prediction files: `rows` and `classes` (R,), -1 for nowhere.
+    """Ratings of test segments with their positions in prediction files: `rows` and `classes` (R,), -1 if absent.
 
-    Raises `UserError` if all are nowhere.
+    Raises `UserError` if all are absent.
     """
 
     def __init__(self, ratings: Ratings, candidates: Candidates, vocabulary: Vocabulary) -> None:
@@ -107,21 +110,21 @@ class PlacedRatings:
         lost = (self.rows < 0) | (self.classes < 0)
         if lost.all():
             raise UserError(
-                f"none of the {len(ratings)} ratings is of a candidate segment of the test set and of a class of "
-                f"{vocabulary.source}, such as {wanted[0]}, label {ratings.label[0]}; name the truth of this test set, "
-                f"whose ids and starts are those of its shards{_rule(candidates.trim)}"
+                f"none of the {len(ratings)} ratings is of a candidate segment of the test set and of a class in "
+                f"{vocabulary.source}, such as {wanted[0]}, label {ratings.label[0]}; use the truth of this test set, "
+                f"with the ids and starts of its shards{_rule(candidates.trim)}"
             )
         if lost.any():
             LOGGER.warning(
-                "%d of %d ratings are of segments that are no candidates of the test set or of classes that "
-                "are not in the vocabulary; nothing ranks them%s",
+                "%d of %d ratings are of segments that are not candidates or of classes that are not in the "
+                "vocabulary; they are not ranked%s",
                 lost.sum(),
                 len(ratings),
                 _rule(candidates.trim),
             )
 
     def subject(self, name: str, kind: SubjectKind, maps: Sequence[Scores], top_k: int, seed: int) -> Subject:
-        """A model, or the mean of several, by their prediction files."""
+        """The subject for a model, or for the mean of several, from their prediction files."""
         return Subject(
             name,
             kind,
@@ -130,8 +133,8 @@ class PlacedRatings:
         )
 
     def baselines(self, labels: pd.DataFrame | None, top_k: int, seed: int) -> list[Subject]:
-        """What no model is needed for: all candidate segments in random order and, given a table of the labels of test
-        videos (columns vid, label), those of videos that have the label before the others."""
+        """Baselines without a model: all candidate segments in random order and, given a table of the labels of test
+        videos (columns vid, label), segments of videos with the label before the others."""
         equal = _EqualScores(self._shape)
         subjects = [Subject("random order", "baseline", self.places(Fusion([equal]), top_k, seed))]
         if labels is not None:
@@ -148,7 +151,7 @@ class PlacedRatings:
         return subjects
 
     def places(self, fusion: Fusion, top_k: int, seed: int) -> np.ndarray:
-        """Where the ratings are in the lists of the `top_k` best segments of each class, (R,)."""
+        """Places of the ratings in the lists of the `top_k` best segments of each class, (R,)."""
         places = np.full(len(self.ratings), NOT_LISTED)
         ranked = top_rows(fusion, top_k, seed)
         place_of = np.full(fusion.shape[0], NOT_LISTED)
@@ -163,7 +166,7 @@ class PlacedRatings:
         return places
 
     def _probabilities(self, values: Scores) -> np.ndarray:
-        """What a prediction file says of the ratings, (R,); NaN where it says nothing."""
+        """Probabilities of the ratings in a prediction file, (R,); NaN where absent."""
         probabilities = np.full(len(self.ratings), np.nan)
         known = np.flatnonzero((self.rows >= 0) & (self.classes >= 0))
         known = known[np.argsort(self.rows[known], kind="stable")]
@@ -175,16 +178,11 @@ class PlacedRatings:
         return probabilities
 
 
-_MEAN, _WEIGHTED = "ensemble", "best weights"
-_UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
-_SEEN = "TRAINED ON THESE SHARDS, or may have been"
-
-
 @dataclass(frozen=True)
 class Trial:
-    """Ratings, where they come from, who is measured on them; `folds` (R,) for out-of-fold predictions, else None.
+    """Ratings, their source, and the subjects to measure; `folds` (R,) for out-of-fold predictions, else None.
 
-    `weights`: of several models what `evaluate` writes of their best weights, else None.
+    `weights`: the best weights of several models, as `evaluate` writes them, else None.
     """
 
     source: str
@@ -196,7 +194,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Counting:
-    """Which segments count: the first `top_k` of a class; `seed` orders those of the same score."""
+    """Which segments count: the first `top_k` of a class; `seed` orders ties."""
 
     top_k: int
     seed: int
@@ -204,14 +202,14 @@ class Counting:
     def subject(
         self, ratings: Ratings, name: str, kind: SubjectKind, probabilities: np.ndarray, note: str = ""
     ) -> Subject:
-        """Who gives the ratings these probabilities (R,)."""
+        """The subject with these probabilities (R,) of the ratings."""
         places = places_by_score(ratings, probabilities, self.top_k, self.seed)
         return Subject(name, kind, places, probabilities, note=note)
 
 
 @dataclass(frozen=True)
 class Loading:
-    """How held-out shards are predicted: `batch_size` ratings at a time, with so many reading `workers`."""
+    """How to predict held-out shards: `batch_size` ratings at a time, with `workers` reading threads."""
 
     device: torch.device
     batch_size: int
@@ -231,8 +229,8 @@ def on_test_set(
 ) -> Trial:
     """A submission, predictions of test segments and their mean, or both, on the ratings of `truth`.
 
-    `model_names`: whose predictions; without names and `submission`, all that there are. `video_labels`: a CSV for the
-    baseline that knows only those. Raises `UserError`.
+    `model_names`: whose predictions; without names and `submission`, all existing ones. `video_labels`: a CSV for the
+    baseline that knows only these. Raises `UserError`.
     """
     names = data_dir / NAMES_FILE
     ratings = ratings_of_table(read_truth(truth, names))
@@ -275,7 +273,7 @@ def on_fold(
 ) -> Trial:
     """Models on the validation shards of a fold, and their mean. Raises `UserError`.
 
-    Those that were or may have been trained on these shards are left out, unless `include_trained`.
+    Models that were or may have been trained on these shards are left out, unless `include_trained`.
     """
     index = load_index(data_dir / "segment" / "train", data_dir / "cache", loading.damage)
     shards = split_fold(index, fold)[1]
@@ -290,9 +288,9 @@ def on_fold(
 def on_unseen_shards(
     data_dir: Path, vocabulary: Vocabulary, counting: Counting, models: ModelChoice, loading: Loading
 ) -> Trial:
-    """Cross-validated models, NAME_0 to NAME_7 for each name of `models`, each on the shards it has not seen.
+    """Cross-validated models, NAME_0 to NAME_7 for each name in `models`, each on its unseen shards, and their mean.
 
-    And their mean. Raises `UserError`.
+    Raises `UserError`.
     """
     index = load_index(data_dir / "segment" / "train", data_dir / "cache", loading.damage)
     notes = dict.fromkeys(models.names or (), f"each shard by a model that was {_UNSEEN}")
@@ -300,7 +298,7 @@ def on_unseen_shards(
     of_folds = [
         [_out_of_fold_model(models.open(f"{name}_{fold}"), index, shards) for name in notes]
         for fold, shards in enumerate(parts)
-    ]  # all of them are looked at before any predicts
+    ]  # check all before any predicts
     held_out = HeldOutRatings(index, vocabulary, np.arange(len(index.shards)), loading.damage)
     probabilities = {name: np.empty(len(held_out.ratings)) for name in notes}
     folds = np.empty(len(held_out.ratings), np.int64)
@@ -324,7 +322,7 @@ def _trial_of_models(
     folders: Sequence[ModelFolder],
     folds: np.ndarray | None = None,
 ) -> Trial:
-    """Baselines, models by their probabilities (R,), and of several their mean, plain and with the best weights.
+    """A trial of baselines, models with their probabilities (R,), and, for several, their mean and weighted mean.
 
     `folders`: all models that have predicted.
     """
@@ -345,7 +343,7 @@ def _trial_of_models(
         subjects.append(counting.subject(ratings, _MEAN, "ensemble", np.mean(stack, axis=0), note))
         if note == _SEEN:
             LOGGER.warning(
-                "no weights are looked for: some of the models were, or may have been, trained on these shards"
+                "no weights are searched for: some of the models were, or may have been, trained on these shards"
             )
         else:
             found = best_weights(ratings, _stacked(models), top_k, seed)
@@ -367,7 +365,7 @@ def _stacked(models: Sequence[Subject]) -> np.ndarray:
 
 
 def _weighted(models: Sequence[Subject], found: BestWeights, place: Callable[[list[int]], np.ndarray]) -> Subject:
-    """The mean with the best weights, by cross-fitting; `place` gives the places (R,) for weights."""
+    """The subject for the mean with the best weights, by cross-fitting; `place` returns the places (R,) for weights."""
     probabilities = _stacked(models)
     return Subject(
         _WEIGHTED,
@@ -381,7 +379,7 @@ def _weighted(models: Sequence[Subject], found: BestWeights, place: Callable[[li
 def _written_weights(
     models: Sequence[Subject], found: BestWeights, digests: Mapping[str, str | None], out_of_fold: bool
 ) -> dict[str, Any]:
-    """What `evaluate` writes of the best weights; `digests`: of the models that have predicted."""
+    """The best weights as `evaluate` writes them; `digests`: of the models that have predicted."""
     names = [model.name for model in models]
     return {
         "models": dict(zip(names, found.on_all)),
@@ -394,7 +392,7 @@ def _written_weights(
 def _models_for(
     models: ModelChoice, fold: int, index: Index, shards: np.ndarray, include_trained: bool
 ) -> tuple[list[ModelFolder], dict[str, str]]:
-    """The models to measure on the shards of a fold, and by name what to know of each; says who is left out."""
+    """The models to measure on the shards of a fold, and a note on each by name; logs which are left out."""
     candidates = models.open_all()
     folders, notes = [], {}
     for folder in candidates:
@@ -405,9 +403,9 @@ def _models_for(
                 "%s: %s; %s",
                 folder.path,
                 training.text,
-                "measured all the same, as --include-trained says"
+                "measured anyway, by --include-trained"
                 if include_trained
-                else f"left out: fold {fold} is no honest test of it (--include-trained measures it)",
+                else f"left out: fold {fold} is not a fair test of it (--include-trained measures it)",
             )
         if unseen or include_trained:
             folders.append(folder)
@@ -421,12 +419,12 @@ def _models_for(
 
 
 def _out_of_fold_model(folder: ModelFolder, index: Index, shards: np.ndarray) -> ModelFolder:
-    """The model, which has not seen these shards. Raises `UserError` for any other."""
+    """Return the model if it has not seen these shards, else raise `UserError`."""
     path = folder.path
     training = training_of(path, index)
     if not training.has_not_seen(shards):
         raise UserError(
-            f"{path}: {training.text}, so that it is no honest test of that fold; train it anew with "
+            f"{path}: {training.text}, so it cannot be tested fairly on that fold; retrain it with "
             f"--fold {path.name.rpartition('_')[2]}"
         )
     return folder

@@ -1,4 +1,4 @@
-"""Weights of the models of an ensemble, found on ratings that none of the models was trained on.
+"""Weights of an ensemble's models, found on ratings that none of the models was trained on.
 
 Dimensions: R ratings, M models.
 """
@@ -23,15 +23,17 @@ from yt8m.scoring.mean_average_precision import NOT_LISTED, Ranking, places_by_s
 from yt8m.scoring.ratings import Ratings
 
 LOGGER = logging.getLogger(__name__)
-STEPS = 20  # models that the search adds, with each beginning
+STEPS = 20  # models that the search adds, from each start
+PATTERNS = ("evaluation*.json", "cross-validation*.json")
+_FOLDS = (*map(str, range(N_FOLDS)), NO_FOLD)
 
 
 @dataclass(frozen=True)
 class BestWeights:
-    """What a search has found: weights (M,), integers of at least 0, not all 0.
+    """The result of a search: weights (M,), integers of at least 0, not all 0.
 
-    `on_all` ratings; `on_halves`: on those of the videos of the first half, and on the others; `in_first` (R,) bool:
-    which ratings are of the first half.
+    `on_all`: found on all ratings; `on_halves`: on those of the first half of the videos, and on the others;
+    `in_first` (R,) bool: which ratings belong to the first half.
     """
 
     on_all: list[int]
@@ -39,21 +41,21 @@ class BestWeights:
     in_first: np.ndarray
 
     def cross_fitted(self, measure: Callable[[list[int]], np.ndarray]) -> np.ndarray:
-        """What `measure` says of each rating (R,) with the weights that were found without its video."""
+        """The value of `measure` for each rating (R,), with the weights found without its video."""
         first, second = self.on_halves
         return measure(first) if first == second else np.where(self.in_first, measure(second), measure(first))
 
 
 def best_weights(ratings: Ratings, probabilities: np.ndarray, top_k: int, seed: int) -> BestWeights:
-    """The best weights on all ratings, and on either half of the videos, which `seed` divides.
+    """Find the best weights on all ratings, and on either half of the videos, split by `seed`.
 
-    `probabilities` (M, R) by each model, NaN where it says nothing of a rating, and none is listed; `top_k` rated
-    segments of a class count.
+    `probabilities` (M, R) by each model, NaN for ratings it lacks, which are not listed; `top_k` rated segments of a
+    class count.
     """
     videos, numbers = np.unique(ratings.video, return_inverse=True)
     in_first = np.random.default_rng(seed).permutation(len(videos))[numbers] < len(videos) / 2
     parts = [np.ones(len(ratings), bool), in_first, ~in_first]
-    with Progress("looking for weights", len(parts) * 2 * STEPS, "step", LOGGER) as progress:
+    with Progress("searching for weights", len(parts) * 2 * STEPS, "step", LOGGER) as progress:
         found = [_search(ratings.subset(part), probabilities[:, part], top_k, seed, progress.update) for part in parts]
     return BestWeights(found[0], (found[1], found[2]), in_first)
 
@@ -61,10 +63,10 @@ def best_weights(ratings: Ratings, probabilities: np.ndarray, top_k: int, seed: 
 def _search(
     ratings: Ratings, probabilities: np.ndarray, top_k: int, seed: int, progress: Callable[[int], object]
 ) -> list[int]:
-    """Of the weighted means of models that a greedy search meets the one with the highest MAP, the plain one first.
+    """The weights with the highest MAP that a greedy search meets, starting from equal weights.
 
-    Ensemble selection with replacement (Caruana et al. 2004): one model after the other is added, each time the one
-    with which the MAP is highest, even if it is lower than before; begun without a model, and once more with all.
+    Ensemble selection with replacement (Caruana et al. 2004): each step adds the model that gives the highest MAP, even
+    if it is lower than before; run once from no model and once from all.
     """
     n_models = len(probabilities)
     known = ~np.isnan(probabilities).any(axis=0)
@@ -72,7 +74,7 @@ def _search(
     def measure(total: np.ndarray) -> float:
         places = places_by_score(ratings, np.where(known, total, -np.inf), top_k, seed)
         value = Ranking(ratings, np.where(known, places, NOT_LISTED)).mean_average_precision()
-        return round(value, 12)  # so that what is equal does not differ by what it was added up from
+        return round(value, 12)  # so that equal values do not differ by rounding
 
     best, best_map = [1] * n_models, measure(probabilities.sum(axis=0))
     for copies in (0, 1):
@@ -88,20 +90,16 @@ def _search(
     return [weight // math.gcd(*best) for weight in best]
 
 
-PATTERNS = ("evaluation*.json", "cross-validation*.json")
-_FOLDS = (*map(str, range(N_FOLDS)), NO_FOLD)
-
-
 @dataclass(frozen=True)
 class WrittenWeights:
-    """`weights` of models, in their order, integers of at least 0, not all 0; `origin` says to people whence."""
+    """`weights` of models, in their order, integers of at least 0, not all 0; `origin`: their source, for messages."""
 
     weights: list[int]
     origin: str
 
 
 def model_digest(file: PredictionFile) -> str | None:
-    """The digest of the model that predictions were made with; None where nothing says so."""
+    """The digest of the model that predictions were made with; None if unknown."""
     try:
         return json.loads(file.origin_path.read_text(encoding="utf-8"))["model"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -109,13 +107,13 @@ def model_digest(file: PredictionFile) -> str | None:
 
 
 def newest_weights(data_dir: Path, files: Sequence[PredictionFile]) -> WrittenWeights:
-    """The weights that the newest evaluation in the cache folder has found for the models of prediction files.
+    """The weights that the newest evaluation in the cache folder found for the models of prediction files.
 
-    Raises `UserError`, which says how to find some, where there are none.
+    Raises `UserError`, with the command that finds some, if there are none.
     """
     digests = {file.path.stem: model_digest(file) for file in files}
     if len(digests) < 2:
-        raise UserError(f"--weights auto: there is one model only, {next(iter(digests))}, which needs no weight")
+        raise UserError(f"--weights auto: there is only one model, {next(iter(digests))}, which needs no weight")
     cache = data_dir / "cache"
     outdated = []
     paths = [path for pattern in PATTERNS for path in cache.glob(pattern)]
@@ -135,7 +133,7 @@ def newest_weights(data_dir: Path, files: Sequence[PredictionFile]) -> WrittenWe
 
 
 def _evaluations(paths: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
-    """What `evaluate` wrote, where there are weights in it."""
+    """The evaluations that contain weights."""
     found = []
     for path in paths:
         try:
@@ -144,14 +142,14 @@ def _evaluations(paths: Sequence[Path]) -> list[tuple[Path, dict[str, Any]]]:
         except (OSError, ValueError, KeyError, TypeError):
             known = False
         if not known:
-            LOGGER.warning("%s: not an evaluation of this version; left aside", path)
+            LOGGER.warning("%s: not an evaluation of this version; ignored", path)
         elif document.get("weights"):
             found.append((path, document))
     return found
 
 
 def _weights_for(names: list[str], found: dict[str, Any]) -> list[int] | None:
-    """The weights of models of these names; None where those found are for others."""
+    """The weights of models of these names; None if those found are for others."""
     measured: dict[str, int] = found["models"]
     if not found["out_of_fold"]:
         return [measured[name] for name in names] if set(names) == set(measured) else None
@@ -164,13 +162,13 @@ def _weights_for(names: list[str], found: dict[str, Any]) -> list[int] | None:
 
 
 def _kind_and_fold(name: str) -> tuple[str, str]:
-    """ "dbof-3", "0" of "dbof-3_0"; name and "" of a name that ends in no fold."""
+    """ "dbof-3" and "0" for "dbof-3_0"; the name and "" for a name that does not end in a fold."""
     kind, _, fold = name.rpartition("_")
     return (kind, fold) if fold in _FOLDS else (name, "")
 
 
 def _origin(path: Path, document: dict[str, Any]) -> str:
-    """Which evaluation it was, and what it expects of the weights."""
+    """The evaluation that found the weights, and their scores in it."""
     maps = {subject["kind"]: subject["map"] for subject in document["subjects"]}
     return (
         f"found in {path} on {document['ratings_from']}, {document['time']}: by cross-fitting MAP@{document['top_k']} "

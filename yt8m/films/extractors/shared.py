@@ -1,7 +1,6 @@
 """What extractors have in common: audio features, vectors one by one, digests, and packages that only some need."""
 
 import hashlib
-import importlib
 import json
 from abc import ABC
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, import_package
 from yt8m.films.extractors.base import SAMPLE_RATE, Extractor
 from yt8m.films.log_mel import BANDS, statistics
 
@@ -76,14 +75,7 @@ def digest_of(settings: Mapping[str, object], parts: Mapping[str, bytes | Path])
 
 def required_package(module: str, name: str, remedy: str) -> ModuleType:
     """A package that the extractor `name` needs. Raises `UserError` where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise UserError(
-            f"extractor {name}: needs the package {module}, which is not installed here; {remedy}"
-        ) from None
+    return import_package(module, f"extractor {name}", remedy)
 
 
 def first_line(error: Exception) -> str:
