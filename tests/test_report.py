@@ -20,6 +20,7 @@ from yt8m.data.candidates import load_candidates
 from yt8m.data.index import load_index, split_fold
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.localization.spans import runs
+from yt8m.reporting.film_files import films_by_id
 from yt8m.reporting.timelines import PredictedTimelines
 from yt8m.scoring.ratings import ratings_of_table, read_truth
 
@@ -364,17 +365,32 @@ def test_films_are_played(browser: Browser, folder: Path, report: Path, tmp_path
     wait_for(page, f"Math.abs(document.querySelector('video').currentTime - {30 + 5 * first}) < 2")
     assert not opened.complaints
     page.context.close()
-    assert (
-        command("report", "--data-dir", folder, "--films", folder)
-        .err.strip()
-        .endswith("called as one of the videos is")
-    )
-    assert (
-        command("report", "--data-dir", folder, "--films", tmp_path / "none")
-        .err.strip()
-        .endswith("none: no such folder")
-    )
+    other = tmp_path / "below" / "other.mp4"
+    other.parent.mkdir()
+    other.touch()
+    for films, said in (
+        (folder, f"{folder}: no film in this folder; looked for"),
+        (tmp_path / "none", "none: no such folder"),
+        (other.parent, "no film there is called as one of the videos is"),
+    ):
+        refused = command("report", "--data-dir", folder, "--films", films)
+        assert refused.status == 2 and said in refused.err
     del report
+
+
+def test_films_are_found_by_the_ids_of_their_features(tmp_path: Path) -> None:
+    for name in ("a, b.mp4", "below/x.avi", "below/x.webm", "below/x.mkv", "x.avi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {video_id: str(film.relative_to(tmp_path)) for video_id, film in films_by_id(tmp_path).items()}
+    assert found == {
+        "a__b": "a, b.mp4",
+        "a, b": "a, b.mp4",
+        "x": "below/x.webm",
+        "x-2": "below/x.mkv",
+        "x-3": "below/x.webm",
+        "x-4": "x.avi",
+    }
 
 
 def test_models_and_their_curves(opened: OpenPage) -> None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from yt8m.common.errors import UserError
+from yt8m.films.film_files import find_films, name_films
 
 if TYPE_CHECKING:
     from yt8m.films.pyav import av
 
 LOGGER = logging.getLogger(__name__)
 REAL_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # the data set's own ids have 4 characters and say nothing of the video
-SUFFIXES = tuple(".mp4 .webm .m4v .mov .mkv .ogv .avi .mpg .mpeg .m2ts .mts .ts .wmv .flv .3gp .vob".split())
+_BROWSERS_PLAY = (".mp4", ".webm", ".m4v", ".mov", ".mkv", ".ogv")  # the likeliest first
 PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE = 60, 600  # of about 5 KB each
 PICTURE_SIDE = 90  # pixels of the shorter one; 160 of the other where the picture is wide
 _JPEG_QUANTIZER = 6  # of 2 (best) to 31; about 5 KB a picture
@@ -40,16 +41,22 @@ class FilmLook:
         return None if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
 
 
-def find_films(folder: Path) -> dict[str, Path]:
-    """The films in a folder, by their names without the ending; of several with one name, what browsers play first.
+def films_by_id(folder: Path) -> dict[str, Path]:
+    """The films in a folder and its subfolders, by the video ids that `extract_features` gives them and by file stem.
 
-    Raises `UserError` where there is no such folder.
+    Of several films with the same stem, the one that browsers most likely play. Raises `UserError` where there is none.
     """
     if not folder.is_dir():
         raise UserError(f"--films {folder}: no such folder")
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    ranked = sorted(paths, key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
-    return {path.stem: path for path in ranked}
+    films = find_films([folder])
+    found = {video_id: film for film, video_id in name_films(films, {}).items()}
+    return found | {film.stem: film for film in sorted(films, key=_playability)}
+
+
+def _playability(film: Path) -> int:
+    """How likely browsers play a film, by its ending; the higher, the likelier."""
+    ending = film.suffix.lower()
+    return -_BROWSERS_PLAY.index(ending) if ending in _BROWSERS_PLAY else -len(_BROWSERS_PLAY)
 
 
 def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:

@@ -40,7 +40,7 @@ from yt8m.reporting.film_files import (
     PICTURES_OF_A_PAGE,
     FilmLook,
     film_source,
-    find_films,
+    films_by_id,
     look_into,
 )
 from yt8m.scoring.held_out import training_of
@@ -353,7 +353,7 @@ def films_of(selection: Selection, folder: Path, page: Path) -> dict[int, dict[s
 
     Of a video with a note there are pictures of its spans, in the order of its rows. Raises `UserError`.
     """
-    paths = find_films(folder)
+    paths = films_by_id(folder)
     films = {}
     for place, video in enumerate(selection.videos):
         path = paths.get(video.video_id)
