@@ -429,6 +429,17 @@ def test_a_bug_is_raised(tmp_path: Path, processes: int) -> None:
         list(work([1, 4, 6], processes, lambda count: None, begin_odd_work, tmp_path))
 
 
+def begin_nothing(message: str) -> Callable[[int, Callable[[int], object]], None]:
+    """Work that cannot begin."""
+    raise UserError(message)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_no_process_can_begin_fails_as_a_whole(processes: int) -> None:
+    with pytest.raises(UserError, match="no memory"):
+        list(work([1, 2, 3], processes, lambda count: None, begin_nothing, "no memory"))
+
+
 def sleep_in_a_process(folder: Path) -> None:
     """Have a process work that does not end."""
     list(work([5, 5], 2, lambda count: None, begin_odd_work, folder))

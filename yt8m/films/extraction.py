@@ -19,6 +19,7 @@ from yt8m.data.features import Scale, feature_contract, require_same
 from yt8m.data.threads import map_ahead
 from yt8m.films.decoding import Film
 from yt8m.films.extractors.base import Extractor
+from yt8m.films.extractors.shared import require_finite
 from yt8m.films.pyav import av
 
 _PART_SECONDS = 16  # what an extractor gets at once; whatever else there is, always the same seconds together
@@ -133,8 +134,7 @@ def _encode(extractor: Extractor, frames: Sequence[np.ndarray], sound: np.ndarra
     expected = (len(frames), extractor.visual), (len(frames), extractor.audio)
     if (rgb.shape, audio.shape) != expected:
         raise ValueError(f"extractor {extractor.name} gave {rgb.shape} and {audio.shape}, expected {expected}")
-    if not (np.isfinite(rgb).all() and np.isfinite(audio).all()):
-        raise UserError(f"extractor {extractor.name}: gives numbers that are not finite")
+    require_finite(extractor.name, rgb, audio)
     return Part(rgb, audio), sound is not None
 
 

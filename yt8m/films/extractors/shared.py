@@ -41,12 +41,17 @@ def one_by_one(items: Iterable[Item], width: int, encode: Callable[[Item], np.nd
     """
     vectors = [encode(item) for item in items]
     result = np.stack(vectors) if vectors else np.empty((0, width), np.float32)
-    if not np.isfinite(result).all():
-        raise UserError(
-            f"extractor {name}: gives numbers that are not finite; its weights are damaged, or its settings "
-            "(mean, std, scale) are not those that it was trained with"
-        )
+    require_finite(name, result)
     return result
+
+
+def require_finite(name: str, *features: np.ndarray) -> None:
+    """Raise `UserError`, which names the extractor, for features that are not finite."""
+    if not all(np.isfinite(values).all() for values in features):
+        raise UserError(
+            f"extractor {name}: its features are not finite; its weights are damaged, or its settings (mean, std, "
+            "scale) are not those it was trained with"
+        )
 
 
 @contextmanager
@@ -75,15 +80,13 @@ def digest_of(settings: Mapping[str, object], parts: Mapping[str, bytes | Path])
 
 
 def required_package(module: str, name: str, remedy: str) -> ModuleType:
-    """A package that the extractor `name` needs. Raises `UserError` where it is not installed."""
+    """A package that the extractor `name` needs. Raises `UserError` where it is not installed or cannot be imported."""
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise UserError(
-            f"extractor {name}: needs the package {module}, which is not installed here; {remedy}"
-        ) from None
+    except ImportError as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == module
+        why = "is not installed here" if is_missing else f"cannot be imported here ({first_line(error)})"
+        raise UserError(f"extractor {name}: needs the package {module}, which {why}; {remedy}") from None
 
 
 def first_line(error: Exception) -> str:
