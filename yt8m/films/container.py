@@ -3,13 +3,17 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast  # pylint: disable=unused-import  # in an annotation
+from typing import Any, NamedTuple, cast  # pylint: disable=unused-import  # in an annotation
 
 from yt8m.common.errors import UserError, listed
 from yt8m.films.pyav import av
 
 _PROTOCOLS = "file,crypto,data"  # what files that name others may have read: nothing from elsewhere
 _PATIENCE = 8  # frames of impossible times, after which the clock has been set anew
+_INDEX = b"moov"
+_FIRST_BOXES = {b"ftyp", b"free", b"mdat", b"skip", b"wide", _INDEX}  # of MP4 and MOV files
+_MOST_BOXES = 1000
+_NO_FILM = "; it is no film, or its beginning is damaged: copy or download it again"
 _JUMP = 60  # seconds beyond the announced end: no time of a frame
 
 
@@ -44,14 +48,60 @@ def open_container(path: Path) -> av.container.InputContainer:
     if not path.is_file():
         raise UserError(f"{path}: is no file" if path.exists() else f"{path}: no such file")
     try:  # with its protocol, so that no name is taken for another one
-        return av.open(f"file:{path}", options={"protocol_whitelist": _PROTOCOLS})
+        container = av.open(f"file:{path}", options={"protocol_whitelist": _PROTOCOLS})
     except UnicodeEncodeError:
         raise UserError(f"{str(path)!a}: the name is not UTF-8; rename it") from None
     except av.FFmpegError as error:
-        raise UserError(
-            f"{path}: cannot be opened as a film ({error.strerror}); it is none, or was cut off or damaged where it "
-            "says what is in it"
-        ) from None
+        no_film = isinstance(error, av.error.InvalidDataError)
+        why = what_an_index_lacks(path) or f"cannot be opened as a film ({error.strerror})" + _NO_FILM * no_film
+        raise UserError(f"{path}: {why}") from None
+    if not container.streams:
+        container.close()
+        raise UserError(f"{path}: {what_an_index_lacks(path) or 'has neither pictures nor sound' + _NO_FILM}")
+    return container
+
+
+def what_an_index_lacks(path: Path) -> str | None:
+    """What is wrong with the index of an MP4 or MOV file that cannot be read, and what to do; None for other files."""
+    boxes = _boxes(path)
+    if not boxes or boxes[0].kind not in _FIRST_BOXES:
+        return None
+    index = next((box for box in boxes if box.kind == _INDEX), None)
+    if index is None or index.end > path.stat().st_size:
+        return (
+            "was cut off before the end of its index (moov), without which the frames of an MP4 or MOV file cannot be "
+            "found; copy or download it again, or have a tool such as untrunc rebuild the index"
+        )
+    return "its index (moov) is damaged; copy or download it again, or have a tool such as untrunc rebuild the index"
+
+
+class _Box(NamedTuple):
+    """A part of an MP4 or MOV file: its kind, and the byte behind its last one."""
+
+    kind: bytes
+    end: int
+
+
+def _boxes(path: Path) -> list[_Box]:
+    """The outermost boxes of a file, as far as it has any; the last one may end behind the end of the file."""
+    boxes: list[_Box] = []
+    with path.open("rb") as file:
+        file_size, start = path.stat().st_size, 0
+        while start < file_size and len(boxes) < _MOST_BOXES:
+            file.seek(start)
+            header = file.read(16)
+            if len(header) < 8:
+                break
+            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+            if length == 1:  # 64 bits follow
+                length = int.from_bytes(header[8:], "big")
+            if length == 0:  # the rest of the file
+                length = file_size - start
+            boxes.append(_Box(kind, start + length))
+            if length < 8:
+                break
+            start += length
+    return boxes
 
 
 Stream = av.VideoStream | av.AudioStream

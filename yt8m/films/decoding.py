@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.errors import UserError
-from yt8m.films.container import Clock, Losses, Track, open_container, shown
+from yt8m.films.container import Clock, Losses, Track, open_container, shown, what_an_index_lacks
 from yt8m.films.extractors.base import SAMPLE_RATE
 from yt8m.films.pictures import to_picture
 from yt8m.films.pyav import av
@@ -90,13 +90,20 @@ class Film:
             shown_now = _Shown(time, frame, self._stream.sample_aspect_ratio or Fraction(1), shorter_side)
             n_frames += 1
         if shown_now is None:
-            raise UserError(f"{self.path}: no frame of it can be decoded ({self._stream.codec_context.name})")
+            raise UserError(f"{self.path}: {self._why_no_frame()}")
         if n_frames == 1 and not self._lost_frames and not self._container.streams.audio:
             raise UserError(f"{self.path}: holds a single picture, no film")
         self._end = shown_now.time + self._duration(shown_now.frame)
         while second == 0 or not _is_nearer(self._end, shown_now.time, second):
             yield shown_now.picture
             second += 1
+
+    def _why_no_frame(self) -> str:
+        if self._container.format.name in _INDEXED and not self._stream.frames:
+            lack = what_an_index_lacks(self.path)
+            if lack is not None:
+                return lack
+        return f"no frame of it can be decoded ({self._stream.codec_context.name})"
 
     def _timed_frames(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         """The frames and their times, which ascend from 0."""
