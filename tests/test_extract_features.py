@@ -146,9 +146,10 @@ def test_features_name_their_extractor(extractor: Extractor) -> None:
     weights = contract.model_copy(update={"extractor": ExtractorIdentity(name=extractor.name, digest="0")})
     with pytest.raises(UserError, match="by other weights or settings of it"):
         require_same(contract, "shards", weights, "model")
-    unknown = contract.model_copy(update={"extractor": None})
-    require_same(contract, "shards", unknown, "model")
-    require_same(unknown, "shards", contract, "model")
+    own = feature_contract(*WIDTHS, (0.0, 2.0), (-3.0, 1.0), identity(extractor))
+    unknown = own.model_copy(update={"extractor": None})
+    require_same(own, "shards", unknown, "model")
+    require_same(unknown, "shards", own, "model")
 
 
 def test_a_model_keeps_the_extractor_of_its_features(tmp_path: Path) -> None:
@@ -160,6 +161,23 @@ def test_a_model_keeps_the_extractor_of_its_features(tmp_path: Path) -> None:
     assert open_folder(tmp_path / "model").features == contract == read_like(tmp_path / "model")
     save_model(tmp_path / "old", exported_config(video=section), model, vocabulary, feature_contract(6, 2))
     assert "extractor" not in (tmp_path / "old" / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("audio", [128, 0])
+def test_the_published_features_are_those_of_one_extractor(audio: int) -> None:
+    published = feature_contract(1024, audio)
+    by = {
+        name: published.model_copy(update={"extractor": ExtractorIdentity(name=name, digest="0")})
+        for name in ("yt8m", "hf:clip")
+    }
+    require_same(by["yt8m"], "shards", published, "model")
+    require_same(published, "shards", by["yt8m"], "model")
+    with pytest.raises(
+        UserError, match="by the extractor hf:clip, those of model are the released .* --extractor yt8m"
+    ):
+        require_same(by["hf:clip"], "shards", published, "model")
+    with pytest.raises(UserError, match="name no extractor .* those of model are made by hf:clip; use"):
+        require_same(published, "shards", by["hf:clip"], "model")
 
 
 # --- the command ---------------------------------------------------------------------------------------

@@ -29,14 +29,14 @@ import numpy as np
 import torch
 
 from yt8m.common.errors import UserError
-from yt8m.data.features import PUBLISHED_RANGE
+from yt8m.data.features import PUBLISHED_EXTRACTOR, PUBLISHED_RANGE
 from yt8m.films.extractors.base import Extractor, Options, register
 from yt8m.films.extractors.shared import digest_of, exactly, first_line, one_by_one, required_package
 from yt8m.films.extractors.vggish import EMBEDDING, WINDOWS, VGGish
 from yt8m.films.log_mel import log_mel
 
 LOGGER = logging.getLogger(__name__)
-NAME = "yt8m"
+NAME = PUBLISHED_EXTRACTOR
 VISUAL = 1024
 _INCEPTION = 2048
 _FRAME, _POOLED = "DecodeJpeg:0", "pool_3/_reshape:0"
