@@ -25,8 +25,9 @@ from yt8m.common.config import ExtractorIdentity
 from yt8m.data.features import feature_contract, save_contract
 from yt8m.data.index import load_index, split_fold
 from yt8m.films.extractors.base import EXTRACTORS
+from yt8m.fitting import outcome as outcomes
 from yt8m.fitting.holding_out import even_share
-from yt8m.fitting.measuring import SeenVideo
+from yt8m.fitting.measuring import Area, ClassScore, LabelScore, RatingScore, SeenVideo
 from yt8m.fitting.pseudo_ratings import rate_surest
 
 Command = Callable[..., Outcome]
@@ -137,6 +138,23 @@ def test_held_out_videos_are_in_no_training(fitted: World) -> None:
     assert len(index.shards) == 8
 
 
+def test_videos_without_ratings_are_learned_by_their_surest_segments(fitted: World) -> None:
+    index = load_index(fitted.data / "segment" / "train", fitted.data / "cache")
+    ratings = {
+        (index.video_id[record].decode(), int(start), int(score))
+        for record in range(len(index.video_id))
+        for start, score in zip(
+            *(index.of_record(record, of, index.rating_ends) for of in (index.rating_start, index.rating_score))
+        )
+    }
+    own = {(video_id, start, score) for video_id, start, _, score in fitted.ratings}
+    unrated = {name.decode() for name in videos_of(fitted.data, "video/train")} - {row[0] for row in fitted.ratings}
+    added = ratings - own
+    assert own <= ratings and {video_id for video_id, _, _ in added} == unrated != set()
+    assert f"also learned: {len(added)} segments of videos" in (fitted.folder / "out.txt").read_text(encoding="utf-8")
+    assert unrated <= {name.decode() for name in videos_of(fitted.data / "cache" / "fit" / "half", "segment/train")}
+
+
 def test_each_class_is_held_out(fitted: World) -> None:
     held = {video_id.decode() for video_id in videos_of(fitted.data, "video/valid")}
     assert {name for video_id, name in fitted.labels if video_id in held} == set(NAMES)
@@ -169,7 +187,7 @@ def test_a_second_call_says_the_same_and_trains_nothing(fitted: World, command: 
     before = {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")}
     outcome = command("fit", *fitted.arguments())
     assert outcome.out == (fitted.folder / "out.txt").read_text(encoding="utf-8")
-    assert before == {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")} and len(before) == 3
+    assert before == {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")} and len(before) == 4
 
 
 def test_other_inputs_need_another_name(fitted: World, command: Command) -> None:
@@ -289,6 +307,17 @@ def test_without_ratings_the_labels_do(tmp_path: Path, command: Command) -> None
     )
     assert len(answers) == 5
     assert not (world.data / "segment").exists()
+
+
+def test_what_is_not_defined_is_said_in_words(tmp_path: Path) -> None:
+    nothing = float("nan")
+    alike = ClassScore("dog", 4, 4, nothing)
+    area = Area(0.75, nothing, nothing)
+    ratings = RatingScore(1, 8, 6, area, 0.5, nothing, nothing, [alike], 9, area, area)
+    ways = {"dog": nothing}
+    for score in (ratings, LabelScore(1, {"as it is": ways, "fine-tuned": ways})):
+        lines = outcomes.Outcome(tmp_path, tmp_path / "model", False, ["v"], score).lines()
+        assert not any("nan" in line.split() for line in lines) and any("not measured" in line for line in lines)
 
 
 def test_the_surest_segments_are_rated() -> None:

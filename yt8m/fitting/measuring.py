@@ -51,7 +51,8 @@ class ClassScore:
 class RatingScore:
     """How a model does on held-out ratings; `precision` and `recall` at `THRESHOLD`, NaN where nothing counts.
 
-    `half_ratings`: so many another model was fine-tuned on; its AUC is `half`, and `gain` what ours has more.
+    `half_ratings`: so many another model was fine-tuned on; its AUC is `half`, and `gain` what ours has more. `added`:
+    so many ratings were made up for videos without any, see `pseudo_ratings`.
     """
 
     videos: int
@@ -65,6 +66,7 @@ class RatingScore:
     half_ratings: int
     half: Area
     gain: Area
+    added: int = 0
 
 
 def score_ratings(
@@ -151,13 +153,14 @@ class LabelScore:
 
     @property
     def means(self) -> dict[str, float]:
-        """The mean over the classes of each."""
-        return {way: float(np.nanmean([*areas.values()])) for way, areas in self.areas.items()}
+        """The mean over the classes of each; NaN where none is defined."""
+        defined = {way: [area for area in areas.values() if not np.isnan(area)] for way, areas in self.areas.items()}
+        return {way: float(np.mean(areas)) if areas else float("nan") for way, areas in defined.items()}
 
     @property
     def chosen(self) -> str:
         """The way that measures best, of equal ones `TUNED`."""
-        return TUNED if self.means[TUNED] >= self.means[AS_IT_IS] else AS_IT_IS
+        return AS_IT_IS if self.means[TUNED] < self.means[AS_IT_IS] else TUNED
 
 
 def score_labels(seen: dict[str, list[SeenVideo]], vocabulary: Vocabulary) -> LabelScore:

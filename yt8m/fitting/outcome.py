@@ -44,6 +44,8 @@ def _rating_lines(score: RatingScore) -> list[str]:
         "them 1"
     )
     lines = [
+        *[f"also learned: {score.added:,} segments of videos without ratings, of which the video model is surest"]
+        * (score.added > 0),
         head,
         f"AUC {_area(score.auc)}: how often a segment rated 1 comes before one rated 0; 0.5 is chance",
         f"MAP {score.mean_average_precision:.2f}; at probability {THRESHOLD:g}: precision {_share(score.precision)}, "
@@ -81,7 +83,7 @@ def _label_lines(score: LabelScore) -> list[str]:
     lines = [
         f"without ratings; held out: {counted(score.videos, 'labelled video')}",
         "AUC of the highest probability in a video against its labels, the mean over the classes:",
-        *(f"  {score.means[way]:.3f}  {text}" for way, text in _WAYS.items()),
+        *(f"  {_mean(score.means[way])}  {text}" for way, text in _WAYS.items()),
         f"taken: {_WAYS[score.chosen]}",
     ]
     areas = score.areas[score.chosen]
@@ -91,7 +93,13 @@ def _label_lines(score: LabelScore) -> list[str]:
 
 
 def _area(area: Area) -> str:
+    if math.isnan(area.low):
+        return f"{area.value:.3f} (no interval: too few videos)"
     return f"{area.value:.3f} (95 %: {area.low:.3f} to {area.high:.3f})"
+
+
+def _mean(value: float) -> str:
+    return "not measured" if math.isnan(value) else f"{value:.3f}"
 
 
 def _share(value: float) -> str:
