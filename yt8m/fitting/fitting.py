@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -187,30 +187,43 @@ class _Fit:
     def _from_ratings(self) -> RatingScore:
         rated = self._annotated.of_videos(self._training)
         require_divided(self._annotated, self._held_out)
-        write_ratings(self._path, self._material, self._annotated.ratings, self._held_out, self._seed)
-        self._fine_tune(self._path, self._model, len(rated.ratings), FOLD)
         half = rated.of_videos(hold_out(rated, self._seed, 0.5))
         trial = self._trial("half")
-        write_ratings(trial, self._material, half.ratings, (), self._seed)
-        self._fine_tune(trial, trial / "model", len(half.ratings), NO_FOLD)
+        if not (has_shards(self._path / RATED) and has_shards(trial / RATED)):
+            surest = self._surest_unrated()
+            for folder, ratings, held_out in (
+                (self._path, self._annotated.ratings, self._held_out),
+                (trial, half.ratings, ()),
+            ):
+                write_ratings(folder, self._material, [*ratings, *surest], held_out, self._seed)
+        n_added = _count_ratings(self._path) - len(self._annotated.ratings)
+        self._fine_tune(self._path, self._model, len(rated.ratings) + n_added, FOLD)
+        self._fine_tune(trial, trial / "model", len(half.ratings) + n_added, NO_FOLD)
         models = {"model": self._model, "with half of the ratings": trial / "model"}
         score, evaluation = score_ratings(self._path, models, len(half.ratings), self._device, self._seed)
         write_evaluation(evaluation, self._path / "cache" / "evaluation")
-        return score
+        return replace(score, added=n_added)
+
+    def _surest_unrated(self) -> list[RatingRow]:
+        """Ratings that the video model makes of training videos without a rating: from those of a few videos alone, a
+        model does not learn which videos lack a class."""
+        unrated = set(self._training) - {row.video_id for row in self._annotated.ratings}
+        if not unrated:
+            return []
+        vocabulary = load_vocabulary(self._path)
+        as_it_is = self._export_as_it_is(self._trial("labels") / "as-it-is", vocabulary)
+        return [row for row in self._surest(as_it_is, TRAIN, vocabulary) if row.video_id in unrated]
 
     # --- without ratings ------------------------------------------------------------------------------
 
     def _from_labels(self) -> LabelScore:
         trial = self._trial("labels")
         vocabulary = load_vocabulary(self._path)
-        as_it_is, tuned = trial / "as-it-is", trial / "fine-tuned"
-        if not (as_it_is / WEIGHTS_NAME).exists():
-            self._export_as_it_is(as_it_is, vocabulary)
+        as_it_is, tuned = self._export_as_it_is(trial / "as-it-is", vocabulary), trial / "fine-tuned"
         if not has_shards(trial / RATED):
             ratings = [row for part in (TRAIN, VALID) for row in self._surest(as_it_is, part, vocabulary)]
             write_ratings(trial, self._material, ratings, self._held_out, self._seed)
-        n_ratings = int(load_index(trial / RATED, trial / "cache").rating_ends[-1])
-        self._fine_tune(trial, tuned, round(n_ratings * (1 - SHARE)), FOLD)
+        self._fine_tune(trial, tuned, round(_count_ratings(trial) * (1 - SHARE)), FOLD)
         score = score_labels(
             {
                 name: list(self._see(folder, VALID, vocabulary))
@@ -231,13 +244,16 @@ class _Fit:
         classes = [names[label] for label in vocabulary.labels.tolist()]
         return rate_surest(self._see(model, partition, vocabulary), classes)
 
-    def _export_as_it_is(self, folder: Path, vocabulary: Vocabulary) -> None:
-        """The video model as a classifier of segments."""
+    def _export_as_it_is(self, folder: Path, vocabulary: Vocabulary) -> Path:
+        """The folder, with the video model as a classifier of segments."""
+        if (folder / WEIGHTS_NAME).exists():
+            return folder
         base = open_folder(self._base)
         model = load_video_model(base, vocabulary)
         config = exported_config(video=BaseSection(model=model.config), pure_segment=PureSegmentSection(training=None))
         folder.mkdir(parents=True, exist_ok=True)
         save_model(folder, config, ContextAgnosticModel(model), vocabulary, base.features)
+        return folder
 
     # --- what both have in common ---------------------------------------------------------------------
 
@@ -273,3 +289,8 @@ class _Fit:
             train(model, data_dir, build, options)
         finally:
             close_logger(logging.getLogger("yt8m"))  # of the training's own file
+
+
+def _count_ratings(data_dir: Path) -> int:
+    """How many ratings the rated shards of a data folder hold."""
+    return int(load_index(data_dir / RATED, data_dir / "cache").rating_ends[-1])
