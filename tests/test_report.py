@@ -285,6 +285,7 @@ def test_a_real_video_opens_at_that_second(opened: OpenPage) -> None:
     link = page.get_by_role("link", name=f"Watch {REAL_ID.decode()} on YouTube")
     address = f"https://www.youtube.com/watch?v={REAL_ID.decode()}&t="
     expect(link).to_have_attribute("href", f"{address}0s")
+    expect(page.locator("#stage")).not_to_contain_text("web server")  # no player was asked for
     track = page.locator("#lines .axis .track").bounding_box()
     assert track is not None
     seconds = shown_videos(data_of(page))[REAL_ID.decode()]["seconds"]

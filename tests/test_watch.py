@@ -318,6 +318,7 @@ def test_youtube_plays_what_is_there_and_only_if_asked(browser: Browser, tmp_pat
     assert "youtube" not in (plain.page.locator("#data").text_content() or "")
 
     disk = OpenPage(browser, tmp_path / "youtube.html", viewport=DESKTOP)  # where YouTube's player refuses to work
+    expect(disk.page.locator("#stage")).to_contain_text("YouTube's player works only on a page from a web server")
     disk.page.evaluate("window.open = (address) => { window.opened = address; }")
     disk.page.click(span_at("Sea", "0:10"))
     assert disk.page.evaluate("window.opened") == f"https://www.youtube.com/watch?v={REAL_ID}&t=10s"
@@ -333,6 +334,7 @@ def test_youtube_plays_what_is_there_and_only_if_asked(browser: Browser, tmp_pat
     expect(page.locator("#stage iframe")).to_have_attribute(
         "src", re.compile(f"youtube-nocookie.com/embed/{REAL_ID}\\?")
     )
+    expect(page.locator("#stage")).not_to_contain_text("web server")
     page.click(span_at("Sea", "0:10"))
     expect(page.locator("#now")).to_contain_text("0:10 of 0:40 · Sea 0.85")
     page.get_by_role("button", name=re.compile("^abcd")).click()

@@ -11,6 +11,7 @@ const MOST_CARDS = 200;
 const FURTHEST_ZOOM = 64;
 const WATCH = "https://www.youtube.com/watch?v=";
 const PLAYER = "https://www.youtube-nocookie.com";
+const FROM_A_FILE = "This page was opened as a file. YouTube's player works only on a page from a web server, such as python -m http.server.";
 
 // --- players: { seek(second), play(), pause(), time(), playing(), close() }; `moved` is called when the time changes ----
 
@@ -70,12 +71,13 @@ function embeddedPlayer(stage, id, moved) {
   };
 }
 
-// A way to YouTube, which opens the film there at that second.
-function linkedPlayer(stage, id, moved) {
+// A link that opens the film on YouTube at that second; `why` there is no player, or null.
+function linkedPlayer(stage, id, moved, why) {
   const address = (second) => `${WATCH}${id}&t=${Math.floor(second)}s`;
   const link = element("a", undefined, { target: "_blank", rel: "noopener", style: "color: inherit" });
-  const box = element("p", undefined, { class: "link" });
+  const box = element("div", undefined, { class: "link" });
   box.append(link);
+  if (why !== null) box.append(element("p", why));
   stage.replaceChildren(box);
   let at = 0;
   const show = () => { link.href = address(at); link.textContent = `Watch ${id} on YouTube from ${clock(at)}`; };
@@ -335,7 +337,8 @@ function createViewer(everywhere) {
     if (source.youtube !== undefined) {
       const { youtube, embed } = source;
       // YouTube's player refuses pages that have no address of their own.
-      return embed && location.protocol.startsWith("http") ? embeddedPlayer(stage, youtube, moved) : linkedPlayer(stage, youtube, moved);
+      if (embed && location.protocol.startsWith("http")) return embeddedPlayer(stage, youtube, moved);
+      return linkedPlayer(stage, youtube, moved, embed ? FROM_A_FILE : null);
     }
     return openFile(source.file, source.name, source);
   }
