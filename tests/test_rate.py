@@ -232,6 +232,7 @@ def test_skip_and_undo(films: Path, browser: Browser, tmp_path: Path) -> None:
             asked.append(tab.question)
             tab.press(key)
         assert [row[-1] for row in rows_of(ratings)] == [1, 1, 0]
+        expect(tab.page.locator("#progress .hint")).to_contain_text("needs at least 4 yes and 4 no for each class")
         assert tab.page.locator("header p").text_content() == "3 rated, 1 skipped"
         for place, left in ((2, 3), (1, 2), (0, 1)):
             tab.press("u")
@@ -287,6 +288,14 @@ def test_the_segment_is_played_in_a_loop(films: Path, browser: Browser, tmp_path
         assert page.evaluate("film.paused")
         page.keyboard.press("p")
         page.wait_for_function("!film.paused")
+        page.keyboard.press(" ")
+        assert page.evaluate("film.paused")
+        page.keyboard.press(" ")
+        page.wait_for_function("!film.paused")
+        page.focus("#pause")
+        page.keyboard.press(" ")  # presses the button, once
+        assert page.evaluate("film.paused")
+        page.wait_for_function(f"Math.abs(parseFloat(played.style.width) / 20 - film.currentTime + {first}) < 0.5")
         page.keyboard.press("m")
         assert page.evaluate("film.muted")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.fitting.least import LEAST_RATINGS
 from yt8m.rating.choice import Chooser
 from yt8m.rating.films import Film
 from yt8m.rating.ratings_file import Key, RatingsFile
@@ -161,6 +162,7 @@ class RatingWindows:
             "unplayable": [self._conversion(number) for number in self._unplayable],
             "file": str(self.file.path),
             "command": self.command,
+            "least": LEAST_RATINGS,
         }
 
     def _describe(self, question: int) -> dict[str, Any]:
