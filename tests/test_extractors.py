@@ -202,11 +202,11 @@ def test_an_output_is_chosen_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     write_onnx(path, SETTINGS, outputs=("rows", "embedding"))
     said = refused(f"onnx:{path}")
-    assert said == f"{tmp_path / 'model.yaml'}: say which of the outputs rows, embedding has the features, by output:"
+    assert said == f"{tmp_path / 'model.yaml'}: set output: to the one of rows, embedding that has the features"
     write_onnx(path, {**SETTINGS, "output": "other"}, outputs=("rows", "embedding"))
-    assert "the model has no output 'other', but rows, embedding" in refused(f"onnx:{path}")
+    assert "the model has no output 'other'; its outputs are rows, embedding" in refused(f"onnx:{path}")
     write_onnx(path, {**SETTINGS, "output": "rows"}, outputs=("rows", "embedding"))
-    assert "its output 'rows' is of the shape (1, 3, 16, 24) for one frame, not (1, features)" in refused(
+    assert "its output 'rows' has the shape (1, 3, 16, 24) for one frame, expected (1, features)" in refused(
         f"onnx:{path}"
     )
     write_onnx(path, {**SETTINGS, "output": "embedding"}, outputs=("rows", "embedding"))
@@ -216,13 +216,13 @@ def test_an_output_is_chosen_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "what"),
     [
-        ((8, 3, 16, 24), "export it for one image at a time, or for any number"),
+        ((8, 3, 16, 24), "export it for batches of one image or of any size"),
         (
             ("N", 16, 24, 3),
-            "is tensor(float) (N, 16, 24, 3), not tensor(float) (1, 3, 16, 24); export it with the chan",
+            "is tensor(float) (N, 16, 24, 3), not tensor(float) (1, 3, 16, 24); export it for float32 with",
         ),
-        (("N", 3, 24, 16), "model.yaml has the size"),
-        (("N", 3 * 16 * 24), "export it with the channels first"),
+        (("N", 3, 24, 16), "check size: in "),
+        (("N", 3 * 16 * 24), "export it for float32 with the channels first"),
     ],
 )
 def test_models_of_other_inputs_are_refused(shape: tuple[int | str, ...], what: str, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_models_of_other_inputs_are_refused(shape: tuple[int | str, ...], what: 
         ({"size": 0}, "size.0: expected greater than or equal to 1, found 0"),
         ({"resize": "fill"}, "resize: expected 'crop' or 'stretch', found 'fill'"),
         ({"shorter": 20}, "shorter: expected at least 24, to cover the size (16, 24), found 20"),
-        ({"shorter": 40, "resize": "stretch"}, "shorter: goes with resize: crop"),
+        ({"shorter": 40, "resize": "stretch"}, "shorter: works only with resize: crop"),
     ],
 )
 def test_wrong_settings_are_refused(change: dict[str, Any], what: str, tmp_path: Path) -> None:
@@ -250,10 +250,10 @@ def test_what_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
     assert refused("onnx").startswith("extractor onnx: expected the file of a model")
     assert refused(f"onnx:{tmp_path / 'none.onnx'}") == f"{tmp_path / 'none.onnx'}: no such ONNX model"
     path = write_onnx(tmp_path / "model.onnx", None)
-    assert refused(f"onnx:{path}").startswith(f"{tmp_path / 'model.yaml'}: is missing; write there how")
+    assert refused(f"onnx:{path}").startswith(f"{tmp_path / 'model.yaml'}: is missing; write the model's preprocessing to it")
     write_onnx(path, SETTINGS)
     path.write_bytes(path.read_bytes()[:200])
-    assert refused(f"onnx:{path}").startswith(f"{path}: is not an ONNX model")
+    assert refused(f"onnx:{path}").startswith(f"{path}: not an ONNX model")
 
 
 def test_the_digest_is_of_all_weights_and_settings(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_the_digest_is_of_all_weights_and_settings(tmp_path: Path) -> None:
     assert opened(f"onnx:{other / 'model.onnx'}").digest != digest
     (other / "weights.bin").unlink()
     assert refused(f"onnx:{other / 'model.onnx'}").endswith(
-        "lacks weights.bin, which has its weights; put it beside it"
+        "its external weights weights.bin are missing; put the file beside it"
     )
 
 
@@ -406,8 +406,8 @@ def test_a_name_that_cannot_be_downloaded_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     said = refused("hf:nobody/nothing-here")
-    assert said.startswith("hf:nobody/nothing-here: is no folder, and cannot be downloaded under this name (")
-    assert "is no folder" in refused(f"hf:{tmp_path / 'none'}")
+    assert said.startswith("hf:nobody/nothing-here: is not a folder, and cannot be downloaded by this name (")
+    assert "is not a folder" in refused(f"hf:{tmp_path / 'none'}")
 
 
 def test_a_name_is_what_it_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

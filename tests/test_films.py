@@ -418,11 +418,11 @@ def write_broken_frames(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "what"),
     [
-        (write_nothing, "cannot be opened as a film .*; it is no film, or its beginning is damaged: copy"),
+        (write_nothing, "cannot be opened as a film .*; it is not a film, or its beginning is damaged: copy"),
         (write_text, "cannot be opened as a film"),
         (write_image, "is a picture or a text"),
         (write_single, "holds a single picture"),
-        (write_song, "has sound, but no moving pictures"),
+        (write_song, "has sound but no moving pictures"),
         (
             write_without_index,
             r"was cut off before the end of its index .moov., without which .* again, or have a tool",
@@ -433,7 +433,7 @@ def write_broken_frames(path: Path) -> None:
         *((write_cut_index(share), "was cut off before the end of its index") for share in (0.2, 0.6, 0.8)),
         (write_broken_frames, "no frame of it can be decoded"),
         (lambda path: None, "no such file"),
-        (Path.mkdir, "is no file"),
+        (Path.mkdir, "not a file"),
     ],
 )
 def test_what_is_no_film_is_one_line(tmp_path: Path, write: Callable[[Path], object], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Extractors by what the command line calls them."""
+"""Opening extractors by their names on the command line."""
 
 import importlib
 
@@ -8,14 +8,14 @@ from yt8m.common.errors import UserError, did_you_mean
 from yt8m.films.extractors.base import EXTRACTORS, SAMPLE_RATE, Extractor, Options
 from yt8m.films.extractors.shared import require_finite
 
-MODULES = {  # which register these names
+MODULES = {  # that register these names
     "efficientnet-lite0": "efficientnet",
     "hf": "huggingface",
     "onnx": "onnx_model",
     "yt8m": "youtube8m",
 }
 _TRIAL_FRAME = (96, 160, 3)
-FORMS = {"hf": "hf:NAME_OR_FOLDER", "onnx": "onnx:MODEL.onnx"}  # of names that are followed by more
+FORMS = {"hf": "hf:NAME_OR_FOLDER", "onnx": "onnx:MODEL.onnx"}  # of names with a colon
 
 
 def open_extractor(name: str, options: Options) -> Extractor:

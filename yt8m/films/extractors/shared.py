@@ -1,4 +1,4 @@
-"""What extractors have in common: audio features, vectors one by one, digests, and packages that only some need."""
+"""Shared parts of extractors: audio features, one-by-one encoding, digests, optional packages."""
 
 import hashlib
 import importlib
@@ -35,7 +35,7 @@ class LogMelExtractor(Extractor, ABC):
 
 
 def one_by_one(items: Iterable[Item], width: int, encode: Callable[[Item], np.ndarray], name: str) -> np.ndarray:
-    """Vectors (N, `width`) of items, each computed alone: no other can change a bit of it.
+    """Vectors (N, `width`) of items, each computed alone, so that it does not depend on the others.
 
     Raises `UserError`, which names the extractor, for a vector that is not finite.
     """
@@ -56,7 +56,7 @@ def require_finite(name: str, *features: np.ndarray) -> None:
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """In float32 proper, and by one thread, which makes the bits independent of how many there are."""
+    """Compute in true float32 with one thread, so that results do not depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -67,7 +67,7 @@ def exactly() -> Iterator[None]:
 
 
 def digest_of(settings: Mapping[str, object], parts: Mapping[str, bytes | Path]) -> str:
-    """SHA-256 in hexadecimal of settings, which JSON can hold, and of the contents of files, each under a name."""
+    """Hexadecimal SHA-256 of JSON-serializable settings and of the contents of named files."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, part in sorted(parts.items()):
         if isinstance(part, Path):
@@ -90,5 +90,5 @@ def required_package(module: str, name: str, remedy: str) -> ModuleType:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
+    """The first line of an error message."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
