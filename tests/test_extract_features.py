@@ -307,7 +307,7 @@ def test_results_that_are_gone_are_not_forgotten(films: Path, tmp_path: Path, co
     for path in (tmp_path / "cache" / "films").iterdir():
         path.unlink()
     refused = colours(films / "c", "--to", tmp_path)
-    assert refused.status == 2 and "results are gone" in refused.err and "two" in refused.err
+    assert refused.status == 2 and "results are missing" in refused.err and "two" in refused.err
     assert list(shards_of(tmp_path)) == ["two"]
     assert colours(films / "c", films / "a", "--to", tmp_path).status == 0
     assert list(shards_of(tmp_path)) == ["TWO", "two"]
@@ -330,7 +330,7 @@ def test_films_that_were_moved_are_the_same_films(
     assert after.keys() == before.keys() and all(
         np.array_equal(own_frames, before[name]) for name, own_frames in after.items()
     )
-    assert f"no longer there, but kept as they were: {here / 'a/two.mkv'}" in caplog.text
+    assert f"films are gone, their features are kept: {here / 'a/two.mkv'}" in caplog.text
     assert [row["path"] for row in table_of(tmp_path / "own")] == [
         str(there / "c/TWO.AVI"),
         str(there / "b one.mp4"),
@@ -378,7 +378,7 @@ def test_films_that_fail_are_named_and_the_rest_is_written(
         (["nowhere.mp4"], "nowhere.mp4: no such file or folder"),
         (["."], "no film in this folder"),
         (["film.mp4", "--extractor", "efficientnet"], "expected one of"),
-        (["film.mp4", "--extractor", "efficientnet-lite0:x"], "takes nothing behind its name"),
+        (["film.mp4", "--extractor", "efficientnet-lite0:x"], "takes nothing after its name"),
     ],
 )
 def test_mistakes_are_one_line(

@@ -151,7 +151,7 @@ def test_videos_without_ratings_are_learned_by_their_surest_segments(fitted: Wor
     unrated = {name.decode() for name in videos_of(fitted.data, "video/train")} - {row[0] for row in fitted.ratings}
     added = ratings - own
     assert own <= ratings and {video_id for video_id, _, _ in added} == unrated != set()
-    assert f"also learned: {len(added)} segments of videos" in (fitted.folder / "out.txt").read_text(encoding="utf-8")
+    assert f"also trained on {len(added)} segments of videos" in (fitted.folder / "out.txt").read_text(encoding="utf-8")
     assert unrated <= {name.decode() for name in videos_of(fitted.data / "cache" / "fit" / "half", "segment/train")}
 
 
@@ -192,7 +192,7 @@ def test_a_second_call_says_the_same_and_trains_nothing(fitted: World, command: 
 
 def test_other_inputs_need_another_name(fitted: World, command: Command) -> None:
     line = refused(command("fit", *fitted.arguments(), "--seed", 5))
-    assert "made with other inputs: seed was 0, is 5; choose another --name, or begin anew with --restart" in line
+    assert "made with other inputs: seed was 0, is 5; choose another --name, or start over with --restart" in line
     line = refused(command("fit", *fitted.arguments(with_ratings=False)))
     assert "ratings has changed" in line
     line = refused(command("fit", *fitted.arguments(), "--name", "..x"))
@@ -295,9 +295,9 @@ def test_without_ratings_the_labels_do(tmp_path: Path, command: Command) -> None
     figures = [
         float(line.split()[0]) for line in lines if line.startswith("  ") and line.split()[0].startswith(("0.", "1."))
     ]
-    (taken,) = [line for line in lines if line.startswith("taken: ")]
-    assert len(figures) == 2 and ("as it is" in taken) == (figures[0] > figures[1])
-    assert "not when in them" in lines[-3]
+    (chosen,) = [line for line in lines if line.startswith("chosen: ")]
+    assert len(figures) == 2 and ("as it is" in chosen) == (figures[0] > figures[1])
+    assert "not when" in lines[-3]
     answers = json.loads(
         command(
             "localize",
@@ -337,7 +337,7 @@ def test_too_little_is_refused_class_by_class(tmp_path: Path, command: Command) 
     world.labels = [row for row in world.labels if row[1] != "dog"] + few
     world.ratings = [row for row in world.ratings if row[2] != "guitar" or row[3] == 1]
     line = refused(command("fit", *world.arguments()))
-    assert "'dog' has 3 labelled videos; 'guitar' has 0 ratings of 0; needed are at least 2 classes" in line
+    assert "'dog' has 3 labelled videos; 'guitar' has 0 ratings of 0; expected at least 2 classes" in line
     assert not world.data.exists()
 
 
@@ -346,7 +346,7 @@ def test_short_classes_are_left_out_on_demand(
 ) -> None:
     world = World.make(tmp_path)
     world.ratings = [row for row in world.ratings if row[2] != "guitar" or row[3] == 1]
-    assert "--skip-short goes on without" in refused(command("fit", *world.arguments()))
+    assert "--skip-short leaves" in refused(command("fit", *world.arguments()))
     outcome = command("fit", *world.arguments(), "--skip-short")
     assert outcome.status == 0 and "left out: 'guitar' has 0 ratings of 0" in caplog.text
     with (world.data / "segment_vocabulary.csv").open(encoding="utf-8") as file:
@@ -357,12 +357,12 @@ def test_one_class_and_few_videos_are_refused(tmp_path: Path, command: Command) 
     world = World.make(tmp_path)
     ratings = world.ratings
     world.ratings = [row for row in ratings if row[2] == "dog"]
-    assert "the single class 'dog'; needed are at least 2 classes" in refused(command("fit", *world.arguments()))
+    assert "the single class 'dog'; expected at least 2 classes" in refused(command("fit", *world.arguments()))
     world.ratings = [
         row for row in ratings if row[0] in ("toy00", "toy01", "toy03", "toy04", "toy06", "toy07", "toy09")
     ]
     world.ratings = [row for row in world.ratings if row[2] != "guitar"]
-    assert "rates 7 videos; needed are" in refused(command("fit", *world.arguments()))
+    assert "rates 7 videos; expected" in refused(command("fit", *world.arguments()))
 
 
 def test_ratings_of_one_kind_in_all_but_one_video_are_refused(tmp_path: Path, command: Command) -> None:

@@ -1,4 +1,4 @@
-"""Ratings that nobody gave: of the segments that a video model is surest of.
+"""Pseudo ratings of the segments that a video model is surest of.
 
 Dimensions: S segments of a video, C classes.
 """
@@ -15,9 +15,9 @@ POSITIVE_SHARE, NEGATIVE_SHARE = 0.1, 0.2  # of a video's segments
 
 
 def rate_surest(videos: Iterable[SeenVideo], names: list[str]) -> list[RatingRow]:
-    """For each label of each video the likeliest of its segments as positive, the least likely ones as negative.
+    """For each label of each video, rate its likeliest segments positive and its least likely ones negative.
 
-    `names` (C,) of the classes. Of a video of a single segment that one is positive.
+    `names` (C,) of the classes. A video's only segment is positive.
     """
     rows = []
     for video in videos:
