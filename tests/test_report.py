@@ -261,7 +261,7 @@ def test_all_videos_can_be_searched(opened: OpenPage) -> None:
     search.fill("V10")
     expect(found).to_have_text(["v100", "v102"])
     search.fill("no such")
-    expect(page.locator("#chooser-more")).to_have_text("No video is called so.")
+    expect(page.locator("#chooser-more")).to_have_text("No video found.")
     videos = shown_videos(data_of(page))
     peaks = {
         video: own["probabilities"][own["classes"].index("Zebra")].max()
@@ -280,7 +280,7 @@ def test_a_real_video_opens_at_that_second(opened: OpenPage) -> None:
     page = opened.page
     page.evaluate("window.open = (address) => { window.opened = address; }")
     choose(page, "v100")
-    expect(page.locator("#player-note")).to_contain_text("The film is not at hand")
+    expect(page.locator("#player-note")).to_contain_text("The film is not available here")
     choose(page, REAL_ID.decode())
     link = page.get_by_role("link", name=f"Watch {REAL_ID.decode()} on YouTube")
     address = f"https://www.youtube.com/watch?v={REAL_ID.decode()}&t="
@@ -372,7 +372,7 @@ def test_films_are_played(browser: Browser, folder: Path, report: Path, tmp_path
     for films, said in (
         (folder, f"{folder}: no film in this folder; looked for"),
         (tmp_path / "none", "none: no such folder"),
-        (other.parent, "no film there is called as one of the videos is"),
+        (other.parent, "no film there is named after one of the videos"),
     ):
         refused = command("report", "--data-dir", folder, "--films", films)
         assert refused.status == 2 and said in refused.err
@@ -460,7 +460,7 @@ def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(
     data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
     assert data["timelines"]["notes"] == [
         [0, "a rated video, by both_0, vlad_0, which were not trained on it"],
-        [1, "a rated video, by models that were trained on it, or may have been"],
+        [1, "a rated video, by models that were, or may have been, trained on it"],
         [2, "a test video"],
     ]
     videos = shown_videos(data)
