@@ -250,7 +250,8 @@ def test_what_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
     assert refused("onnx").startswith("extractor onnx: expected the file of a model")
     assert refused(f"onnx:{tmp_path / 'none.onnx'}") == f"{tmp_path / 'none.onnx'}: no such ONNX model"
     path = write_onnx(tmp_path / "model.onnx", None)
-    assert refused(f"onnx:{path}").startswith(f"{tmp_path / 'model.yaml'}: is missing; write the model's preprocessing to it")
+    said = refused(f"onnx:{path}")
+    assert said.startswith(f"{tmp_path / 'model.yaml'}: is missing; write the model's preprocessing to it")
     write_onnx(path, SETTINGS)
     path.write_bytes(path.read_bytes()[:200])
     assert refused(f"onnx:{path}").startswith(f"{path}: not an ONNX model")

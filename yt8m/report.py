@@ -37,8 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--films",
         type=Path,
         metavar="DIR",
-        help="a folder of films named after their videos, such as ID.mp4, to play above the timelines "
-        "(default: none)",
+        help="a folder of films named after their videos, such as ID.mp4, to play above the timelines (default: none)",
     )
     parser.add_argument(
         "--youtube",

@@ -51,8 +51,8 @@ _MANY_CLIPPED = 0.01  # share of values that suggests a range of other films
 
 @dataclass(frozen=True)
 class Summary:
-    """Contents of a folder after a run: `contract`, None if empty, total `films` and `seconds`; `failures` has a line for
-    each film of the run that failed."""
+    """Contents of a folder after a run: `contract`, None if empty, total `films` and `seconds`; `failures` has a line
+    for each film of the run that failed."""
 
     contract: FeatureContract | None
     films: int

@@ -38,8 +38,8 @@ FORMAT_VERSION = 1
 _LEVEL = 95  # percent of the resamples that an interval holds
 _UNDEFINED = "-"
 _WHY_UNDEFINED = (
-    f"{_UNDEFINED}: not defined; AUC, precision and recall need probabilities, which baselines and submissions lack, AUC "
-    "also ratings of both 0 and 1, intervals --resamples"
+    f"{_UNDEFINED}: not defined; AUC, precision and recall need probabilities, which baselines and submissions lack, "
+    "AUC also ratings of both 0 and 1, intervals --resamples"
 )
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
