@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
@@ -24,11 +24,12 @@ from tests.test_extract_features import Colours
 from yt8m.common.config import ExtractorIdentity
 from yt8m.data.features import feature_contract, save_contract
 from yt8m.data.index import load_index, split_fold
+from yt8m.data.vocabulary import RatingRow
 from yt8m.films.extractors.base import EXTRACTORS
 from yt8m.fitting import outcome as outcomes
 from yt8m.fitting.holding_out import even_share
 from yt8m.fitting.measuring import Area, ClassScore, LabelScore, RatingScore, SeenVideo
-from yt8m.fitting.pseudo_ratings import rate_surest
+from yt8m.fitting.pseudo_ratings import limit, rate_surest
 
 Command = Callable[..., Outcome]
 NAMES = ("bicycle", "dog", "guitar")
@@ -331,6 +332,19 @@ def test_the_surest_segments_are_rated() -> None:
 # --- what is refused ----------------------------------------------------------------------------------
 
 
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(0, 40), st.integers(0, 3))
+def test_pseudo_ratings_are_limited_by_whole_videos(counts: list[int], most: int, seed: int) -> None:
+    rows = [RatingRow(0, f"v{video}", 5 * place, "dog", 1) for video, n in enumerate(counts) for place in range(n)]
+    kept = limit(rows, most, seed)
+    assert len(kept) <= most and len(set(kept)) == len(kept) and set(kept) <= set(rows)
+    assert (len(kept) == len(rows)) == (len(rows) <= most) and kept == limit(rows, most, seed)
+    left_out = {row.video_id for row in rows} - {row.video_id for row in kept}
+    assert all(row.video_id not in left_out for row in kept) and len(kept) == sum(
+        count for video, count in enumerate(counts) if f"v{video}" not in left_out
+    )
+    assert all(len(kept) + counts[int(video[1:])] > most for video in left_out)
+
+
 def test_too_little_is_refused_class_by_class(tmp_path: Path, command: Command) -> None:
     world = World.make(tmp_path)
     few = [row for row in world.labels if row[1] == "dog"][:3]
@@ -398,6 +412,7 @@ def test_options_that_do_not_go_together(tmp_path: Path, command: Command) -> No
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=5, max_size=40), st.integers(0, 2**31))
+@example([[0, 0, 0, int(n == 5)] if n < 11 else [0, int(n in (14, 15, 17)), int(n < 14), 0] for n in range(18)], 131072)
 def test_a_share_is_as_even_as_can_be(rows: Sequence[Sequence[int]], seed: int) -> None:
     kinds = np.array([[1, *row] for row in rows])
     chosen = even_share(csr_matrix(kinds), 0.2, seed)

@@ -51,7 +51,7 @@ def even_share(kinds: csr_matrix, share: float, seed: int) -> np.ndarray:
     chosen = np.zeros(n_videos, bool)
     chosen[rng.permutation(n_videos)[: max(round(share * n_videos), 1)]] = True
     excess = np.asarray(scaled[chosen].sum(axis=0)).ravel() - target
-    idle = 0
+    tried: set[int] = set()  # since the last exchange, without finding a better one
     for _ in range(_MOST_EXCHANGES):
         held = np.flatnonzero(chosen)
         leaving = int(rng.choice(held))
@@ -60,9 +60,12 @@ def even_share(kinds: csr_matrix, share: float, seed: int) -> np.ndarray:
         costs[chosen] = np.inf
         costs[leaving] = 2 * (scaled[leaving] @ without)[0] + squares[leaving]
         entering = int(np.argmin(costs))
-        idle = idle + 1 if entering == leaving else 0
-        if idle > 4 * len(held):
-            break
+        if entering == leaving:
+            tried.add(leaving)
+            if len(tried) == len(held):
+                break
+            continue
+        tried.clear()
         chosen[leaving], chosen[entering] = False, True
         excess = without + scaled[entering].toarray().ravel()
     return chosen
