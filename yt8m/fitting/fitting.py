@@ -43,7 +43,7 @@ from yt8m.fitting.measuring import (
     see_videos,
 )
 from yt8m.fitting.outcome import Outcome
-from yt8m.fitting.pseudo_ratings import rate_surest
+from yt8m.fitting.pseudo_ratings import MOST_PER_RATING, limit, rate_surest
 from yt8m.fitting.settings import segment_settings, video_settings, write_settings
 from yt8m.making.array_records import has_shards
 from yt8m.making.feature_arrays import array_path
@@ -190,7 +190,7 @@ class _Fit:
         half = rated.of_videos(hold_out(rated, self._seed, 0.5))
         trial = self._trial("half")
         if not (has_shards(self._path / RATED) and has_shards(trial / RATED)):
-            surest = self._surest_unrated()
+            surest = self._surest_unrated(len(rated.ratings))
             for folder, ratings, held_out in (
                 (self._path, self._annotated.ratings, self._held_out),
                 (trial, half.ratings, ()),
@@ -204,15 +204,16 @@ class _Fit:
         write_evaluation(evaluation, self._path / "cache" / "evaluation")
         return replace(score, added=n_added)
 
-    def _surest_unrated(self) -> list[RatingRow]:
+    def _surest_unrated(self, n_ratings: int) -> list[RatingRow]:
         """Ratings by the video model for training videos without any: a few rated videos do not teach a model which
-        videos lack a class."""
+        videos lack a class. `n_ratings` are real ones, which these must not drown."""
         unrated = set(self._training) - {row.video_id for row in self._annotated.ratings}
         if not unrated:
             return []
         vocabulary = load_vocabulary(self._path)
         as_it_is = self._export_as_it_is(self._trial("labels") / "as-it-is", vocabulary)
-        return [row for row in self._surest(as_it_is, TRAIN, vocabulary) if row.video_id in unrated]
+        rows = [row for row in self._surest(as_it_is, TRAIN, vocabulary) if row.video_id in unrated]
+        return limit(rows, MOST_PER_RATING * n_ratings, self._seed)
 
     # --- without ratings ------------------------------------------------------------------------------
 
