@@ -2,6 +2,7 @@
 
 python -m tests.browser report data/demo/cache/report.html docs
 python -m tests.browser watch data/demo-film/watch.html docs
+python -m tests.browser rate data/demo-film docs
 """
 
 import os
@@ -9,9 +10,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from signal import SIGINT
+from subprocess import PIPE, Popen
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -89,6 +95,35 @@ def take_watch_screenshot(watch: Path, folder: Path) -> None:
         page.screenshot(path=folder / "watch.png", full_page=True)
 
 
+def take_rate_screenshot(demo: Path, folder: Path, **options: Any) -> None:
+    """A picture of the page for rating, with films and labels of the film demo, after some answers."""
+    with TemporaryDirectory() as place, running_browser() as browser:
+        (Path(place) / "films").mkdir()
+        for film in sorted((demo / "films").iterdir())[:8]:
+            shutil.copy(film, Path(place) / "films")
+        shutil.copy(demo / "labels.csv", place)
+        words = "-m yt8m.rate --videos films --labels labels.csv --name first --seed 4".split()
+        path = os.pathsep.join(map(os.path.abspath, sys.path))
+        command = [sys.executable, *words]
+        with Popen(command, stdout=PIPE, text=True, cwd=place, env=os.environ | {"PYTHONPATH": path}) as server:
+            try:
+                assert server.stdout is not None
+                address = next(line.strip() for line in server.stdout if line.startswith("http"))
+                page = browser.new_page(viewport={"width": 900, "height": 1060}, **options)
+                page.goto(address)
+                for key in "ynnyynynynyynn":
+                    page.wait_for_selector("html[data-ready=true]", state="attached")
+                    page.keyboard.press(key)
+                page.wait_for_selector("html[data-ready=true]", state="attached")
+                page.wait_for_timeout(2000)
+                picture = Image.open(BytesIO(page.screenshot(full_page=True)))
+            finally:
+                server.send_signal(SIGINT)
+        picture.convert("RGB").quantize(256).save(folder / "rating.png", optimize=True)
+
+
 if __name__ == "__main__":
-    take = {"report": take_report_screenshots, "watch": take_watch_screenshot}[sys.argv[1]]
+    take = {"report": take_report_screenshots, "watch": take_watch_screenshot, "rate": take_rate_screenshot}[
+        sys.argv[1]
+    ]
     take(Path(sys.argv[2]), Path(sys.argv[3]))

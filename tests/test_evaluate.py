@@ -113,6 +113,8 @@ def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
     ap = (1 + 2 / 3) / 2  # of class 3; 7 and 99 have no list
     assert lines[3].split()[:2] == ["sub.csv", f"{ap / 3:.4f}"]
     assert lines[3].endswith("2 rated classes are missing; 1 duplicates count once")
+    assert lines[3].split().count("-") == 3 and lines[5].startswith("-: not defined; AUC, precision and recall need")
+    assert "nan" not in outcome.out
     table = pd.read_csv(folder / "deep" / "mine.csv", keep_default_na=False)
     assert list(table.columns) == ["label", "name", "subject", "ratings", "positive", "ap", "auc"]
     own = table[table["subject"] == "sub.csv"]
@@ -433,6 +435,7 @@ def test_out_of_fold(rated_dir: Path, command: Command) -> None:
     values = row["values"]
     assert [row["mean"], row["deviation"]] == pytest.approx([np.mean(values), np.std(values, ddof=1)])
     own = next(line for line in lines if line.startswith("cv") and " MAP " in line).split()
+    assert "-: not defined" in outcome.out and " nan" not in outcome.out
     assert own[2:] == [*(f"{value:.4f}" for value in values), f"{np.mean(values):.4f}", f"{np.std(values, ddof=1):.4f}"]
 
 

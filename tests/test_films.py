@@ -368,9 +368,42 @@ def write_song(path: Path) -> None:
         container.mux(stream.encode(part))
 
 
-def write_broken_index(path: Path) -> None:
+def write_without_index(path: Path) -> None:
     """An MP4 that was cut off before its index."""
-    cut(write_film(path, regular(50, 25)), 0.8)
+    content = write_film(path, regular(50, 25)).read_bytes()
+    path.write_bytes(content[: content.index(b"moov") - 100])
+
+
+def write_half_an_index(path: Path) -> None:
+    """An MP4 that was cut off within its index."""
+    content = write_film(path, regular(50, 25)).read_bytes()
+    path.write_bytes(content[: content.index(b"moov") + 100])
+
+
+def write_cut_index(share: float) -> Callable[[Path], object]:
+    """An MP4 with no more than a share of its index."""
+
+    def write(path: Path) -> None:
+        content = write_film(path, regular(50, 25), sound=tone(2)).read_bytes()
+        start = content.index(b"moov")
+        path.write_bytes(content[: start + int(share * (len(content) - start))])
+
+    return write
+
+
+def write_unfinished(path: Path) -> None:
+    """An MP4 whose recording was ended before it was finished: the length of its frames is not there yet."""
+    content = write_film(path, regular(50, 25)).read_bytes()
+    frames = content.index(b"mdat")
+    path.write_bytes(content[: frames - 4] + bytes(4) + content[frames : content.index(b"moov") - 4])
+
+
+def write_broken_index(path: Path) -> None:
+    """An MP4 whose index is noise."""
+    content = bytearray(write_film(path, regular(50, 25)).read_bytes())
+    start = content.index(b"moov") + 4
+    content[start:] = np.random.default_rng(0).bytes(len(content) - start)
+    path.write_bytes(content)
 
 
 def write_broken_frames(path: Path) -> None:
@@ -385,15 +418,22 @@ def write_broken_frames(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "what"),
     [
-        (write_nothing, "cannot be opened as a film"),
+        (write_nothing, "cannot be opened as a film .*; it is not a film, or its beginning is damaged: copy"),
         (write_text, "cannot be opened as a film"),
         (write_image, "is a picture or a text"),
         (write_single, "holds a single picture"),
-        (write_song, "has sound, but no moving pictures"),
-        (write_broken_index, "was cut off or damaged"),
+        (write_song, "has sound but no moving pictures"),
+        (
+            write_without_index,
+            r"was cut off before the end of its index .moov., without which .* again, or have a tool",
+        ),
+        (write_half_an_index, "was cut off before the end of its index"),
+        (write_unfinished, "was cut off before the end of its index"),
+        (write_broken_index, "its index .moov. is damaged"),
+        *((write_cut_index(share), "was cut off before the end of its index") for share in (0.2, 0.6, 0.8)),
         (write_broken_frames, "no frame of it can be decoded"),
         (lambda path: None, "no such file"),
-        (Path.mkdir, "is no file"),
+        (Path.mkdir, "not a file"),
     ],
 )
 def test_what_is_no_film_is_one_line(tmp_path: Path, write: Callable[[Path], object], what: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
@@ -24,10 +24,12 @@ from tests.test_extract_features import Colours
 from yt8m.common.config import ExtractorIdentity
 from yt8m.data.features import feature_contract, save_contract
 from yt8m.data.index import load_index, split_fold
+from yt8m.data.vocabulary import RatingRow
 from yt8m.films.extractors.base import EXTRACTORS
+from yt8m.fitting import outcome as outcomes
 from yt8m.fitting.holding_out import even_share
-from yt8m.fitting.measuring import SeenVideo
-from yt8m.fitting.pseudo_ratings import rate_surest
+from yt8m.fitting.measuring import Area, ClassScore, LabelScore, RatingScore, SeenVideo
+from yt8m.fitting.pseudo_ratings import limit, rate_surest
 
 Command = Callable[..., Outcome]
 NAMES = ("bicycle", "dog", "guitar")
@@ -137,6 +139,23 @@ def test_held_out_videos_are_in_no_training(fitted: World) -> None:
     assert len(index.shards) == 8
 
 
+def test_videos_without_ratings_are_learned_by_their_surest_segments(fitted: World) -> None:
+    index = load_index(fitted.data / "segment" / "train", fitted.data / "cache")
+    ratings = {
+        (index.video_id[record].decode(), int(start), int(score))
+        for record in range(len(index.video_id))
+        for start, score in zip(
+            *(index.of_record(record, of, index.rating_ends) for of in (index.rating_start, index.rating_score))
+        )
+    }
+    own = {(video_id, start, score) for video_id, start, _, score in fitted.ratings}
+    unrated = {name.decode() for name in videos_of(fitted.data, "video/train")} - {row[0] for row in fitted.ratings}
+    added = ratings - own
+    assert own <= ratings and {video_id for video_id, _, _ in added} == unrated != set()
+    assert f"also trained on {len(added)} segments of videos" in (fitted.folder / "out.txt").read_text(encoding="utf-8")
+    assert unrated <= {name.decode() for name in videos_of(fitted.data / "cache" / "fit" / "half", "segment/train")}
+
+
 def test_each_class_is_held_out(fitted: World) -> None:
     held = {video_id.decode() for video_id in videos_of(fitted.data, "video/valid")}
     assert {name for video_id, name in fitted.labels if video_id in held} == set(NAMES)
@@ -169,12 +188,12 @@ def test_a_second_call_says_the_same_and_trains_nothing(fitted: World, command: 
     before = {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")}
     outcome = command("fit", *fitted.arguments())
     assert outcome.out == (fitted.folder / "out.txt").read_text(encoding="utf-8")
-    assert before == {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")} and len(before) == 3
+    assert before == {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")} and len(before) == 4
 
 
 def test_other_inputs_need_another_name(fitted: World, command: Command) -> None:
     line = refused(command("fit", *fitted.arguments(), "--seed", 5))
-    assert "made with other inputs: seed was 0, is 5; choose another --name, or begin anew with --restart" in line
+    assert "made with other inputs: seed was 0, is 5; choose another --name, or start over with --restart" in line
     line = refused(command("fit", *fitted.arguments(with_ratings=False)))
     assert "ratings has changed" in line
     line = refused(command("fit", *fitted.arguments(), "--name", "..x"))
@@ -277,9 +296,9 @@ def test_without_ratings_the_labels_do(tmp_path: Path, command: Command) -> None
     figures = [
         float(line.split()[0]) for line in lines if line.startswith("  ") and line.split()[0].startswith(("0.", "1."))
     ]
-    (taken,) = [line for line in lines if line.startswith("taken: ")]
-    assert len(figures) == 2 and ("as it is" in taken) == (figures[0] > figures[1])
-    assert "not when in them" in lines[-3]
+    (chosen,) = [line for line in lines if line.startswith("chosen: ")]
+    assert len(figures) == 2 and ("as it is" in chosen) == (figures[0] > figures[1])
+    assert "not when" in lines[-3]
     answers = json.loads(
         command(
             "localize",
@@ -289,6 +308,17 @@ def test_without_ratings_the_labels_do(tmp_path: Path, command: Command) -> None
     )
     assert len(answers) == 5
     assert not (world.data / "segment").exists()
+
+
+def test_what_is_not_defined_is_said_in_words(tmp_path: Path) -> None:
+    nothing = float("nan")
+    alike = ClassScore("dog", 4, 4, nothing)
+    area = Area(0.75, nothing, nothing)
+    ratings = RatingScore(1, 8, 6, area, 0.5, nothing, nothing, [alike], 9, area, area)
+    ways = {"dog": nothing}
+    for score in (ratings, LabelScore(1, {"as it is": ways, "fine-tuned": ways})):
+        lines = outcomes.Outcome(tmp_path, tmp_path / "model", False, ["v"], score).lines()
+        assert not any("nan" in line.split() for line in lines) and any("not measured" in line for line in lines)
 
 
 def test_the_surest_segments_are_rated() -> None:
@@ -302,13 +332,26 @@ def test_the_surest_segments_are_rated() -> None:
 # --- what is refused ----------------------------------------------------------------------------------
 
 
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=12), st.integers(0, 40), st.integers(0, 3))
+def test_pseudo_ratings_are_limited_by_whole_videos(counts: list[int], most: int, seed: int) -> None:
+    rows = [RatingRow(0, f"v{video}", 5 * place, "dog", 1) for video, n in enumerate(counts) for place in range(n)]
+    kept = limit(rows, most, seed)
+    assert len(kept) <= most and len(set(kept)) == len(kept) and set(kept) <= set(rows)
+    assert (len(kept) == len(rows)) == (len(rows) <= most) and kept == limit(rows, most, seed)
+    left_out = {row.video_id for row in rows} - {row.video_id for row in kept}
+    assert all(row.video_id not in left_out for row in kept) and len(kept) == sum(
+        count for video, count in enumerate(counts) if f"v{video}" not in left_out
+    )
+    assert all(len(kept) + counts[int(video[1:])] > most for video in left_out)
+
+
 def test_too_little_is_refused_class_by_class(tmp_path: Path, command: Command) -> None:
     world = World.make(tmp_path)
     few = [row for row in world.labels if row[1] == "dog"][:3]
     world.labels = [row for row in world.labels if row[1] != "dog"] + few
     world.ratings = [row for row in world.ratings if row[2] != "guitar" or row[3] == 1]
     line = refused(command("fit", *world.arguments()))
-    assert "'dog' has 3 labelled videos; 'guitar' has 0 ratings of 0; needed are at least 2 classes" in line
+    assert "'dog' has 3 labelled videos; 'guitar' has 0 ratings of 0; expected at least 2 classes" in line
     assert not world.data.exists()
 
 
@@ -317,7 +360,7 @@ def test_short_classes_are_left_out_on_demand(
 ) -> None:
     world = World.make(tmp_path)
     world.ratings = [row for row in world.ratings if row[2] != "guitar" or row[3] == 1]
-    assert "--skip-short goes on without" in refused(command("fit", *world.arguments()))
+    assert "--skip-short leaves" in refused(command("fit", *world.arguments()))
     outcome = command("fit", *world.arguments(), "--skip-short")
     assert outcome.status == 0 and "left out: 'guitar' has 0 ratings of 0" in caplog.text
     with (world.data / "segment_vocabulary.csv").open(encoding="utf-8") as file:
@@ -328,12 +371,12 @@ def test_one_class_and_few_videos_are_refused(tmp_path: Path, command: Command) 
     world = World.make(tmp_path)
     ratings = world.ratings
     world.ratings = [row for row in ratings if row[2] == "dog"]
-    assert "the single class 'dog'; needed are at least 2 classes" in refused(command("fit", *world.arguments()))
+    assert "the single class 'dog'; expected at least 2 classes" in refused(command("fit", *world.arguments()))
     world.ratings = [
         row for row in ratings if row[0] in ("toy00", "toy01", "toy03", "toy04", "toy06", "toy07", "toy09")
     ]
     world.ratings = [row for row in world.ratings if row[2] != "guitar"]
-    assert "rates 7 videos; needed are" in refused(command("fit", *world.arguments()))
+    assert "rates 7 videos; expected" in refused(command("fit", *world.arguments()))
 
 
 def test_ratings_of_one_kind_in_all_but_one_video_are_refused(tmp_path: Path, command: Command) -> None:
@@ -369,6 +412,7 @@ def test_options_that_do_not_go_together(tmp_path: Path, command: Command) -> No
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=5, max_size=40), st.integers(0, 2**31))
+@example([[0, 0, 0, int(n == 5)] if n < 11 else [0, int(n in (14, 15, 17)), int(n < 14), 0] for n in range(18)], 131072)
 def test_a_share_is_as_even_as_can_be(rows: Sequence[Sequence[int]], seed: int) -> None:
     kinds = np.array([[1, *row] for row in rows])
     chosen = even_share(csr_matrix(kinds), 0.2, seed)

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from tests.conftest import Outcome
+from tests.films import regular, write_film
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import (
     CONTEXT,
@@ -29,8 +30,9 @@ from tests.small_models import (
     write_config,
 )
 from tests.test_commands import assert_refused
+from yt8m.common.config import ExtractorIdentity
 from yt8m.common.errors import UserError
-from yt8m.data.features import PUBLISHED_RANGE
+from yt8m.data.features import PUBLISHED_RANGE, feature_contract, save_contract
 from yt8m.data.vocabulary import CHALLENGE_FILE, Vocabulary, challenge_vocabulary, load_vocabulary
 from yt8m.models.model_folders import load_segment_model, load_video_model, open_folder
 
@@ -555,6 +557,36 @@ def declare(folder: Path, *bounds: float, audio: tuple[float, float] | None = No
     """Say what the bytes of a folder's features stand for; those of `audio` for the same, unless it is given."""
     meaning = {"rgb": {"width": 1024, "range": bounds}, "audio": {"width": 128, "range": audio or bounds}}
     (folder / "features.json").write_text(json.dumps(meaning), encoding="utf-8")
+
+
+def test_the_features_of_one_extractor_alone_are_the_released_data_sets(
+    command: Command, challenge_dir: Path, tmp_path: Path
+) -> None:
+    def made_by(folder: Path, name: str) -> None:
+        """Say that features were extracted from films; in all else they are as released."""
+        features = feature_contract(1024, 128, extractor=ExtractorIdentity(name=name, digest="0"))
+        save_contract(features.model_copy(update={"trim": (0, 0)}), folder)
+
+    test = challenge_dir / "segment" / "test"
+    made_by(test, "yt8m")
+    agnostic_folder(challenge_dir / "cache" / "segment" / "new_0", DETECTOR, challenge_dir, 1)
+    calls = {
+        "inference_memmap": ("inference_memmap", "--data-dir", challenge_dir),
+        "localize": ("localize", test / "test0000.tfrecord", "--data-dir", challenge_dir, "--top", 1),
+    }
+    succeed(command("prepare_test_meta", "--data-dir", challenge_dir))
+    assert all("extractor" not in path.read_text(encoding="utf-8") for path in challenge_dir.rglob("config.yaml"))
+    for call in calls.values():
+        assert succeed(command(*call)).status == 0
+    made_by(test, "efficientnet-lite0")
+    for call in calls.values():
+        for model in ("old_0", "new_0"):
+            refused = command(*call, "--model-names", model)
+            assert_refused(refused, "by the extractor efficientnet-lite0", model, "--extractor yt8m --assets FOLDER")
+    film = write_film(tmp_path / "film.mp4", regular(6, 1), rate=1)
+    like = ("--like", challenge_dir / "cache" / "segment" / "old_0")
+    refused = command("extract_features", film, "--to", tmp_path / "own", "--extractor", "efficientnet-lite0", *like)
+    assert_refused(refused, "extractor efficientnet-lite0: features are made", "those of --like are the released data")
 
 
 def test_bytes_that_stand_for_other_values_are_refused(

@@ -232,6 +232,7 @@ def test_skip_and_undo(films: Path, browser: Browser, tmp_path: Path) -> None:
             asked.append(tab.question)
             tab.press(key)
         assert [row[-1] for row in rows_of(ratings)] == [1, 1, 0]
+        expect(tab.page.locator("#progress .hint")).to_contain_text("needs at least 4 yes and 4 no for each class")
         assert tab.page.locator("header p").text_content() == "3 rated, 1 skipped"
         for place, left in ((2, 3), (1, 2), (0, 1)):
             tab.press("u")
@@ -287,6 +288,14 @@ def test_the_segment_is_played_in_a_loop(films: Path, browser: Browser, tmp_path
         assert page.evaluate("film.paused")
         page.keyboard.press("p")
         page.wait_for_function("!film.paused")
+        page.keyboard.press(" ")
+        assert page.evaluate("film.paused")
+        page.keyboard.press(" ")
+        page.wait_for_function("!film.paused")
+        page.focus("#pause")
+        page.keyboard.press(" ")  # presses the button, once
+        assert page.evaluate("film.paused")
+        page.wait_for_function(f"Math.abs(parseFloat(played.style.width) / 20 - film.currentTime + {first}) < 0.5")
         page.keyboard.press("m")
         assert page.evaluate("film.muted")
 
@@ -531,7 +540,7 @@ def test_a_key_stands_once(tmp_path: Path) -> None:
     for content, part in (
         ("vid;start;label;score\nv;5;dog;1\n", "first line"),
         ("vid,start,label,score,rater\nv,5,dog,1,me\n", "first line"),
-        ("anything", "no file of ratings"),
+        ("anything", "not a file of ratings"),
         (f"{HEADER}v,4,dog,1\n", "multiple of 5"),
         (f"{HEADER}v,5,dog,1\nv,5,dog,0\n", "otherwise"),
     ):
@@ -625,7 +634,7 @@ def test_what_a_model_does_not_know(films: Path, caplog: pytest.LogCaptureFixtur
     questions, _ = list_questions(found, [["class 1", "cat"]] * 2, known)
     assert questions.probabilities is not None and np.isfinite(questions.probabilities).sum() == 18
     assert len(questions) == 2 * (18 + 12)  # no more than there are features of
-    assert "no features of these films: street" in caplog.text and "these classes: cat" in caplog.text
+    assert "--features: lacks these films: street" in caplog.text and "these classes: cat" in caplog.text
     for classes, probabilities, part in ((["cat"], known.probabilities, "cat"), (["class 1"], {}, "garden, street")):
         with pytest.raises(UserError, match=part):
             list_questions(found, [classes] * 2, Judgement(probabilities, vocabulary))
@@ -647,11 +656,11 @@ def test_mistakes(films: Path, tmp_path: Path, command: Command) -> None:
         ((films, "--classes", "dog", "--model", empty), ("--model: needs --features",)),
         ((tmp_path / "none", "--classes", "dog"), ("none: no such folder",)),
         ((empty, "--classes", "dog"), ("no film in this folder",)),
-        ((broken, "--classes", "dog"), ("no film in it that can be read",)),
+        ((broken, "--classes", "dog"), ("no readable film in it",)),
         ((short, "--classes", "dog"), ("5 seconds long",)),
         ((films, "--labels", labels, "--classes", "dgo"), ("did you mean dog?",)),
-        ((films, "--labels", foreign), ("garden, street", "called x")),
-        ((films, "--classes", " "), ("no name of a class",)),
+        ((films, "--labels", foreign), ("garden, street", "in the table x")),
+        ((films, "--classes", " "), ("not a valid class name",)),
         ((films, "--classes", "dog", "--port", "70000"), ("port from 0 to 65535",)),
         ((films, "--classes", "dog", "--model", empty, "--features", empty), ("not a finished model",)),
     ):

@@ -20,6 +20,7 @@ from yt8m.data.candidates import load_candidates
 from yt8m.data.index import load_index, split_fold
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.localization.spans import runs
+from yt8m.reporting.film_files import films_by_id
 from yt8m.reporting.timelines import PredictedTimelines
 from yt8m.scoring.ratings import ratings_of_table, read_truth
 
@@ -260,7 +261,7 @@ def test_all_videos_can_be_searched(opened: OpenPage) -> None:
     search.fill("V10")
     expect(found).to_have_text(["v100", "v102"])
     search.fill("no such")
-    expect(page.locator("#chooser-more")).to_have_text("No video is called so.")
+    expect(page.locator("#chooser-more")).to_have_text("No video found.")
     videos = shown_videos(data_of(page))
     peaks = {
         video: own["probabilities"][own["classes"].index("Zebra")].max()
@@ -279,11 +280,12 @@ def test_a_real_video_opens_at_that_second(opened: OpenPage) -> None:
     page = opened.page
     page.evaluate("window.open = (address) => { window.opened = address; }")
     choose(page, "v100")
-    expect(page.locator("#player-note")).to_contain_text("The film is not at hand")
+    expect(page.locator("#player-note")).to_contain_text("The film is not available here")
     choose(page, REAL_ID.decode())
     link = page.get_by_role("link", name=f"Watch {REAL_ID.decode()} on YouTube")
     address = f"https://www.youtube.com/watch?v={REAL_ID.decode()}&t="
     expect(link).to_have_attribute("href", f"{address}0s")
+    expect(page.locator("#stage")).not_to_contain_text("web server")  # no player was asked for
     track = page.locator("#lines .axis .track").bounding_box()
     assert track is not None
     seconds = shown_videos(data_of(page))[REAL_ID.decode()]["seconds"]
@@ -364,17 +366,32 @@ def test_films_are_played(browser: Browser, folder: Path, report: Path, tmp_path
     wait_for(page, f"Math.abs(document.querySelector('video').currentTime - {30 + 5 * first}) < 2")
     assert not opened.complaints
     page.context.close()
-    assert (
-        command("report", "--data-dir", folder, "--films", folder)
-        .err.strip()
-        .endswith("called as one of the videos is")
-    )
-    assert (
-        command("report", "--data-dir", folder, "--films", tmp_path / "none")
-        .err.strip()
-        .endswith("none: no such folder")
-    )
+    other = tmp_path / "below" / "other.mp4"
+    other.parent.mkdir()
+    other.touch()
+    for films, said in (
+        (folder, f"{folder}: no film in this folder; looked for"),
+        (tmp_path / "none", "none: no such folder"),
+        (other.parent, "no film there is named after one of the videos"),
+    ):
+        refused = command("report", "--data-dir", folder, "--films", films)
+        assert refused.status == 2 and said in refused.err
     del report
+
+
+def test_films_are_found_by_the_ids_of_their_features(tmp_path: Path) -> None:
+    for name in ("a, b.mp4", "below/x.avi", "below/x.webm", "below/x.mkv", "x.avi"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = {video_id: str(film.relative_to(tmp_path)) for video_id, film in films_by_id(tmp_path).items()}
+    assert found == {
+        "a__b": "a, b.mp4",
+        "a, b": "a, b.mp4",
+        "x": "below/x.webm",
+        "x-2": "below/x.mkv",
+        "x-3": "below/x.webm",
+        "x-4": "x.avi",
+    }
 
 
 def test_models_and_their_curves(opened: OpenPage) -> None:
@@ -443,7 +460,7 @@ def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(
     data = json.loads(text.partition('id="data">')[2].partition("</script>")[0])
     assert data["timelines"]["notes"] == [
         [0, "a rated video, by both_0, vlad_0, which were not trained on it"],
-        [1, "a rated video, by models that were trained on it, or may have been"],
+        [1, "a rated video, by models that were, or may have been, trained on it"],
         [2, "a test video"],
     ]
     videos = shown_videos(data)

@@ -314,10 +314,11 @@ def test_youtube_plays_what_is_there_and_only_if_asked(browser: Browser, tmp_pat
     write_watch_page(tmp_path / "youtube.html", films, youtube_ids=True)
     write_watch_page(tmp_path / "plain.html", films)
     plain = OpenPage(browser, tmp_path / "plain.html", viewport=DESKTOP)
-    expect(plain.page.locator("#player-note")).to_contain_text("The film is not at hand")
+    expect(plain.page.locator("#player-note")).to_contain_text("The film is not available here")
     assert "youtube" not in (plain.page.locator("#data").text_content() or "")
 
     disk = OpenPage(browser, tmp_path / "youtube.html", viewport=DESKTOP)  # where YouTube's player refuses to work
+    expect(disk.page.locator("#stage")).to_contain_text("YouTube's player works only on a page from a web server")
     disk.page.evaluate("window.open = (address) => { window.opened = address; }")
     disk.page.click(span_at("Sea", "0:10"))
     assert disk.page.evaluate("window.opened") == f"https://www.youtube.com/watch?v={REAL_ID}&t=10s"
@@ -333,11 +334,12 @@ def test_youtube_plays_what_is_there_and_only_if_asked(browser: Browser, tmp_pat
     expect(page.locator("#stage iframe")).to_have_attribute(
         "src", re.compile(f"youtube-nocookie.com/embed/{REAL_ID}\\?")
     )
+    expect(page.locator("#stage")).not_to_contain_text("web server")
     page.click(span_at("Sea", "0:10"))
     expect(page.locator("#now")).to_contain_text("0:10 of 0:40 · Sea 0.85")
     page.get_by_role("button", name=re.compile("^abcd")).click()
     expect(page.locator("#stage iframe")).to_have_count(0)
-    expect(page.locator("#player-note")).to_contain_text("The film is not at hand")
+    expect(page.locator("#player-note")).to_contain_text("The film is not available here")
     page.context.close()
 
 

@@ -246,18 +246,18 @@ def test_damaged_files_are_refused(source: "youtube8m._Source", damage: Callable
 @pytest.mark.parametrize(
     ("name", "content", "what"),
     [
-        ("mean.npy", npy(np.zeros((1024, 1))), "is float64 of the shape (1024, 1), not floats (2048, 1)"),
+        ("mean.npy", npy(np.zeros((1024, 1))), "is float64 with the shape (1024, 1), not floats (2048, 1)"),
         ("mean.npy", npy(np.full((2048, 1), np.nan)), "has numbers that are not finite"),
         ("mean.npy", npy(np.full((2048, 1), None)), "cannot be read as an array (Object arrays cannot be loaded"),
         (
             "eigenvals.npy",
             npy(np.zeros((1024, 1), int)),
-            "is int64 of the shape (1024, 1), not floats (1024 to 2048, 1)",
+            "is int64 with the shape (1024, 1), not floats (1024 to 2048, 1)",
         ),
         ("eigenvals.npy", npy(np.full((1024, 1), -1.0)), "has eigenvalues below 0"),
         ("eigenvecs.npy", npy(np.zeros((2048, 1024))), "not floats (1024 to 2048, 2048)"),
-        ("classify_image_graph_def.pb", b"garbage", "is not the graph with DecodeJpeg:0 and pool_3/_reshape:0"),
-        ("classify_image_graph_def.pb", b"", "is not the graph with DecodeJpeg:0 and pool_3/_reshape:0"),
+        ("classify_image_graph_def.pb", b"garbage", "is not a graph with DecodeJpeg:0 and pool_3/_reshape:0"),
+        ("classify_image_graph_def.pb", b"", "is not a graph with DecodeJpeg:0 and pool_3/_reshape:0"),
     ],
 )
 def test_wrong_files_of_archives_are_refused(
@@ -275,12 +275,12 @@ def test_a_graph_of_another_width_is_refused(assets: Path) -> None:
         decoded = tensorflow.io.decode_jpeg(v1.placeholder(tensorflow.string, ()), channels=3, name="DecodeJpeg")
         tensorflow.reshape(tensorflow.reduce_mean(decoded), (1, 1), name="pool_3/_reshape")
     (assets / "classify_image_graph_def.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    assert "is of the shape (1, 1), not (1, 2048)" in refused("yt8m", assets=assets)
+    assert "has the shape (1, 1), not (1, 2048)" in refused("yt8m", assets=assets)
 
 
 def test_archives_without_the_files_are_refused(assets: Path) -> None:
     archive(assets / "yt8m_pca.tgz", {"mean.npy": b"", "notes.txt": b""})
-    assert "has no eigenvals.npy and no eigenvecs.npy" in refused("yt8m", assets=assets)
+    assert "lacks eigenvals.npy and eigenvecs.npy" in refused("yt8m", assets=assets)
 
 
 @pytest.mark.parametrize(
@@ -288,11 +288,11 @@ def test_archives_without_the_files_are_refused(assets: Path) -> None:
     [
         (
             {"vggish/conv2/weights": np.zeros((3, 3, 7, 3), np.float32)},
-            "is of the shape (3, 3, 7, 3), not (3, 3, 2, any)",
+            "has the shape (3, 3, 7, 3), not (3, 3, 2, any)",
         ),
-        ({"vggish/fc2/weights": np.zeros((8, 64), np.float32)}, "is of the shape (8, 64), not (8, 128)"),
-        ({"vggish/fc2/biases": np.full(128, np.inf, np.float32)}, "is not of finite float32 numbers"),
-        ({"vggish/conv1/weights": None}, "there is no vggish/conv1/weights"),
+        ({"vggish/fc2/weights": np.zeros((8, 64), np.float32)}, "has the shape (8, 64), not (8, 128)"),
+        ({"vggish/fc2/biases": np.full(128, np.inf, np.float32)}, "does not consist of finite float32 numbers"),
+        ({"vggish/conv1/weights": None}, "lacks vggish/conv1/weights"),
     ],
 )
 def test_another_checkpoint_is_refused(change: dict[str, np.ndarray | None], what: str, assets: Path) -> None:
@@ -306,7 +306,7 @@ def test_another_checkpoint_is_refused(change: dict[str, np.ndarray | None], wha
 def test_another_pca_of_vggish_is_refused(assets: Path) -> None:
     path = assets / "vggish_pca_params.npz"
     np.savez(path, pca_eigen_vectors=np.zeros((128, 64)), pca_means=np.zeros((128, 1)))
-    assert "pca_eigen_vectors: is float64 of the shape (128, 64), not floats (128, 128)" in refused(
+    assert "pca_eigen_vectors: is float64 with the shape (128, 64), not floats (128, 128)" in refused(
         "yt8m", assets=assets
     )
     np.savez(path, means=np.zeros((128, 1)))

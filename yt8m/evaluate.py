@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from yt8m.data.vocabulary import Vocabulary
     from yt8m.scoring.trials import Counting, Trial
 
+_COLUMNS = """Columns of the table, from 0 to 1: MAP@K, with its interval; AUC, how often a segment rated 1 gets a
+higher probability than one rated 0, over all ratings; class AUC, the mean of that within each class, by rank;
+precision and recall at probability 0.5."""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     parser = make_parser(
-        __doc__,
+        f"{__doc__}\n{_COLUMNS}",
         (
             "python -m yt8m.evaluate --truth truth.csv --submission sub.csv",
             "python -m yt8m.evaluate --truth truth.csv --model-names dbof-3_0 nextvlad-2_1",

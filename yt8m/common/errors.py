@@ -36,13 +36,18 @@ class UserError(ValueError):
 
 
 def import_package(name: str, user: str, remedy: str) -> ModuleType:
-    """Import an optional package for its `user`. Raises `UserError` if it is not installed."""
+    """Import an optional package for its `user`. Raises `UserError` if it is not installed or cannot be imported."""
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UserError(f"{user}: needs the package {name}, which is not installed here; {remedy}") from None
+    except ImportError as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        why = "is not installed here" if is_missing else f"cannot be imported here ({first_line(error)})"
+        raise UserError(f"{user}: needs the package {name}, which {why}; {remedy}") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class RecordError(UserError):

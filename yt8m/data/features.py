@@ -14,6 +14,7 @@ from yt8m.common.errors import UserError
 from yt8m.data.frames import CANDIDATES, Trim, trim_of
 
 CONTRACT_NAME = "features.json"
+PUBLISHED_EXTRACTOR = "yt8m"  # makes features like the published data set's, which name no extractor
 _ROWS_AT_A_TIME = 1024
 PUBLISHED_RANGE = (4 / 512 - 2, 2 + 4 / 512)  # what the bytes 0 and 255 of the published data set stand for
 
@@ -106,10 +107,12 @@ def save_contract(contract: FeatureContract, folder: Path) -> None:
 
 
 def require_same(found: FeatureContract, where: object, expected: FeatureContract, whose: object) -> None:
-    """Raise `UserError` unless the features found `where` are of the extractor, widths and ranges that `whose` are.
+    """Raise `UserError` unless the features found `where` have the extractor, widths and ranges of those of `whose`.
 
-    Where one of them does not say what has made it, the extractor does not count.
+    If only one of them names its extractor, the other one counts as the published data set's where it has their range,
+    and then the extractor must be `PUBLISHED_EXTRACTOR`; elsewhere any extractor will do.
     """
+    _require_published(found, where, expected, whose)
     ours, theirs = found.extractor, expected.extractor
     if ours is not None and theirs is not None and ours != theirs:
         other = f"{theirs.name}" if ours.name != theirs.name else "other weights or settings of it"
@@ -131,6 +134,34 @@ def require_same(found: FeatureContract, where: object, expected: FeatureContrac
                 f"{CONTRACT_NAME} "
                 "beside them"
             )
+
+
+def _require_published(found: FeatureContract, where: object, expected: FeatureContract, whose: object) -> None:
+    """Raise `UserError` if one side is the published data set's and the other one is of another extractor."""
+    which = f"the released data set's, which only the extractor {PUBLISHED_EXTRACTOR} makes"
+    ours, theirs = _foreign_extractor(found), _foreign_extractor(expected)
+    if ours is not None and _is_published(expected):
+        raise UserError(
+            f"{where}: features are made by the extractor {ours}, those of {whose} are {which}; extract them with "
+            f"--extractor {PUBLISHED_EXTRACTOR} --assets FOLDER"
+        )
+    if theirs is not None and _is_published(found):
+        raise UserError(
+            f"{where}: features name no extractor and have the range of {which}; those of {whose} are made by "
+            f"{theirs}; use features of the same extractor"
+        )
+
+
+def _foreign_extractor(contract: FeatureContract) -> str | None:
+    """The extractor that features name, unless it makes the published data set's; None where they name none."""
+    name = None if contract.extractor is None else contract.extractor.name
+    return None if name == PUBLISHED_EXTRACTOR else name
+
+
+def _is_published(contract: FeatureContract) -> bool:
+    """Whether features count as the published data set's: of its range, by an extractor that is not named."""
+    meanings = [meaning for meaning in (contract.rgb, contract.audio) if meaning is not None]
+    return contract.extractor is None and not any(_differ(meaning.range, PUBLISHED_RANGE) for meaning in meanings)
 
 
 def _shown(bounds: tuple[float, float]) -> str:

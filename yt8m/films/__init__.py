@@ -1,1 +1,1 @@
-"""From films to one vector of features a second: decoding, extractors, shards."""
+"""Films to one feature vector per second: decoding, extractors, shards."""

@@ -1,20 +1,24 @@
-"""Files of pictures and sound as FFmpeg reads them, and when what comes from them is to be shown and heard."""
+"""Media files as FFmpeg reads them, and the presentation times of their frames and sound."""
 
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast  # pylint: disable=unused-import  # in an annotation
+from typing import Any, NamedTuple, cast  # pylint: disable=unused-import  # in an annotation
 
 from yt8m.common.errors import UserError, listed
 from yt8m.films.pyav import av
 
-_PROTOCOLS = "file,crypto,data"  # what files that name others may have read: nothing from elsewhere
-_PATIENCE = 8  # frames of impossible times, after which the clock has been set anew
-_JUMP = 60  # seconds beyond the announced end: no time of a frame
+_PROTOCOLS = "file,crypto,data"  # for files that refer to others: nothing from the network
+_PATIENCE = 8  # consecutive impossible times that count as a reset of the clock
+_INDEX = b"moov"
+_FIRST_BOXES = {b"ftyp", b"free", b"mdat", b"skip", b"wide", _INDEX}  # of MP4 and MOV files
+_MOST_BOXES = 1000
+_NO_FILM = "; it is not a film, or its beginning is damaged: copy or download it again"
+_JUMP = 60  # seconds after the announced end from which a time is impossible
 
 
 class Losses:
-    """When a track lacks something."""
+    """Time spans in which a track is damaged or missing."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[Fraction, Fraction]] = []
@@ -23,7 +27,7 @@ class Losses:
         return bool(self._spans)
 
     def add(self, start: Fraction, end: Fraction) -> None:
-        """From `start` to `end`, in seconds of the film; not before what has been added so far."""
+        """Add a span, in seconds of the film, that begins no earlier than those added before."""
         start = max(start, Fraction(0))
         if self._spans and start <= self._spans[-1][1]:
             self._spans[-1] = self._spans[-1][0], max(end, self._spans[-1][1])
@@ -35,23 +39,69 @@ class Losses:
 
 
 def shown(seconds: Fraction | float) -> str:
-    """A time, for people."""
+    """A time in seconds, as text."""
     return f"{float(seconds):.2f}"
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """A file, open. Raises `UserError` for what FFmpeg knows no way to read."""
+    """Open a file. Raises `UserError` if FFmpeg cannot read it."""
     if not path.is_file():
-        raise UserError(f"{path}: is no file" if path.exists() else f"{path}: no such file")
-    try:  # with its protocol, so that no name is taken for another one
-        return av.open(f"file:{path}", options={"protocol_whitelist": _PROTOCOLS})
+        raise UserError(f"{path}: not a file" if path.exists() else f"{path}: no such file")
+    try:  # the prefix keeps names from being parsed as other protocols
+        container = av.open(f"file:{path}", options={"protocol_whitelist": _PROTOCOLS})
     except UnicodeEncodeError:
         raise UserError(f"{str(path)!a}: the name is not UTF-8; rename it") from None
     except av.FFmpegError as error:
-        raise UserError(
-            f"{path}: cannot be opened as a film ({error.strerror}); it is none, or was cut off or damaged where it "
-            "says what is in it"
-        ) from None
+        no_film = isinstance(error, av.error.InvalidDataError)
+        why = what_an_index_lacks(path) or f"cannot be opened as a film ({error.strerror})" + _NO_FILM * no_film
+        raise UserError(f"{path}: {why}") from None
+    if not container.streams:
+        container.close()
+        raise UserError(f"{path}: {what_an_index_lacks(path) or 'has neither pictures nor sound' + _NO_FILM}")
+    return container
+
+
+def what_an_index_lacks(path: Path) -> str | None:
+    """The fault in the index of an unreadable MP4 or MOV file, and the remedy; None for other files."""
+    boxes = _boxes(path)
+    if not boxes or boxes[0].kind not in _FIRST_BOXES:
+        return None
+    index = next((box for box in boxes if box.kind == _INDEX), None)
+    if index is None or index.end > path.stat().st_size:
+        return (
+            "was cut off before the end of its index (moov), without which the frames of an MP4 or MOV file cannot be "
+            "found; copy or download it again, or have a tool such as untrunc rebuild the index"
+        )
+    return "its index (moov) is damaged; copy or download it again, or have a tool such as untrunc rebuild the index"
+
+
+class _Box(NamedTuple):
+    """A box of an MP4 or MOV file: its kind, and the offset of the byte after it."""
+
+    kind: bytes
+    end: int
+
+
+def _boxes(path: Path) -> list[_Box]:
+    """The top-level boxes of a file, if it has any; the last one may extend beyond the end of the file."""
+    boxes: list[_Box] = []
+    with path.open("rb") as file:
+        file_size, start = path.stat().st_size, 0
+        while start < file_size and len(boxes) < _MOST_BOXES:
+            file.seek(start)
+            header = file.read(16)
+            if len(header) < 8:
+                break
+            length, kind = int.from_bytes(header[:4], "big"), header[4:8]
+            if length == 1:  # the length follows in 64 bits
+                length = int.from_bytes(header[8:], "big")
+            if length == 0:  # up to the end of the file
+                length = file_size - start
+            boxes.append(_Box(kind, start + length))
+            if length < 8:
+                break
+            start += length
+    return boxes
 
 
 Stream = av.VideoStream | av.AudioStream
@@ -59,14 +109,14 @@ Frame = av.VideoFrame | av.AudioFrame
 
 
 class Track:
-    """A stream of a container, read once; `read_to` is the byte of the file behind the last packet of any stream."""
+    """A stream of a container, read once; `read_to` is the file offset after the last packet of any stream."""
 
     def __init__(self, container: av.container.InputContainer, stream: Stream) -> None:
         self._container, self._stream = container, stream
         self.read_to = 0
 
     def frames(self) -> Iterator[Frame | None]:
-        """The frames, in the order in which they are shown; None where something could not be read."""
+        """The frames in presentation order; None for unreadable data."""
         for packet in self._packets():
             if packet is None:
                 yield None
@@ -79,9 +129,9 @@ class Track:
                 yield None
 
     def _packets(self) -> Iterator["av.Packet[Any] | None"]:
-        """The packets, the empty one last that gets the last frames; None where one could not be read."""
+        """The packets, ending with the empty one that flushes the decoder; None for an unreadable one."""
         failures = 0
-        while failures < _PATIENCE:  # in a row: what comes behind a damaged part may be readable
+        while failures < _PATIENCE:  # consecutive; data after a damaged part may be readable
             try:
                 for packet in self._container.demux():
                     failures = 0
@@ -95,30 +145,30 @@ class Track:
 
 
 class Clock:
-    """When frames are shown, in seconds from the first one on.
+    """Presentation times of frames, in seconds from the first one.
 
-    Frames whose time is impossible, since it is not after that of the frame before or long after the film's end, are
-    left out; unless there are many in a row: then the film's clock has been set anew, and time goes on.
+    Frames with impossible times, not after the previous frame or long after the end of the film, are dropped. Several
+    in a row count as a reset of the film's clock, and time continues.
 
     Attributes:
-        start: when the first frame is shown, by the clock of the file.
+        start: time of the first frame by the file's clock.
         untimed: whether frames had no times.
-        restarts: when the clock was set anew.
+        restarts: when the clock was reset.
     """
 
     def __init__(self, start: Fraction | None = None, latest: float | None = None) -> None:
-        """`start`: of the film, None for that of the first frame; `latest`: when it ends, None if that is not known."""
+        """`start`: of the film, None for that of the first frame; `latest`: its end, None if unknown."""
         self.start = start
         self.untimed = False
         self.restarts: list[Fraction] = []
         self._latest = None if latest is None else Fraction(latest) + _JUMP
-        self._expected: Fraction | None = None  # when the next frame comes, if none is missing
+        self._expected: Fraction | None = None  # time of the next frame if none is missing
         self._last: Fraction | None = None
         self._shift = Fraction(0)
         self._impossible = 0
 
     def time(self, frame: Frame, duration: Fraction) -> Fraction | None:
-        """When a frame is shown, which has that `duration`; None for one to leave out."""
+        """The time of a frame with this `duration`; None if it is to be dropped."""
         time = self._by_its_clock(frame)
         if self._last is not None and time <= self._last or self._latest is not None and time > self._latest:
             self._impossible += 1

@@ -1,10 +1,9 @@
-"""Films: one frame and one second of sound for each second, of whatever FFmpeg can read.
+"""Films: a frame and a second of sound for every second, from any format FFmpeg reads.
 
-All times are presentation times in seconds from the film's first frame. Second s has the frame whose time is nearest to
-s, of two equally near ones the earlier, but none that is shown later than `EARLY` after s; and the sound from s to
-s + 1. So a frame is at most half the time between two frames off where these come within a second, and the one that is
-on the screen where they do not. There are as many seconds as have a frame, where the film's end counts as the time of
-one more, which none has.
+Times are presentation times in seconds from the film's first frame. Second s gets the frame nearest to s, the earlier
+of two equally near ones, but none more than `EARLY` after s; and the sound from s to s + 1. If frames are less than a
+second apart, the frame is off by at most half their distance; otherwise it is the one on screen. A film has as many
+seconds as get a frame, where the end of the film counts as one more frame, which no second gets.
 
 Dimensions: H, W pixels of a frame.
 """
@@ -19,38 +18,38 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.errors import UserError
-from yt8m.films.container import Clock, Losses, Track, open_container, shown
+from yt8m.films.container import Clock, Losses, Track, open_container, shown, what_an_index_lacks
 from yt8m.films.extractors.base import SAMPLE_RATE
 from yt8m.films.pictures import to_picture
 from yt8m.films.pyav import av
 
 EARLY = Fraction(1, 2)
-_DRIFT = Fraction(1, 10)  # seconds that sound may stray from its times, which many programs round, before it is moved
-_GAP = Fraction(1, 4)  # seconds between two frames: nothing to speak of
-_UNUSUAL = 5  # times the longest gap so far: frames may be missing
-_MISSING = 1  # second that a film may lack of what it announces
-_UNREAD = 0.1  # of a file: too much to be anything but frames
-_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}  # formats that may end with an index, where it says how many frames
-_PICTURES = {"image2", "ico", "tty"}  # formats of FFmpeg's for what is no film; those whose names end so, too:
+_DRIFT = Fraction(1, 10)  # seconds that sound may deviate from its times, often rounded, before it is realigned
+_GAP = Fraction(1, 4)  # seconds between two frames that are no loss
+_UNUSUAL = 5  # multiple of the longest gap so far that suggests missing frames
+_MISSING = 1  # seconds by which a film may be shorter than announced
+_UNREAD = 0.1  # share of a file, too large to be anything but frames
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "avi"}  # formats that may end with an index, which has the number of frames
+_PICTURES = {"image2", "ico", "tty"}  # FFmpeg formats that are not films, like those whose names end in:
 _PIPE = "_pipe"
 _CLOCK = re.compile(r"([0-9]+):([0-9]+):([0-9.]+)")
 _FULL_SCALE = np.float32(32768)
 
 
 class Film:
-    """A file that holds a film, open; a context.
+    """An open film file; a context manager.
 
-    Read `frames` and, once the first has come, `sound`; `notes` then says what of the seconds so far was lost.
+    Read `frames` and, after the first one, `sound`; `notes` then describes what was lost so far.
 
     Attributes:
         path: of the file.
-        announced: how many seconds the file says that it has; None if it does not.
+        announced: duration in seconds according to the file; None if it has none.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        """Open a film. `threads` decode it: the frames of a damaged film may differ with another number of them.
+        """Open a film. The number of decoding `threads` may change the frames of a damaged film.
 
-        Raises `UserError` for what is no film.
+        Raises `UserError` if it is not a film.
         """
         self.path = path
         with ExitStack() as stack:
@@ -76,10 +75,10 @@ class Film:
     # --- pictures -------------------------------------------------------------------------------------
 
     def frames(self, shorter_side: int | None = None) -> Iterator[np.ndarray]:
-        """A frame (H, W, 3) uint8, RGB, upright and with square pixels, for each second; to be read once.
+        """A frame (H, W, 3) uint8, RGB, upright and with square pixels, for every second; to be read once.
 
-        `shorter_side`: what H or W, whichever is less, is to be; None: as it is in the film. Where several seconds have
-        the same frame, they have the same array. Raises `UserError` for a film without a readable frame.
+        `shorter_side`: the smaller of H and W, None to keep the film's. Seconds with the same frame share the array.
+        Raises `UserError` for a film without a readable frame.
         """
         second = n_frames = 0
         shown_now: _Shown | None = None
@@ -90,20 +89,27 @@ class Film:
             shown_now = _Shown(time, frame, self._stream.sample_aspect_ratio or Fraction(1), shorter_side)
             n_frames += 1
         if shown_now is None:
-            raise UserError(f"{self.path}: no frame of it can be decoded ({self._stream.codec_context.name})")
+            raise UserError(f"{self.path}: {self._why_no_frame()}")
         if n_frames == 1 and not self._lost_frames and not self._container.streams.audio:
-            raise UserError(f"{self.path}: holds a single picture, no film")
+            raise UserError(f"{self.path}: holds a single picture, not a film")
         self._end = shown_now.time + self._duration(shown_now.frame)
         while second == 0 or not _is_nearer(self._end, shown_now.time, second):
             yield shown_now.picture
             second += 1
 
+    def _why_no_frame(self) -> str:
+        if self._container.format.name in _INDEXED and not self._stream.frames:
+            lack = what_an_index_lacks(self.path)
+            if lack is not None:
+                return lack
+        return f"no frame of it can be decoded ({self._stream.codec_context.name})"
+
     def _timed_frames(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-        """The frames and their times, which ascend from 0."""
+        """The frames and their times, ascending from 0."""
         before: Fraction | None = None
-        duration = Fraction(0)  # of the frame then
+        duration = Fraction(0)  # of the frame at `before`
         longest_gap = _GAP / _UNUSUAL
-        damaged = False  # something since `before`
+        damaged = False  # since `before`
         for frame in self._track.frames():
             time = self._clock.time(frame, self._duration(frame)) if isinstance(frame, av.VideoFrame) else None
             if time is None or not isinstance(frame, av.VideoFrame):
@@ -123,7 +129,7 @@ class Film:
             self._lost_frames.add(before, max(before, Fraction(self.announced or 0)))
 
     def _duration(self, frame: av.VideoFrame) -> Fraction:
-        """How long a frame is shown, as far as the file says it."""
+        """The duration of a frame according to the file, 0 if unknown."""
         if frame.duration and frame.time_base:
             return frame.duration * frame.time_base
         return 1 / self._stream.guessed_rate if self._stream.guessed_rate else Fraction(0)
@@ -135,23 +141,23 @@ class Film:
         if clock is not None:
             hours, minutes, seconds = map(float, clock.groups())
             return 3600 * hours + 60 * minutes + seconds
-        if self._container.duration is None or self._container.streams.audio:  # which may be longer
+        if self._container.duration is None or self._container.streams.audio:  # sound may be longer
             return None
         return self._container.duration / av.time_base
 
     # --- sound ----------------------------------------------------------------------------------------
 
     def sound(self) -> Iterator[np.ndarray] | None:
-        """The sound of each second, (SAMPLE_RATE,) float32, -1 to 1, without an end: zeros where there is none.
+        """The sound of every second, (SAMPLE_RATE,) float32, -1 to 1, endless, padded with zeros.
 
-        None for a film without sound. To be called when the first frame has come, with which the time begins.
+        None for a film without sound. Call it after the first frame, which sets time 0.
         """
         pieces = self._sound_pieces()
         first = next(pieces, None)
         return None if first is None else _seconds(chain([first], pieces))
 
     def _sound_pieces(self) -> Iterator[np.ndarray]:
-        """The sound from the first frame on, int16, in pieces without gaps; none of a film that has none."""
+        """The sound from the first frame on, int16, in gapless pieces; none for a film without sound."""
         with open_container(self.path) as container:
             stream = container.streams.best("audio")
             if not isinstance(stream, av.AudioStream):
@@ -184,7 +190,7 @@ class Film:
 
     @property
     def notes(self) -> list[str]:
-        """What of the film was lost and where, in words."""
+        """Descriptions of what was lost, and where."""
         notes = []
         if self._clock.untimed:
             notes.append(f"frames have no times, taken for {float(self._stream.guessed_rate or 0):.6g} a second")
@@ -197,7 +203,7 @@ class Film:
         if self._lost_sound:
             notes.append(f"sound lost or damaged from {self._lost_sound}")
         if self._unknown_sound:
-            notes.append("sound is of a kind that FFmpeg does not know")
+            notes.append("FFmpeg does not know the codec of the sound")
         if self._end is not None:
             announced = self.announced or 0
             late = float(self._clock.start or 0)  # which some formats count as a part of the film
@@ -210,14 +216,14 @@ class Film:
         return notes
 
     def _unread_share(self) -> float:
-        """Of the file, what lies behind the last frame, unless it may be an index of the frames."""
+        """The share of the file after the last frame, 0 if that may be an index."""
         if self._container.format.name in _INDEXED and self._stream.frames or not self._container.size:
             return 0
         return 1 - self._track.read_to / self._container.size
 
 
 class _Shown:
-    """A frame and its time; its picture is made when it is asked for."""
+    """A frame and its time; its picture is made on demand."""
 
     def __init__(self, time: Fraction, frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | None) -> None:
         self.time, self.frame = time, frame
@@ -226,24 +232,24 @@ class _Shown:
 
     @property
     def picture(self) -> np.ndarray:
-        """The frame as an array, the same each time."""
+        """The frame as an array, always the same one."""
         if self._picture is None:
             self._picture = to_picture(self.frame, *self._form)
         return self._picture
 
 
 class _SoundTrack:
-    """Puts resampled sound where it belongs, in samples from the film's first frame on."""
+    """Resampled sound in its place, counted in samples from the film's first frame."""
 
     def __init__(self) -> None:
         self._resampler: av.AudioResampler | None = None
-        self._form: tuple[object, ...] = ()  # of the frames that it takes
-        self._expected = Fraction(0)  # the place of the next frame
+        self._form: tuple[object, ...] = ()  # of the resampler's input
+        self._expected = Fraction(0)  # place of the next frame
         self._written = 0
-        self._skipped = 0  # of the samples to come
+        self._skipped = 0  # of the next samples
 
     def add(self, frame: av.AudioFrame, time: Fraction) -> Iterator[np.ndarray]:
-        """The samples (n,) int16 that a frame completes, which is heard at that time."""
+        """The samples (n,) int16 that a frame at this time completes."""
         place = time * SAMPLE_RATE
         form = frame.format.name, frame.layout.name, frame.sample_rate
         if self._resampler is None or form != self._form or abs(place - self._expected) > _DRIFT * SAMPLE_RATE:
@@ -256,7 +262,7 @@ class _SoundTrack:
             yield from self._put(part)
 
     def flush(self) -> Iterator[np.ndarray]:
-        """The samples that are still held."""
+        """The samples still held by the resampler."""
         if self._resampler is not None:
             for part in self._resampler.resample(None):
                 yield from self._put(part)
@@ -278,29 +284,29 @@ class _SoundTrack:
 
 
 def _find_pictures(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The stream of a film's pictures. Raises `UserError` where there is none."""
+    """The video stream of a film. Raises `UserError` if there is none."""
     name = container.format.name
     if name.endswith(_PIPE) or name in _PICTURES:
-        raise UserError(f"{path}: is a picture or a text ({name.removesuffix(_PIPE)}), no film")
+        raise UserError(f"{path}: is a picture or a text ({name.removesuffix(_PIPE)}), not a film")
     covers = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
     films = [stream for stream in container.streams.video if not stream.disposition & covers]
     best = container.streams.best("video")
     stream = best if best in films else next(iter(films), None)
     if not isinstance(stream, av.VideoStream):
-        raise UserError(f"{path}: has {'sound, but ' if container.streams.audio else ''}no moving pictures, no film")
+        raise UserError(f"{path}: not a film: has {'sound but ' if container.streams.audio else ''}no moving pictures")
     if stream.codec_context is None:
-        raise UserError(f"{path}: its pictures are of a kind that FFmpeg does not know")
+        raise UserError(f"{path}: FFmpeg does not know the codec of its pictures")
     return stream
 
 
 def _is_nearer(following: Fraction, current: Fraction, second: int) -> bool:
-    """Whether a frame that follows another one is for a second the better one; all by their times."""
+    """Whether the following frame suits a second better than the current one, by their times."""
     wait = following - second
     return wait <= 0 or wait <= EARLY and wait < second - current
 
 
 def _seconds(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Pieces of int16 sound as seconds of float32; then zeros for ever."""
+    """Pieces of int16 sound as seconds of float32, followed by endless zeros."""
     held: list[np.ndarray] = []
     missing = SAMPLE_RATE
     silence = (np.zeros(SAMPLE_RATE, np.int16) for _ in iter(int, 1))

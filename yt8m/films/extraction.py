@@ -1,4 +1,4 @@
-"""From a film to features, one visual and one audio vector a second.
+"""Features of a film, one visual and one audio vector per second.
 
 Dimensions: N seconds of a film, B seconds of a part of it, V visual and A audio features.
 """
@@ -19,9 +19,10 @@ from yt8m.data.features import Scale, feature_contract, require_same
 from yt8m.data.threads import map_ahead
 from yt8m.films.decoding import Film
 from yt8m.films.extractors.base import Extractor
+from yt8m.films.extractors.shared import require_finite
 from yt8m.films.pyav import av
 
-_PART_SECONDS = 16  # what an extractor gets at once; whatever else there is, always the same seconds together
+_PART_SECONDS = 16  # seconds per call of an extractor; always the same seconds together
 NO_SOUND = "no sound"
 
 
@@ -34,7 +35,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FilmFeatures:
-    """Features of a film: `rgb` (N, V) and `audio` (N, A), float32; `notes` say what of the film was lost."""
+    """Features of a film: `rgb` (N, V) and `audio` (N, A), float32; `notes` describe what was lost."""
 
     rgb: np.ndarray
     audio: np.ndarray
@@ -43,8 +44,7 @@ class FilmFeatures:
 
 @dataclass(frozen=True)
 class Threads:
-    """How many threads of a process encode, and how many decode: of more than one, the frames of damaged films may
-    differ from those of one."""
+    """Encoding and decoding threads of a process. More than one decoding thread may change frames of damaged films."""
 
     encode: int = 1
     decode: int = 1
@@ -54,9 +54,9 @@ ONE_EACH = Threads()
 
 
 def extract(film: Path, extractor: Extractor, threads: Threads = ONE_EACH) -> FilmFeatures:
-    """The features of a film. The same bits on the same machine, however many threads encode.
+    """The features of a film, bit for bit the same on the same machine for any number of encoding threads.
 
-    Raises `UserError` for what is no film, or has no readable frame.
+    Raises `UserError` for a file that is not a film or has no readable frame.
     """
     parts: list[Part] = []
     notes = stream_features(film, extractor, parts.append, threads)
@@ -67,9 +67,9 @@ def extract(film: Path, extractor: Extractor, threads: Threads = ONE_EACH) -> Fi
 def stream_features(
     path: Path, extractor: Extractor, take: Callable[[Part], object], threads: Threads = ONE_EACH
 ) -> list[str]:
-    """Give the features of a film to `take`, a part after the other, in any length of film in the same memory.
+    """Pass the features of a film to `take` part by part, in memory that does not depend on its length.
 
-    Returns notes, see `FilmFeatures`. Raises `UserError` for what is no film, or has no readable frame.
+    Returns notes, see `FilmFeatures`. Raises `UserError` for a file that is not a film or has no readable frame.
     """
     try:
         with _one_thread_each(), Film(path, threads.decode) as film:
@@ -88,7 +88,7 @@ def stream_features(
 
 
 def quantize(features: Part | FilmFeatures, contract: FeatureContract) -> tuple[np.ndarray, int]:
-    """Features as bytes (N, V + A) by the ranges of a contract, and how many values lay outside of these."""
+    """Features as bytes (N, V + A) by the ranges of a contract, and the number of values outside of these."""
     kinds = [(features.rgb, contract.rgb)]
     if contract.audio is not None:
         kinds.append((features.audio, contract.audio))
@@ -97,12 +97,12 @@ def quantize(features: Part | FilmFeatures, contract: FeatureContract) -> tuple[
 
 
 def identity(extractor: Extractor) -> ExtractorIdentity:
-    """What a contract says of an extractor."""
+    """The identity of an extractor, for a contract."""
     return ExtractorIdentity(name=extractor.name, digest=extractor.digest)
 
 
 def require_extractor(extractor: Extractor, contract: FeatureContract, whose: object) -> None:
-    """Raise `UserError` unless an extractor makes the features of `whose` contract."""
+    """Raise `UserError` unless an extractor makes the features of the contract of `whose`."""
     rgb, audio = contract.rgb.range, (contract.audio or contract.rgb).range
     own = feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
     require_same(own, f"extractor {extractor.name}", contract, whose)
@@ -111,7 +111,7 @@ def require_extractor(extractor: Extractor, contract: FeatureContract, whose: ob
 def _read(
     film: Film, shorter_side: int | None, with_sound: bool
 ) -> Iterator[tuple[list[np.ndarray], np.ndarray | None]]:
-    """Frames of `_PART_SECONDS` seconds each, and their sound (B, SAMPLE_RATE), None where the film has none."""
+    """Frames of `_PART_SECONDS` seconds each, and their sound (B, SAMPLE_RATE), None if the film has none."""
     frames = film.frames(shorter_side)
     first = next(frames)  # pylint: disable=stop-iteration-return  # a film without frames is a UserError
     sound = film.sound() if with_sound else None
@@ -121,7 +121,7 @@ def _read(
 
 
 def _encode(extractor: Extractor, frames: Sequence[np.ndarray], sound: np.ndarray | None) -> tuple[Part, bool]:
-    """The features of some seconds, and whether they have sound; frames that are the same array are encoded once."""
+    """The features of some seconds, and whether they have sound; repeated frames are encoded once."""
     is_new = [row == 0 or frame is not frames[row - 1] for row, frame in enumerate(frames)]
     rgb = extractor.encode_frames([frame for frame, new in zip(frames, is_new) if new])[np.cumsum(is_new) - 1]
     if not extractor.audio:
@@ -133,14 +133,13 @@ def _encode(extractor: Extractor, frames: Sequence[np.ndarray], sound: np.ndarra
     expected = (len(frames), extractor.visual), (len(frames), extractor.audio)
     if (rgb.shape, audio.shape) != expected:
         raise ValueError(f"extractor {extractor.name} gave {rgb.shape} and {audio.shape}, expected {expected}")
-    if not (np.isfinite(rgb).all() and np.isfinite(audio).all()):
-        raise UserError(f"extractor {extractor.name}: gives numbers that are not finite")
+    require_finite(extractor.name, rgb, audio)
     return Part(rgb, audio), sound is not None
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Threads compute beside each other, not together: so their bits do not depend on how many there are."""
+    """Let each thread compute alone, so that results do not depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Which films there are, and what each is called."""
+"""Finding films, and their video ids."""
 
 import logging
 import os
@@ -9,20 +9,20 @@ from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.records import unfit_ids
 
 LOGGER = logging.getLogger(__name__)
-# What is looked for in folders; a file that is named itself may be called as it likes.
+# Searched for in folders; a file that is named explicitly may have any extension.
 SUFFIXES = frozenset(
     ".3g2 .3gp .asf .avi .dv .f4v .flv .gif .h264 .h265 .ivf .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut "
     ".ogm .ogv .rm .rmvb .ts .vob .webm .wmv .wtv .y4m".split()
 )
-_MOST_BYTES = 200  # of an id: names of files end at 255, and get endings
+_MOST_BYTES = 200  # of an id; file names have at most 255, extensions included
 _FILLER = "_"
 
 
 def find_films(places: Sequence[Path]) -> list[Path]:
-    """The films that some files and folders are or hold, absolute, each once, sorted.
+    """The films among files and in folders: absolute paths, each once, sorted.
 
-    Folders are looked through as a whole, but for what is hidden. Raises `UserError` for a place that is not there, or
-    a folder without films.
+    Folders are searched recursively, except for hidden entries. Raises `UserError` for a missing file or folder, or a
+    folder without films.
     """
     films: set[Path] = set()
     for place in places:
@@ -31,7 +31,7 @@ def find_films(places: Sequence[Path]) -> list[Path]:
             if not within:
                 raise UserError(f"{place}: no film in this folder; looked for {' '.join(sorted(SUFFIXES))}")
             if others:
-                LOGGER.info("%s: %s no films: %s", place, counted(len(others), "file"), listed(others))
+                LOGGER.info("%s: ignored %s: %s", place, counted(len(others), "file"), listed(others))
             films |= within
         elif place.exists():
             films.add(_absolute(place))
@@ -41,7 +41,7 @@ def find_films(places: Sequence[Path]) -> list[Path]:
 
 
 def _look_through(folder: Path) -> tuple[set[Path], list[str]]:
-    """The films below a folder, and the names of what else there is, sorted."""
+    """The films below a folder, and the sorted names of the other files."""
     films, others = set(), []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -54,14 +54,14 @@ def _look_through(folder: Path) -> tuple[set[Path], list[str]]:
 
 
 def _absolute(path: Path) -> Path:
-    """A path with its folder's links followed, so that a film has one alone, and keeps its own name."""
+    """An absolute path with the links in its folder resolved, but not in its name: one path per film."""
     return path.parent.resolve() / path.name
 
 
 def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, str]:
-    """The video id of each film: its file's name without the ending, made fit for a submission and for names of files.
+    """The video id of each film: its file name without the extension, made valid for submissions and file names.
 
-    Of films with the same name, all but the first get a number. Those that are `known` keep their ids.
+    Of films with the same name, all but the first get a number. `known` films keep their ids.
     """
     ids = {film: known[film] for film in films if film in known}
     plain = {film: _fit(film.stem) for film in sorted(films) if film not in known}
@@ -77,7 +77,7 @@ def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, s
 
 
 def _fit(name: str) -> str:
-    """A name in which each character that an id may not have has become an underscore."""
+    """A name with underscores for the characters that ids cannot have."""
     fit = "".join(
         _FILLER if character == "/" or unfit_ids([character.encode(errors="surrogatepass")]) else character
         for character in name

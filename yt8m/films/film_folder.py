@@ -1,4 +1,4 @@
-"""A data folder made of films: their features from an extractor, as bytes by one contract, as shards or arrays.
+"""Data folders of films: features from an extractor, as bytes by one contract, in shards or arrays.
 
 Dimensions: N seconds of a film, V visual and A audio features.
 """
@@ -42,17 +42,17 @@ TABLE = "films.csv"
 COLUMNS = ("video_id", "path", "seconds", "notes")
 (TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
 SHARD_VIDEOS = 1000
-_TRIM = 0, 0  # all of a film is looked at; that raters never saw its ends is the challenge's affair
+_TRIM = 0, 0  # use all of a film; only the challenge's raters never saw its ends
 _STORE = Path("cache", "films")
 _SAMPLE_FILMS, _SAMPLE_ROWS = 16, 4096  # of the first films, for the ranges
-_SAMPLING = 19  # apart from other uses of the same seed
-_MANY_CLIPPED = 0.01  # of all values: the range is not that of these films
+_SAMPLING = 19  # key that separates this use of the seed from others
+_MANY_CLIPPED = 0.01  # share of values that suggests a range of other films
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a folder has after a run: `contract`, None if it has nothing, `films` and `seconds` in all, and of each film
-    of the run that failed a line in `failures`."""
+    """Contents of a folder after a run: `contract`, None if empty, total `films` and `seconds`; `failures` has a line
+    for each film of the run that failed."""
 
     contract: FeatureContract | None
     films: int
@@ -62,8 +62,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Computing:
-    """How films are extracted: by `processes`, which share `threads` that encode, neither of which changes a byte; and
-    `decode_threads` of each, of which more than one may change the frames of damaged films."""
+    """How to extract films: with `processes` that share the encoding `threads`, neither of which changes a byte, and
+    with `decode_threads` each, of which more than one may change frames of damaged films."""
 
     processes: int
     threads: int
@@ -71,7 +71,7 @@ class Computing:
 
 
 def read_like(place: Path) -> FeatureContract:
-    """The contract of a folder of features, or of a model. Raises `UserError` where it has none."""
+    """The contract of a folder of features or of a model. Raises `UserError` if it has none."""
     if (place / CONFIG_NAME).is_file():
         return open_folder(place).features
     for folder in (place, place / TEST.folder):
@@ -83,13 +83,13 @@ def read_like(place: Path) -> FeatureContract:
 
 @contextmanager
 def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
-    """A data folder of films' features, which is made if it is not there, and is locked meanwhile.
+    """A data folder of films' features, created if missing and locked while open.
 
-    Raises `UserError` where another process is writing there.
+    Raises `UserError` if another process is writing to it.
     """
     store = folder / _STORE
     store.mkdir(parents=True, exist_ok=True)
-    occupied = UserError(f"{folder}: another process extracts to it; wait for it or stop it")
+    occupied = UserError(f"{folder}: another process is extracting to it; wait for it or stop it")
     with locked(store / ".lock", occupied):
         for place, name in (
             (store, "*"),
@@ -102,7 +102,7 @@ def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
 
 
 class FilmFolder:
-    """A data folder of films' features; `contract` is of what is there already, None where nothing is."""
+    """A data folder of films' features; `contract` is that of its contents, None if empty."""
 
     def __init__(self, folder: Path, store: Path) -> None:
         self._folder, self._store_path = folder, store
@@ -118,17 +118,17 @@ class FilmFolder:
         like: FeatureContract | None = None,
         as_arrays: bool = False,
     ) -> Summary:
-        """Extract what films there is no result of yet, then write all that there is.
+        """Extract the films without results, then write all results.
 
         Args:
             films: absolute paths.
-            open_it: gives the extractor; called in each process.
-            computing: how to do it.
-            like: the contract to take, see `read_like`; None: that of the folder, or else one that these films make.
-            as_arrays: write arrays, not shards.
+            open_it: opens the extractor; called in each process.
+            computing: processes and threads.
+            like: the contract to use, see `read_like`; None: that of the folder, or else one made from these films.
+            as_arrays: write arrays instead of shards.
 
         Raises:
-            UserError: what is there is of another extractor or range, or its results are gone.
+            UserError: the extractor does not work, the folder has another extractor or range, or results are missing.
         """
         extractor = open_it()
         for contract, whose in ((self.contract, self._folder), (like, "--like")):
@@ -138,7 +138,7 @@ class FilmFolder:
             require_same(self.contract, self._folder, like, "--like")
         gone = self._store.follow(films)
         if gone:
-            LOGGER.warning("no longer there, but kept as they were: %s", listed(gone))
+            LOGGER.warning("films are gone, their features are kept: %s", listed(gone))
         names = name_films(films, self._store.known_films())
         self._require_results(set(names.values()))
         failures = self._extract(names, extractor, open_it, computing)
@@ -160,7 +160,7 @@ class FilmFolder:
         return Summary(self.contract, len(self._store.entries), seconds, lines)
 
     def _require_results(self, video_ids: set[str]) -> None:
-        """Raise `UserError` where results of earlier films are gone that would be missing from what is written."""
+        """Raise `UserError` if results of earlier films are missing, so that they would be lost from the output."""
         table = self._folder / TABLE
         if not table.is_file():
             return
@@ -169,14 +169,14 @@ class FilmFolder:
         gone = [video_id for video_id in listed_ids if video_id not in self._store.entries.keys() | video_ids]
         if gone:
             raise UserError(
-                f"{table}: lists films whose results are gone from {self._store_path}: {listed(gone)}; name those "
-                "films, too, or remove the table, and they are left out"
+                f"{table}: lists films whose results are missing from {self._store_path}: {listed(gone)}; name these "
+                "films, too, or remove the table to leave them out"
             )
 
     def _extract(
         self, names: Mapping[Path, str], extractor: Extractor, open_it: Callable[[], Extractor], computing: Computing
     ) -> dict[Path, UserError]:
-        """Extract the films that there is no result of; returns which failed, and how."""
+        """Extract the films without results; returns the errors of those that failed."""
         failures: dict[Path, UserError] = {}
         seconds: dict[tuple[str, Path], int] = {}
         for film, video_id in names.items():
@@ -188,7 +188,7 @@ class FilmFolder:
                     failures[film] = fault
         if not seconds:
             return failures
-        tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # no long one last
+        tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # the longest first
         processes = min(computing.processes, len(tasks))
         threads = Threads(max(computing.threads // processes, 1), computing.decode_threads)
         opener = (lambda: extractor) if processes == 1 else open_it
@@ -205,10 +205,10 @@ class FilmFolder:
     def _make_contract(
         self, video_ids: Sequence[str], extractor: Extractor, like: FeatureContract | None
     ) -> FeatureContract:
-        """The contract of the first films, in the order of their ids."""
+        """The contract made from these films, or that of `like`."""
         if like is not None:
             if like.extractor is None:
-                LOGGER.warning("--like: does not say which extractor its features are of; taken for %s", extractor.name)
+                LOGGER.warning("--like: names no extractor; assuming %s", extractor.name)
             return like.model_copy(update={"extractor": identity(extractor), "trim": _TRIM})
         order = np.random.default_rng(_SAMPLING).permutation(len(video_ids))[:_SAMPLE_FILMS]
         rows = -(-_SAMPLE_ROWS // len(order))
@@ -216,7 +216,7 @@ class FilmFolder:
         rgb = extractor.visual_range or _range_of(samples[0])
         audio = extractor.audio_range or _range_of(samples[1])
         made = feature_contract(extractor.visual, extractor.audio, rgb, audio, identity(extractor))
-        return made.model_copy(update={"trim": _TRIM})  # all of a film counts
+        return made.model_copy(update={"trim": _TRIM})
 
     def _write_table(self) -> None:
         with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -226,7 +226,7 @@ class FilmFolder:
                 rows.writerow([video_id, entry.film.path, entry.seconds, "; ".join(entry.notes)])
 
     def _say(self, video_ids: Sequence[str], writer: "_Writer") -> None:
-        """Log what the films of this run lack, and whether the range is theirs."""
+        """Log what was lost of the films of this run, and whether many values were clipped."""
         films: dict[str, list[str]] = {}
         for video_id in video_ids:
             entry = self._store.entries[video_id]
@@ -236,15 +236,14 @@ class FilmFolder:
             LOGGER.warning("%s: %s", note, listed(paths))
         if writer.clipped > _MANY_CLIPPED * writer.values:
             LOGGER.warning(
-                "%.2g %% of all values lay beyond the ranges of %s and were clipped; the films that it was made from "
-                "are unlike these",
+                "%.2g %% of all values were outside the ranges of %s, made from other films, and were clipped",
                 100 * writer.clipped / writer.values,
                 self._folder / CONTRACT_NAME,
             )
 
 
 class _Writer:
-    """Writes all results of a store as bytes; of `values` so many were `clipped`."""
+    """Writes all results of a store as bytes; counts all `values` and the `clipped` ones."""
 
     def __init__(self, store: FilmStore, contract: FeatureContract) -> None:
         self._store, self._contract = store, contract
@@ -252,7 +251,7 @@ class _Writer:
         self.values = self.clipped = 0
 
     def write_shards(self, folder: Path) -> None:
-        """Write shards in the place of those that a folder has."""
+        """Replace the shards of a folder."""
         finish_interrupted(folder)
         n_shards = -(-len(self._video_ids) // SHARD_VIDEOS)
         ends = [len(self._video_ids) * number // n_shards for number in range(n_shards + 1)]
@@ -267,7 +266,7 @@ class _Writer:
             new.publish()
 
     def write_arrays(self, folder: Path) -> None:
-        """Write an array of each feature and film into folders with the features' names."""
+        """Write an array per feature and film, in folders named after the features."""
         for video_id in self._video_ids:
             for key, values in self._bytes(video_id).items():
                 with replacing(array_path(folder / key, video_id)) as temporary, temporary.open("wb") as file:
@@ -293,12 +292,12 @@ def _title(number: int, tasks: Sequence[object]) -> str:
 
 
 def _line(film: Path, error: UserError) -> str:
-    """What is wrong with a film, in a line that names it."""
+    """The error of a film, in a line that names it."""
     return str(error) if str(film) in str(error) else f"{film}: {error}"
 
 
 def _range_of(sample: np.ndarray) -> Range:
-    """The values that become the bytes 0 and 255."""
+    """The values for the bytes 0 and 255."""
     if not sample.size:  # no such features
         return PUBLISHED_RANGE
     low, high = float(sample.min()), float(sample.max())

@@ -1,4 +1,4 @@
-"""Features of films as they come from an extractor, a file for each film, so that work goes on where it was ended.
+"""Unquantized features, a file per film, so that interrupted work can resume.
 
 Dimensions: N seconds of a film, V visual and A audio features.
 """
@@ -21,7 +21,7 @@ _VALUES, _ENTRY = ".f32", ".json"
 
 
 class FilmFile(Section):
-    """A film as it was when its features were made: absolute `path`, `size` in bytes, time of its last change."""
+    """The state of a film when its features were made: absolute `path`, `size` in bytes, modification time."""
 
     path: str
     size: int
@@ -29,13 +29,13 @@ class FilmFile(Section):
 
     @classmethod
     def of(cls, path: Path) -> "FilmFile":
-        """A film as it is."""
+        """The current state of a film."""
         status = path.stat()
         return cls(path=str(path), size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
 class Entry(Section):
-    """What a store says of a film's features; `visual` and `audio` are V and A."""
+    """A film's features in a store; `visual` and `audio` are V and A."""
 
     film: FilmFile
     extractor: ExtractorIdentity
@@ -46,21 +46,21 @@ class Entry(Section):
 
 
 class FilmStore:
-    """A folder with the features of films; `entries` says of which, by their video ids."""
+    """A folder with features of films; `entries` by video id."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder. Raises `UserError` for one that something else has written to."""
+        """Open a folder. Raises `UserError` for foreign or damaged entries."""
         self._folder = folder
         self.entries = {path.name.removesuffix(_ENTRY): _read_entry(path) for path in sorted(folder.glob(f"*{_ENTRY}"))}
 
     def known_films(self) -> dict[Path, str]:
-        """The video ids of the films, by their paths."""
+        """The video ids of the films, by path."""
         return {Path(entry.film.path): video_id for video_id, entry in self.entries.items()}
 
     def follow(self, films: Sequence[Path]) -> list[str]:
-        """Let films that lie elsewhere now keep their ids: what has the name, size and time of one that is gone.
+        """Let moved films, of the same name, size and time as missing ones, keep their ids.
 
-        Returns the paths of those that are gone and have not been found, sorted.
+        Returns the sorted paths of the missing films that were not found.
         """
         gone = {
             (Path(entry.film.path).name, entry.film.size, entry.film.mtime_ns): video_id
@@ -77,16 +77,16 @@ class FilmStore:
         return sorted(self.entries[video_id].film.path for video_id in gone.values())
 
     def has(self, video_id: str, film: FilmFile, extractor: ExtractorIdentity) -> bool:
-        """Whether it has the features of a film as it is now."""
+        """Whether it has the features of a film in its current state."""
         entry = self.entries.get(video_id)
         return entry is not None and entry.film == film and entry.extractor == extractor
 
     def add(
         self, video_id: str, extractor: Extractor, path: Path, threads: Threads, report: Callable[[int], object]
     ) -> None:
-        """Make the features of a film and keep them; `report` is told how many more seconds are done.
+        """Extract and store the features of a film; `report` is called with the number of seconds just done.
 
-        Raises `UserError` for what is no film, or has no readable frame.
+        Raises `UserError` for a file that is not a film or has no readable frame.
         """
         film = FilmFile.of(path)
         seconds = 0
@@ -99,7 +99,7 @@ class FilmStore:
                 report(len(part.rgb))
 
             notes = stream_features(path, extractor, take, threads)
-            self._path(video_id, _ENTRY).unlink(missing_ok=True)  # of the values that are about to go
+            self._path(video_id, _ENTRY).unlink(missing_ok=True)  # its values are about to be replaced
         entry = Entry(
             film=film,
             extractor=identity(extractor),
@@ -111,23 +111,23 @@ class FilmStore:
         self._save(video_id, entry)
 
     def refresh(self, video_id: str) -> None:
-        """See what another process has added."""
+        """Read the entry that another process has added."""
         self.entries[video_id] = _read_entry(self._path(video_id, _ENTRY))
 
     def parts(self, video_id: str) -> Iterator[Part]:
-        """The features of a film, some seconds after the other. Raises `UserError` where some are missing."""
+        """The features of a film, part by part. Raises `UserError` if any are missing."""
         for rows in pieces(self.entries[video_id].seconds):
             yield self._read(video_id, rows.start, rows.stop)
 
     def sample(self, video_id: str, count: int) -> Part:
-        """The features of at most so many seconds of a film, spread over all of it. Raises `UserError` as `parts`."""
+        """The features of at most `count` seconds spread over a film. Raises `UserError` as `parts` does."""
         seconds = self.entries[video_id].seconds
         count = min(count, seconds)
         rows = ((np.arange(count) + 0.5) * (seconds / count)).astype(int).tolist()
         return Part(*map(np.concatenate, zip(*(self._read(video_id, row, row + 1) for row in rows))))
 
     def _read(self, video_id: str, start: int, stop: int) -> Part:
-        """The features of some seconds: read, since memory that a file is mapped into counts as this process's."""
+        """The features of some seconds; read, since mapped memory would count as this process's."""
         entry, path = self.entries[video_id], self._path(video_id, _VALUES)
         width = entry.visual + entry.audio
         stop = min(stop, entry.seconds)
@@ -153,7 +153,7 @@ class FilmStore:
 def begin_adding(
     folder: Path, open_it: Callable[[], Extractor], threads: Threads
 ) -> Callable[[tuple[str, Path], Callable[[int], object]], None]:
-    """What adds the film of a video id to a store, for `yt8m.films.workers`."""
+    """A function that adds a film to a store, for `yt8m.films.workers`."""
     return partial(_add, FilmStore(folder), open_it(), threads)
 
 
@@ -168,4 +168,4 @@ def _read_entry(path: Path) -> Entry:
     try:
         return Entry.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):
-        raise UserError(f"{path}: not what this command writes there; remove it and run the command again") from None
+        raise UserError(f"{path}: damaged, or of another program; remove it and run the command again") from None

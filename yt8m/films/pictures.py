@@ -1,4 +1,4 @@
-"""Frames of films as arrays: upright, with square pixels, and of the size that is wanted.
+"""Frames as arrays: upright, with square pixels, scaled.
 
 Dimensions: H, W pixels of a frame.
 """
@@ -10,14 +10,13 @@ import numpy as np
 
 from yt8m.films.pyav import av
 
-_INTERPOLATION = "BICUBIC"  # over as many pixels as become one
+_INTERPOLATION = "BICUBIC"  # over all source pixels of a pixel
 
 
 def to_picture(frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | None) -> np.ndarray:
-    """A frame as (H, W, 3) uint8, RGB, turned as its display matrix says.
+    """A frame as (H, W, 3) uint8, RGB, rotated and flipped by its display matrix.
 
-    `pixel_ratio`: the width of its pixels, in their heights; `shorter_side`: what H or W, whichever is less, is to be;
-    None: as it is.
+    `pixel_ratio`: width of a pixel over its height; `shorter_side`: the smaller of H and W, None to keep the size.
     """
     width, height = max(round(frame.width * pixel_ratio), 1), frame.height
     if shorter_side is not None:
@@ -26,7 +25,7 @@ def to_picture(frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | 
 
 
 def resize(picture: np.ndarray, shorter_side: int) -> np.ndarray:
-    """A picture (H, W, 3) uint8 with that shorter side, in the way of `to_picture`."""
+    """A picture (H, W, 3) uint8, scaled like in `to_picture` to a shorter side."""
     height, width = picture.shape[:2]
     if min(height, width) == shorter_side:
         return picture
@@ -44,7 +43,7 @@ def _converted(frame: av.VideoFrame, width: int, height: int) -> np.ndarray:
 
 
 def _upright(frame: av.VideoFrame, picture: np.ndarray) -> np.ndarray:
-    """A picture as its frame's display matrix says; one that turns by no right angle is rounded to one."""
+    """A picture transformed by its frame's display matrix, with angles rounded to right ones."""
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return picture

@@ -1,10 +1,10 @@
-"""PyAV, which films are read with; importing this module says what to do where it is missing."""
+"""PyAV, which reads films, or the remedy if it is not installed."""
 
 from yt8m.common.errors import UserError
 
 try:
     import av
 except ModuleNotFoundError:
-    raise UserError("films need the package av, which is not installed here; pip install 'yt8m[films]'") from None
+    raise UserError("reading films needs the package av, which is not installed; pip install 'yt8m[films]'") from None
 
 __all__ = ["av"]

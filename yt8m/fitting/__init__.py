@@ -1,1 +1,1 @@
-"""From features, labels and ratings to a model that localizes, without a configuration to write."""
+"""Fitting a localization model to features, labels and ratings, without configurations."""

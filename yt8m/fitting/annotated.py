@@ -1,4 +1,4 @@
-"""What the user says of the videos, and whether that is enough to learn from."""
+"""The user's labels and ratings, and checks that they suffice for learning."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -14,9 +14,9 @@ from yt8m.fitting.least import LEAST_CLASSES, LEAST_RATED_VIDEOS, LEAST_RATINGS,
 
 @dataclass(frozen=True)
 class Annotated:
-    """Labels of videos and ratings of segments, as CSVs have them; `ratings_path` None: there are no ratings.
+    """Labels of videos and ratings of segments, from CSVs; `ratings_path` is None without ratings.
 
-    The classes are the labels that are rated or, without ratings, all.
+    The classes are the rated labels or, without ratings, all labels.
     """
 
     labels_path: Path
@@ -26,24 +26,24 @@ class Annotated:
 
     @cached_property
     def classes(self) -> list[str]:
-        """The labels that are to be learned, sorted."""
+        """The labels to learn, sorted."""
         return sorted({row.label for row in (self.labels if self.ratings_path is None else self.ratings)})
 
     @cached_property
     def videos(self) -> list[str]:
-        """The ids of the videos that have one of the classes as a label, or ratings, sorted."""
+        """The sorted ids of the videos with a class as a label, or with ratings."""
         known = set(self.classes)
         labelled = {row.video_id for row in self.labels if row.label in known}
         return sorted(labelled | {row.video_id for row in self.ratings})
 
     @property
     def texts(self) -> list[LabelText]:
-        """All labels and where they are from."""
+        """All labels and their sources."""
         sources = ((self.labels_path, self.labels), (self.ratings_path or self.labels_path, self.ratings))
         return [LabelText(path, row.line, row.label) for path, rows in sources for row in rows]
 
     def of_videos(self, video_ids: Collection[str]) -> "Annotated":
-        """What is said of these videos."""
+        """The labels and ratings of these videos."""
         return replace(
             self,
             labels=[row for row in self.labels if row.video_id in video_ids],
@@ -60,17 +60,17 @@ class Annotated:
 
     @property
     def sources(self) -> str:
-        """The files, in words."""
+        """The file names, as text."""
         return " and ".join(str(path) for path in (self.labels_path, self.ratings_path) if path is not None)
 
 
 def read_annotated(labels: Path, ratings: Path | None) -> Annotated:
-    """Read the CSVs. Raises `UserError` that lists what is wrong with one."""
+    """Read the CSVs. Raises `UserError`, which lists the faults of a file."""
     return Annotated(labels, read_labels(labels), ratings, [] if ratings is None else read_ratings(ratings))
 
 
 def shortages(annotated: Annotated) -> dict[str, str]:
-    """What each class lacks that has too little, in words."""
+    """Descriptions of what classes lack, by class."""
     labelled = Counter(row.label for row in annotated.labels)
     rated = Counter((row.label, row.score) for row in annotated.ratings)
     n_videos = len(annotated.videos)
@@ -98,14 +98,14 @@ def shortages(annotated: Annotated) -> dict[str, str]:
 
 
 def require_enough(annotated: Annotated) -> None:
-    """Raise `UserError` that lists what is too little, class by class."""
-    needed = f"needed are {minimum_text(annotated.ratings_path is not None)}"
+    """Raise `UserError`, which lists shortages by class, if there is too little to learn from."""
+    needed = f"expected {minimum_text(annotated.ratings_path is not None)}"
     if len(annotated.classes) < LEAST_CLASSES:
         left = f"the single class {annotated.classes[0]!r}" if annotated.classes else "no class left"
         raise UserError(f"{annotated.sources}: {left}; {needed}")
     short = shortages(annotated)
     skip = len(annotated.classes) - len(short) >= LEAST_CLASSES
-    faults = Faults(annotated.sources, needed + "; --skip-short goes on without these classes" * skip)
+    faults = Faults(annotated.sources, needed + "; --skip-short leaves these classes out" * skip)
     for lack in short.values():
         faults.add(lack)
     faults.raise_any()
@@ -115,12 +115,12 @@ def require_enough(annotated: Annotated) -> None:
 
 
 def require_divided(annotated: Annotated, held_out: Collection[str]) -> None:
-    """Raise `UserError` where so few videos have the ratings that those held out, or the others, have too few."""
+    """Raise `UserError` if the ratings are of too few videos to train on some and measure on the others."""
     scores = {row.score for row in annotated.ratings if row.video_id in held_out}
     rated = {row.video_id for row in annotated.ratings}
     if len(scores) < 2 or len(rated.difference(held_out)) < N_FOLDS - 1:
         raise UserError(
-            f"{annotated.ratings_path}: the ratings are of too few videos to measure with some and learn from the "
-            f"others; of {counted(len(rated), 'video')} that have some {len(rated.intersection(held_out))} were to be "
-            f"held out, with scores of {' and '.join(map(str, sorted(scores))) or 'none'}; rate segments of more videos"
+            f"{annotated.ratings_path}: the ratings are of too few videos to train on some and measure on the others; "
+            f"of {counted(len(rated), 'rated video')} {len(rated.intersection(held_out))} would be held out, with "
+            f"scores of {' and '.join(map(str, sorted(scores))) or 'none'}; rate segments of more videos"
         )

@@ -1,4 +1,4 @@
-"""From arrays and annotations to the partitions of a data folder."""
+"""The partitions of a data folder, from arrays and annotations."""
 
 import logging
 from collections.abc import Collection, Sequence
@@ -20,15 +20,15 @@ from yt8m.making.feature_arrays import require_arrays
 from yt8m.making.shard_writing import finish_interrupted
 
 LOGGER = logging.getLogger(__name__)
-FOLD = 0  # which validates on the videos that are held out
-UNTRIMMED = (0, 0)  # seconds at either end of a video that are left out: none
+FOLD = 0  # validates on the held-out videos
+UNTRIMMED = (0, 0)  # seconds to leave out at either end of a video
 TRAIN, VALID, RATED = "video/train", "video/valid", "segment/train"
-_SHUFFLING = 29  # apart from other uses of the same seed
+_SHUFFLING = 29  # key that separates this use of the seed from others
 
 
 @dataclass(frozen=True)
 class Material:
-    """All that there is to learn from, checked; `n_frames` are the seconds of each video."""
+    """The checked training material; `n_frames` are the seconds of each video."""
 
     annotated: Annotated
     ids: LabelIds
@@ -37,13 +37,13 @@ class Material:
     n_frames: dict[str, int]
 
     def sizes(self, videos: Collection[str], n_ratings: int) -> Sizes:
-        """What settings depend on, where these videos and so many ratings are for training."""
+        """The sizes that settings depend on, for training on these videos and so many ratings."""
         seconds = [self.n_frames[video] for video in videos]
         n_classes = len(self.annotated.classes)
         return Sizes(len(videos), round(float(np.median(seconds))), n_ratings, n_classes, *self.contract.widths)
 
     def writer(self, videos: Collection[str], ratings: Sequence[RatingRow] = ()) -> own.RecordWriter:
-        """What writes these videos, with those of the ratings that are theirs."""
+        """A writer of these videos, with their ratings."""
         n_frames = {video: self.n_frames[video] for video in videos}
         annotations = own.annotate(self.ids.ids, self.annotated.labels, ratings, self.annotated.ratings_path)
         return own.RecordWriter(self.features, n_frames, annotations)
@@ -58,7 +58,7 @@ def find_arrays(features: Path, audio: Path | None) -> own.ArraySources:
 
 
 def open_material(annotated: Annotated, sources: own.ArraySources, data_dir: Path) -> Material:
-    """Check arrays and annotations against each other. Raises `UserError` that lists what is wrong."""
+    """Check arrays and annotations against each other. Raises `UserError`, which lists the faults."""
     ids = resolve_labels(annotated.texts, data_dir / NAMES_FILE)
     videos = annotated.videos
     n_left_out = require_arrays(videos, annotated.sources, [sources.rgb, sources.audio])
@@ -83,7 +83,7 @@ def open_material(annotated: Annotated, sources: own.ArraySources, data_dir: Pat
 
 
 def write_videos(data_dir: Path, material: Material, held_out: Collection[str], seed: int) -> None:
-    """Write the partitions for pre-training, as far as they are not there, and the vocabularies."""
+    """Write the partitions for pre-training, unless they exist, and the vocabularies."""
     labelled = {row.video_id for row in material.annotated.labels}
     for partition, is_held_out in ((TRAIN, False), (VALID, True)):
         videos = [video for video in material.n_frames if video in labelled and (video in held_out) == is_held_out]
@@ -109,9 +109,9 @@ def write_videos(data_dir: Path, material: Material, held_out: Collection[str], 
 def write_ratings(
     data_dir: Path, material: Material, ratings: Sequence[RatingRow], held_out: Collection[str], seed: int
 ) -> None:
-    """Write rated videos, as far as they are not there.
+    """Write rated videos, unless they exist.
 
-    Those that are held out are what `FOLD` validates on; where none is, all are for training.
+    `FOLD` validates on the held-out ones; if there are none, all are for training.
     """
     rated = sorted({row.video_id for row in ratings})
     order = np.random.default_rng((seed, _SHUFFLING)).permutation(len(rated))

@@ -1,4 +1,4 @@
-"""Features of the films that a fit is about."""
+"""Features of films for a fit."""
 
 import logging
 import os
@@ -19,13 +19,13 @@ LOGGER = logging.getLogger(__name__)
 
 
 def find_named_films(videos: Path, wanted: Collection[str], source: object) -> list[Path]:
-    """The films of a folder that have these ids, or all where ids depend on the others.
+    """The films of a folder with these ids, or all films if their ids depend on each other.
 
-    Raises `UserError` for ids that no film has; `source` says where they are from.
+    Raises `UserError` for ids without a film; `source` is where the ids are from.
     """
     named = name_films(find_films([videos]), {})
     ids = list(named.values())
-    require_known(wanted, ids, f"film {{0}} in {videos}", source, "an id is a film's name without the ending")
+    require_known(wanted, ids, f"film {{0}} in {videos}", source, "an id is a film's name without the extension")
     chosen = {film: video_id for film, video_id in named.items() if video_id in wanted}
     if name_films(list(chosen), {}) != chosen:
         return list(named)
@@ -38,9 +38,9 @@ def find_named_films(videos: Path, wanted: Collection[str], source: object) -> l
 def extract_films(
     films: list[Path], folder: Path, extractor: str, assets: Path | None, device: torch.device, processes: int | None
 ) -> list[str]:
-    """Extract films to arrays in a folder, as far as it has not got them; returns a line for each that failed.
+    """Extract films to arrays in a folder, unless they exist; returns a line for each film that failed.
 
-    `processes` None: one for each core. Raises `UserError`.
+    `processes` None: one per core. Raises `UserError`.
     """
     cores = len(os.sched_getaffinity(0))
     threads = cores if device.type == "cpu" else 1  # a GPU computes one thing at a time

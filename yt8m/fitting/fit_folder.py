@@ -1,4 +1,4 @@
-"""The data folder of a fit, and what it was made from: the same command goes on there, another one is refused."""
+"""The data folder of a fit, with a record of its inputs: the same command resumes, a different one is refused."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from yt8m.common.errors import UserError
 from yt8m.training.resume import differences
 
 RECORD = "fit.json"
-FILMS = "films"  # their features, which a new beginning keeps
+FILMS = "films"  # features of films, which survive a restart
 
 
 class FitFolder:
-    """A data folder that is filled by a fit.
+    """The data folder of a fit.
 
     Attributes:
-        path: of the folder, with what all commands look for in a data folder.
-        films: features of films, as `extract_features` leaves them.
-        scratch: data folders and models of trials, which no other command looks at.
+        path: of the folder, which is a data folder for all commands.
+        films: features of films, in the layout of `extract_features`.
+        scratch: data folders and models of trials, which other commands ignore.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,13 +33,13 @@ class FitFolder:
         self._record = path / RECORD
 
     def require(self, **inputs: Any) -> None:
-        """Put down some inputs, plain values. Raises `UserError` if they were others before."""
+        """Record inputs, plain values. Raises `UserError` if they differ from recorded ones."""
         known = self._known()
         given = json.loads(json.dumps(inputs))
         changed = [text for key in given if key in known for text in differences(known[key], given[key], key)]
         if changed:
             raise UserError(
-                f"{self.path}: was made with other inputs: {'; '.join(changed)}; choose another --name, or begin anew "
+                f"{self.path}: was made with other inputs: {'; '.join(changed)}; choose another --name, or start over "
                 "with --restart"
             )
         if given.keys() - known.keys():
@@ -53,24 +53,24 @@ class FitFolder:
             return {}
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self._record}: cannot be read ({error}); choose another --name, or begin anew with --restart"
+                f"{self._record}: cannot be read ({error}); choose another --name, or start over with --restart"
             ) from None
         return found if isinstance(found, dict) else {}
 
 
 @contextmanager
 def open_fit_folder(path: Path, restart: bool) -> Iterator[FitFolder]:
-    """The folder, made if it is not there; no other process fits to it meanwhile.
+    """The folder, created if missing and locked against other fits.
 
-    `restart`: without anything that an earlier fit made of it but features of films. Raises `UserError` for a folder
-    that no fit has made.
+    `restart` removes everything from earlier fits except features of films. Raises `UserError` for a folder not
+    made by a fit.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f".{path.name}.fit.lock")
     with locked(lock, UserError(f"{path}: another process is fitting to it; wait for it or stop it")):
         try:
             if path.exists() and not (path / RECORD).exists() and (not path.is_dir() or any(path.iterdir())):
-                raise UserError(f"{path}: is there already, and not made by this command; choose another --name")
+                raise UserError(f"{path}: exists and was not made by this command; choose another --name")
             if restart and path.exists():
                 _empty(path)
             path.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def open_fit_folder(path: Path, restart: bool) -> Iterator[FitFolder]:
 
 
 def _empty(path: Path) -> None:
-    """Remove all but films' features and, at last, the record, which says that the folder is ours."""
+    """Remove everything except films' features, and empty the record, which marks the folder as a fit's."""
     for entry in path.iterdir():
         if entry.name not in (FILMS, RECORD):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()  # pylint: disable=expression-not-assigned
@@ -89,7 +89,7 @@ def _empty(path: Path) -> None:
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """SHA-256 of names and contents of files."""
+    """SHA-256 of the names and contents of files."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

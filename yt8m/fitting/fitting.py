@@ -1,9 +1,9 @@
-"""The whole way from features, labels and ratings to a model that localizes."""
+"""All steps from features, labels and ratings to a localization model."""
 
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ from yt8m.fitting.measuring import (
     see_videos,
 )
 from yt8m.fitting.outcome import Outcome
-from yt8m.fitting.pseudo_ratings import rate_surest
+from yt8m.fitting.pseudo_ratings import MOST_PER_RATING, limit, rate_surest
 from yt8m.fitting.settings import segment_settings, video_settings, write_settings
 from yt8m.making.array_records import has_shards
 from yt8m.making.feature_arrays import array_path
@@ -61,11 +61,11 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What to fit. Either `features`, with `audio` or without, or `videos` is given, a folder.
+    """What to fit: a folder of `features`, with or without `audio`, or of `videos`.
 
-    `data_dir` / `name` is the data folder that is made; `ratings` may be None; `assets` are files of the
-    `extractor`; `processes` that extract, None: one for each core; `skip_short`: leave out classes that there is
-    too little of; `restart`: begin anew; `console_level`: the least level of log lines that the console shows.
+    `data_dir` / `name` is the resulting data folder; `ratings` may be None; `assets` are files of the `extractor`;
+    `processes` for extraction, None for one per core; `skip_short` leaves out classes with too few labels or ratings;
+    `restart` starts over; `console_level` is the minimum level of log lines on the console.
     """
 
     data_dir: Path
@@ -86,12 +86,12 @@ class Request:
 
 
 def fit(request: Request) -> Outcome:
-    """Fit, or go on where an earlier call was interrupted. Raises `UserError`.
+    """Fit, or resume an interrupted fit. Raises `UserError`.
 
-    Ends the process with status 128 + n after signal n in a training, the state of the training saved.
+    After signal n during training, saves the state of the training and ends the process with status 128 + n.
     """
     if launched():
-        raise UserError("fit is one process; start it without torchrun")
+        raise UserError("fit runs as a single process; start it without torchrun")
     device = resolve_device(request.device)
     annotated = _enough(read_annotated(request.labels, request.ratings), request.skip_short)
     films = _Films(request, annotated, device) if request.videos is not None else None
@@ -115,7 +115,7 @@ def fit(request: Request) -> Outcome:
 
 
 def _enough(annotated: Annotated, skip_short: bool) -> Annotated:
-    """What there is enough of. Raises `UserError` where that is too little."""
+    """The annotations, with `skip_short` without short classes. Raises `UserError` if there is too little left."""
     while skip_short and (short := shortages(annotated)):
         LOGGER.warning("left out: %s", "; ".join(short.values()))
         annotated = annotated.without(short)
@@ -124,7 +124,7 @@ def _enough(annotated: Annotated, skip_short: bool) -> Annotated:
 
 
 class _Films:
-    """The films that annotations are about. PyAV, which reads them, is imported only where there are some."""
+    """The annotated films. Imports PyAV, which reads them, only on use."""
 
     def __init__(self, request: Request, annotated: Annotated, device: torch.device) -> None:
         from yt8m.fitting.films import find_named_films
@@ -134,7 +134,7 @@ class _Films:
         self._films = find_named_films(request.videos, annotated.videos, annotated.sources)
 
     def extract(self, folder: Path) -> Annotated:
-        """Make the arrays of a folder; returns what is said of the films that could be read."""
+        """Extract arrays to a folder; returns the annotations of the films that could be read."""
         from yt8m.fitting.films import extract_films
 
         request = self._request
@@ -150,7 +150,7 @@ class _Films:
 
 
 class _Fit:
-    """The steps once the data are checked; each is skipped where its results are there."""
+    """The steps after the data are checked; steps with existing results are skipped."""
 
     def __init__(self, request: Request, folder: FitFolder, material: Material, device: torch.device) -> None:
         self._request, self._folder, self._material, self._device = request, folder, material, device
@@ -162,7 +162,7 @@ class _Fit:
         self._model = self._path / "cache" / "segment" / f"{request.name}_{FOLD}"
 
     def run(self) -> Outcome:
-        """All steps."""
+        """Run all steps."""
         LOGGER.info(
             "%s: %s, %d of them held out; %s: %s",
             self._path,
@@ -187,30 +187,44 @@ class _Fit:
     def _from_ratings(self) -> RatingScore:
         rated = self._annotated.of_videos(self._training)
         require_divided(self._annotated, self._held_out)
-        write_ratings(self._path, self._material, self._annotated.ratings, self._held_out, self._seed)
-        self._fine_tune(self._path, self._model, len(rated.ratings), FOLD)
         half = rated.of_videos(hold_out(rated, self._seed, 0.5))
         trial = self._trial("half")
-        write_ratings(trial, self._material, half.ratings, (), self._seed)
-        self._fine_tune(trial, trial / "model", len(half.ratings), NO_FOLD)
+        if not (has_shards(self._path / RATED) and has_shards(trial / RATED)):
+            surest = self._surest_unrated(len(rated.ratings))
+            for folder, ratings, held_out in (
+                (self._path, self._annotated.ratings, self._held_out),
+                (trial, half.ratings, ()),
+            ):
+                write_ratings(folder, self._material, [*ratings, *surest], held_out, self._seed)
+        n_added = _count_ratings(self._path) - len(self._annotated.ratings)
+        self._fine_tune(self._path, self._model, len(rated.ratings) + n_added, FOLD)
+        self._fine_tune(trial, trial / "model", len(half.ratings) + n_added, NO_FOLD)
         models = {"model": self._model, "with half of the ratings": trial / "model"}
         score, evaluation = score_ratings(self._path, models, len(half.ratings), self._device, self._seed)
         write_evaluation(evaluation, self._path / "cache" / "evaluation")
-        return score
+        return replace(score, added=n_added)
+
+    def _surest_unrated(self, n_ratings: int) -> list[RatingRow]:
+        """Ratings by the video model for training videos without any: a few rated videos do not teach a model which
+        videos lack a class. `n_ratings` are real ones, which these must not drown."""
+        unrated = set(self._training) - {row.video_id for row in self._annotated.ratings}
+        if not unrated:
+            return []
+        vocabulary = load_vocabulary(self._path)
+        as_it_is = self._export_as_it_is(self._trial("labels") / "as-it-is", vocabulary)
+        rows = [row for row in self._surest(as_it_is, TRAIN, vocabulary) if row.video_id in unrated]
+        return limit(rows, MOST_PER_RATING * n_ratings, self._seed)
 
     # --- without ratings ------------------------------------------------------------------------------
 
     def _from_labels(self) -> LabelScore:
         trial = self._trial("labels")
         vocabulary = load_vocabulary(self._path)
-        as_it_is, tuned = trial / "as-it-is", trial / "fine-tuned"
-        if not (as_it_is / WEIGHTS_NAME).exists():
-            self._export_as_it_is(as_it_is, vocabulary)
+        as_it_is, tuned = self._export_as_it_is(trial / "as-it-is", vocabulary), trial / "fine-tuned"
         if not has_shards(trial / RATED):
             ratings = [row for part in (TRAIN, VALID) for row in self._surest(as_it_is, part, vocabulary)]
             write_ratings(trial, self._material, ratings, self._held_out, self._seed)
-        n_ratings = int(load_index(trial / RATED, trial / "cache").rating_ends[-1])
-        self._fine_tune(trial, tuned, round(n_ratings * (1 - SHARE)), FOLD)
+        self._fine_tune(trial, tuned, round(_count_ratings(trial) * (1 - SHARE)), FOLD)
         score = score_labels(
             {
                 name: list(self._see(folder, VALID, vocabulary))
@@ -231,15 +245,18 @@ class _Fit:
         classes = [names[label] for label in vocabulary.labels.tolist()]
         return rate_surest(self._see(model, partition, vocabulary), classes)
 
-    def _export_as_it_is(self, folder: Path, vocabulary: Vocabulary) -> None:
-        """The video model as a classifier of segments."""
+    def _export_as_it_is(self, folder: Path, vocabulary: Vocabulary) -> Path:
+        """Save the video model as a segment classifier; returns the folder."""
+        if (folder / WEIGHTS_NAME).exists():
+            return folder
         base = open_folder(self._base)
         model = load_video_model(base, vocabulary)
         config = exported_config(video=BaseSection(model=model.config), pure_segment=PureSegmentSection(training=None))
         folder.mkdir(parents=True, exist_ok=True)
         save_model(folder, config, ContextAgnosticModel(model), vocabulary, base.features)
+        return folder
 
-    # --- what both have in common ---------------------------------------------------------------------
+    # --- shared ---------------------------------------------------------------------------------------
 
     def _fine_tune(self, data_dir: Path, model: Path, n_ratings: int, fold: Fold) -> None:
         config = data_dir / "segment.yaml"
@@ -253,7 +270,7 @@ class _Fit:
         return f"{words} --name {self._request.name} --data-dir {data_dir or self._path} --seed {self._seed}"
 
     def _trial(self, name: str) -> Path:
-        """A data folder with the same classes, for what is tried."""
+        """A data folder with the same classes, for trials."""
         folder = self._folder.scratch / name
         folder.mkdir(parents=True, exist_ok=True)
         for file in (NAMES_FILE, FILE_NAME):
@@ -272,4 +289,9 @@ class _Fit:
         try:
             train(model, data_dir, build, options)
         finally:
-            close_logger(logging.getLogger("yt8m"))  # of the training's own file
+            close_logger(logging.getLogger("yt8m"))  # close the training's log file
+
+
+def _count_ratings(data_dir: Path) -> int:
+    """The number of ratings in a data folder's rated shards."""
+    return int(load_index(data_dir / RATED, data_dir / "cache").rating_ends[-1])

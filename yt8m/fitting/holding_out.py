@@ -1,6 +1,6 @@
-"""Which videos are held out: never trained on, they say how good the model is.
+"""Choosing the held-out videos, which are never trained on and measure the model.
 
-Dimensions: V videos, K kinds of what is to be on both sides.
+Dimensions: V videos, K quantities to divide evenly.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from scipy.sparse import csr_matrix, diags
 from yt8m.fitting.annotated import Annotated
 
 SHARE = 0.2
-_DRAWING = 23  # apart from other uses of the same seed
-_MOST_EXCHANGES = 2000  # tried: of that many videos chance has made halves alike
+_DRAWING = 23  # key that separates this use of the seed from others
+_MOST_EXCHANGES = 2000  # tried; large sets are even by chance
 
 
 def hold_out(annotated: Annotated, seed: int, share: float = SHARE) -> list[str]:
-    """The ids of the videos to hold out, sorted: a `share` of all, and as nearly as can be of each class's.
+    """The sorted ids of the videos to hold out: a `share` of all and, as nearly as possible, of each class's.
 
-    That is of its labelled videos, of its ratings of 1 and of its ratings of 0.
+    That is of its labelled videos, its ratings of 1 and its ratings of 0.
     """
     videos = annotated.videos
     chosen = even_share(_kinds(annotated, videos), share, seed)
@@ -26,7 +26,7 @@ def hold_out(annotated: Annotated, seed: int, share: float = SHARE) -> list[str]
 
 
 def _kinds(annotated: Annotated, videos: Sequence[str]) -> csr_matrix:
-    """How often each video has what, (V, K): itself, each class's label, each class's ratings of 0 and of 1."""
+    """Quantities of each video, (V, K): 1, and each class's labels, ratings of 0 and ratings of 1."""
     rows = {video: row for row, video in enumerate(videos)}
     columns = {name: 3 * number + 1 for number, name in enumerate(annotated.classes)}
     entries = [(row, 0) for row in range(len(videos))]
@@ -37,10 +37,10 @@ def _kinds(annotated: Annotated, videos: Sequence[str]) -> csr_matrix:
 
 
 def even_share(kinds: csr_matrix, share: float, seed: int) -> np.ndarray:
-    """A share of V videos, (V,) bool, at least one, that has nearly the same share of everything in (V, K).
+    """A share of V videos, (V,) bool, at least one, with nearly the same share of each of the K quantities.
 
-    It begins with a random one and exchanges videos as long as that makes it more even: what is rare counts as much as
-    what is frequent.
+    Starts with a random share and exchanges videos while that makes it more even; rare quantities count as much as
+    frequent ones.
     """
     rng = np.random.default_rng((seed, _DRAWING))
     n_videos = kinds.shape[0]
@@ -51,18 +51,21 @@ def even_share(kinds: csr_matrix, share: float, seed: int) -> np.ndarray:
     chosen = np.zeros(n_videos, bool)
     chosen[rng.permutation(n_videos)[: max(round(share * n_videos), 1)]] = True
     excess = np.asarray(scaled[chosen].sum(axis=0)).ravel() - target
-    idle = 0
+    tried: set[int] = set()  # since the last exchange, without finding a better one
     for _ in range(_MOST_EXCHANGES):
         held = np.flatnonzero(chosen)
         leaving = int(rng.choice(held))
         without = excess - scaled[leaving].toarray().ravel()
-        costs = 2 * (scaled @ without) + squares  # beside what is the same for all
+        costs = 2 * (scaled @ without) + squares  # up to a constant
         costs[chosen] = np.inf
         costs[leaving] = 2 * (scaled[leaving] @ without)[0] + squares[leaving]
         entering = int(np.argmin(costs))
-        idle = idle + 1 if entering == leaving else 0
-        if idle > 4 * len(held):
-            break
+        if entering == leaving:
+            tried.add(leaving)
+            if len(tried) == len(held):
+                break
+            continue
+        tried.clear()
         chosen[leaving], chosen[entering] = False, True
         excess = without + scaled[entering].toarray().ravel()
     return chosen

@@ -1,17 +1,14 @@
-"""How little there may be to learn from. Imports nothing heavy: `--help` says it."""
+"""The least that a fit can learn from. Imports nothing heavy, for `--help`."""
 
 LEAST_CLASSES = 2
-LEAST_VIDEOS = 5  # labelled with a class, and as many that are not
-LEAST_RATINGS = 4  # of a class with either score
+LEAST_VIDEOS = 5  # with a class's label, and without it
+LEAST_RATINGS = 4  # of a class, of either score
 LEAST_RATED_VIDEOS = 12
 
 
 def minimum_text(with_ratings: bool) -> str:
-    """What it takes, in words."""
-    text = (
-        f"at least {LEAST_CLASSES} classes, each with {LEAST_VIDEOS} videos that have the label and {LEAST_VIDEOS} "
-        "that have not"
-    )
+    """The requirements, as text."""
+    text = f"at least {LEAST_CLASSES} classes, each with {LEAST_VIDEOS} labelled videos and {LEAST_VIDEOS} others"
     if not with_ratings:
         return text
     return (

@@ -1,4 +1,4 @@
-"""What held-out videos say of models: of their ratings or, without ratings, of their labels.
+"""Scores of models on the ratings of held-out videos or, without ratings, on their labels.
 
 Dimensions: L seconds of a video, S segments of a video, C classes, M models, R ratings, V videos.
 """
@@ -22,15 +22,15 @@ from yt8m.scoring.evaluation import Evaluation, Setting, Subject, evaluate
 from yt8m.scoring.held_out import HeldOutRatings
 from yt8m.scoring.mean_average_precision import area_under_roc, places_by_score, resampled_areas
 
-THRESHOLD = 0.5  # that `localize` has, too
+THRESHOLD = 0.5  # the default of `localize`
 _RESAMPLES = 1000
 _BATCH_SIZE = 128
-_TAILS = 2.5, 97.5  # percent: what an interval leaves out
+_TAILS = 2.5, 97.5  # percentiles at the ends of an interval
 
 
 @dataclass(frozen=True)
 class Area:
-    """ROC AUC, 0 to 1, and what holds 95 % of it when videos are drawn anew."""
+    """ROC AUC, 0 to 1, and its 95 % interval over resampled videos."""
 
     value: float
     low: float
@@ -39,7 +39,7 @@ class Area:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """A class's held-out ratings, how many of them are 1, and ROC AUC, NaN where all agree."""
+    """The numbers of a class's held-out ratings and of those of 1, and ROC AUC, NaN if all agree."""
 
     name: str
     ratings: int
@@ -49,9 +49,10 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class RatingScore:
-    """How a model does on held-out ratings; `precision` and `recall` at `THRESHOLD`, NaN where nothing counts.
+    """Scores of a model on held-out ratings; `precision` and `recall` at `THRESHOLD`, NaN if undefined.
 
-    `half_ratings`: so many another model was fine-tuned on; its AUC is `half`, and `gain` what ours has more.
+    `half`: AUC of another model, fine-tuned on `half_ratings`, and `gain` of ours over it. `added`: number of pseudo
+    ratings, for videos without ratings.
     """
 
     videos: int
@@ -65,12 +66,13 @@ class RatingScore:
     half_ratings: int
     half: Area
     gain: Area
+    added: int = 0
 
 
 def score_ratings(
     data_dir: Path, models: dict[str, Path], half_ratings: int, device: torch.device, seed: int
 ) -> tuple[RatingScore, Evaluation]:
-    """Two models, by name, on the ratings that `FOLD` holds out: ours, and one of `half_ratings`."""
+    """Measure two models, ours and one of `half_ratings`, by name, on the ratings held out by `FOLD`."""
     vocabulary = load_vocabulary(data_dir)
     index = load_index(data_dir / RATED, data_dir / "cache")
     shards = split_fold(index, FOLD)[1]
@@ -122,7 +124,7 @@ class SeenVideo:
 
 
 def see_videos(folder: ModelFolder, index: Index, vocabulary: Vocabulary, device: torch.device) -> Iterator[SeenVideo]:
-    """What a segment model says of all segments of all videos of an index that have any."""
+    """The probabilities of a segment model for all segments of an index."""
     localizer = Localizer([folder], Computation(device, trim=EVERYTHING))
     columns = localizer.vocabulary.classes(vocabulary.labels)
     dataset = WholeVideoDataset(index, np.flatnonzero(index.n_frames > 0))
@@ -140,10 +142,10 @@ AS_IT_IS, TUNED = "as it is", "fine-tuned"
 
 @dataclass(frozen=True)
 class LabelScore:
-    """How well the highest probability of a video's segments tells its labels, on so many held-out `videos`.
+    """How well the highest probability among a video's segments predicts its labels, on held-out `videos`.
 
-    `areas`: ROC AUC, 0 to 1, by the way the model was made, and then by class, NaN where all videos or none have it;
-    `means` over the classes; `chosen`: the way that measures best.
+    `areas`: ROC AUC, 0 to 1, by the way the model was made and by class, NaN if all videos or none have it; `means`
+    over the classes; `chosen`: the best way.
     """
 
     videos: int
@@ -151,17 +153,18 @@ class LabelScore:
 
     @property
     def means(self) -> dict[str, float]:
-        """The mean over the classes of each."""
-        return {way: float(np.nanmean([*areas.values()])) for way, areas in self.areas.items()}
+        """The mean over the classes of each; NaN where none is defined."""
+        defined = {way: [area for area in areas.values() if not np.isnan(area)] for way, areas in self.areas.items()}
+        return {way: float(np.mean(areas)) if areas else float("nan") for way, areas in defined.items()}
 
     @property
     def chosen(self) -> str:
-        """The way that measures best, of equal ones `TUNED`."""
-        return TUNED if self.means[TUNED] >= self.means[AS_IT_IS] else AS_IT_IS
+        """The way with the highest mean; `TUNED` on a tie."""
+        return AS_IT_IS if self.means[TUNED] < self.means[AS_IT_IS] else TUNED
 
 
 def score_labels(seen: dict[str, list[SeenVideo]], vocabulary: Vocabulary) -> LabelScore:
-    """Of the same held-out videos as each model sees them."""
+    """Score models on the same held-out videos, by the way the model was made."""
     areas = {}
     for way, videos in seen.items():
         highest = np.stack([video.probabilities.max(axis=0) for video in videos])

@@ -1,4 +1,4 @@
-"""What a fit has come to, in words."""
+"""The summary of a fit."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from yt8m.data.partitions import PARTITIONS
 from yt8m.fitting.data import VALID
 from yt8m.fitting.measuring import AS_IT_IS, THRESHOLD, Area, ClassScore, LabelScore, RatingScore
 
-WEAK = 0.8  # an AUC below
-FEW = 3  # held-out ratings of a score, below which a class's AUC says next to nothing
+WEAK = 0.8  # AUC below which a class is weak
+FEW = 3  # held-out ratings of a score, below which a class's AUC is unreliable
 _WAYS = {AS_IT_IS: "the video model as it is", "fine-tuned": "fine-tuned on the segments that it is surest of"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The data folder that was made, the model in it, whether it is about films, and what the held-out videos say."""
+    """The resulting data folder, the model in it, whether it is for films, the held-out videos and their score."""
 
     folder: Path
     model: Path
@@ -26,7 +26,7 @@ class Outcome:
     score: RatingScore | LabelScore
 
     def lines(self) -> list[str]:
-        """A summary for people."""
+        """The summary, line by line."""
         score = self.score
         (stem,) = (part.stem for part in PARTITIONS if part.folder == VALID)
         example = "film.mp4" if self.is_of_films else self.folder / VALID / f"{stem}0000.tfrecord"
@@ -44,6 +44,8 @@ def _rating_lines(score: RatingScore) -> list[str]:
         "them 1"
     )
     lines = [
+        *[f"also trained on {score.added:,} segments of videos without ratings, as the video model rates them"]
+        * (score.added > 0),
         head,
         f"AUC {_area(score.auc)}: how often a segment rated 1 comes before one rated 0; 0.5 is chance",
         f"MAP {score.mean_average_precision:.2f}; at probability {THRESHOLD:g}: precision {_share(score.precision)}, "
@@ -53,7 +55,7 @@ def _rating_lines(score: RatingScore) -> list[str]:
     lines += [f"  {row.name:{width}}  {_class_text(row)}" for row in score.classes]
     weak = [row.name for row in score.classes if row.auc < WEAK]
     if weak:
-        lines.append(f"weak: {listed(weak)}; rate more segments of these, above all 1s and what looks like them")
+        lines.append(f"weak: {listed(weak)}; rate more segments of these, especially 1s and look-alikes")
     lines.append(_gain_text(score))
     return lines
 
@@ -63,7 +65,7 @@ def _class_text(row: ClassScore) -> str:
     if math.isnan(row.auc):
         return f"{text}: all alike, not measured"
     few = min(row.positive, row.ratings - row.positive) < FEW
-    return f"{text}: AUC {row.auc:.2f}" + ", of too few to rely on" * few
+    return f"{text}: AUC {row.auc:.2f}" + ", too few to rely on" * few
 
 
 def _gain_text(score: RatingScore) -> str:
@@ -81,17 +83,23 @@ def _label_lines(score: LabelScore) -> list[str]:
     lines = [
         f"without ratings; held out: {counted(score.videos, 'labelled video')}",
         "AUC of the highest probability in a video against its labels, the mean over the classes:",
-        *(f"  {score.means[way]:.3f}  {text}" for way, text in _WAYS.items()),
-        f"taken: {_WAYS[score.chosen]}",
+        *(f"  {_mean(score.means[way])}  {text}" for way, text in _WAYS.items()),
+        f"chosen: {_WAYS[score.chosen]}",
     ]
     areas = score.areas[score.chosen]
     width = max(map(len, areas))
     lines += [f"  {name:{width}}  {'not measured' if math.isnan(a) else f'AUC {a:.2f}'}" for name, a in areas.items()]
-    return [*lines, "this measures which videos, not when in them: only ratings can say how good the times are"]
+    return [*lines, "this measures which videos show a class, not when: only ratings measure times"]
 
 
 def _area(area: Area) -> str:
+    if math.isnan(area.low):
+        return f"{area.value:.3f} (no interval: too few videos)"
     return f"{area.value:.3f} (95 %: {area.low:.3f} to {area.high:.3f})"
+
+
+def _mean(value: float) -> str:
+    return "not measured" if math.isnan(value) else f"{value:.3f}"
 
 
 def _share(value: float) -> str:

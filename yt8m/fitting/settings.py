@@ -1,4 +1,4 @@
-"""The sizes of models and trainings that suit some data, as the configurations that the trainers take."""
+"""Sizes of models and trainings for given data, as configurations for the trainers."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _LONGEST = 150  # frames of a video in a training
 
 @dataclass(frozen=True)
 class Sizes:
-    """What there is to learn from: videos and the seconds of a usual one, ratings, classes, and widths of a frame."""
+    """Sizes of the training data: videos, median seconds of a video, ratings, classes, and widths of a frame."""
 
     videos: int
     seconds: int
@@ -29,18 +29,18 @@ class Sizes:
 def video_settings(sizes: Sizes) -> dict[str, Any]:
     """The section `video` for pre-training: gated DBoF.
 
-    What was measured, on 24 spliced films, is how spans overlap in films that were not seen, over one or two seeds.
+    Measured on 24 spliced films: the overlap of spans in unseen films, over one or two seeds.
 
-    | what | from | measured |
+    | setting | value | measured |
     |---|---|---|
     | hidden units | twice the frame's width, at most 256, or 512 from 500 videos on | |
-    | units above | 32 a class, 32 to 256 | 8 a class: training losses two to three times as high |
-    | dropout | 0.7 under 100 videos, else 0.5 | 0.2 to 0.5: spans of other classes; 0.8: with one seed, too |
-    | gating | as published | without it worse with one seed, better with the other |
-    | steps | 34 · videos ** 0.4: 121 for 24, 650 for 1,600 | twice as many for 24: spans of other classes |
+    | units above | 32 per class, 32 to 256 | 8 per class: training losses two to three times as high |
+    | dropout | 0.7 below 100 videos, else 0.5 | 0.2 to 0.5: spans of wrong classes; 0.8: likewise, with one seed |
+    | gating | as published | without: worse with one seed, better with the other |
+    | steps | 34 · videos ** 0.4: 121 for 24, 650 for 1,600 | twice as many for 24: spans of wrong classes |
     | batch | a quarter of the videos, 4 to 64, a power of 2 | |
 
-    The last step's weights are exported: the held-out videos choose none.
+    Exports the last step's weights; held-out videos do not choose any.
     """
     steps = round(34 * sizes.videos**0.4)
     return {
@@ -73,9 +73,9 @@ def segment_settings(sizes: Sizes) -> dict[str, Any]:
     """The section `pure_segment` for fine-tuning on so many ratings.
 
     Steps: 28 times the square root of the ratings, 320 for 132; batches of a quarter of the ratings, 8 to 128, a power
-    of 2. Segments are seen with a second on either side: with none spans are worse. Negatives weigh more than in the
-    challenge, where a ranking was all that counted: here probabilities meet a threshold. As for `video_settings` the
-    last step's weights are exported.
+    of 2. Segments include a second on either side; without, spans are worse. Negatives weigh more than in the
+    challenge, where only the ranking counted, since here probabilities meet a threshold. Exports the last step's
+    weights, as `video_settings`.
     """
     steps = round(28 * math.sqrt(sizes.ratings))
     return {
@@ -96,15 +96,14 @@ def segment_settings(sizes: Sizes) -> dict[str, Any]:
 
 
 def write_settings(path: Path, settings: dict[str, Any], command: str) -> None:
-    """Write a configuration that names the command that takes it. Raises `UserError` for one that somebody changed."""
+    """Write a configuration that names its command. Raises `UserError` if the file was changed."""
     text = f"# {command}\n{yaml.safe_dump(settings, sort_keys=False)}"
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     elif path.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{path}: is not as this command writes it; give your own one another name and train with the command in "
-            "its first line, or remove it"
+            f"{path}: was changed; rename your configuration and train with the command in its first line, or remove it"
         )
 
 

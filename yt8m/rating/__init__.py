@@ -1,1 +1,1 @@
-"""Rating segments of films in the browser, and choosing which are worth a rating."""
+"""Rating segments of films in the browser, and choosing the most useful ones."""

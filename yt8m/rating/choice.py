@@ -1,4 +1,4 @@
-"""Which segment is worth a rating next: the rule of the page, measured by `benchmarks/rating_choice.py`.
+"""The rule that chooses the next segment to rate, measured by `benchmarks/rating_choice.py`.
 
 Dimensions: Q questions.
 """
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Of a model's probabilities the one of which an answer teaches most. Answers "yes" move a model three times as far as
-# answers "no" (a rating weighs its score + 0.5), so that it is less than 0.5.
+# The probability at which an answer teaches a model most: below 0.5, since a "yes" moves it three times as far as a
+# "no" (a rating weighs its score + 0.5).
 TELLING_PROBABILITY = 0.3
 
 
@@ -16,8 +16,8 @@ TELLING_PROBABILITY = 0.3
 class Questions:
     """Does class `classes[q]` appear in the 5 seconds from second `starts[q]` of film `films[q]`?
 
-    All are (Q,), films and classes numbers from 0 on. `probabilities` is what a model says, 0 to 1, nan where it says
-    nothing; None without a model.
+    All are (Q,); films and classes are numbered from 0. `probabilities` are a model's, 0 to 1, NaN where unknown; None
+    without a model.
     """
 
     films: np.ndarray
@@ -30,10 +30,10 @@ class Questions:
 
 
 class Chooser:
-    """Chooses among questions: first the classes, then the films that have been asked about least.
+    """Chooses questions of the classes, then of the films asked about least.
 
-    Of what is left, the question whose probability is next to `telling`; without a model a random one. The same seed,
-    questions and answers make the same choice.
+    Among these, the question with the probability nearest to `telling`; without a model a random one. The same seed,
+    questions and answers give the same choice.
     """
 
     def __init__(self, questions: Questions, seed: int, telling: float = TELLING_PROBABILITY) -> None:
@@ -41,15 +41,14 @@ class Chooser:
         order = np.random.default_rng(seed).permutation(len(questions))
         if questions.probabilities is not None:
             distances = np.abs(questions.probabilities - telling)
-            order = order[np.argsort(distances[order], kind="stable")]  # nan comes last
+            order = order[np.argsort(distances[order], kind="stable")]  # NaN comes last
         self._places = np.empty(len(questions), np.int64)  # in that order
         self._places[order] = np.arange(len(questions))
 
     def choose(self, free: np.ndarray, asked: np.ndarray) -> int | None:
-        """The next question; None if there is none.
+        """The next question among the `free` (Q,) ones, None if there is none.
 
-        Of the questions that are `free` (Q,) to be asked; `asked` (Q,) are those that have been asked, whatever the
-        answers. Both bool.
+        `asked` (Q,): questions asked so far, whatever the answers. Both bool.
         """
         left = np.flatnonzero(free)
         for groups in (self.questions.classes, self.questions.films):

@@ -1,4 +1,4 @@
-"""The films of a folder: what they are called, how long they are, and which file a browser is to play."""
+"""The films of a folder: their ids, durations, and the files for the browser."""
 
 import logging
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Film:
-    """A film: `video_id` as in the features, `path` of the file, `name` of it below its folder, and how many `seconds`
-    long it is."""
+    """A film: `video_id` as in the features, `path` of the file, `name` relative to the folder, and duration in
+    `seconds`."""
 
     video_id: str
     path: Path
@@ -24,27 +24,27 @@ class Film:
 
     @property
     def converted(self) -> Path:
-        """Where a copy is looked for that browsers play: hidden, so that it is not taken for a further film."""
+        """The path of a copy that browsers play: hidden, so that it does not count as another film."""
         return self.path.with_name(f".{self.path.name}.mp4")
 
     @property
     def conversion(self) -> tuple[str, ...]:
-        """The command line that makes the copy."""
+        """The command that makes the copy."""
         codecs = "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"
         return ("ffmpeg", "-i", str(self.path), *codecs, str(self.converted))
 
     def played(self, folder: Path) -> Path | None:
-        """The file to be played, the copy if there is one; None if it is gone, or leads out of `folder`."""
+        """The file to play, the copy if it exists; None if it is missing or outside `folder`."""
         path = self.converted if self.converted.exists() else self.path
         return path.resolve() if is_inside(path, folder) else None
 
 
 def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
-    """The films in a folder and the folders below it, sorted by name.
+    """The films in a folder and its subfolders, sorted by name.
 
-    `listing`: what `extract_features` has written of films, or None; those that it lacks are called as a new
-    `extract_features` calls them. What is no film, or lies elsewhere behind a link, is left out, with
-    a warning. Raises `UserError` if none is left.
+    `listing`: the table of films by `extract_features`, or None; other films get the ids that `extract_features` would
+    give them. Files that are not films, and links out of the folder, are left out with a warning. Raises `UserError` if
+    no film is left.
     """
     if not folder.is_dir():
         raise UserError(f"--videos {folder}: no such folder")
@@ -59,24 +59,24 @@ def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
             _, listed_seconds = known.get(path, ("", seconds))
             films.append(Film(ids[path], path, path.relative_to(root).as_posix(), min(seconds, listed_seconds)))
     if not films:
-        raise UserError(f"--videos {folder}: no film in it that can be read")
+        raise UserError(f"--videos {folder}: no readable film in it")
     return films
 
 
 def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a file is there and, links resolved, below a folder."""
+    """Whether a file exists and, with links resolved, is in a folder or its subfolders."""
     return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_own(path: Path, folder: Path) -> bool:
     own = is_inside(path, folder) and path.is_relative_to(folder)
     if not own:
-        LOGGER.warning("%s: leads out of %s, or nowhere; left out", path, folder)
+        LOGGER.warning("%s: links out of %s, or is broken; left out", path, folder)
     return own
 
 
 def film_seconds(path: Path) -> float | None:
-    """How long a film is; None, with a warning, for a file that cannot be read or has no moving pictures."""
+    """The duration of a film; None, with a warning, for an unreadable file or one without moving pictures."""
     from yt8m.films.container import open_container
     from yt8m.films.pyav import av
 
@@ -101,7 +101,7 @@ def film_seconds(path: Path) -> float | None:
 
 
 def _read_listing(path: Path) -> dict[Path, tuple[str, float]]:
-    """Id and seconds of the films that a listing has, by their absolute paths."""
+    """Ids and seconds of the films of a listing, by absolute path."""
     known: dict[Path, tuple[str, float]] = {}
     faults = Faults(path)
     for line, (video_id, name, text) in read_table(path, COLUMNS[:3]):

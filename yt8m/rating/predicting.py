@@ -1,4 +1,4 @@
-"""What models say of the segments of films, from features that have been extracted.
+"""Probabilities of films' segments, from a model and extracted features.
 
 Dimensions: S segments of a film, C classes of a model.
 """
@@ -26,11 +26,11 @@ LOGGER = logging.getLogger(__name__)
 
 
 class SegmentJudge:
-    """A model that tells how probable its classes are in segments: a segment model or, where no segment has been rated
-    so far, a video model, which takes a segment for a whole video. `vocabulary`: its classes."""
+    """A model that judges segments: a segment model or, before any segment is rated, a video model, which treats
+    segments as whole videos. `vocabulary`: its classes."""
 
     def __init__(self, path: Path, device: str) -> None:
-        """The model of a folder. Raises `UserError`."""
+        """Load the model of a folder. Raises `UserError`."""
         self._folder = open_folder(path)
         self.vocabulary: Vocabulary = self._folder.vocabulary()
         computation = Computation(resolve_device(device), trim=EVERYTHING)
@@ -47,13 +47,13 @@ class SegmentJudge:
         return probabilities
 
     def judge_folder(self, folder: Path, video_ids: Collection[str]) -> Judgement:
-        """What it says of the films with these ids of which there are features in the shards below a folder.
+        """Judge the films with these ids whose features are in shards in a folder or its subfolders.
 
-        Raises `UserError` for a folder without shards, for other features than the model's, and for damaged ones.
+        Raises `UserError` for a folder without shards, features other than the model's, and damaged ones.
         """
         shards = sorted(folder.rglob("*.tfrecord"))
         if not shards:
-            raise UserError(f"--features {folder}: no shard (.tfrecord) in it, nor below")
+            raise UserError(f"--features {folder}: no shard (.tfrecord) in it or its subfolders")
         found: dict[str, np.ndarray] = {}
         with Progress("looking at films", len(video_ids), "film", LOGGER) as progress:
             for shard in shards:

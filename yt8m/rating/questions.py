@@ -1,4 +1,4 @@
-"""Which questions there are about films: segments, and the classes that each is to be rated for."""
+"""Questions about films: the classes to rate each segment for."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ LOGGER = logging.getLogger(__name__)
 def classes_of_films(
     films: Sequence[Film], rows: Sequence[LabelRow] | None, wanted: Sequence[str] | None, source: Path | None
 ) -> list[list[str]]:
-    """The classes that each film is to be rated for: its labels among the `wanted` ones, None for any; without labels
-    all that are wanted.
+    """The classes to rate each film for: its labels among the `wanted` ones, None for all labels; without labels all
+    wanted ones.
 
-    `rows` of labels come from the file `source`. Raises `UserError` for a wanted class that no film is labelled with,
-    and if nothing is left.
+    `rows` of labels come from the file `source`. Raises `UserError` for a wanted class without labelled films, and if
+    nothing is left.
     """
     chosen = None if wanted is None else list(dict.fromkeys(map(plain_label, wanted)))
     for label in chosen or ():
         if not label or not label.isprintable():
-            raise UserError(f"--classes: {label!r} is no name of a class")
+            raise UserError(f"--classes: {label!r} is not a valid class name")
     if rows is None:
         return [list(chosen or ()) for _ in films]
     own: dict[str, list[str]] = {film.video_id: [] for film in films}
@@ -41,25 +41,23 @@ def classes_of_films(
             )
     for row in rows:
         if not row.label.isprintable():
-            raise UserError(f"{source}: line {row.line}: label {row.label!r} has letters that cannot be printed")
+            raise UserError(f"{source}: line {row.line}: label {row.label!r} has unprintable characters")
         if row.video_id in own and (chosen is None or row.label in chosen):
             own[row.video_id].append(row.label)
     bare = [video_id for video_id, labels in own.items() if not labels]
     if len(bare) == len(own):
         raise UserError(
-            f"{source}: says nothing of the films, which are called {listed(list(own))}; its videos are called "
+            f"{source}: has no label of any film; the films' ids are {listed(list(own))}, those in the table "
             f"{listed(list(dict.fromkeys(row.video_id for row in rows)))}"
         )
     if bare:
-        LOGGER.info(
-            "%s without a label in %s: nothing is asked about %s", counted(len(bare), "film"), source, listed(bare)
-        )
+        LOGGER.info("%s without a label in %s left out: %s", counted(len(bare), "film"), source, listed(bare))
     return [own[film.video_id] for film in films]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a model says: `probabilities` (segments, C) by video id, of the classes of `vocabulary`."""
+    """A model's `probabilities` (segments, C) by video id, for the classes of `vocabulary`."""
 
     probabilities: Mapping[str, np.ndarray]
     vocabulary: Vocabulary
@@ -68,10 +66,10 @@ class Judgement:
 def list_questions(
     films: Sequence[Film], classes: Sequence[Sequence[str]], judgement: Judgement | None = None
 ) -> tuple[Questions, list[str]]:
-    """All questions about the whole segments of films, each for its `classes`, and the names of all classes, sorted.
+    """The questions about all full segments of films, each for its `classes`, and the sorted names of all classes.
 
-    Where a film's features end before it does, so do its questions. Raises `UserError` if there is no question, or none
-    that the model has anything to say about.
+    If a film's features end early, so do its questions. Raises `UserError` if there is no question, or none that the
+    model can judge.
     """
     labels = sorted({label for own in classes for label in own})
     numbers = {label: number for number, label in enumerate(labels)}
@@ -86,7 +84,7 @@ def list_questions(
                 value = np.nan if known is None or column is None else float(known[segment, column])
                 rows.append((number, segment * SEGMENT_SECONDS, numbers[label], value))
     if not rows:
-        raise UserError(f"no film is {SEGMENT_SECONDS} seconds long or longer; there is nothing to rate")
+        raise UserError(f"no film is at least {SEGMENT_SECONDS} seconds long; there is nothing to rate")
     table = np.array(rows)
     numbered, starts, rated = table[:, :3].astype(np.int64).T
     if judgement is None:
@@ -98,21 +96,21 @@ def list_questions(
 def _say_what_is_unknown(
     films: Sequence[Film], labels: Sequence[str], columns: Sequence[int | None], judgement: Judgement
 ) -> None:
-    """Warn of films and classes that a model says nothing of. Raises `UserError` if it says nothing at all."""
+    """Warn of films and classes that a model cannot judge. Raises `UserError` if it can judge none."""
     films_unknown = [film.video_id for film in films if film.video_id not in judgement.probabilities]
     labels_unknown = [label for label, column in zip(labels, columns) if column is None]
     for unknown, known, what in (
-        (films_unknown, films, "--features: has no features of these films"),
-        (labels_unknown, labels, "--model: does not know these classes"),
+        (films_unknown, films, "--features: lacks these films"),
+        (labels_unknown, labels, "--model: lacks these classes"),
     ):
         if len(unknown) == len(known):
-            raise UserError(f"{what}: {listed(unknown)}; leave out --model, or name one that was made for them")
+            raise UserError(f"{what}: {listed(unknown)}; leave out --model, or name one that has them")
         if unknown:
-            LOGGER.warning("%s: %s; there, segments are chosen at random", what, listed(unknown))
+            LOGGER.warning("%s: %s; their segments are chosen at random", what, listed(unknown))
 
 
 def shown_names(labels: Sequence[str], vocabulary: Vocabulary | None) -> list[str]:
-    """What to call classes on the page: a label id by its name, if the vocabulary has one."""
+    """Names of classes for the page: for a label id, its name in the vocabulary, if it has one."""
     columns = [None if vocabulary is None else _column(label, vocabulary) for label in labels]
     return [
         label if vocabulary is None or column is None else vocabulary.names[column]
@@ -121,7 +119,7 @@ def shown_names(labels: Sequence[str], vocabulary: Vocabulary | None) -> list[st
 
 
 def _column(label: str, vocabulary: Vocabulary) -> int | None:
-    """The class that a label is; None if the vocabulary lacks it, or has several of that name."""
+    """The class of a label; None if the vocabulary lacks it or has several of that name."""
     try:
         found = find_classes([label], vocabulary)
     except UserError:

@@ -1,4 +1,4 @@
-"""The file of ratings, `vid,start,label,score`: every rating is on the disk before the next question is asked."""
+"""The file of ratings, `vid,start,label,score`: every rating is on disk before the next question."""
 
 import csv
 import io
@@ -17,15 +17,15 @@ Key = tuple[str, int, str]  # video id, start second, label
 
 
 class RatingsFile:
-    """Ratings by (video id, start second, label), each in the file once; `scores` has them in the order of the file.
+    """Unique ratings by (video id, start second, label); `scores` has them in file order.
 
-    One process at a time may write, and one thread.
+    Only one process and thread may write at a time.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open or make the file; a last line that a killed process has left unfinished goes.
+        """Open or create the file; an unfinished last line, from a killed process, is removed.
 
-        Raises `UserError` for a file of another form.
+        Raises `UserError` for a file of another format.
         """
         self.path = path
         self.scores: dict[Key, int] = {}
@@ -33,14 +33,14 @@ class RatingsFile:
         header = content.partition(b"\n")[0]
         if b"\n" in content and header.decode("utf-8-sig", "replace").strip() != HEADER.strip():
             raise UserError(
-                f"{path}: expected the first line to be {HEADER.strip()}; name another file with --ratings, or save "
-                "this one with these columns alone, separated by commas"
+                f"{path}: expected the first line {HEADER.strip()}; name another file with --ratings, or save this one "
+                "with only these columns, separated by commas"
             )
         if b"\n" not in content and not HEADER.encode().startswith(content.strip()):
-            raise UserError(f"{path}: is no file of ratings; name another one with --ratings")
+            raise UserError(f"{path}: not a file of ratings; name another one with --ratings")
         whole = _whole_lines(content)
         if len(whole) < len(content):
-            LOGGER.warning("%s: the last line was not finished, and goes: %r", path, content[len(whole) :])
+            LOGGER.warning("%s: removed the unfinished last line: %r", path, content[len(whole) :])
             with replacing(path) as temporary:
                 temporary.write_bytes(whole)
         if whole.partition(b"\n")[2].strip():
@@ -49,7 +49,7 @@ class RatingsFile:
             self._replace(self.scores)
 
     def add(self, key: Key, score: int) -> None:
-        """Write a rating, 0 or 1; one of the same key is replaced. What fails leaves the file as it was."""
+        """Write a rating, 0 or 1, replacing one of the same key. A failure leaves the file unchanged."""
         if key in self.scores:
             self.remove(key)
         line = _lines({key: score})
@@ -68,7 +68,7 @@ class RatingsFile:
         self.scores[key] = score
 
     def remove(self, key: Key) -> None:
-        """Take a rating back. What fails leaves the file as it was."""
+        """Remove a rating. A failure leaves the file unchanged."""
         self._replace({other: score for other, score in self.scores.items() if other != key})
 
     def _replace(self, scores: dict[Key, int]) -> None:
@@ -89,7 +89,7 @@ def _lines(scores: dict[Key, int]) -> bytes:
 
 
 def _whole_lines(content: bytes) -> bytes:
-    """All lines, the last one only if it lacks nothing but its end."""
+    """All complete lines; the last one may lack its line break."""
     *whole, last = content.splitlines(keepends=True) or [b""]
     if last.endswith(b"\n"):
         return content

@@ -1,7 +1,7 @@
-"""The server of the page: for this machine alone, and for those who know the address with its random token.
+"""The server of the page, for this machine only and for those who know the address with its random token.
 
-Everything else, another host name, page of origin, token or path, gets an empty answer: 403 or 404. Nothing in an
-address is a path; films are numbers.
+Requests with another host name, origin, token or path get an empty 403 or 404. Addresses contain no file paths; films
+are numbers.
 """
 
 import hmac
@@ -42,17 +42,17 @@ Answer = dict[str, Any]
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Does not print a line for every request: the address is a secret."""
+    """Prints no line per request: the address is a secret."""
 
     def log(self, type: str, message: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
-        """As `WSGIRequestHandler` has it."""
+        """See `WSGIRequestHandler`."""
         LOGGER.debug(message, *args)
 
 
 class RatingServer:
-    """Serves the page at `address`, whose port is chosen if `port` is 0.
+    """Serves the page at `address`, on any free port if `port` is 0.
 
-    Films are read from `folder` alone. Raises `UserError` if the port is taken.
+    Films are read only from `folder`. Raises `UserError` if the port is taken.
     """
 
     def __init__(self, windows: RatingWindows, folder: Path, title: str, port: int = 0) -> None:
@@ -72,15 +72,15 @@ class RatingServer:
         self.address = f"http://{place}/{token}/"
 
     def serve(self) -> None:
-        """Answer requests until `stop`, or Ctrl-C."""
+        """Answer requests until `stop` or Ctrl-C."""
         self._server.serve_forever()
 
     def stop(self) -> None:
-        """Have `serve` return; from another thread."""
+        """Make `serve` return; call it from another thread."""
         self._server.shutdown()
 
     def close(self) -> None:
-        """Give the port back."""
+        """Release the port."""
         self._server.server_close()
 
 
@@ -92,9 +92,9 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
 
     @app.before_request
     def check() -> None:
-        """Turn away whoever is not the page."""
+        """Reject requests that are not from the page."""
         if request.host != place:
-            abort(403)  # a foreign name that leads to this machine
+            abort(403)  # a foreign host name that resolves to this machine
         if request.headers.get("Origin", "" if request.method == "POST" else origin) != origin:
             abort(403)
         if not hmac.compare_digest(request.path.split("/")[1].encode(), token.encode()):
@@ -102,38 +102,38 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
 
     @app.after_request
     def protect(response: Response) -> Response:
-        """Keep what is served out of other pages and out of caches."""
+        """Keep responses out of other pages and caches."""
         response.headers.update(_HEADERS)
         return response
 
     @app.errorhandler(HTTPException)
     def say_nothing(error: HTTPException) -> Response:
-        """An empty body."""
+        """Respond with an empty body."""
         return Response(status=error.code)
 
     @app.errorhandler(OSError)
     def say_why(error: OSError) -> tuple[Answer, int]:
-        """An answer could not be written."""
+        """Respond to an answer that could not be written."""
         LOGGER.error("%s: %s", error.filename or windows.file.path, error.strerror or error)
         return {"error": f"{windows.file.path}: {error.strerror or error}"}, 507
 
     @app.get(f"/{token}/")
     @app.get(f"/{token}/<any('rate.css', 'rate.js'):name>")
     def page(name: str = "") -> Response:
-        """The page, and what belongs to it."""
+        """The page and its files."""
         file, kind = _PAGE[name]
         return Response(files("yt8m.rating").joinpath("page", file).read_bytes(), mimetype=kind)
 
     @app.get(f"/{token}/film/<int:number>")
     def film(number: int) -> Response:
-        """A film, or the part of it that is asked for."""
+        """A film, or the requested range of it."""
         path = windows.films[number].played(folder) if number < len(windows.films) else None
         if path is None:
             abort(404)
         return send_file(path, conditional=True)
 
     def told(kind: type, name: str) -> Any:
-        """A value of the request's JSON, of this type. Ends the request if it is not there."""
+        """A value of this type from the request's JSON. Aborts the request if it is missing."""
         value = content.get(name) if isinstance(content := request.get_json(silent=True), dict) else None
         if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             abort(400)
@@ -142,7 +142,7 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
         return value
 
     def reply(act: Callable[[str], Answer]) -> tuple[Answer, int]:
-        """What the page shows after an act of its window; 409 for an answer to what it was not asked."""
+        """The page's state after an action of its window; 409 for an answer to a question it was not asked."""
         window = told(str, "window")
         try:
             return act(window) | {"title": title}, 200
@@ -166,7 +166,7 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
 
     @app.post(f"/{token}/undo")
     def undo() -> tuple[Answer, int]:
-        """The last answer is taken back."""
+        """Take back the last answer."""
         return reply(windows.undo)
 
     @app.post(f"/{token}/unplayable")

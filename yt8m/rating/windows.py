@@ -1,4 +1,4 @@
-"""What windows are asked and what they answer: no segment is asked of two at once, and every answer is kept at once."""
+"""Questions and answers of browser windows: no segment is in two windows at once, and answers are saved at once."""
 
 import shlex
 import threading
@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 
 from yt8m.data.frames import SEGMENT_SECONDS
+from yt8m.fitting.least import LEAST_RATINGS
 from yt8m.rating.choice import Chooser
 from yt8m.rating.films import Film
 from yt8m.rating.ratings_file import Key, RatingsFile
 
-OPEN, NO, YES, SKIPPED = -1, 0, 1, 2  # what became of a question
-LEASE_SECONDS = 900.0  # of silence after which a window's question may be asked of another
+OPEN, NO, YES, SKIPPED = -1, 0, 1, 2  # states of a question
+LEASE_SECONDS = 900.0  # of silence after which another window may get a window's question
 
 
 class NotAskedError(ValueError):
-    """An answer of a window to what it was not asked, or is no longer."""
+    """A window's answer to a question that it was not asked, or no longer has."""
 
 
 @dataclass
 class Window:
-    """A window: the question that it shows, what it has answered, oldest first, and when it was last heard of."""
+    """A window: its question, its answered questions, oldest first, and the time of its last request."""
 
     question: int | None
     answered: list[int]
@@ -32,10 +33,10 @@ class Window:
 
 
 class RatingWindows:
-    """The questions about some films, and their answers in a file. Its methods may be called by several threads.
+    """The questions about films, and their answers in a file. Thread-safe.
 
-    `labels` of the classes, as the file has them, and their `names` for people; `command`: what to type next. Questions
-    that are answered in the file already are not asked again. All methods but `leave` return what the page shows.
+    `labels` of the classes for the file, and their `names` for the page; `command`: the command to run next. Questions
+    answered in the file are not asked again. All methods except `leave` return the page's state.
     """
 
     def __init__(
@@ -52,22 +53,22 @@ class RatingWindows:
         self._questions = chooser.questions
         self._status = np.full(len(self._questions), OPEN, np.int8)
         self._windows: dict[str, Window] = {}
-        self._unplayable: dict[int, None] = {}  # films, in the order in which it was found
+        self._unplayable: dict[int, None] = {}  # films, in the order of discovery
         self._lock = threading.Lock()
         numbers = {self._key(number): number for number in range(len(self._questions))}
-        self._before = [numbers[key] for key in file.scores if key in numbers]  # answered, by no window that is open
+        self._before = [numbers[key] for key in file.scores if key in numbers]  # answered by no open window
         for number in self._before:
             self._status[number] = file.scores[self._key(number)]
 
     def ask(self, window: str) -> dict[str, Any]:
-        """The question of a window: the one that it has, or the next."""
+        """The current question of a window, or its next one."""
         with self._lock:
             return self._next(self._window(window))
 
     def answer(self, window: str, question: int, score: int | None) -> dict[str, Any]:
-        """Keep an answer, 1 or 0, or None to skip the question until the command is started again.
+        """Save an answer, 1 or 0, or None to skip the question until the next start of the command.
 
-        Raises `NotAskedError`, and `OSError` if it could not be written; the question then stays.
+        Raises `NotAskedError`, or `OSError` if the answer could not be written; the question then stays.
         """
         with self._lock:
             asked = self._window(window)
@@ -81,9 +82,9 @@ class RatingWindows:
             return self._next(asked)
 
     def undo(self, window: str) -> dict[str, Any]:
-        """Take back the last answer of a window, or, if it has none, of those that are closed, and ask that again.
+        """Take back the last answer of a window or, if it has none, of closed ones, and ask that question again.
 
-        Raises `OSError` if it could not be written; the answer then stays.
+        Raises `OSError` if that could not be written; the answer then stays.
         """
         with self._lock:
             asking = self._window(window)
@@ -99,7 +100,7 @@ class RatingWindows:
             return self._next(asking)
 
     def give_up(self, window: str, question: int) -> dict[str, Any]:
-        """Ask no more about the film of a question, which the browser cannot play."""
+        """Stop asking about the film of a question, which the browser cannot play."""
         with self._lock:
             asking = self._window(window)
             if asking.question is None or asking.question != question:
@@ -108,12 +109,12 @@ class RatingWindows:
             return self._next(asking)
 
     def leave(self, window: str) -> None:
-        """Forget a window that is closed; another may get its question, and take back its answers."""
+        """Forget a closed window; others may get its question and take back its answers."""
         with self._lock:
             self._close(window)
 
     def _window(self, name: str) -> Window:
-        """A window, which may be new; those that have long been silent are closed."""
+        """A known or new window; closes those that have been silent for long."""
         now = time.monotonic()
         for other in [other for other, window in self._windows.items() if now - window.seen > LEASE_SECONDS]:
             self._close(other)
@@ -136,7 +137,7 @@ class RatingWindows:
         return int(questions.films[question]), int(questions.starts[question]), int(questions.classes[question])
 
     def _may_be_asked(self, window: Window) -> np.ndarray:
-        """Which questions (Q,) are open to a window: of films that play, and of segments that no other is asked for."""
+        """The questions (Q,) open to a window: of playable films, and segments not in other windows."""
         films, starts = self._questions.films, self._questions.starts
         free = self._open()
         for other in self._windows.values():
@@ -145,7 +146,7 @@ class RatingWindows:
         return free
 
     def _next(self, window: Window) -> dict[str, Any]:
-        """Have a window ask what it asks, or else the next question, and describe everything to it."""
+        """Give a window its current or next question, and return the page's state."""
         free = self._may_be_asked(window)
         if window.question is None or not free[window.question]:
             asked = self._status != OPEN
@@ -161,6 +162,7 @@ class RatingWindows:
             "unplayable": [self._conversion(number) for number in self._unplayable],
             "file": str(self.file.path),
             "command": self.command,
+            "least": LEAST_RATINGS,
         }
 
     def _describe(self, question: int) -> dict[str, Any]:
@@ -175,7 +177,7 @@ class RatingWindows:
         }
 
     def _progress(self) -> list[dict[str, Any]]:
-        """How often each class has been answered, in the order of the classes."""
+        """The numbers of answers of each class, in order."""
         counts = {
             status: np.bincount(self._questions.classes[self._status == status], minlength=len(self.labels)).tolist()
             for status in (YES, NO, OPEN)
@@ -186,7 +188,7 @@ class RatingWindows:
         ]
 
     def _open(self) -> np.ndarray:
-        """Which questions (Q,) have no answer, of films that play."""
+        """The unanswered questions (Q,) of playable films."""
         return (self._status == OPEN) & ~np.isin(self._questions.films, list(self._unplayable))
 
     def _conversion(self, film: int) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""The HTML report: scores, curves and timelines on one page."""
+"""HTML pages: the report, with scores, curves and timelines, and the page to watch films on."""

@@ -1,4 +1,4 @@
-"""What a page needs of a film's file: small pictures, its format, and its address."""
+"""Film files for pages: small pictures, format, and address."""
 
 import base64
 import logging
@@ -13,50 +13,56 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from yt8m.common.errors import UserError
+from yt8m.films.film_files import find_films, name_films
 
 if TYPE_CHECKING:
     from yt8m.films.pyav import av
 
 LOGGER = logging.getLogger(__name__)
-REAL_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # the data set's own ids have 4 characters and say nothing of the video
-SUFFIXES = tuple(".mp4 .webm .m4v .mov .mkv .ogv .avi .mpg .mpeg .m2ts .mts .ts .wmv .flv .3gp .vob".split())
-PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE = 60, 600  # of about 5 KB each
-PICTURE_SIDE = 90  # pixels of the shorter one; 160 of the other where the picture is wide
-_JPEG_QUANTIZER = 6  # of 2 (best) to 31; about 5 KB a picture
+REAL_ID = re.compile(r"[A-Za-z0-9_-]{11}")  # of YouTube; the data set's ids have 4 characters and are anonymous
+_BROWSERS_PLAY = (".mp4", ".webm", ".m4v", ".mov", ".mkv", ".ogv")  # the likeliest first
+PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE = 60, 600  # at most, of about 5 KB each
+PICTURE_SIDE = 90  # pixels of the shorter side; 160 x 90 for wide pictures
+_JPEG_QUANTIZER = 6  # from 2 (best) to 31; about 5 KB per picture
 
 
 @dataclass(frozen=True)
 class FilmLook:
-    """What was seen in a film: JPEG `pictures` by the second that was asked for, its `format` in words, and whether
-    there are moving pictures in it. Empty for a file that cannot be read."""
+    """JPEG `pictures` of a film by second, its `format` as text, and whether it has moving pictures. Empty for an
+    unreadable file."""
 
     pictures: dict[float, bytes] = field(default_factory=dict)
     format: str = ""
     is_visual: bool = True
 
     def address(self, second: float) -> str | None:
-        """The picture at a second, as an address that has it in itself."""
+        """The picture at a second, as a data URL."""
         picture = self.pictures.get(second)
         return None if picture is None else f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
 
 
-def find_films(folder: Path) -> dict[str, Path]:
-    """The films in a folder, by their names without the ending; of several with one name, what browsers play first.
+def films_by_id(folder: Path) -> dict[str, Path]:
+    """The films in a folder and its subfolders, by the video ids that `extract_features` gives them and by file stem.
 
-    Raises `UserError` where there is no such folder.
+    Of several films with the same stem, the one that browsers most likely play. Raises `UserError` where there is none.
     """
     if not folder.is_dir():
         raise UserError(f"--films {folder}: no such folder")
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    ranked = sorted(paths, key=lambda path: SUFFIXES.index(path.suffix.lower()), reverse=True)
-    return {path.stem: path for path in ranked}
+    films = find_films([folder])
+    found = {video_id: film for film, video_id in name_films(films, {}).items()}
+    return found | {film.stem: film for film in sorted(films, key=_playability)}
+
+
+def _playability(film: Path) -> int:
+    """How likely browsers play a film, by its ending; the higher, the likelier."""
+    ending = film.suffix.lower()
+    return -_BROWSERS_PLAY.index(ending) if ending in _BROWSERS_PLAY else -len(_BROWSERS_PLAY)
 
 
 def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:
-    """The format of a film, and pictures of it at these seconds, without those where nothing can be decoded.
+    """The format of a film, and its pictures at these seconds, as far as they can be decoded.
 
-    A film that cannot be read at all is only warned of: a page without pictures is still a page. Raises `UserError`
-    where PyAV is missing.
+    An unreadable film causes only a warning, and a page without pictures. Raises `UserError` without PyAV.
     """
     from yt8m.films.container import open_container
     from yt8m.films.pyav import av
@@ -77,7 +83,7 @@ def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:
 
 
 def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", second: float) -> bytes | None:
-    """The frame that is on screen at a second from the first frame on, as a JPEG file; else the last one before it."""
+    """The frame on screen at a second after the first frame, or else the last one before it, as a JPEG file."""
     from yt8m.films.container import Track
     from yt8m.films.pyav import av
 
@@ -98,7 +104,7 @@ def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", se
 
 
 def _jpeg(frame: "av.VideoFrame", pixel_ratio: Fraction) -> bytes:
-    """A frame as a small JPEG file; `pixel_ratio`: the width of its pixels, in their heights."""
+    """A frame as a small JPEG file; `pixel_ratio`: width of a pixel over its height."""
     from yt8m.films.pictures import to_picture
     from yt8m.films.pyav import av
 
@@ -114,12 +120,12 @@ def _jpeg(frame: "av.VideoFrame", pixel_ratio: Fraction) -> bytes:
 
 
 def _even(size: float) -> int:
-    """Sizes that halved colours fit."""
+    """The nearest even size, for chroma subsampling."""
     return max(2, 2 * round(size / 2))
 
 
 def film_source(film: Path, page: Path, look: FilmLook) -> dict[str, Any]:
-    """Where the page finds a film, and how to make a copy that browsers play: plain values."""
+    """The address of a film for a page, and the command for a copy that browsers play, as plain values."""
     return {
         "file": relative_url(film, page.parent),
         "name": film.name,
@@ -131,7 +137,7 @@ def film_source(film: Path, page: Path, look: FilmLook) -> dict[str, Any]:
 
 
 def relative_url(path: Path, folder: Path) -> str:
-    """The address of a file in pages that lie in a folder; an absolute one where there is no way from here to there."""
+    """The URL of a file relative to pages in a folder; an absolute one if there is no relative path."""
     try:
         relative = os.path.relpath(path.absolute(), folder.absolute())
     except ValueError:  # another drive

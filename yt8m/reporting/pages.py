@@ -1,4 +1,4 @@
-"""HTML pages that hold everything they need: a template, its style sheets, scripts and values."""
+"""Self-contained HTML pages: a template, its style sheets, scripts and values."""
 
 import json
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ PAGE_FILES = files("yt8m.reporting") / "page"
 
 
 def fill_page(name: str, title: str, data: Any, *, frames: bool = False, **more: str) -> str:
-    """The page of the template `<name>.html`, with `<name>.js` and, if there is one, `<name>.css`.
+    """Fill the template `<name>.html`, with `<name>.js` and, if it exists, `<name>.css`.
 
-    `data`: plain values for the script, which says what they are; `frames`: whether the page may show YouTube's player;
+    `data`: plain values for the script, which documents them; `frames`: whether the page may embed YouTube's player;
     `more`: further fields of the template.
     """
     parts = ("base", "viewer", name)
@@ -32,18 +32,18 @@ def fill_page(name: str, title: str, data: Any, *, frames: bool = False, **more:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page, which appears once it is finished."""
+    """Write a page atomically."""
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
 def json_in_html(value: Any) -> str:
-    """JSON that is safe inside a script element, whatever the texts in it say."""
+    """JSON that is safe inside a script element, whatever its strings contain."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def escaped(text: str) -> str:
-    """Text as HTML."""
+    """Escape text for HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;")
 
 

@@ -1,4 +1,4 @@
-"""What the report says of models and evaluations: plain values read from the cache folder."""
+"""Models and evaluations for the report: plain values from the cache folder."""
 
 import json
 import logging
@@ -36,7 +36,7 @@ _TASKS: dict[str, type[VideoTask] | type[SegmentTask]] = {"video": VideoTask, "s
 
 
 def read_evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """What `evaluate` wrote, the newest first. Raises `UserError` for a file that is something else."""
+    """Read files of `evaluate`, newest first. Raises `UserError` for other files."""
     evaluations = []
     for path in paths:
         try:
@@ -50,9 +50,9 @@ def read_evaluations(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def describe_models(cache_dir: Path) -> list[dict[str, Any]]:
-    """The finished models of the cache folder, video models first, with their curves.
+    """The finished models in the cache folder, video models first, with their curves.
 
-    A folder that cannot be understood is left out, with a warning.
+    Unreadable folders are left out with a warning.
     """
     described = []
     for kind in ("video", "segment"):
@@ -66,7 +66,7 @@ def describe_models(cache_dir: Path) -> list[dict[str, Any]]:
 
 def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
     task = _TASKS[kind]
-    monitor = "valid_loss" if task.monitor == "loss" else task.monitor  # as the history calls it
+    monitor = "valid_loss" if task.monitor == "loss" else task.monitor  # its name in the history
     origin = read_origin(folder.path) or {}
     sections = origin.get("config", {})
     trained: dict[str, Any] = next((section["training"] for section in sections.values() if "training" in section), {})
@@ -89,7 +89,7 @@ def _describe(folder: ModelFolder, kind: str) -> dict[str, Any]:
 
 
 def _base(folder: ModelFolder) -> str:
-    """The families of models that a model is made of."""
+    """The families of a model's parts, as text."""
     config = folder.config
     if config.context_base is not None and config.segment_base is not None:
         return f"{config.context_base.model.type} for the context, {config.segment_base.model.type} for the segment"
@@ -105,8 +105,8 @@ def _best(table: pd.DataFrame | None, column: str, mode: str) -> str | None:
 
 
 def _curves(table: pd.DataFrame) -> dict[str, list[float | None]]:
-    """The columns of a run's history by what they are called in words, thinned out, with None for what is not there;
-    evaluations are all kept."""
+    """The columns of a run's history by their names on the page, thinned out except for evaluations, with None for
+    missing values."""
     evaluated = table["train_loss"].notna() if "train_loss" in table else pd.Series(False, table.index)
     table = table[evaluated | (table.index % max(1, -(-len(table) // _MOST_POINTS)) == 0)]
     return {
@@ -117,9 +117,9 @@ def _curves(table: pd.DataFrame) -> dict[str, list[float | None]]:
 
 
 def render_page(data: dict[str, Any], *, youtube: bool) -> str:
-    """The page for these plain values, of which `page/report.js` says what they are.
+    """The page for plain values, which `page/report.js` documents.
 
-    `youtube`: whether it may show YouTube's player.
+    `youtube`: whether it may embed YouTube's player.
     """
     from plotly.offline import get_plotlyjs
 

@@ -1,4 +1,4 @@
-"""What models say about single videos, segment by segment: the strongest classes, and what raters said.
+"""Timelines of videos: models' strongest classes, segment by segment, and ratings.
 
 Dimensions: V videos, S segments of a video, C classes, M models.
 """
@@ -40,7 +40,7 @@ from yt8m.reporting.film_files import (
     PICTURES_OF_A_PAGE,
     FilmLook,
     film_source,
-    find_films,
+    films_by_id,
     look_into,
 )
 from yt8m.scoring.held_out import training_of
@@ -48,13 +48,13 @@ from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth
 
 LOGGER = logging.getLogger(__name__)
 BLOCK_ROWS = 4096
-LEVELS = 200  # probabilities in the page are whole multiples of 1 / LEVELS
-MOST_BYTES = 8_000_000  # of probabilities in the page, a byte each
+LEVELS = 200  # probabilities in the page are multiples of 1 / LEVELS
+MOST_BYTES = 8_000_000  # of probabilities in the page, one byte each
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A rated segment of a video: class index, start second, whether the class is there."""
+    """A rated segment of a video: class index, start second, and score."""
 
     class_index: int
     start: int
@@ -63,7 +63,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A video of so many seconds: probabilities (S, C) of its segments, the first of which starts at second `start`."""
+    """A video's duration in seconds, and probabilities (S, C) of its segments, the first one at second `start`."""
 
     video_id: str
     start: int
@@ -72,14 +72,14 @@ class Timeline:
     marks: list[Mark]
 
     def strongest(self, top: int) -> np.ndarray:
-        """The classes of the `top` highest probabilities, the highest first, and then those that are rated."""
+        """The classes of the `top` highest probabilities, highest first, then the rated ones."""
         peaks = self.probabilities.max(axis=0)
         strongest = np.argsort(-peaks, kind="stable")[:top].tolist()
         rated = {mark.class_index for mark in self.marks} - set(strongest)
         return np.array(strongest + sorted(rated, key=lambda label: -peaks[label]))
 
     def condensed(self, top: int) -> "ShownVideo":
-        """What the page shows of it, with the `top` strongest classes and those that are rated."""
+        """The video for the page, with its `top` strongest classes and the rated ones."""
         classes = self.strongest(top)
         # Rounded down: a level of half of `LEVELS` is a probability of at least 0.5.
         levels = np.floor(self.probabilities[:, classes].T * LEVELS + 1e-4).astype(np.uint8)
@@ -88,7 +88,7 @@ class Timeline:
 
 @dataclass(frozen=True)
 class ShownVideo:
-    """A video in the page: `classes` (R,), their probabilities as `levels` (R, S) of 0 to `LEVELS`, and ratings."""
+    """A video in the page: `classes` (R,), their probabilities as `levels` (R, S) from 0 to `LEVELS`, and ratings."""
 
     video_id: str
     start: int
@@ -100,8 +100,7 @@ class ShownVideo:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the page shows: `videos`, and for some of them, by their place in the list, a note that says why they come
-    first. `remarks`: what is left out."""
+    """The videos of the page, notes on why some come first, by place in the list, and `remarks` on what is left out."""
 
     videos: list[ShownVideo]
     notes: dict[int, str]
@@ -129,23 +128,23 @@ class PredictedTimelines:
         return video_id in self._numbers
 
     def timeline(self, video_id: str) -> Timeline:
-        """The timeline of a video that the test set has."""
+        """The timeline of a test video."""
         number = self._numbers[video_id]
         rows = slice(int(self._meta.row_starts[number]), int(self._meta.row_ends[number]))
         return self._timeline(number, np.mean([values[rows] for values in self._maps], axis=0) / SCALE)
 
     def _timeline(self, number: int, probabilities: np.ndarray) -> Timeline:
-        """Only candidate segments are predicted; the last one may be shorter, which the predictions don't tell."""
+        """Only candidate segments are predicted; the last one may be shorter than assumed here."""
         trim, video_id = self._meta.trim, self._ids[number]
         seconds = (trim.head + len(probabilities) + trim.tail) * SEGMENT_SECONDS
         start = trim.head * SEGMENT_SECONDS
         return Timeline(video_id, start, seconds, probabilities, self._marks.get(video_id, []))
 
     def select(self, count: int, top: int) -> Selection:
-        """All videos, as far as `MOST_BYTES` reach, and the `count` that the models are most and least certain of.
+        """All videos that fit into `MOST_BYTES`, and the `count` most and least certain ones.
 
-        That is by the highest probability in a video: the most certain have the highest ones, the least certain those
-        that are nearest to 0.5.
+        Certainty depends on the highest probability in a video: the most certain ones have the highest, the least
+        certain ones those nearest to 0.5.
         """
         top, n_kept = self._room(top)
         videos: list[ShownVideo] = []
@@ -175,7 +174,7 @@ class PredictedTimelines:
         return self._with_notes(videos, notes, top)
 
     def _with_notes(self, videos: list[ShownVideo], notes: Mapping[int, str], top: int) -> Selection:
-        """Add the videos that have a note but did not fit."""
+        """Add the videos with a note that did not fit."""
         n_kept, placed = len(videos), {}
         for number, note in notes.items():
             if number >= n_kept:
@@ -190,7 +189,7 @@ class PredictedTimelines:
         return Selection(videos, placed, remarks)
 
     def _room(self, top: int) -> tuple[int, int]:
-        """How many of the `top` strongest classes of a video, and how many videos, the page has room for."""
+        """How many of the `top` classes per video, and how many videos, fit into the page."""
         lengths = self._meta.row_ends - self._meta.row_starts
         rated = np.array([len({mark.class_index for mark in self._marks.get(own, ())}) for own in self._ids])
         fewer = next((number for number in range(top, 1, -1) if (lengths * (rated + number)).sum() <= MOST_BYTES), 1)
@@ -198,7 +197,7 @@ class PredictedTimelines:
 
 
 class RatedTimelines:
-    """Timelines of rated videos, predicted when they are asked for by models that have not seen them."""
+    """Timelines of rated videos, predicted on demand by models that have not seen them."""
 
     def __init__(
         self,
@@ -210,7 +209,7 @@ class RatedTimelines:
     ) -> None:
         self._index, self._vocabulary, self._folders, self._device = index, vocabulary, folders, device
         self._reader = ShardReader(index, damage)
-        self._predictors: dict[tuple[Path, ...], Predictor] = {}  # by the folders of their models
+        self._predictors: dict[tuple[Path, ...], Predictor] = {}  # by their models' folders
         self._records = {
             video_id.decode(errors="replace"): record
             for record, video_id in reversed(list(enumerate(index.video_id.tolist())))
@@ -220,10 +219,9 @@ class RatedTimelines:
         return video_id in self._records
 
     def timeline(self, video_id: str) -> tuple[Timeline, str] | None:
-        """The timeline of a video that the rated set has, and whose it is; None if it cannot be read, and damage is
-        skipped.
+        """The timeline of a rated video, and a note on its models; None if it is damaged and damage is skipped.
 
-        Raises `UserError` where there is nothing to see.
+        Raises `UserError` for a video without frames.
         """
         record = self._records[video_id]
         n_frames = int(self._index.n_frames[record])
@@ -235,8 +233,8 @@ class RatedTimelines:
         note = f"a rated video, by {names}, which were not trained on it"
         if not folders:
             folders = list(self._folders)
-            note = "a rated video, by models that were trained on it, or may have been"
-            LOGGER.warning("%s: all models were trained on it, or may have been; the report says so", video_id)
+            note = "a rated video, by models that were, or may have been, trained on it"
+            LOGGER.warning("%s: all models were, or may have been, trained on it; the report says so", video_id)
         frames = np.empty((n_frames, self._reader.frame_dim), np.uint8)
         if not self._reader.read([Frames(record, slice(0, n_frames), frames)], whole=True).all():
             return None
@@ -244,7 +242,7 @@ class RatedTimelines:
         return Timeline(video_id, 0, n_frames, mean, self._marks(record)), note
 
     def _predictor(self, folders: Sequence[ModelFolder]) -> Predictor:
-        """What predicts with these models, which are loaded once."""
+        """The predictor of these models, loaded once."""
         paths = tuple(folder.path for folder in folders)
         if paths not in self._predictors:
             require_features(folders, self._reader)
@@ -277,11 +275,11 @@ def select_videos(
     device: str = "auto",
     damage: Damage = RAISE,
 ) -> Selection:
-    """These videos, or all of the test set, first the `n_videos` that the models are most and least certain of.
+    """These videos, or the whole test set, first the `n_videos` most and least certain ones.
 
-    A test video's timelines are the means of what the models have predicted, or those named by `models`; a rated
-    video's are predicted now. `top`: how many classes of a video; `truth`: a CSV of ratings of test videos. Raises
-    `UserError`, also for an id that nobody knows.
+    Timelines of test videos are means of existing predictions, or of those named by `models`; rated videos are
+    predicted now. `top`: classes per video; `truth`: a CSV of ratings of test videos. Raises `UserError`, also for an
+    unknown id.
     """
     cache = data_dir / "cache"
     ratings = None if truth is None else ratings_of_table(read_truth(truth, data_dir / NAMES_FILE))
@@ -303,8 +301,8 @@ def select_videos(
             rated = RatedTimelines(index, vocabulary, models.open_all(), resolve_device(device), damage)
         if video_id not in rated:
             raise UserError(
-                f"--videos: no video {video_id} in {data_dir}, neither among the predicted test "
-                "videos nor among the rated ones"
+                f"--videos: no video {video_id} in {data_dir}, neither among the predicted test videos nor among the "
+                "rated ones"
             )
         timeline = rated.timeline(video_id)
         if timeline is not None:
@@ -314,20 +312,20 @@ def select_videos(
 
 
 def _are_predictions(cache: Path, names: Sequence[str] | None, needed: bool) -> bool:
-    """Whether there are predictions of test segments by these models. Raises `UserError` if none that are needed."""
+    """Whether there are predictions of test segments by these models. Raises `UserError` if needed ones are missing."""
     patterns = ["[!.]*.npy"] if names is None else [f"{name}.npy" for name in names]
     there = any(any((cache / PREDICTIONS_NAME).glob(pattern)) for pattern in patterns)
     if needed and not there:
         raise UserError(
-            f"{cache / PREDICTIONS_NAME}: no such predictions of test segments; run `python -m yt8m.inference_memmap`"
+            f"{cache / PREDICTIONS_NAME}: no such predictions of test segments; run python -m yt8m.inference_memmap"
         )
     return there
 
 
 def page_values(selection: Selection, vocabulary: Vocabulary, films: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    """What the page shows of the videos: plain values, and one string of all levels.
+    """The videos as plain values for the page, with one string of all levels.
 
-    `films`: by the place of a video in the list, what `films_of` says of it.
+    `films`: those of `films_of`, by place of the video in the list.
     """
     labels = sorted({label for video in selection.videos for label in video.classes})
     place_of = {label: place for place, label in enumerate(labels)}
@@ -349,11 +347,11 @@ def page_values(selection: Selection, vocabulary: Vocabulary, films: Mapping[int
 
 
 def films_of(selection: Selection, folder: Path, page: Path) -> dict[int, dict[str, Any]]:
-    """The films, by the place of their video, that lie in a folder and are called as their video is.
+    """The films in a folder that are named after videos, by place of the video.
 
-    Of a video with a note there are pictures of its spans, in the order of its rows. Raises `UserError`.
+    Videos with a note get pictures of their spans, in the order of the rows. Raises `UserError` if there are none.
     """
-    paths = find_films(folder)
+    paths = films_by_id(folder)
     films = {}
     for place, video in enumerate(selection.videos):
         path = paths.get(video.video_id)
@@ -369,5 +367,5 @@ def films_of(selection: Selection, folder: Path, page: Path) -> dict[int, dict[s
         look = look_into(path, seconds[:share]) if seconds else FilmLook()
         films[place] = film_source(path, page, look) | {"pictures": [look.address(second) for second in seconds]}
     if not films:
-        raise UserError(f"--films {folder}: no film there is called as one of the videos is")
+        raise UserError(f"--films {folder}: no film there is named after one of the videos")
     return films

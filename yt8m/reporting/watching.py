@@ -1,4 +1,4 @@
-"""A page to watch films on: each under a player, with the spans that were found in it.
+"""A page to watch films on, with a player and a timeline of spans.
 
 Dimensions: S segments of a film.
 """
@@ -18,10 +18,10 @@ from yt8m.reporting.pages import fill_page, write_page
 
 @dataclass(frozen=True)
 class FilmAnswer:
-    """What was found in a film.
+    """The spans in a film.
 
-    `answer`: its spans; `path`: the film's file, if there is one; `probabilities`: by the label of a class, those of
-    all segments of the film, (S,) each, to be drawn behind the spans.
+    `answer`: the spans; `path`: the film's file, if any; `probabilities`: of all segments of the film, (S,), by class
+    label, to draw behind the spans.
     """
 
     answer: Localization
@@ -32,11 +32,11 @@ class FilmAnswer:
 def write_watch_page(
     path: Path, films: Sequence[FilmAnswer], *, title: str = "What is when", youtube_ids: bool = False
 ) -> None:
-    """Write one HTML file that shows the spans of films under a player.
+    """Write an HTML page with players and the spans of films.
 
-    A film with a path is played from its file, to which the page refers by a relative address. One without is, if
-    `youtube_ids`, played by YouTube, where its id is one that YouTube may have; else there is no player. Of the most
-    probable spans there are pictures in the page, at most `PICTURES_OF_A_FILM` of a film.
+    Films with a path are played from their files, by relative addresses. Others are, with `youtube_ids`, played by
+    YouTube if their ids look like YouTube's; else there is no player. The page contains pictures of the most probable
+    spans, at most `PICTURES_OF_A_FILM` per film.
     """
     share = min(PICTURES_OF_A_FILM, max(1, PICTURES_OF_A_PAGE // max(1, len(films))))
     values = [_film_values(film, path, share, youtube_ids) for film in films]
@@ -45,7 +45,7 @@ def write_watch_page(
 
 
 def _film_values(film: FilmAnswer, page: Path, n_pictures: int, youtube_ids: bool) -> dict[str, Any]:
-    """A film as `viewer.js` takes it."""
+    """A film's values for `viewer.js`."""
     answer = film.answer
     spans = [*answer.spans, *answer.below]
     best = sorted(answer.spans, key=lambda span: -span.highest)[:n_pictures]
@@ -75,7 +75,7 @@ def _film_values(film: FilmAnswer, page: Path, n_pictures: int, youtube_ids: boo
 
 
 def best_second(span: Span) -> float:
-    """The middle of a span's most probable segment."""
+    """The middle of a span's most probable segment, in seconds."""
     return (span.highest_at + min(span.end, span.highest_at + SEGMENT_SECONDS)) / 2
 
 

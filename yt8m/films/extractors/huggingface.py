@@ -1,14 +1,13 @@
-"""`hf:NAME_OR_FOLDER`: the image tower of a model of the package transformers, such as CLIP, SigLIP, DINOv2 or ViT.
+"""`hf:NAME_OR_FOLDER`: the image tower of a transformers model, such as CLIP, SigLIP, DINOv2 or ViT.
 
-Of a frame that the model's own preprocessing has made its input, the features are
+Frames are prepared by the model's own preprocessing. The features are
 
-- where the model has an image and a text tower (CLIP, SigLIP): its image embedding (`get_image_features`);
-- else (DINOv2, ViT): its `pooler_output`;
-- where that takes weights that the model comes without, as ViTs for classification do: the class token after the last
-  layer.
+- the image embedding (`get_image_features`) of models with an image and a text tower (CLIP, SigLIP);
+- `pooler_output` of others (DINOv2, ViT);
+- the class token of the last layer if the pooler's weights are missing, as in ViTs for classification.
 
-Of a folder, or of a name on the hub of models, from where it is downloaded once. Weights are read from safetensors
-alone, and code that comes with a model is not run.
+The model is in a folder, or is downloaded once from the Hugging Face hub. Weights are read only from safetensors, and
+code that comes with a model is not run.
 
 Dimensions: H and W pixels, V visual features.
 """
@@ -23,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, first_line
 from yt8m.films.extractors.base import Extractor, Options, register
-from yt8m.films.extractors.shared import LogMelExtractor, digest_of, exactly, first_line, one_by_one, required_package
+from yt8m.films.extractors.shared import LogMelExtractor, digest_of, exactly, one_by_one, required_package
 
 _KIND = "hf"
 _REMEDY = "pip install transformers pillow"
@@ -38,7 +37,7 @@ class HuggingFaceModel(LogMelExtractor):
     """A model of transformers for frames, log-mel statistics for sound."""
 
     def __init__(self, source: str, device: torch.device) -> None:
-        """Raises `UserError` for what cannot be had or read, and for models without an image tower."""
+        """Raises `UserError` for models that cannot be found or read, or have no image tower."""
         self.name = f"{_KIND}:{source}"
         transformers = required_package("transformers", self.name, _REMEDY)
         with _quiet():
@@ -52,13 +51,13 @@ class HuggingFaceModel(LogMelExtractor):
         self._has_text = hasattr(self._model, "get_image_features")
         self._class_token = bool(missing) and not self._has_text and all(key.startswith(_POOLER) for key in missing)
         if missing and not self._class_token:
-            raise UserError(f"{self.name}: its files lack weights, such as {missing[0]}; it cannot be used")
+            raise UserError(f"{self.name}: its files lack weights, such as {missing[0]}")
         try:
             shape = self._features(np.zeros((64, 64, 3), np.uint8)).shape
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise UserError(f"{self.name}: does not take a frame ({first_line(error)})") from None
+            raise UserError(f"{self.name}: cannot encode a frame ({first_line(error)})") from None
         if len(shape) != 1:
-            raise UserError(f"{self.name}: gives {shape} for a frame, and no vector; it cannot be used")
+            raise UserError(f"{self.name}: its output for a frame has the shape {shape}; expected a vector")
         (self.visual,) = shape
 
     def encode_frames(self, frames: Sequence[np.ndarray]) -> np.ndarray:
@@ -87,7 +86,7 @@ def open_huggingface(rest: str, options: Options) -> Extractor:
 
 
 def _folder(source: str, name: str) -> Path:
-    """The folder with a model's files, downloaded if need be."""
+    """The folder of a model's files, downloaded if necessary."""
     if (folder := Path(source)).is_dir():
         return folder
     hub = required_package("huggingface_hub", name, _REMEDY)
@@ -95,13 +94,13 @@ def _folder(source: str, name: str) -> Path:
         return Path(hub.snapshot_download(source, allow_patterns=[*_SETTINGS, _WEIGHTS, f"{_WEIGHTS}.index.json"]))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name}: is no folder, and cannot be downloaded under this name ({first_line(error)}); "
+            f"{name}: is not a folder, and cannot be downloaded by this name ({first_line(error)}); "
             "give a folder with config.json, preprocessor_config.json and model.safetensors"
         ) from None
 
 
 def _load(transformers: Any, folder: Path, name: str) -> tuple[Any, Any, list[str]]:
-    """The preprocessing, by Pillow, the model in float32, and the names of weights that its files lack."""
+    """The preprocessing, with Pillow, the model in float32, and the names of weights missing from its files."""
     from safetensors import SafetensorError
 
     local = {"local_files_only": True, "trust_remote_code": False}
@@ -117,7 +116,7 @@ def _load(transformers: Any, folder: Path, name: str) -> tuple[Any, Any, list[st
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the libraries tell of their progress; what goes wrong is raised, and said then."""
+    """Silence the libraries' progress output; errors are raised anyway."""
     from transformers.utils import logging as transformers_logging
 
     hub = logging.getLogger("huggingface_hub")

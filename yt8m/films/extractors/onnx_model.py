@@ -1,4 +1,4 @@
-"""`onnx:MODEL.onnx`: any image model, through onnxruntime, its preprocessing in a YAML file beside it, `MODEL.yaml`.
+"""`onnx:MODEL.onnx`: any image model, run by onnxruntime, with its preprocessing in `MODEL.yaml` beside it.
 
     size: 224
     mean: [0.485, 0.456, 0.406]
@@ -18,9 +18,9 @@ from PIL import Image
 from pydantic import BeforeValidator, ValidationError
 
 from yt8m.common.config import Count, Number, Positive, Section, describe, read_yaml
-from yt8m.common.errors import UserError, listed
+from yt8m.common.errors import UserError, first_line, listed
 from yt8m.films.extractors.base import Extractor, Options, register
-from yt8m.films.extractors.shared import LogMelExtractor, digest_of, first_line, one_by_one, required_package
+from yt8m.films.extractors.shared import LogMelExtractor, digest_of, one_by_one, required_package
 
 _KIND = "onnx"
 _REMEDY = "pip install onnx onnxruntime"
@@ -38,8 +38,7 @@ def _both(value: object) -> object:
 
 
 class Preprocessing(Section):
-    """How a frame becomes what a model takes: resized, cropped as torchvision does it, and x = (byte * scale - mean) /
-    std for each channel."""
+    """Preprocessing of a frame: resize, crop as in torchvision, and x = (byte * scale - mean) / std per channel."""
 
     size: Annotated[tuple[Count, Count], BeforeValidator(_both)]
     mean: tuple[Number, Number, Number]
@@ -75,10 +74,10 @@ class Preprocessing(Section):
 
 
 class OnnxModel(LogMelExtractor):
-    """An ONNX model for frames, log-mel statistics for sound. It computes on the CPU."""
+    """An ONNX model for frames, on the CPU, and log-mel statistics for sound."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `UserError` for files that are missing, damaged, or do not fit each other."""
+        """Raises `UserError` for missing, damaged or mismatched files."""
         self.name = f"{_KIND}:{path}"
         runtime = required_package("onnxruntime", self.name, _REMEDY)
         if not path.is_file():
@@ -87,23 +86,23 @@ class OnnxModel(LogMelExtractor):
         settings = self._preprocessing.model_dump(mode="json")
         self.digest = digest_of({"extractor": _KIND, "version": 1, **settings}, _weights(path, self.name))
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the bits are the same everywhere
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # for reproducible results
         options.log_severity_level = 4
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # pylint: disable=broad-exception-caught  # they have no class in common
+        except Exception as error:  # pylint: disable=broad-exception-caught  # no common base class
             raise UserError(f"{path}: onnxruntime cannot read it ({first_line(error)})") from None
         self._input = _input(path, self._session, self._preprocessing.size)
         self._output = _output(path, self._session, self._preprocessing.output)
         try:
             shape = self._run(np.zeros((*self._preprocessing.size, 3), np.uint8)).shape
         except Exception as error:  # pylint: disable=broad-exception-caught
-            problem = f"cannot be run on a frame of the size {self._preprocessing.size} ({first_line(error)})"
-            raise UserError(f"{path}: {problem}; {path.with_suffix('.yaml')} has the size") from None
+            problem = f"cannot be run on a frame of size {self._preprocessing.size} ({first_line(error)})"
+            raise UserError(f"{path}: {problem}; check size: in {path.with_suffix('.yaml')}") from None
         if len(shape) != 2 or shape[0] != 1 or not shape[1]:
             raise UserError(
-                f"{path}: its output {self._output!r} is of the shape {shape} for one frame, not (1, features); "
-                f"name another in {path.with_suffix('.yaml')} (output:), of {_names(self._session.get_outputs())}"
+                f"{path}: its output {self._output!r} has the shape {shape} for one frame, expected (1, features); "
+                f"set output: in {path.with_suffix('.yaml')} to another one of {_names(self._session.get_outputs())}"
             )
         self.visual = shape[1]
 
@@ -128,37 +127,37 @@ def open_onnx(rest: str, _: Options) -> Extractor:
 def _read_preprocessing(path: Path) -> Preprocessing:
     if not path.is_file():
         example = "size: 224, mean: [0.485, 0.456, 0.406] and std: [0.229, 0.224, 0.225], a line each"
-        raise UserError(f"{path}: is missing; write there how frames become the model's input, such as {example}")
+        raise UserError(f"{path}: is missing; write the model's preprocessing to it, such as {example}")
     try:
         preprocessing = Preprocessing.model_validate(read_yaml(path))
     except ValidationError as error:
         raise UserError(f"{path}: {'; '.join(map(describe, error.errors()))}") from None
     shorter, size = preprocessing.shorter, preprocessing.size
     if shorter is not None and preprocessing.resize == "stretch":
-        raise UserError(f"{path}: shorter: goes with resize: crop; leave one of them out")
+        raise UserError(f"{path}: shorter: works only with resize: crop; remove one of them")
     if shorter is not None and shorter < max(size):
         raise UserError(f"{path}: shorter: expected at least {max(size)}, to cover the size {size}, found {shorter}")
     return preprocessing
 
 
 def _weights(path: Path, name: str) -> dict[str, bytes | Path]:
-    """The files of a model: itself, and those beside it that hold its large arrays."""
+    """The files of a model: its own, and those with its external weights."""
     onnx = required_package("onnx", name, _REMEDY)
     try:
         graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # pylint: disable=broad-exception-caught  # protobuf's have no class in common
-        raise UserError(f"{path}: is not an ONNX model ({first_line(error)})") from None
+    except Exception as error:  # pylint: disable=broad-exception-caught  # protobuf's have no common base class
+        raise UserError(f"{path}: not an ONNX model ({first_line(error)})") from None
     elsewhere = {
         entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"
     }
     for other in sorted(elsewhere):
         if not (path.parent / other).is_file():
-            raise UserError(f"{path}: lacks {other}, which has its weights; put it beside it")
+            raise UserError(f"{path}: its external weights {other} are missing; put the file beside it")
     return {"model": path, **{other: path.parent / other for other in elsewhere}}
 
 
 def _input(path: Path, session: Any, size: tuple[int, int]) -> str:
-    """The name of the one input, images (1, 3, height, width) float32."""
+    """The name of the only input, images (1, 3, height, width) float32."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise UserError(f"{path}: has {len(inputs)} inputs, {_names(inputs)}; expected one, images (N, 3, H, W)")
@@ -167,12 +166,12 @@ def _input(path: Path, session: Any, size: tuple[int, int]) -> str:
     fixed = [wanted for wanted, own in zip((1, 3, *size), found.shape) if isinstance(own, int) and own != wanted]
     if found.type != "tensor(float)" or len(found.shape) != 4 or fixed:
         remedy = (
-            f"{path.with_suffix('.yaml')} has the size"
+            f"check size: in {path.with_suffix('.yaml')}"
             if len(found.shape) == 4 and found.shape[1] == 3
-            else "export it with the channels first, for float32"
+            else "export it for float32 with the channels first"
         )
         if found.shape[:1] and isinstance(found.shape[0], int) and found.shape[0] != 1:
-            remedy = "export it for one image at a time, or for any number"
+            remedy = "export it for batches of one image or of any size"
         raise UserError(
             f"{path}: its input {found.name!r} is {found.type} ({shape}), not tensor(float) "
             f"(1, 3, {size[0]}, {size[1]}); {remedy}"
@@ -181,13 +180,13 @@ def _input(path: Path, session: Any, size: tuple[int, int]) -> str:
 
 
 def _output(path: Path, session: Any, name: str | None) -> str:
-    """The name of the output that has the features."""
+    """The name of the output with the features."""
     outputs = session.get_outputs()
     settings = path.with_suffix(".yaml")
     if name is None and len(outputs) != 1:
-        raise UserError(f"{settings}: say which of the outputs {_names(outputs)} has the features, by output:")
+        raise UserError(f"{settings}: set output: to the one of {_names(outputs)} that has the features")
     if name is not None and name not in (output.name for output in outputs):
-        raise UserError(f"{settings}: output: the model has no output {name!r}, but {_names(outputs)}")
+        raise UserError(f"{settings}: output: the model has no output {name!r}; its outputs are {_names(outputs)}")
     return name or str(outputs[0].name)
 
 

@@ -1,4 +1,4 @@
-"""What extractors have in common: audio features, vectors one by one, digests, and packages that only some need."""
+"""Shared parts of extractors: audio features, one-by-one encoding, digests, optional packages."""
 
 import hashlib
 import json
@@ -34,23 +34,28 @@ class LogMelExtractor(Extractor, ABC):
 
 
 def one_by_one(items: Iterable[Item], width: int, encode: Callable[[Item], np.ndarray], name: str) -> np.ndarray:
-    """Vectors (N, `width`) of items, each computed alone: no other can change a bit of it.
+    """Vectors (N, `width`) of items, each computed alone, so that it does not depend on the others.
 
     Raises `UserError`, which names the extractor, for a vector that is not finite.
     """
     vectors = [encode(item) for item in items]
     result = np.stack(vectors) if vectors else np.empty((0, width), np.float32)
-    if not np.isfinite(result).all():
-        raise UserError(
-            f"extractor {name}: gives numbers that are not finite; its weights are damaged, or its settings "
-            "(mean, std, scale) are not those that it was trained with"
-        )
+    require_finite(name, result)
     return result
+
+
+def require_finite(name: str, *features: np.ndarray) -> None:
+    """Raise `UserError`, which names the extractor, for features that are not finite."""
+    if not all(np.isfinite(values).all() for values in features):
+        raise UserError(
+            f"extractor {name}: its features are not finite; its weights are damaged, or its settings (mean, std, "
+            "scale) are not those it was trained with"
+        )
 
 
 @contextmanager
 def exactly() -> Iterator[None]:
-    """In float32 proper, and by one thread, which makes the bits independent of how many there are."""
+    """Compute in true float32 with one thread, so that results do not depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -61,7 +66,7 @@ def exactly() -> Iterator[None]:
 
 
 def digest_of(settings: Mapping[str, object], parts: Mapping[str, bytes | Path]) -> str:
-    """SHA-256 in hexadecimal of settings, which JSON can hold, and of the contents of files, each under a name."""
+    """Hexadecimal SHA-256 of JSON-serializable settings and of the contents of named files."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, part in sorted(parts.items()):
         if isinstance(part, Path):
@@ -74,10 +79,5 @@ def digest_of(settings: Mapping[str, object], parts: Mapping[str, bytes | Path])
 
 
 def required_package(module: str, name: str, remedy: str) -> ModuleType:
-    """A package that the extractor `name` needs. Raises `UserError` where it is not installed."""
+    """A package that the extractor `name` needs. Raises `UserError` if it is not installed or cannot be imported."""
     return import_package(module, f"extractor {name}", remedy)
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

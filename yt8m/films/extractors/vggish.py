@@ -1,8 +1,7 @@
-"""VGGish, the network of the published data set's audio features.
+"""VGGish, the network behind the published audio features.
 
 Hershey et al. 2017, "CNN Architectures for Large-Scale Audio Classification": VGG's configuration A without its last
-group of convolutions, on log-mel spectrograms. Layers are named as in the published checkpoint, and as wide as they are
-there.
+group of convolutions, on log-mel spectrograms. Names and widths of layers are those of the published checkpoint.
 
 Dimensions: N patches, C channels.
 """
@@ -15,20 +14,20 @@ from torch import Tensor, nn
 
 from yt8m.films.log_mel import BANDS
 
-WINDOWS = 96  # of a patch: 0.96 seconds, a window every 10 ms
+WINDOWS = 96  # of a patch of 0.96 seconds, one every 10 ms
 EMBEDDING = 128
 _GROUPS = (("conv1",), ("conv2",), ("conv3/conv3_1", "conv3/conv3_2"), ("conv4/conv4_1", "conv4/conv4_2"))
 _DENSE = ("fc1/fc1_1", "fc1/fc1_2", "fc2")
 
 
 class VGGish(nn.Module):
-    """The network up to its embedding, before what would be the last ReLU."""
+    """The network up to its embedding, without the final ReLU."""
 
     def __init__(self, read: Callable[[str], np.ndarray]) -> None:
-        """`read` gives the array of a name, such as "vggish/conv1/weights", as TensorFlow lays it out: convolutions
+        """`read` returns the array of a name, such as "vggish/conv1/weights", in TensorFlow's layout: convolutions
         (height, width, in, out), dense layers (in, out).
 
-        Raises `ValueError` for an array of another shape, of another type, or with numbers that are not finite.
+        Raises `ValueError` for an array of the wrong shape or type, or with non-finite numbers.
         """
         super().__init__()
 
@@ -36,9 +35,9 @@ class VGGish(nn.Module):
             found = read(f"vggish/{name}")
             if found.ndim != len(shape) or any(size not in (None, own) for size, own in zip(shape, found.shape)):
                 wanted = ", ".join("any" if size is None else str(size) for size in shape)
-                raise ValueError(f"vggish/{name} is of the shape {found.shape}, not ({wanted})")
+                raise ValueError(f"vggish/{name} has the shape {found.shape}, not ({wanted})")
             if found.dtype != np.float32 or not np.isfinite(found).all():
-                raise ValueError(f"vggish/{name} is not of finite float32 numbers")
+                raise ValueError(f"vggish/{name} does not consist of finite float32 numbers")
             return torch.from_numpy(found)
 
         layers: list[nn.Module] = []
@@ -66,11 +65,11 @@ class VGGish(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Log-mel patches (N, `WINDOWS`, `BANDS`) → embeddings (N, `EMBEDDING`)."""
         features = self.convolutions(patches[:, None])  # (N, C, 6, 4)
-        return self.dense(features.permute(0, 2, 3, 1).flatten(1))  # channels last, as the dense layers want them
+        return self.dense(features.permute(0, 2, 3, 1).flatten(1))  # channels last, for the dense layers
 
 
 def _set(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor) -> None:
-    """Give a layer its weights."""
+    """Set the weights of a layer."""
     with torch.no_grad():
         layer.weight.copy_(weight)
         assert layer.bias is not None

@@ -1,14 +1,14 @@
-"""`yt8m`: features for models that were trained on the published data set, by the recipe of its organizers.
+"""`yt8m`: features for models trained on the published data set, by its organizers' recipe.
 
-What they have published is put together here: a frame goes through the Inception network of 2015 and a PCA to 1,024
-numbers, the first 0.96 seconds of a second's sound through VGGish and a PCA to 128. They are clipped to -2 to 2 and
-rounded to bytes; what the extractor returns is what these bytes stand for, so that shards get the very bytes.
+A frame becomes 1,024 numbers by the Inception network of 2015 and a PCA, the first 0.96 seconds of a second's sound 128
+by VGGish and a PCA. They are clipped to -2 to 2 and rounded to bytes; the extractor returns the values of these bytes,
+so that shards get exactly the bytes.
 
-Bits equal to those of the published shards cannot be had: their maintainers call the networks that they offer
-approximate (https://github.com/google-ai-edge/mediapipe/issues/408). docs/yt8m-features.md says how to see how close
-features come.
+The features are not identical to those in the published shards: the maintainers call the networks that they offer
+approximate (https://github.com/google-ai-edge/mediapipe/issues/408). docs/yt8m-features.md tells how to measure the
+difference.
 
-Dimensions: N seconds, H and W pixels, V = 1024 visual and A = 128 audio features, P = 2048 of Inception.
+Dimensions: N seconds, H and W pixels, V = 1024 visual and A = 128 audio features, P = 2048 Inception features.
 """
 
 import hashlib
@@ -28,27 +28,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from yt8m.common.errors import UserError
-from yt8m.data.features import PUBLISHED_RANGE
+from yt8m.common.errors import UserError, first_line
+from yt8m.data.features import PUBLISHED_EXTRACTOR, PUBLISHED_RANGE
 from yt8m.films.extractors.base import Extractor, Options, register
-from yt8m.films.extractors.shared import digest_of, exactly, first_line, one_by_one, required_package
+from yt8m.films.extractors.shared import digest_of, exactly, one_by_one, required_package
 from yt8m.films.extractors.vggish import EMBEDDING, WINDOWS, VGGish
 from yt8m.films.log_mel import log_mel
 
 LOGGER = logging.getLogger(__name__)
-NAME = "yt8m"
+NAME = PUBLISHED_EXTRACTOR
 VISUAL = 1024
 _INCEPTION = 2048
 _FRAME, _POOLED = "DecodeJpeg:0", "pool_3/_reshape:0"
 _PCA_FLOOR = 1e-4  # added to eigenvalues
-_LIMIT = 2.0  # of values, before they become bytes
-_LARGEST_MEMBER = 2**30  # bytes; those of the archives have at most 100 MB
+_LIMIT = 2.0  # of values, before quantization
+_LARGEST_MEMBER = 2**30  # bytes; the published ones have at most 100 MB
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A file that the organizers offer, and where; what to use in its place; its digest, where one is known."""
+    """A published file: its name and address, the unpacked files that may replace it, and its digest, if known."""
 
     name: str
     address: str
@@ -56,7 +56,7 @@ class _Source:
     md5: str | None = None
 
 
-# The digests are those by which https://github.com/cosmir/openmic-2018 checks its copies.
+# Digests are from https://github.com/cosmir/openmic-2018.
 _GRAPH = _Source(
     "inception-2015-12-05.tgz",
     "http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz",
@@ -77,12 +77,12 @@ SOURCES = (_GRAPH, _PCA, _VGGISH, _VGGISH_PCA)
 
 
 def released_bytes(values: np.ndarray) -> np.ndarray:
-    """Features as the organizers' extractor makes bytes of them: clipped to -2 to 2, and rounded."""
+    """Features quantized like the organizers' extractor does it: clipped to -2 to 2 and rounded."""
     return ((np.clip(values, -_LIMIT, _LIMIT) + 2) * 255 / 4).round().astype(np.uint8)
 
 
 def released_values(quantized: np.ndarray) -> np.ndarray:
-    """What bytes of the published data set stand for, float32."""
+    """The values of the published data set's bytes, float32."""
     low, high = PUBLISHED_RANGE
     return (quantized * ((high - low) / 255) + low).astype(np.float32)
 
@@ -95,7 +95,7 @@ class YouTube8M(Extractor):
     visual_range = audio_range = PUBLISHED_RANGE
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        """Of the files in `folder`. Raises `UserError` for those that are missing or not what they should be."""
+        """Open the files in `folder`. Raises `UserError` for missing or wrong ones."""
         files, checkpoint = _files(folder), folder / _VGGISH.name
         tensorflow = _tensorflow()
         self.digest = digest_of({"extractor": NAME, "version": 1}, {**files, checkpoint.name: checkpoint})
@@ -121,7 +121,7 @@ class YouTube8M(Extractor):
         return released_values(released_bytes(one_by_one(patches, EMBEDDING, self._audio_features, NAME)))
 
     def without_sound(self) -> np.ndarray:
-        """What the byte 0 stands for, which the organizers' extractor writes."""
+        """The value of the byte 0, which the organizers' extractor writes."""
         return released_values(np.zeros(EMBEDDING, np.uint8))
 
     def _visual_features(self, frame: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ class YouTube8M(Extractor):
 
 @register(NAME)
 def open_youtube8m(rest: str, options: Options) -> Extractor:
-    """The extractor `yt8m`, of the files in `options.assets`."""
+    """The extractor `yt8m`, with the files in `options.assets`."""
     if rest:
         raise UserError(f"extractor {NAME}:{rest}: expected {NAME} alone; its files are in the folder of --assets")
     if options.assets is None:
@@ -147,7 +147,7 @@ def open_youtube8m(rest: str, options: Options) -> Extractor:
 
 
 class _Inception:
-    """The graph of 2015 in a session of TensorFlow."""
+    """The graph of 2015 in a TensorFlow session."""
 
     def __init__(self, tensorflow: Any, serialized: bytes, path: Path, device: torch.device) -> None:
         from google.protobuf.message import DecodeError
@@ -160,21 +160,21 @@ class _Inception:
                 v1.import_graph_def(definition, name="")
             self._frame, self._pooled = (graph.get_tensor_by_name(name) for name in (_FRAME, _POOLED))
         except (DecodeError, ValueError, KeyError, tensorflow.errors.OpError) as error:
-            problem = f"is not the graph with {_FRAME} and {_POOLED} ({first_line(error)})"
+            problem = f"is not a graph with {_FRAME} and {_POOLED} ({first_line(error)})"
             raise UserError(f"{path}: {problem}; {_again(_GRAPH)}") from None
         settings = v1.ConfigProto(
-            intra_op_parallelism_threads=1,  # the bits do not depend on how many there are
+            intra_op_parallelism_threads=1,  # for reproducible results
             inter_op_parallelism_threads=1,
             device_count={"GPU": int(device.type == "cuda")},
         )
-        settings.gpu_options.allow_growth = True  # torch has its share of the memory, too
+        settings.gpu_options.allow_growth = True  # share the memory with torch
         self._session = v1.Session(graph=graph, config=settings)
         try:
             shape = self._run(np.zeros((8, 8, 3), np.uint8)).shape
         except (TypeError, ValueError, tensorflow.errors.OpError) as error:
             raise UserError(f"{path}: cannot be run ({first_line(error)}); {_again(_GRAPH)}") from None
         if shape != (1, _INCEPTION):
-            raise UserError(f"{path}: {_POOLED} is of the shape {shape}, not (1, {_INCEPTION}); {_again(_GRAPH)}")
+            raise UserError(f"{path}: {_POOLED} has the shape {shape}, not (1, {_INCEPTION}); {_again(_GRAPH)}")
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """A frame (H, W, 3) uint8 → (P,) float32."""
@@ -189,8 +189,8 @@ def _again(source: _Source) -> str:
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    """The contents of all files but VGGish's checkpoint, by their names; from archives where they do not lie beside
-    them. Raises one `UserError` for all that are missing."""
+    """The contents of all files except VGGish's checkpoint, by name; from archives unless they are unpacked. Raises one
+    `UserError` for all missing files."""
     there = {name for source in SOURCES for name in (source.name, *source.holds) if (folder / name).is_file()}
     missing = [
         source for source in SOURCES if source.name not in there and not (source.holds and there >= {*source.holds})
@@ -210,11 +210,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _members(path: Path, source: _Source) -> dict[str, bytes]:
-    """What an archive holds, read without unpacking anything to the disk, wherever in the archive it is."""
+    """The files of an archive, in any of its folders, read without unpacking to disk."""
     found: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
-            for member in archive:  # to the end, where a download that was cut off is found out
+            for member in archive:  # to the end, to detect truncated downloads
                 name = member.name.rpartition("/")[2]
                 if name in source.holds and member.isreg() and member.size <= _LARGEST_MEMBER:
                     file = archive.extractfile(member)
@@ -223,23 +223,23 @@ def _members(path: Path, source: _Source) -> dict[str, bytes]:
     except _DAMAGED as error:
         raise UserError(f"{path}: cannot be read ({first_line(error)}); {_again(source)}") from None
     if lacking := [name for name in source.holds if name not in found]:
-        raise UserError(f"{path}: has no {' and no '.join(lacking)}; {_again(source)}")
+        raise UserError(f"{path}: lacks {' and '.join(lacking)}; {_again(source)}")
     return {name: found[name] for name in source.holds}
 
 
 def _warn_of_another(path: Path, source: _Source) -> None:
-    """Say so, once however many processes there are, if a file is not the one that is known."""
+    """Warn, in the main process only, if a file has another digest."""
     if multiprocessing.parent_process() is not None:
         return
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if digest != source.md5:
         known = f"(MD5 {digest}, not {source.md5})"
-        LOGGER.warning("%s: is not the known file of %s %s; its features may be others", path, source.address, known)
+        LOGGER.warning("%s: is not the known file of %s %s; its features may differ", path, source.address, known)
 
 
 def _array(folder: Path, name: str, files: Mapping[str, bytes], rows: range, columns: int) -> np.ndarray:
-    """The array of a `.npy` file of the PCA: floats, of a number of rows that is in `rows`."""
+    """The array of a `.npy` file of the PCA: floats, with a number of rows in `rows`."""
     try:
         array = np.load(io.BytesIO(files[name]), allow_pickle=False)
     except _DAMAGED as error:
@@ -251,18 +251,18 @@ def _array(folder: Path, name: str, files: Mapping[str, bytes], rows: range, col
 
 def _floats(array: np.ndarray, fits: bool, path: object, wanted: str, source: _Source) -> np.ndarray:
     if not fits or array.dtype.kind != "f":
-        raise UserError(f"{path}: is {array.dtype} of the shape {array.shape}, not floats {wanted}; {_again(source)}")
+        raise UserError(f"{path}: is {array.dtype} with the shape {array.shape}, not floats {wanted}; {_again(source)}")
     if not np.isfinite(array).all():
         raise UserError(f"{path}: has numbers that are not finite; {_again(source)}")
     return array
 
 
 def _audio_pca(path: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """The means (A,) and the eigenvectors (A, A), whitened, a row each."""
+    """The means (A,) and the whitened eigenvectors (A, A), one per row."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             means, vectors = np.asarray(arrays["pca_means"]), np.asarray(arrays["pca_eigen_vectors"])
-    except (*_DAMAGED, AttributeError, TypeError) as error:  # an array has no names, and nothing to close
+    except (*_DAMAGED, AttributeError, TypeError) as error:  # of a file with a single array
         problem = f"cannot be read as pca_means and pca_eigen_vectors ({first_line(error)})"
         raise UserError(f"{path}: {problem}; {_again(_VGGISH_PCA)}") from None
     square, column = (EMBEDDING, EMBEDDING), (EMBEDDING, 1)
@@ -279,7 +279,7 @@ def _vggish(tensorflow: Any, path: Path) -> VGGish:
 
         def read(name: str) -> np.ndarray:
             if name not in names:
-                raise ValueError(f"there is no {name}")
+                raise ValueError(f"lacks {name}")
             return np.asarray(reader.get_tensor(name))
 
         return VGGish(read).eval()
@@ -289,7 +289,7 @@ def _vggish(tensorflow: Any, path: Path) -> VGGish:
 
 
 def _tensorflow() -> Any:
-    """The module `tensorflow`, as quiet as it can be. Raises `UserError` where it is not installed."""
+    """The module `tensorflow`, silenced. Raises `UserError` if it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _silent_stderr():
         return required_package("tensorflow", NAME, "pip install tensorflow, with Python 3.11 to 3.13")
@@ -297,7 +297,7 @@ def _tensorflow() -> Any:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Without what libraries in C++ write to the standard error while they are loaded."""
+    """Discard what C++ libraries write to standard error while they are loaded."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

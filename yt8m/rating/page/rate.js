@@ -1,15 +1,15 @@
 "use strict";
-// Asks the server what to ask, plays that segment in a loop, and sends the answer. The server's answers are as
-// `RatingWindows` in windows.py describes them.
+// Gets a question from the server, loops its segment, and sends the answer. `RatingWindows` in windows.py makes the
+// server's replies.
 
 const element = (id) => document.getElementById(id);
 const film = element("film");
-const windowName = crypto.randomUUID(); // a new one after each reload: a duplicated tab is another window
-const GONE = "The command for rating has ended; no answer is lost. Start it again, and open the address that it prints.";
-const WAIT = 5000; // milliseconds until it is looked again whether another window has left something
+const windowName = crypto.randomUUID(); // new after each reload: a duplicated tab is another window
+const GONE = "The rating command has ended; no answer is lost. Start it again and open the address that it prints.";
+const WAIT = 5000; // milliseconds between checks for questions that other windows have left
 
-let state = null; // what the server said last
-let ready = false; // whether the segment that is asked about can be seen
+let state = null; // the server's last answer
+let ready = false; // whether the segment in question is on screen
 let busy = false;
 let sound = true;
 let paused = false;
@@ -57,6 +57,7 @@ function show(answer) {
   element("skipped").textContent = state.skipped ? `, ${state.skipped} skipped` : "";
   element("file").textContent = state.file;
   element("command").textContent = state.command;
+  element("least").textContent = element("least-no").textContent = state.least;
   showProgress();
   showUnplayable();
   const question = state.question;
@@ -74,10 +75,10 @@ function show(answer) {
 }
 
 function showEnd() {
-  element("end-title").textContent = state.others ? "Other windows have the last questions" : "Nothing is left to rate";
-  let text = "All questions have an answer. What to type next stands below.";
-  if (state.skipped) text = `${state.skipped} are skipped; they come again when the command is started again.`;
-  if (state.others) text = "What they leave open comes here.";
+  element("end-title").textContent = state.others ? "The last questions are open in other windows" : "Nothing is left to rate";
+  let text = "All questions are answered. The command to train a model is below.";
+  if (state.skipped) text = `${state.skipped} skipped; start the command again to be asked those again.`;
+  if (state.others) text = "Any that they leave unanswered will appear here.";
   element("end-text").textContent = text;
   if (state.others) setTimeout(() => { if (!state.question) post("ask"); }, WAIT);
 }
@@ -93,7 +94,7 @@ function showProgress() {
       return part;
     });
     name.textContent = row.class;
-    counts.textContent = `${row.yes} yes, ${row.no} no, ${row.open} open`;
+    counts.textContent = `${row.yes} yes, ${row.no} no, ${row.open} left`;
     for (const kind of ["yes", "no"]) {
       const part = document.createElement("div");
       part.className = kind;
@@ -138,8 +139,8 @@ async function start() {
   try {
     await film.play();
   } catch (error) {
-    if (error.name !== "NotAllowedError") return; // another film, or a pause, came in between
-    film.muted = true; // browsers play no sound before a key or a click
+    if (error.name !== "NotAllowedError") return; // interrupted by another film or a pause
+    film.muted = true; // browsers play no sound before the first key or click
     film.play().catch(() => {});
   }
 }
@@ -161,7 +162,7 @@ function unplayable() {
 film.addEventListener("loadedmetadata", () => {
   if (!state?.question) return;
   if (film.videoWidth) begin();
-  else unplayable(); // its sound can be played, its pictures cannot
+  else unplayable(); // sound without pictures
 });
 film.addEventListener("error", () => { if (film.hasAttribute("src")) unplayable(); });
 film.addEventListener("seeked", () => {
@@ -178,10 +179,13 @@ function loop() {
     }
   }
 }
-film.addEventListener("timeupdate", loop); // comes too seldom, but also where nothing is drawn
+film.addEventListener("timeupdate", loop); // rare, but also sent while nothing is drawn
 film.addEventListener("ended", loop);
 (function draw() {
   loop();
+  const {start: from, end} = state?.question ?? {start: 0, end: 1};
+  const share = Math.min(Math.max((film.currentTime - from) / (end - from), 0), 1);
+  element("played").style.width = `${ready ? 100 * share : 0}%`;
   requestAnimationFrame(draw);
 })();
 
@@ -215,7 +219,8 @@ function update() {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const action = ACTIONS[event.key.toLowerCase()];
+  const onButton = event.target.matches("button"); // which the space bar presses
+  const action = ACTIONS[event.key === " " && !onButton ? "p" : event.key.toLowerCase()];
   if (!action) return;
   event.preventDefault();
   if (film.muted && sound) film.muted = false;

@@ -1,12 +1,12 @@
-// What all pages use.
+// Shared by all pages.
 const SEGMENT = 5; // seconds
 const byId = (id) => document.getElementById(id);
 const pageData = () => JSON.parse(byId("data").textContent);
-// Two decimals, cut off instead of rounded, so that 0.499 does not look as if it reached 0.5.
+// Two decimals, truncated so that 0.499 does not look like 0.5.
 const digits = (probability) => (Math.floor(probability * 100 + 1e-9) / 100).toFixed(2);
 const counted = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
-// Seconds as m:ss, from an hour on as h:mm:ss.
+// Seconds as m:ss, or h:mm:ss from an hour on.
 function clock(seconds) {
   const whole = Math.floor(seconds);
   const two = (number) => String(number).padStart(2, "0");
@@ -27,8 +27,8 @@ function drawing(tag, attributes) {
   return made;
 }
 
-// A list of things to choose one from, with a search box: `find(words)` gives all that fit as {key, title, detail}, in
-// order, for the text that was typed in small letters; `choose(key)` is called for the one that was clicked.
+// A list with a search box: `find(text)` returns the matches of the lower-case text as {key, title, detail}, in order;
+// `choose(key)` is called for the clicked one.
 const MOST_CHOICES = 50; // shown at a time
 function createChooser(find, choose, noun) {
   const [box, list, more] = [byId("chooser-search"), byId("chooser-list"), byId("chooser-more")];
@@ -47,7 +47,7 @@ function createChooser(find, choose, noun) {
       return item;
     }));
     const left = found.length - MOST_CHOICES;
-    more.textContent = found.length === 0 ? `No ${noun} is called so.`
+    more.textContent = found.length === 0 ? `No ${noun} found.`
       : left > 0 ? `${counted(found.length, noun)}; the first ${MOST_CHOICES} are shown.` : counted(found.length, noun);
     mark();
   }

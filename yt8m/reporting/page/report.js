@@ -2,12 +2,12 @@
 //   title, made, version, data_dir, youtube, evaluations, models: as `evaluate` and `describe_models` have them,
 //   timelines: { classes (names), videos: [[id, start, seconds, segments, [number of a class, ...], [[row, start, is it there], ...]], ...],
 //                levels: the probabilities of all videos, classes and segments, a byte each, as base64, in units of 1 / scale,
-//                notes: [[number of a video, why it comes first], ...], films: [[number of a video, source and pictures], ...], remarks }.
+//                notes: [[number of a video, reason why it comes first], ...], films: [[number of a video, source and pictures], ...], remarks }.
 const data = pageData();
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const narrow = window.matchMedia("(max-width: 40rem)");
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7a7a7a"];
-const YOUTUBE_ID = /^[A-Za-z0-9_-]{11}$/; // the data set's own ids have 4 characters and say nothing of the video
+const YOUTUBE_ID = /^[A-Za-z0-9_-]{11}$/; // the data set's ids have 4 characters and are anonymous
 
 // --- helpers ---------------------------------------------------------------------------------------------
 
@@ -16,7 +16,7 @@ const isMissing = (value) => value === null || value === undefined;
 const shown = (value, digits = 4) => (isMissing(value) ? "–" : value.toFixed(digits));
 const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly reads texts as HTML
 
-// A column is { head, cell (of a row), title, kind: "text" or "note" }; one whose cells are all empty is left out.
+// A column is { head, cell (of a row), title, kind: "text" or "note" }; empty columns are left out.
 function fillTable(table, columns, rows) {
   const kept = columns.filter((column, place) => place === 0 || rows.some((row) => !["", "–"].includes(column.cell(row))));
   const thead = element("thead");
@@ -39,7 +39,7 @@ function fillSelect(select, texts) {
   select.replaceChildren(...texts.map((text, value) => element("option", text, { value })));
 }
 
-// Say that there is nothing in a section, and hide all but its heading.
+// Show a section's message for missing data, and hide everything else except its heading.
 function closeSection(id) {
   const section = byId(id);
   [...section.children].forEach((child) => { child.hidden = child.tagName !== "H2"; });
@@ -80,7 +80,7 @@ function scoreColumns(head, subjects) {
       title: "Of the segments that are rated positive, the share with a probability of at least 0.5" },
     { head: "calibration error", cell: (own) => shown(own.calibration_error),
       title: "Mean distance between a probability and the share of positive ratings among the segments that are given it" },
-    { head: "duplicates", cell: (own) => (own.duplicates ? String(own.duplicates) : ""), title: "Entries that a list has more than once; they count once" },
+    { head: "duplicates", cell: (own) => (own.duplicates ? String(own.duplicates) : ""), title: "Repeated entries of a list, which count once" },
     { head: "note", cell: (own) => own.note, kind: "note" },
   ];
 }
@@ -189,7 +189,7 @@ const { classes: classNames, videos, scale, notes, films, remarks } = data.timel
 const levels = Uint8Array.from(atob(data.timelines.levels), (letter) => letter.charCodeAt(0));
 const noteOf = new Map(notes);
 const filmOf = new Map(films);
-const offsets = []; // where the levels of each video begin
+const offsets = []; // of each video's levels
 videos.reduce((sum, [, , , segments, classes]) => { offsets.push(sum); return sum + segments * classes.length; }, 0);
 
 const levelsOf = (number, row) => {
@@ -198,7 +198,7 @@ const levelsOf = (number, row) => {
 };
 const peakOf = (number, row) => levelsOf(number, row).reduce((most, level) => Math.max(most, level), 0) / scale;
 
-// Unbroken runs of segments of at least 0.5, as viewer.js takes spans.
+// Runs of segments with probabilities of at least 0.5, as spans for viewer.js.
 function spansOf(values, start, seconds) {
   const spans = [];
   let first = -1;
@@ -244,7 +244,7 @@ function detail(number) {
   return classes.slice(0, 2).map((place, row) => `${classNames[place]} ${digits(peakOf(number, row))}`).join(" · ");
 }
 
-// Videos with a note first; of those that show a class that fits the text, the most probable ones.
+// Matching videos: those with a note first, then those with a matching class, by probability.
 function findVideos(text) {
   const fitting = new Set(text === "" ? [] : classNames.flatMap((name, place) => (name.toLowerCase().includes(text) ? [place] : [])));
   const found = [];
@@ -299,10 +299,10 @@ function showModels() {
   fillTable(byId("model-table"), [
     { head: "model", cell: (own) => own.name }, { head: "kind", cell: (own) => own.kind, kind: "text" },
     { head: "built on", cell: (own) => own.base, kind: "text" },
-    { head: "fold held out", cell: (own) => own.fold ?? "–", title: "The part of the rated shards that it was not trained on" },
+    { head: "fold held out", cell: (own) => own.fold ?? "–", title: "The part of the rated shards it was not trained on" },
     { head: "steps", cell: (own) => (own.steps === null ? "–" : own.steps.toLocaleString("en")) },
     { head: "best evaluation", cell: (own) => own.best ?? "–", kind: "text" },
-    { head: "weights", cell: (own) => own.parameters.toLocaleString("en"), title: "How many numbers were learned" },
+    { head: "weights", cell: (own) => own.parameters.toLocaleString("en"), title: "Number of trained parameters" },
   ], data.models);
 }
 

@@ -1,8 +1,8 @@
 // A film's timeline, under a player. A film is {
 //   name, seconds,
-//   source: null, or { file, name, format, visual, convert } (an address beside the page, and how to make a copy that
-//           browsers play), or { youtube, embed } (an id, and whether its player may be shown inside the page),
-//   rows: [{ name, start, values, spans, marks }] of a class each: `values` are the probabilities of its segments from
+//   source: null, or { file, name, format, visual, convert } (a relative address, and the command for a copy that
+//           browsers play), or { youtube, embed } (an id, and whether to embed the player),
+//   rows: [{ name, start, values, spans, marks }], one per class: `values` are the probabilities of its segments from
 //         second `start` on, or null; a span is { start, end, mean, highest, at, below, picture }, `below` if it does not
 //         reach the threshold; a mark is { start, positive }, a rated segment }.
 const HUES = [235, 50, 150, 320, 95, 280, 190, 20];
@@ -11,10 +11,11 @@ const MOST_CARDS = 200;
 const FURTHEST_ZOOM = 64;
 const WATCH = "https://www.youtube.com/watch?v=";
 const PLAYER = "https://www.youtube-nocookie.com";
+const FROM_A_FILE = "This page was opened as a file. YouTube's player works only on a page from a web server, such as python -m http.server.";
 
-// --- players: { seek(second), play(), pause(), time(), playing(), close() }; `moved` is called when the time changes ----
+// --- players: { seek(second), play(), pause(), time(), playing(), close() }; they call `moved` when the time changes ----
 
-// Without a film: only the playhead moves.
+// Without a film, only the playhead moves.
 function noPlayer(moved) {
   let at = 0;
   return { seek: (second) => { at = second; moved(); }, play() {}, pause() {}, time: () => at, playing: () => false, close() {} };
@@ -32,7 +33,7 @@ function filePlayer(stage, address, name, moved, failed) {
   stage.replaceChildren(video);
   return {
     seek: (second) => { video.currentTime = second; },
-    play: () => { video.play().catch(() => {}); }, // what hinders it is told by the event
+    play: () => { video.play().catch(() => {}); }, // the error event reports failures
     pause: () => video.pause(),
     time: () => video.currentTime,
     playing: () => !video.paused,
@@ -40,7 +41,7 @@ function filePlayer(stage, address, name, moved, failed) {
   };
 }
 
-// YouTube's player inside the page, which is told what to do by messages.
+// YouTube's player in the page, controlled by messages.
 function embeddedPlayer(stage, id, moved) {
   const frame = element("iframe", undefined, {
     src: `${PLAYER}/embed/${id}?enablejsapi=1&playsinline=1&rel=0&origin=${encodeURIComponent(location.origin)}`,
@@ -70,12 +71,13 @@ function embeddedPlayer(stage, id, moved) {
   };
 }
 
-// A way to YouTube, which opens the film there at that second.
-function linkedPlayer(stage, id, moved) {
+// A link that opens the film on YouTube at that second; `why` there is no player, or null.
+function linkedPlayer(stage, id, moved, why) {
   const address = (second) => `${WATCH}${id}&t=${Math.floor(second)}s`;
   const link = element("a", undefined, { target: "_blank", rel: "noopener", style: "color: inherit" });
-  const box = element("p", undefined, { class: "link" });
+  const box = element("div", undefined, { class: "link" });
   box.append(link);
+  if (why !== null) box.append(element("p", why));
   stage.replaceChildren(box);
   let at = 0;
   const show = () => { link.href = address(at); link.textContent = `Watch ${id} on YouTube from ${clock(at)}`; };
@@ -89,7 +91,7 @@ function linkedPlayer(stage, id, moved) {
 
 // --- the viewer --------------------------------------------------------------------------------------------
 
-// `everywhere`: whether keys count wherever the focus is, or only inside of the viewer. Returns { show(film) }.
+// `everywhere`: whether keys work wherever the focus is, or only inside the viewer. Returns { show(film) }.
 function createViewer(everywhere) {
   const viewer = byId("viewer");
   const [stage, timeline, lines, cards] = ["stage", "timeline", "lines", "cards"].map(byId);
@@ -97,7 +99,7 @@ function createViewer(everywhere) {
   let film = null;
   let player = noPlayer(() => {});
   let rows = []; // with `line`, and spans with `row`, `bar` and `card`
-  let sequence = []; // the spans of the rows that are shown, by time
+  let sequence = []; // the spans of visible rows, by time
   let selected = null;
   let ownSeek = false;
   let zoom = 1;
@@ -253,7 +255,7 @@ function createViewer(everywhere) {
     keepInView(span.start);
   }
 
-  // One bar and one card can always be reached with Tab.
+  // One bar and one card are always reachable with Tab.
   function setEntrance() {
     const first = selected !== null && sequence.includes(selected) ? selected : sequence[0];
     sequence.forEach((span) => [span.bar, span.card].forEach((own) => own?.setAttribute("tabindex", span === first ? "0" : "-1")));
@@ -281,7 +283,7 @@ function createViewer(everywhere) {
     goTo(direction > 0 ? sequence.find((span) => span.start >= time) : sequence.findLast((span) => span.start < time));
   }
 
-  // The span of the next row that has one which is nearest in time.
+  // Go to the span nearest in time in the next row that has any.
   function stepRow(direction) {
     const time = selected?.start ?? player.time();
     const shown = rows.filter((row) => !row.line.hidden && row.spans.length);
@@ -329,13 +331,14 @@ function createViewer(everywhere) {
     byId("player-note").hidden = true;
     stage.replaceChildren();
     if (source === null) {
-      tellOfPlayer("The film is not at hand. If you have it, choose its file; it stays on this computer.", null, true);
+      tellOfPlayer("The film is not available here. If you have it, choose its file; it stays on this computer.", null, true);
       return noPlayer(moved);
     }
     if (source.youtube !== undefined) {
       const { youtube, embed } = source;
       // YouTube's player refuses pages that have no address of their own.
-      return embed && location.protocol.startsWith("http") ? embeddedPlayer(stage, youtube, moved) : linkedPlayer(stage, youtube, moved);
+      if (embed && location.protocol.startsWith("http")) return embeddedPlayer(stage, youtube, moved);
+      return linkedPlayer(stage, youtube, moved, embed ? FROM_A_FILE : null);
     }
     return openFile(source.file, source.name, source);
   }
@@ -345,9 +348,9 @@ function createViewer(everywhere) {
       if (!entirely && source?.visual === false) return;
       const kind = source?.format ? ` (${source.format})` : "";
       tellOfPlayer(entirely
-        ? `This browser cannot play ${name}${kind}, or the file is no longer where it was when this page was made. The timeline works without it.`
-          + `${source?.convert ? " This makes a copy that browsers play; choose it then:" : ""}`
-        : `This browser plays the sound of ${name}${kind}, but cannot show its pictures.${source?.convert ? " This makes a copy that it can show; choose it then:" : ""}`,
+        ? `This browser cannot play ${name}${kind}, or the file was moved after this page was made. The timeline works without it.`
+          + `${source?.convert ? " This command makes a copy that browsers play; then choose it:" : ""}`
+        : `This browser plays the sound of ${name}${kind}, but cannot show its pictures.${source?.convert ? " This command makes a copy that it can show; then choose it:" : ""}`,
       source?.convert ?? null);
       if (!entirely) return;
       const at = player.time();
@@ -399,7 +402,7 @@ function createViewer(everywhere) {
     "+": () => setZoom(2 * zoom), "-": () => setZoom(zoom / 2), "?": () => byId("keys").showModal(),
     " ": () => (player.playing() ? player.pause() : player.play()),
   };
-  const OF_PLAYERS = "npjk?"; // the others are the player's own while it has the focus
+  const OF_PLAYERS = "npjk?"; // also while a player has the focus, which handles the other keys
 
   function press(event) {
     const { key, target } = event;
@@ -413,7 +416,7 @@ function createViewer(everywhere) {
   }
 
   document.addEventListener("keydown", press);
-  // A bar is a button, which Space would click when it is let go.
+  // Releasing Space would click a bar, which is a button.
   viewer.addEventListener("keyup", (event) => { if (event.key === " " && event.target.matches(".span, .card")) event.preventDefault(); });
   byId("class-search").addEventListener("input", filter);
   byId("previous-span").addEventListener("click", () => step(-1));
@@ -438,7 +441,7 @@ function createViewer(everywhere) {
   return { show };
 }
 
-// A rating: what is there is a filled green disc, what is not there a red cross.
+// A rating: a green disc if positive, else a red cross.
 function markSign(positive, left, title) {
   const svg = drawing("svg", { class: `mark ${positive ? "yes" : "no"}`, viewBox: "0 0 16 16", role: "img", "aria-label": title });
   if (left !== undefined) svg.style.left = left;

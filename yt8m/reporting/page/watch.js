@@ -1,4 +1,4 @@
-// The page of `localize --html`: data is { title, films }, of which viewer.js says what a film is.
+// The page of `localize --html`: data is { title, films }; viewer.js describes films.
 const data = pageData();
 const viewer = createViewer(true);
 
@@ -29,6 +29,6 @@ if (data.films.length) {
   chooseFilm(0);
 } else {
   byId("viewer").hidden = true;
-  byId("film-facts").textContent = "There is no film.";
+  byId("film-facts").textContent = "No films.";
 }
 document.documentElement.dataset.ready = "true";
