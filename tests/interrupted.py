@@ -5,7 +5,8 @@ not in its place; `write N` with the N-th state half written; `aside N` between 
 the older one for the N-th time; `evaluation N` at the first batch of the N-th evaluation; `best N` after the N-th best
 checkpoint has been written; `export` with everything trained; `term N` is SIGTERM, not SIGKILL, after the N-th step,
 `term-evaluation N` in the N-th evaluation. `cut N` kills nothing, but cuts off a shard that the N-th batch is
-about to be read from, and `eio N` has nothing read from the N-th batch on, as a disk does that fails.
+about to be read from, `cut-record N` within the N-th record that is read as a whole, and `eio N` has nothing read from
+the N-th batch on, as a disk does that fails.
 """
 
 import os
@@ -22,6 +23,7 @@ import helperbot.files
 import helperbot.state
 import numpy as np
 
+import yt8m.data.reader
 import yt8m.training.trainer
 from tests.processes import run_command
 from yt8m.data import native_reading
@@ -119,6 +121,21 @@ def fail(*handles: int) -> None:
     os.close(nowhere)
 
 
+def cut_record(at: int) -> None:
+    """Cut a shard off within the `at`-th record that is read as a whole, just before that."""
+    original = yt8m.data.reader.read_payload
+    calls = 0
+
+    def counting(shard: Any, offset: int, length: int, path: Path, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            os.truncate(path, offset + length // 2)
+        return original(shard, offset, length, path, *arguments)
+
+    yt8m.data.reader.read_payload = counting
+
+
 def run_interrupted(moment: str, at: int, module: str, *arguments: str) -> None:
     """Run a command, see the module."""
     bot = helperbot.bot.Bot
@@ -140,6 +157,8 @@ def run_interrupted(moment: str, at: int, module: str, *arguments: str) -> None:
         interrupt(bot, "_train_step", at, after=True, action=lambda: end(signal.SIGTERM))
     elif moment == "term-evaluation":
         interrupt(bot, "_evaluate", at, after=False, action=lambda: end(signal.SIGTERM))
+    elif moment == "cut-record":
+        cut_record(at)
     elif moment in ("cut", "eio"):
         fail_to_read(at, moment == "cut")
     else:

@@ -247,7 +247,7 @@ def test_a_cache_folder_that_cannot_be_written_costs_a_warning(number, data, mon
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("helperbot.files._make_temporary", refuse)
     assert_same(load(data), expected)
     (warning,) = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert os.strerror(number) in warning.getMessage()

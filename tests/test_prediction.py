@@ -78,7 +78,7 @@ def test_a_shard_cut_while_it_is_predicted_ends_with_its_name_and_nothing_is_los
     shutil.rmtree(data_dir / "cache" / "predictions")
     shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[1]
     content, stat = shard.read_bytes(), shard.stat()
-    ended = fork(run_interrupted, "cut", 6, *line)
+    ended = fork(run_interrupted, "cut-record", 6, *line)
     assert ended.status == 2 and "Traceback" not in ended.err, ended.err
     assert f"{shard}: has been cut off before byte " in ended.err.splitlines()[-1]
     shard.write_bytes(content)

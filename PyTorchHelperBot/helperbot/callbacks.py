@@ -164,8 +164,10 @@ class MovingAverage(Callback):
 
     def statistics(self) -> dict[str, float]:
         """The averages "loss" and "grad_norm" (before clipping, if measured), without those that have no values."""
-        return {
-            name: torch.stack(list(values)).double().mean().item() for name, values in self._values.items() if values
+        return {  # loaded values are on the CPU, wherever training goes on
+            name: torch.stack([value.to(values[-1].device) for value in values]).double().mean().item()
+            for name, values in self._values.items()
+            if values
         }
 
 
