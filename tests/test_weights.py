@@ -247,7 +247,7 @@ def test_an_ensemble_below_its_best_member_is_told_with_an_interval(folder: Path
 def test_a_good_ensemble_is_not_told_to_be_bad(folder: Path, command: Command) -> None:
     how = "--data-dir", folder, "--truth", folder / "truth.csv", "--resamples", 0
     outcome = command("evaluate", *how, "--model-names", "fair_2", "good_1")
-    assert "below" not in outcome.out and "best weights" in outcome.out and "% interval" not in outcome.out
+    assert "below" not in outcome.out and "best weights" in outcome.out and "(95 % interval" not in outcome.out
     outcome = command("evaluate", *how, "--model-names", "good_1")
     assert outcome.status == 0 and "best weights" not in outcome.out
     document = json.loads((folder / "cache" / "evaluation.json").read_text(encoding="utf-8"))
