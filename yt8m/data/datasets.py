@@ -21,7 +21,7 @@ from yt8m.common.errors import UserError
 from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
 from yt8m.data.order import Key
-from yt8m.data.packed_frames import PackedFrames
+from yt8m.data.packed_frames import PackedFrames, places_of
 from yt8m.data.reader import Frames, Rows, ShardReader
 from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
@@ -127,7 +127,11 @@ class ShardDataset(ABC, Generic[Batch]):
         ends = np.cumsum(lengths)
         met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
         # Not with torch: with each of its operations a thread gives Python's lock away and has to wait for it again.
-        return PackedFrames.of(torch.from_numpy(frames), lengths), met
+        longest = int(lengths.max(initial=1))
+        places = self.empty((len(seconds),), np.int64)
+        places[:] = places_of(lengths, longest)
+        packed = PackedFrames(torch.from_numpy(frames), torch.from_numpy(lengths), torch.from_numpy(places), longest)
+        return packed, met
 
 
 def _pinned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
