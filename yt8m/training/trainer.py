@@ -29,7 +29,14 @@ from helperbot import (
 from helperbot.distributed import rank, world_size
 from helperbot.files import locked, remove_leftovers
 
-from yt8m.common.devices import joined, require_compilation, resolve_device, resolve_half, resolve_workers
+from yt8m.common.devices import (
+    joined,
+    keep_freed_memory,
+    require_compilation,
+    resolve_device,
+    resolve_half,
+    resolve_workers,
+)
 from yt8m.common.errors import UserError
 from yt8m.data.partitions import NO_FOLD
 from yt8m.data.records import RAISE, Damage
@@ -78,6 +85,8 @@ def train(folder: Path, data_dir: Path, build: Builder, options: Options) -> Non
     Raises `UserError`. Ends the process with status 128 + n after signal n, the state of the run saved.
     """
     device = resolve_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if options.compiled:
         require_compilation(device)
     with joined(device):
