@@ -102,7 +102,7 @@ def take_rate_screenshot(demo: Path, folder: Path, **options: Any) -> None:
         for film in sorted((demo / "films").iterdir())[:8]:
             shutil.copy(film, Path(place) / "films")
         shutil.copy(demo / "labels.csv", place)
-        words = "-m yt8m.rate --videos films --labels labels.csv --name first --seed 4".split()
+        words = "-m yt8m.rate --videos films --labels labels.csv --name first --seed 11".split()
         path = os.pathsep.join(map(os.path.abspath, sys.path))
         command = [sys.executable, *words]
         with Popen(command, stdout=PIPE, text=True, cwd=place, env=os.environ | {"PYTHONPATH": path}) as server:
