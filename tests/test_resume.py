@@ -246,7 +246,7 @@ def test_a_run_does_not_go_on_with_other_frames_than_it_began_with(
     save_file(state, path)
     outcome = command(*command_line)
     assert outcome.status == 2 and "Traceback" not in outcome.err
-    assert "in another way (version 1, here 2); begin anew with --restart" in outcome.err.splitlines()[-1]
+    assert "in another way (version 1, here 2); start over with --restart" in outcome.err.splitlines()[-1]
     assert command(*command_line, "--restart").status == 0
 
 
@@ -530,7 +530,7 @@ def test_where_both_states_are_damaged_they_are_named_and_left_alone(
         state.write_bytes(content)
         outcome = command(*command_line)
         assert outcome.status == 2 and str(state) in outcome.err and "--restart" in outcome.err
-        assert f"nor can {previous}, the one before; begin anew with --restart" in outcome.err
+        assert f"nor can {previous}, the one before; start over with --restart" in outcome.err
         assert "Traceback" not in outcome.err and (state.read_bytes(), previous.read_bytes()) == (content, other)
     state.write_bytes(whole)
     assert command(*command_line).status == 0

@@ -67,14 +67,14 @@ def begin_run(
         if found is None:
             raise UserError(
                 f"{folder}: holds a model or a run that does not say how it was made; choose another "
-                "--name, or begin anew with --restart"
+                "--name, or start over with --restart"
             )
         earlier = found.pop(_CODE, None)
         differing = differences(_completed(found, finished), origin)
         if differing:
             raise UserError(
                 f"{folder}: belongs to another run: {'; '.join(differing)}; choose another --name, or "
-                "begin anew with --restart"
+                "start over with --restart"
             )
         if finished:
             LOGGER.info("%s: is finished already; --restart would begin anew", folder)

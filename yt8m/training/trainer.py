@@ -175,7 +175,7 @@ def _train(
     except TooFewExamplesError as error:
         raise UserError(f"{folder}: {error}; {examples_remedy(experiment)}") from None
     except StateError as error:
-        raise UserError(f"{error}; begin anew with --restart") from None
+        raise UserError(f"{error}; start over with --restart") from None
     except (UserError, OSError):  # of data that cannot be read, or a disk that is full
         if bot.saved_step is not None:
             LOGGER.info("%s: the same command goes on from the state of step %d", folder, bot.saved_step)
@@ -205,7 +205,7 @@ def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: B
     except LookupError as error:
         raise UserError(
             f"{folder}: nothing to export: {error}; lower training.lr, now {experiment.settings.lr:g}, and "
-            "begin anew with --restart"
+            "start over with --restart"
         ) from None
     if rank() == 0:
         best.load_best(experiment.model)
@@ -289,5 +289,5 @@ def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, experiment: Exp
     )
     return (
         f"{folder}: {error}; videos of that batch: {', '.join(ids[:IDS_SHOWN])}{more}; {last}; lower training.lr "
-        f"(now {experiment.settings.lr:g}) or raise training.eps, and begin anew with --restart"
+        f"(now {experiment.settings.lr:g}) or raise training.eps, and start over with --restart"
     )
