@@ -135,7 +135,7 @@ def test_output_i_of_a_model_of_2019_is_row_i_of_the_table(challenge_dir: Path, 
     assert (predicted > 5000).sum() == len(ROWS)
     for row in ROWS:
         assert lists[table[row]][0] == f"v{row:03d}:30"
-    (line,) = [line for line in said if "1,000 classes are taken for the challenge's" in line]
+    (line,) = [line for line in said if "assuming the challenge's 1,000 classes" in line]
     assert "old_0" in line
 
 

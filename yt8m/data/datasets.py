@@ -32,7 +32,7 @@ Batch = TypeVar("Batch")
 
 
 class VideoBatch(NamedTuple):
-    """`labels` (B, C) bool; `videos`: the uint8 frames of B videos; `examples` (B,): index rows, not moved to the GPU."""
+    """`labels` (B, C) bool; `videos`: uint8 frames of B videos; `examples` (B,): index rows, not moved to the GPU."""
 
     labels: Tensor
     videos: PackedFrames

@@ -177,7 +177,7 @@ class Fetcher:
     def _get(self, address: str, start: int = 0, method: str = "GET") -> requests.Response:
         """The server's response for a file, or the rest of it from byte `start`.
 
-        Its status is 200 or, with a start, 206, or 416 for a start beyond the end. Raises `RequestException` for others.
+        Its status is 200 or, with a start, 206, or 416 if that is beyond the end. Raises `RequestException` for others.
         """
         # With another encoding, offsets in the file and in the response would differ.
         headers = {"User-Agent": f"yt8m/{__version__}", "Accept-Encoding": "identity"}

@@ -1,6 +1,6 @@
 """TFRecord shards: file access, records and their checksums, handling of damage.
 
-A shard is a sequence of records: uint64 length, masked CRC-32C of those 8 bytes, payload, masked CRC-32C of the payload,
+A shard is a series of records: uint64 length, masked CRC-32C of those 8 bytes, payload, masked CRC-32C of the payload,
 all little-endian. `sequence_example` parses payloads.
 """
 

@@ -282,7 +282,7 @@ def _map_entries(buffer: Buffer, start: int, end: int) -> Iterator[tuple[str, in
 
 
 def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict[str, _Values], dict[str, FrameBlock | _Frames]]:
-    """Context values and `FrameBlock`s of a payload in the usual layout; other lists are empty. Raises `UnusualLayout`."""
+    """Context values and `FrameBlock`s of a payload in the usual layout; other lists empty. Raises `UnusualLayout`."""
     context: dict[str, _Values] = {}
     blocks: dict[str, FrameBlock | _Frames] = {}
     for number, message, stop in wire_fields(buffer, start, end):

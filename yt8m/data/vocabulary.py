@@ -174,8 +174,8 @@ COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
 
 
 def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
-    """The vocabulary table of a rated set: its distinct rated labels, ascending, or in the challenge's order if they are
-    the challenge's.
+    """The vocabulary table of a rated set: its distinct rated labels, ascending, or in the challenge's order if they
+    are the challenge's.
 
     Names and Knowledge Graph ids come from the `official` `vocabulary.csv` if given, else from the challenge's table if
     the labels are the challenge's; otherwise names are "label <id>".
@@ -334,7 +334,7 @@ class LabelIds:
 
 
 def resolve_labels(texts: Sequence[LabelText], names_path: Path) -> LabelIds:
-    """Label ids of the labels in CSVs: integers are ids; names are looked up in `names_path`, or numbered for a new one.
+    """Label ids of labels in CSVs: integers are ids; names are looked up in `names_path`, or numbered for a new one.
 
     The texts are plain, see `plain_label`. Raises `UserError` for a mix of ids and names, ids out of range, and names
     that `names_path` lacks or has more than once.
