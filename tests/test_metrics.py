@@ -289,7 +289,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(metrics, "BLOCK_BYTES", 4)
     table = Columns(3862, tmp_path)
     with pytest.raises(
-        UserError, match=r"no disk space for the logits of an evaluation, 15,448 bytes per video \(No space left"
+        UserError, match=r"no space for the logits of an evaluation, 15,448 bytes per video \(No space left"
     ):
         table.add(np.ones((2, 3862), np.float32))
 
