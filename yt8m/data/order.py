@@ -67,7 +67,7 @@ class TrainingBatches:
             yield batch
 
     def state_dict(self, batches: int = 0) -> dict[str, Any]:
-        """The state after so many batches of an iteration, as plain values."""
+        """The state after `batches` batches of an iteration, as plain values."""
         return {
             "version": STATE_VERSION,
             **self._order(),

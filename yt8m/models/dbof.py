@@ -44,7 +44,7 @@ class DbofEncoder(Encoder):
         initialize(self)
 
     def encode_frames(self, rows: Tensor) -> Tensor:
-        """Frames (N, D) → gated hidden units (N, H), nowhere negative."""
+        """Frames (N, D) → gated hidden units (N, H), non-negative."""
         return self.encoder(rows)
 
     def pool_rows(self, encoded: Tensor, layout: Layout) -> Tensor:
@@ -54,7 +54,7 @@ class DbofEncoder(Encoder):
     def encode(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
         """See `Encoder.encode`; on a CPU, without storing gated hidden units."""
         rows, packing = Packing.of(frames, lengths)
-        rows = self.encoder[:3](rows)  # (N, H), nowhere negative
+        rows = self.encoder[:3](rows)  # (N, H), non-negative
         gating = self.encoder[3] if len(self.encoder) > 3 else None
         pooled = gating.pool(rows, packing) if isinstance(gating, SEGating) else packing.max_and_mean(rows)
         return self.intermediate_fc(pooled)

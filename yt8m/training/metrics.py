@@ -120,7 +120,7 @@ class VideoMetrics(_ShownAsFractions, Metric):
         self._forget()
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Discard all batches."""
         self._forget()
 
     def _forget(self) -> None:
@@ -187,7 +187,7 @@ class SegmentMetrics(_ShownAsFractions, Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Discard all batches."""
         self._logits: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
         self._mined = self._mined_right = 0
