@@ -68,7 +68,7 @@ def test_damage_met_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixtur
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["left out"] * 2 + [
         "left out because of damage"
     ]
-    assert "2 records or rests of shards, all named above, of 2 shards" in caplog.text
+    assert "2 records or remainders of shards, all named above, of 2 shards" in caplog.text
     assert caplog.text.strip().endswith("Download again: a.tfrecord b.tfrecord")
     caplog.clear()
     Damage(skip=True).report()
@@ -300,15 +300,15 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
         "videos without frames": [1, 1],
         "videos of 1 to 4 frames": [1, 1],
         "videos of more than 300 frames": [1, 1],
-        "videos with unlike numbers of rgb and audio frames": [1, 1],
+        "videos with different numbers of rgb and audio frames": [1, 1],
         "videos with frames of another width than most": [1, 1],
-        "videos whose id came before": [1, 1],
+        "videos that repeat an id": [1, 1],
         "videos whose id is in an earlier folder": [0, 6],
         "labels outside 0 to 3861": [2, 2],
         "ratings beyond the end of their video": [2, 2],
         "ratings that do not start at a multiple of 5 s": [1, 1],
         "ratings with another score than 0 and 1": [1, 1],
-        "ratings of a segment and label that came before": [1, 1],
+        "ratings that repeat a segment and label": [1, 1],
         "rated labels that no video is labelled with": [1, 1],
         "positive ratings of labels that their video lacks": [4, 4],
     }
@@ -316,8 +316,8 @@ def test_check_data_counts_oddities(command: Command, tmp_path: Path) -> None:
     for line in (
         f"{tmp_path}/one: videos without frames: 'v000'",
         f"{tmp_path}/two: videos without frames: 'v000'",
-        f"{tmp_path}/one: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
-        f"{tmp_path}/two: videos with unlike numbers of rgb and audio frames: 'v004' (9 and 8)",
+        f"{tmp_path}/one: videos with different numbers of rgb and audio frames: 'v004' (9 and 8)",
+        f"{tmp_path}/two: videos with different numbers of rgb and audio frames: 'v004' (9 and 8)",
         f"{tmp_path}/two: videos whose id is in an earlier folder: {again}",
     ):
         assert line in outcome.out.splitlines()
@@ -383,7 +383,7 @@ def test_videos_without_audio_among_others_are_named(
         caplog.clear()
         assert command(*call).status == 0
         (warning,) = [line for line in caplog.text.splitlines() if "no audio" in line]
-        assert f"{folder}: 2 of 6 videos have frames and no audio, though others have both" in warning
+        assert f"{folder}: 2 of 6 videos have frames but no audio, while others have both" in warning
         assert warning.endswith("'silent0', 'silent1'")
 
 

@@ -168,7 +168,7 @@ def test_the_commands_of_the_settings_made_the_models(fitted: World, command: Co
         line = (fitted.data / name).read_text(encoding="utf-8").splitlines()[0]
         words = shlex.split(line.removeprefix("# python -m yt8m."))
         outcome = command(words[0], *words[1:], "--device", "cpu")
-        assert outcome.status == 0 and "is finished already" in outcome.err  # of the same inputs
+        assert outcome.status == 0 and "is already finished" in outcome.err  # of the same inputs
 
 
 def test_the_model_localizes(fitted: World, command: Command) -> None:

@@ -103,7 +103,7 @@ def test_what_a_refit_leaves_and_tells(command: Command, data_dir: Path, tmp_pat
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"train/loss", "train/lr", "train/examples_per_second"}
     again = command(*line)
-    assert again.status == 0 and "is finished already" in again.err
+    assert again.status == 0 and "is already finished" in again.err
     assert command(*line[:-3], 0).status == 0  # --fold 0, in a folder of its own
     assert not same(weights_of(folder), weights_of(folder.with_name("x_0")))
     # Fewer steps than --log-every: a line at the last step, so that there are curves.

@@ -41,7 +41,7 @@ def fixture_trainer(command: Command, data_dir: Path, tmp_path: Path) -> Trainer
         where = "--data-dir", data_dir, "--device", "cpu", "--log-every", 1
         outcome = command(module, config, *(tmp_path / base for base in bases), *fold, "--name", "x", *where)
         assert outcome.status == 0, outcome.err
-        assert training or "is finished already" in outcome.err
+        assert training or "is already finished" in outcome.err
         return folder
 
     return train

@@ -426,7 +426,7 @@ def test_seconds_without_audio_are_left_out_and_counted(
         ([("video-1", 30, "", 1)], ["line 2: label is empty"]),
         ([("video-1", 30, -3, 1)], ["line 2: label", "'-3'"]),
         ([("video-1", 30, 2**31, 1)], ["line 2: label"]),
-        ([("video-1", 30, 3, 1), ("video-1", 30, "+03", 0)], ["line 3", "line 2 again, otherwise"]),
+        ([("video-1", 30, 3, 1), ("video-1", 30, "+03", 0)], ["line 3", "line 2 again, with another score"]),
         ([("video-1", 40, 3, 1), ("video-2", 45, 3, 1)], ["line 3: start: 45 is beyond the end of video-2, 42 s long"]),
         ([("video-9", 30, 3, 1)], ["video video-9 has no video-9.npy"]),
         ([("video-1", 30, "cat", 1)], ["line 2", "'cat' is a name", "'3'", "labels.csv"]),

@@ -288,7 +288,9 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())  # pylint: disable=redefined-builtin
     monkeypatch.setattr(metrics, "BLOCK_BYTES", 4)
     table = Columns(3862, tmp_path)
-    with pytest.raises(UserError, match=r"no place for what an evaluation keeps, 15,448 bytes a video \(No space left"):
+    with pytest.raises(
+        UserError, match=r"no space for the logits of an evaluation, 15,448 bytes per video \(No space left"
+    ):
         table.add(np.ones((2, 3862), np.float32))
 
 

@@ -135,7 +135,7 @@ def test_output_i_of_a_model_of_2019_is_row_i_of_the_table(challenge_dir: Path, 
     assert (predicted > 5000).sum() == len(ROWS)
     for row in ROWS:
         assert lists[table[row]][0] == f"v{row:03d}:30"
-    (line,) = [line for line in said if "1,000 classes are taken for the challenge's" in line]
+    (line,) = [line for line in said if "assuming the challenge's 1,000 classes" in line]
     assert "old_0" in line
 
 
@@ -330,8 +330,8 @@ def zoo_calls(zoo: Path, names: Sequence[str]) -> list[tuple[object, ...]]:
     "names, said",
     [
         (TOOLS, "10 is 'ant' there and 'axe' here, 11 is 'bee' there and 'bit' here, "),
-        (TOOLS, "14 is 'eel' there and 'eye' here and 3 more; they are other classes"),
-        ((*TOOLS[:5], *ANIMALS[5:]), "14 is 'eel' there and 'eye' here; they are other classes"),
+        (TOOLS, "14 is 'eel' there and 'eye' here and 3 more; if the classes are the same"),
+        ((*TOOLS[:5], *ANIMALS[5:]), "14 is 'eel' there and 'eye' here; if the classes are the same"),
         (("", "label 11", *TOOLS[2:4], "", "FOX", "", ""), "12 is 'cat' there and 'cup' here, 13 is 'dog' "),
     ],
     ids=["all", "and more", "most", "most of those named"],
@@ -637,7 +637,7 @@ def test_bytes_that_stand_for_other_values_are_refused(
         ("{", "cannot be read as"),
         ("[]", "cannot be read as"),
         ('{"rgb": {"width": 1024, "range": [2, -2]}}', "expected the lower value first"),
-        ('{"rgb": {"width": 8, "range": [-2, 2]}}', "is about features of the widths (8, 0), those of"),
+        ('{"rgb": {"width": 8, "range": [-2, 2]}}', "describes features of the widths (8, 0), those of"),
     ],
 )
 def test_a_wrong_features_file_is_refused(text: str, said: str, command: Command, challenge_dir: Path) -> None:

@@ -213,8 +213,8 @@ def test_unconfigured_is_silent() -> None:
     [
         ("TELEGRAM_CHAT_ID", "", "TELEGRAM_CHAT_ID is not set"),
         ("TELEGRAM_BOT_TOKEN", " ", "TELEGRAM_BOT_TOKEN is not set"),
-        ("TELEGRAM_BOT_TOKEN", SECRET, "TELEGRAM_BOT_TOKEN holds no token"),
-        ("TELEGRAM_BOT_TOKEN", f"https://api.telegram.org/bot{TOKEN}", "TELEGRAM_BOT_TOKEN holds no token"),
+        ("TELEGRAM_BOT_TOKEN", SECRET, "TELEGRAM_BOT_TOKEN is not a bot token"),
+        ("TELEGRAM_BOT_TOKEN", f"https://api.telegram.org/bot{TOKEN}", "TELEGRAM_BOT_TOKEN is not a bot token"),
     ],
 )
 def test_half_a_configuration_warns_once(

@@ -167,7 +167,7 @@ def test_video_level_features_are_told_apart(path: Path, tmp_path: Path, command
     assert outcome.status == 1 and "no damage" not in outcome.out and "download again" not in outcome.out, outcome
     said = [line for line in outcome.out.splitlines() if "video-level features" in line]
     for line, plan in zip(said, ("2/frame/train", "2/frame/validate", "3/frame/test"), strict=True):
-        assert "mean_audio, mean_rgb" in line and "wanted are the feature list rgb" in line
+        assert "mean_audio, mean_rgb" in line and "expected the feature list rgb" in line
         assert line.endswith(f"`python -m yt8m.download --plan {plan}`")
     config = write_config(tmp_path / "v.yaml", video={"model": DBOF, "training": TRAINING})
     for call, plan in (
@@ -191,7 +191,7 @@ def test_audioset_is_told_apart(tmp_path: Path, command: Command) -> None:
         "AudioSet",
         "feature lists audio_embedding",
         "video_id",
-        "wanted are the feature list rgb",
+        "expected the feature list rgb",
         "make_records",
     )
     (line,) = [line for line in outcome.out.splitlines() if "AudioSet" in line]

@@ -673,7 +673,7 @@ def test_padding_that_hides_a_frame_is_an_error(tmp_path):
     (record,) = parse_shard(path)
     with pytest.raises(RecordError) as caught:
         check_record(path.read_bytes(), record, path)
-    said = "holds other frames than the size of its lists says"
+    said = "the frames do not match the size of their lists"
     assert str(caught.value) == f"{path}: record at byte 0, video v001: {said}"
 
 

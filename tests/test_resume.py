@@ -157,7 +157,7 @@ def test_a_killed_run_ends_in_the_same_weights(
     outcome = command(*command_line)
     assert outcome.status == 0, outcome.err
     if (moment, at) not in (("save", 1), ("write", 1)):  # nothing had been saved
-        assert "going on after step" in outcome.err
+        assert "resuming after step" in outcome.err
     assert_same_run(folder, uninterrupted(kind))
 
 
@@ -176,7 +176,7 @@ def test_interpreters_of_their_own_end_in_the_same_weights(
     done = subprocess.run(
         [sys.executable, "-m", f"yt8m.{module}", *rest], check=False, capture_output=True, text=True, cwd=made
     )
-    assert done.returncode == 0 and "going on after step" in done.stderr, done.stderr
+    assert done.returncode == 0 and "resuming after step" in done.stderr, done.stderr
     assert_same_run(folder_of("aware", data_dir), uninterrupted("aware"))
 
 
@@ -189,9 +189,9 @@ def test_sigterm_saves_the_state_and_the_same_command_goes_on(
     assert ended.status == 143, ended.err
     assert "Traceback" not in ended.err
     step = 4 if moment == "term" else 3
-    assert f"the state is saved; the same command goes on from step {step}" in ended.err.splitlines()[-1]
+    assert f"the state is saved; the same command resumes from step {step}" in ended.err.splitlines()[-1]
     outcome = command(*command_line)
-    assert outcome.status == 0 and f"going on after step {step} of 7" in outcome.err
+    assert outcome.status == 0 and f"resuming after step {step} of 7" in outcome.err
     assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
 
 
@@ -224,14 +224,14 @@ def test_a_shard_that_can_no_longer_be_read_ends_the_run_with_its_name_and_no_st
     assert ended.status == 2, ended.err
     *_, before, last = ended.err.splitlines()
     assert said in last and str(data_dir / "video") in last and "Traceback" not in ended.err
-    found = re.search(r"the same command goes on from the state of step (\d)", before)
+    found = re.search(r"the same command resumes from the state of step (\d)", before)
     assert found is not None
     for path, (content, stat) in shards.items():
         if path.stat().st_size != len(content):
             path.write_bytes(content)
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     outcome = command(*command_line)
-    assert outcome.status == 0 and f"going on after step {found[1]} of 7" in outcome.err
+    assert outcome.status == 0 and f"resuming after step {found[1]} of 7" in outcome.err
     assert_same_run(folder_of("dbof", data_dir), uninterrupted("dbof"))
 
 
@@ -246,7 +246,7 @@ def test_a_run_does_not_go_on_with_other_frames_than_it_began_with(
     save_file(state, path)
     outcome = command(*command_line)
     assert outcome.status == 2 and "Traceback" not in outcome.err
-    assert "in another way (version 1, here 2); begin anew with --restart" in outcome.err.splitlines()[-1]
+    assert "in another way (version 1, here 2); start over with --restart" in outcome.err.splitlines()[-1]
     assert command(*command_line, "--restart").status == 0
 
 
@@ -265,7 +265,7 @@ def test_a_run_killed_again_and_again_gets_there(
     command_line = arguments("agnostic", made, data_dir)
     for _ in range(3):
         assert interrupt("step", 3, command_line).status == KILLED  # of each process: steps 3, 5, 7
-    assert "going on after step 6" in command(*command_line).err
+    assert "resuming after step 6" in command(*command_line).err
     assert_same_run(folder_of("agnostic", data_dir), uninterrupted("agnostic"))
 
 
@@ -309,7 +309,7 @@ def test_a_finished_run_is_left_as_it_is_and_restart_begins_anew(made: Path, dat
     weights = folder_of("dbof", data_dir) / "model.pth"
     stamp = weights.stat().st_mtime_ns
     outcome = command(*command_line)
-    assert outcome.status == 0 and "is finished already" in outcome.err
+    assert outcome.status == 0 and "is already finished" in outcome.err
     assert weights.stat().st_mtime_ns == stamp
     refused = command(*command_line, "--seed", "6")
     assert refused.status == 2 and "seed was 5, is 6" in refused.err and weights.stat().st_mtime_ns == stamp
@@ -356,9 +356,9 @@ def test_a_run_records_the_code(made: Path, data_dir: Path, command: Command) ->
     [
         ([OTHER], "yt8m 0.9.7 (code 01234567)"),
         ([{**OTHER, "version": __version__}], f"yt8m {__version__} (code 01234567)"),
-        (None, "a version of yt8m that did not leave its name"),  # before there was this key
-        ("1.0", "a version of yt8m that did not leave its name"),
-        ([None], "a version of yt8m that did not leave its name"),
+        (None, "an unidentified version of yt8m"),  # before there was this key
+        ("1.0", "an unidentified version of yt8m"),
+        ([None], "an unidentified version of yt8m"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_code_unless_it_may(
@@ -377,7 +377,7 @@ def test_a_run_does_not_go_on_with_other_code_unless_it_may(
     assert "--allow-other-code" in line and "--restart" in line
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
     outcome = command(*command_line, "--allow-other-code")
-    assert outcome.status == 0 and named in outcome.err and "going on after step" in outcome.err
+    assert outcome.status == 0 and named in outcome.err and "resuming after step" in outcome.err
     assert codes(folder) == [*(before if isinstance(before, list) else []), code_identity()]
 
 
@@ -390,7 +390,7 @@ def test_what_went_on_with_other_code_goes_on_with_that(
     change_run_json(folder, code=[OTHER])
     assert interrupt("step", 2, [*command_line, "--allow-other-code"]).status == KILLED
     assert codes(folder) == [OTHER, code_identity()]
-    assert "going on after step" in command(*command_line).err
+    assert "resuming after step" in command(*command_line).err
     assert codes(folder) == [OTHER, code_identity()]
     assert_same_run(folder, uninterrupted("agnostic"))
     change_run_json(folder, code=[OTHER])
@@ -416,7 +416,7 @@ def test_a_run_of_an_earlier_release_goes_on_as_that_release_would(
         assert f"config.video.training.{key} was False, is True" in outcome.err
     assert command(*command_line).status == 2
     outcome = command(*command_line, "--allow-other-code")
-    assert outcome.status == 0 and "going on after step 4" in outcome.err
+    assert outcome.status == 0 and "resuming after step 4" in outcome.err
 
 
 @pytest.mark.parametrize("kind", ["dbof", "aware"])
@@ -430,7 +430,7 @@ def test_a_finished_run_is_left_as_it_is_whatever_the_code_and_the_keys_it_knew(
     change_run_json(folder, code=None, config=config)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     outcome = command(*arguments(kind, made, data_dir))
-    assert outcome.status == 0 and "is finished already" in outcome.err
+    assert outcome.status == 0 and "is already finished" in outcome.err
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
     # What is not said is the default, and not whatever is asked for.
     section["training"]["clip_grad_norm"] = 3
@@ -513,7 +513,7 @@ def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
     (line,) = [line for line in outcome.err.splitlines() if "WARNING" in line]
     assert f"{state}: cannot be read as the state of a run (" in line
     assert line.endswith("; going back to the one before it, of step 3")
-    assert "going on after step 3 of 7" in outcome.err
+    assert "resuming after step 3 of 7" in outcome.err
     assert_same_run(folder_of(kind, data_dir), uninterrupted(kind))
 
 
@@ -530,7 +530,7 @@ def test_where_both_states_are_damaged_they_are_named_and_left_alone(
         state.write_bytes(content)
         outcome = command(*command_line)
         assert outcome.status == 2 and str(state) in outcome.err and "--restart" in outcome.err
-        assert f"nor can {previous}, the one before; begin anew with --restart" in outcome.err
+        assert f"nor can {previous}, the one before; start over with --restart" in outcome.err
         assert "Traceback" not in outcome.err and (state.read_bytes(), previous.read_bytes()) == (content, other)
     state.write_bytes(whole)
     assert command(*command_line).status == 0
@@ -543,7 +543,7 @@ def test_restart_heeds_neither_state(made: Path, data_dir: Path, command: Comman
     assert {"state.pt", "state.previous.pt"} < set(os.listdir(checkpoints))
     (checkpoints / "state.pt").write_bytes(b"not a state")
     outcome = command(*command_line, "--restart")
-    assert outcome.status == 0 and "going on after" not in outcome.err
+    assert outcome.status == 0 and "resuming after" not in outcome.err
 
 
 def test_states_are_saved_by_time_and_however_often_a_run_ends_in_the_same_weights(

@@ -213,7 +213,7 @@ def test_a_state_of_another_order_is_refused_naming_what_differs():
         assert next(iter(other))[0][0] == 0
         assert other.start == 0
     with pytest.raises(
-        UserError, match=r"begun by a release .*version 1, here 2.; begin anew with --restart, or go on"
+        UserError, match=r"begun by a release .*version 1, here 2.; start over with --restart, or resume"
     ):
         TrainingBatches(shards, 4, 1).load_state_dict({**state, "version": 1})
 

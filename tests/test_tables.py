@@ -100,8 +100,8 @@ def test_tables_of_many_programs(tmp_path: Path, content: bytes, rows: list[tupl
         (b"sep=;", "expected a header with the columns vid,label, found 'sep=;'"),
         (b"vid,label\n\nv1,a,b\n", "line 3: expected 2 fields, as the header has, found 3"),
         (b"vid;label\nv1,a\n", "line 2: expected 2 fields, as the header has, found 1"),
-        (b'vid,label\nv1,a\nv2,"b\nv3,c\n', "line 3: cannot be read as CSV (unexpected end of data); mend the quot"),
-        (b"vid,label,note,note\nv1,a,b,c\n", "has the column note 2 times; leave one"),
+        (b'vid,label\nv1,a\nv2,"b\nv3,c\n', "line 3: cannot be read as CSV (unexpected end of data); fix the quot"),
+        (b"vid,label,note,note\nv1,a,b,c\n", "has the column note 2 times; keep one"),
         (None, "no such file"),
     ],
 )

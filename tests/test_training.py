@@ -276,7 +276,7 @@ def test_two_trainings_of_one_name_at_once_are_refused(command: Command, data_di
         assert outcome.status == 2 and f"{folder}: another process is training it" in outcome.err
         assert [path.name for path in folder.iterdir()] == [".lock"]
     assert command(*start).status == 0
-    assert "is finished already" in command(*start).err
+    assert "is already finished" in command(*start).err
 
 
 def test_the_disk_has_the_model_before_the_checkpoints_are_gone(

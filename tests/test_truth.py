@@ -66,7 +66,9 @@ def test_agreeing_ratings_count_once_and_conflicting_ones_are_named(path: Path, 
     assert table.index.tolist() == [0, 1, 2]
     labels = read_video_labels(_table(path, "abcd,7", "abcd,8", "abcd,07", header="vid,label"), names)
     assert labels["label"].tolist() == [7, 8]
-    with pytest.raises(UserError, match=f"^{path}: line 4: rates the segment and label of line 2 again, otherwise$"):
+    with pytest.raises(
+        UserError, match=f"^{path}: line 4: rates the segment and label of line 2 again, with another score$"
+    ):
         read_truth(_table(path, "abcd,30,7,1", "abcd,30,8,0", "abcd,30,7,0"), names)
 
 

@@ -1,1 +1,1 @@
-"""From TFRecord shards to batches: records, their index, frames, the order of examples, the test segments' list."""
+"""From TFRecord shards to batches: records, index, frames, order of examples, candidate segments."""

@@ -1,4 +1,4 @@
-"""The candidate segments of a test set: which row of a prediction file is which segment of which video."""
+"""Candidate segments of a test set: the video and segment of each row of a prediction file."""
 
 import hashlib
 import logging
@@ -21,10 +21,10 @@ CANDIDATES_FILE = "test_meta.npz"
 
 @dataclass(frozen=True)
 class Candidates:
-    """The candidate segments of a test set, video after video.
+    """The candidate segments of a test set, grouped by video.
 
-    `records` (V,) rows of the index; `video_ids` (V,) bytes; `row_ends` (V,): rows of video v are
-    row_ends[v-1] to row_ends[v], its segments in order, without those that `trim` leaves out.
+    `records` (V,): rows of the index; `video_ids` (V,) bytes; `row_ends` (V,): video v has rows
+    row_ends[v-1] to row_ends[v], its segments in order, except those that `trim` leaves out.
     """
 
     records: np.ndarray
@@ -34,7 +34,7 @@ class Candidates:
 
     @property
     def n_rows(self) -> int:
-        """Candidate segments in all."""
+        """The number of candidate segments."""
         return int(self.row_ends[-1])
 
     @cached_property
@@ -51,28 +51,28 @@ class Candidates:
         return np.arange(self.n_rows) - self.row_starts[self.row_videos()] + self.trim.head
 
     def row_names(self) -> np.ndarray:
-        """What the submission calls each row, (rows,): `<video id>:<start second>`, as bytes."""
+        """The name of each row in a submission, (rows,): `<video id>:<start second>`, as bytes."""
         starts = self.row_segments() * SEGMENT_SECONDS
         starts = starts.astype(f"S{len(str(starts.max()))}")
         return np.char.add(np.char.add(self.video_ids[self.row_videos()], b":"), starts)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the rows are."""
+        """SHA-256 that identifies the rows."""
         digest = hashlib.sha256(self.row_ends.astype("<i8").tobytes())
         digest.update(b"\n".join(self.video_ids.tolist()))
-        if self.trim != CANDIDATES:  # otherwise as earlier releases have it
+        if self.trim != CANDIDATES:  # the default keeps the digest of earlier releases
             digest.update(f"\n\n{self.trim}".encode())
         return digest.hexdigest()
 
 
 def find_candidates(index: Index, trim: Trim = CANDIDATES) -> Candidates:
-    """The candidate segments of a folder of test shards; videos without any are left out.
+    """The candidate segments of a folder of test shards, without the videos that have none.
 
-    `trim`: the segments that are left out of each video, see `read_trim`.
+    `trim`: the segments to leave out of each video, see `read_trim`.
 
-    Of several records with the same video id the first counts; the others are reported. Raises `UserError` for ids that
-    a submission cannot hold.
+    Of records with the same video id, the first counts; the number of others is logged. Raises `UserError` for ids
+    that a submission cannot hold.
     """
     video_ids, first = np.unique(index.video_id, return_index=True)
     _check_ids(video_ids, index.folder, "write the records with other ids")
@@ -90,7 +90,7 @@ def find_candidates(index: Index, trim: Trim = CANDIDATES) -> Candidates:
 
 
 def save_candidates(candidates: Candidates, cache_dir: Path) -> Path:
-    """Write the metadata into the cache folder; returns its path."""
+    """Write the metadata into the cache folder; return its path."""
     path = cache_dir / CANDIDATES_FILE
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
@@ -104,7 +104,7 @@ def save_candidates(candidates: Candidates, cache_dir: Path) -> Path:
 
 
 def load_candidates(cache_dir: Path) -> Candidates:
-    """Read the metadata of a cache folder. Raises `UserError` if it is missing or damaged, or has ids that a submission
+    """Read the metadata of a cache folder. Raises `UserError` if it is missing or damaged, or for ids that a submission
     cannot hold."""
     path = cache_dir / CANDIDATES_FILE
     remedy = "run `python -m yt8m.prepare_test_meta`"
@@ -112,7 +112,7 @@ def load_candidates(cache_dir: Path) -> Candidates:
         raise UserError(f"{path}: no test metadata; {remedy}")
     try:
         with np.load(path, allow_pickle=False) as file:
-            trim = Trim(*map(int, file["trim"])) if "trim" in file else CANDIDATES  # of an earlier release
+            trim = Trim(*map(int, file["trim"])) if "trim" in file else CANDIDATES  # from an earlier release
             candidates = Candidates(file["records"], file["video_ids"], file["row_ends"], trim)
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
@@ -121,7 +121,7 @@ def load_candidates(cache_dir: Path) -> Candidates:
 
 
 def load_test_index(data_dir: Path, candidates: Candidates, damage: Damage) -> Index:
-    """The index of the test shards. Raises `UserError` where the metadata was made from others."""
+    """The index of the test shards. Raises `UserError` if the metadata was made from other shards."""
     index = load_index(data_dir / "segment" / "test", data_dir / "cache", damage)
     found = find_candidates(index, read_trim(index.folder))
     if found.digest != candidates.digest or not np.array_equal(found.records, candidates.records):

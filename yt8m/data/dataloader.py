@@ -1,4 +1,4 @@
-"""Batches ahead of time: threads read while the model computes."""
+"""Prefetching of batches: threads read while the model computes."""
 
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -10,17 +10,17 @@ from yt8m.data.datasets import ShardDataset
 from yt8m.data.order import Key, TrainingBatches
 from yt8m.data.threads import map_ahead
 
-BATCHES_AHEAD = 2  # of each worker
+BATCHES_AHEAD = 2  # per worker
 
 Batch = TypeVar("Batch")
 
 
 class BatchLoader(Generic[Batch]):
-    """The batches of a data set in the order of their keys, read ahead by `workers` threads.
+    """The batches of a data set in the order of their keys, prefetched by `workers` threads.
 
-    `keys` are the keys of each batch in turn. Threads, not processes: Python's lock is free while a thread reads, and
-    what it has read needs no way back. Content and order are the same for any number of workers; 0 reads in the caller.
-    For a CUDA `device` the large tensors of batches are in pinned memory.
+    `keys` yields the keys of each batch. Threads, not processes: they release the GIL while reading, and batches need
+    not be passed between processes. Content and order are the same for any number of workers; with 0 the caller reads.
+    For a CUDA `device`, the large tensors of batches are in pinned memory.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class BatchLoader(Generic[Batch]):
         yield from self._ahead() if self.workers else map(self.dataset.__getitems__, self.keys)
 
     def _ahead(self) -> Iterator[Batch]:
-        # A thread has a current CUDA device of its own.
+        # Each thread has its own current CUDA device.
         set_device = (torch.cuda.set_device, (self.device,)) if self.device.type == "cuda" else ()
         return map_ahead(self.dataset.__getitems__, self.keys, self.workers, BATCHES_AHEAD * self.workers, *set_device)
 
 
 class TrainingLoader(BatchLoader[Batch]):
-    """A `BatchLoader` of an endless stream of training batches that can tell its place and go on from there."""
+    """A resumable `BatchLoader` of an endless stream of training batches."""
 
     def __init__(
         self,
@@ -64,15 +64,15 @@ class TrainingLoader(BatchLoader[Batch]):
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is, with the batches handed out done with: plain values."""
+        """The position of the stream after the batches handed out, as plain values."""
         return {"data": self.dataset.index.digest, **self._stream.state_dict(self._handed_out)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there at the next iteration. Raises `UserError` naming what differs for other data or order."""
+        """Resume there at the next iteration. Raises `UserError` naming the differences in data or order."""
         if state.get("data") != self.dataset.index.digest:
             raise UserError(
                 f"{self.dataset.index.folder}: not the shards that the order of examples was made from; "
-                "put those back or begin anew"
+                "restore those or start over"
             )
         self._stream.load_state_dict(state)
         self._handed_out = 0

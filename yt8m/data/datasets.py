@@ -1,7 +1,7 @@
-"""From indexed shards to batches: videos with labels, rated segments, test videos.
+"""From indexed shards to batches: labelled videos, rated segments, test videos.
 
-Features stay uint8 until they are on the device. Where damage is skipped (`yt8m.data.records`), a batch lacks
-the examples that cannot be read, all of them if need be.
+Features stay uint8 until they are on the device. If damage is skipped (`yt8m.data.records`), a batch lacks the
+unreadable examples, possibly all.
 
 Dimensions: B videos, S segments, V distinct videos of a batch, L frames (padded), D features of a frame,
 C classes.
@@ -32,14 +32,14 @@ Batch = TypeVar("Batch")
 
 
 class VideoBatch(NamedTuple):
-    """`labels` (B, C) bool, the frames of B `videos`, uint8, and `examples` (B,) rows of the index, which stay here."""
+    """`labels` (B, C) bool; `videos`: uint8 frames of B videos; `examples` (B,): index rows, not moved to the GPU."""
 
     labels: Tensor
     videos: PackedFrames
     examples: np.ndarray
 
     def split(self, parts: int, least: int = 1) -> list["VideoBatch"]:
-        """The batch in so many parts, see `_parts`."""
+        """Split the batch, see `_parts`."""
         numbers = np.arange(len(self.examples))
         return [
             VideoBatch(self.labels[rows], self.videos.select(numbers[rows]), self.examples[rows])
@@ -50,11 +50,10 @@ class VideoBatch(NamedTuple):
 class SegmentBatch(NamedTuple):
     """A batch of S ratings.
 
-    `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,) rated class; `scores` (S,) 0 or 1; `negatives`
-    (S, C) bool, classes mined as negatives; `videos`: the frames of V videos, uint8, or None where no context
-    is asked for; `video_index` (S,) number of a segment's video; `examples` (S,) rows of the index, which stay here;
-    `totals` (2,) int64, how many ratings there are and how many classes they mine, also in a part of the batch those of all of
-    it.
+    `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,): rated class; `scores` (S,): 0 or 1; `negatives` (S, C) bool:
+    classes mined as negatives; `videos`: the uint8 frames of V videos, or None without context; `video_index` (S,): the
+    number of each segment's video; `examples` (S,): index rows, not moved to the GPU; `totals` (2,) int64: numbers of
+    ratings and of mined negatives in the whole batch, even in a part of it.
     """
 
     segments: Tensor
@@ -67,7 +66,7 @@ class SegmentBatch(NamedTuple):
     totals: Tensor
 
     def split(self, parts: int, least: int = 1) -> list["SegmentBatch"]:
-        """The batch in so many parts, see `_parts`, each with the videos of its own segments."""
+        """Split the batch, see `_parts`; each part has the videos of its own segments."""
         return [self._part(rows) for rows in _parts(len(self.examples), parts, least)]
 
     def _part(self, rows: slice) -> "SegmentBatch":
@@ -85,17 +84,17 @@ class SegmentBatch(NamedTuple):
 
 
 def _parts(size: int, parts: int, least: int) -> list[slice]:
-    """0 to `size` cut into so many parts of about equal size. Where that would be less than `least`, fewer have it, and
-    the rest, at the end, are empty."""
+    """Split range(size) into `parts` slices of about equal size. If they would be smaller than `least`, the first ones
+    are larger and the last ones empty."""
     filled = max(1, min(parts, size // least))
     ends = [size * min(part, filled) // filled for part in range(parts + 1)]
     return [slice(*span) for span in zip(ends, ends[1:])]
 
 
 class ShardDataset(ABC, Generic[Batch]):
-    """What the data sets share: an index, a reader, and the seed of frame sampling (None: evaluation).
+    """Base class of the data sets: an index, a reader, and the seed of frame sampling (None: evaluation).
 
-    `shards` (examples,) is the row in `index.shards` of each example.
+    `shards` (examples,): the row in `index.shards` of each example.
     """
 
     def __init__(self, index: Index, records: np.ndarray, max_len: int, seed: int | None, damage: Damage) -> None:
@@ -107,7 +106,7 @@ class ShardDataset(ABC, Generic[Batch]):
         self.empty: Callable[[tuple[int, ...], type[np.generic]], np.ndarray] = np.empty
 
     def pin_memory(self) -> None:
-        """Make the large tensors of batches in pinned memory, from where copies to a GPU are quick."""
+        """Allocate the large tensors of batches in pinned memory, for fast copies to a GPU."""
         self.empty = _pinned
 
     def __len__(self) -> int:
@@ -115,18 +114,18 @@ class ShardDataset(ABC, Generic[Batch]):
 
     @abstractmethod
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """The batch of these examples. May be called by several threads at once."""
+        """The batch of these examples. Thread-safe."""
 
     def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[PackedFrames, np.ndarray]:
-        """What a video model sees of each record in an epoch, uint8, and which records could be read (V,).
+        """The frames of each record for a video model in an epoch, uint8, and which records could be read, (V,) bool.
 
-        The choice of frames depends on seed, epoch and record alone.
+        The choice of frames depends only on seed, epoch and record.
         """
         lengths, seconds = sample_frames(records, self.n_frames[records], self.max_len, self.seed, epochs, self.trim)
         frames = self.empty((len(seconds), self.reader.frame_dim), np.uint8)
         ends = np.cumsum(lengths)
         met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
-        # Not with torch: with each of its operations a thread gives Python's lock away and has to wait for it again.
+        # Not with torch, whose every operation releases the GIL and then waits for it.
         longest = int(lengths.max(initial=1))
         places = self.empty((len(seconds),), np.int64)
         places[:] = places_of(lengths, longest)
@@ -153,7 +152,7 @@ def _readable(keys: Sequence[Key], met: np.ndarray) -> list[Key]:
 class VideoDataset(ShardDataset[VideoBatch]):
     """Videos with at least one label of the vocabulary, for pre-training.
 
-    `seed` None reads for evaluation: all frames of a video (without head and tail).
+    `seed` None: evaluation on all frames of a video except head and tail.
     """
 
     def __init__(
@@ -176,7 +175,7 @@ class VideoDataset(ShardDataset[VideoBatch]):
         )
 
     def class_shares(self) -> np.ndarray:
-        """The share of the videos that are labelled with each class, (C,), half a video more on either side."""
+        """The share of videos labelled with each class, (C,), with half a video added to those with and without it."""
         rows, classes = self.index.of_records(self.records, self.classes, self.index.label_ends)
         labelled = np.unique((rows * self.n_classes + classes)[classes >= 0])
         return (np.bincount(labelled % self.n_classes, minlength=self.n_classes) + 0.5) / (len(self) + 1)
@@ -197,9 +196,9 @@ class VideoDataset(ShardDataset[VideoBatch]):
 class RatedSegmentDataset(ShardDataset[SegmentBatch]):
     """Ratings of 5-second segments: frames of the expanded segment, class, score, mined negatives.
 
-    `shards` (rows of `index.shards`) restricts it to a fold's part. With `context` the frames of the
-    video come along. A rating of a label outside the vocabulary, or of a start beyond the last frame, is
-    dropped and counted. `seed` None reads for evaluation.
+    `shards` (rows of `index.shards`) restricts them to part of a fold. `context` adds the frames of the video.
+    Ratings of labels outside the vocabulary, or that start beyond the video, are left out and counted. `seed` None:
+    evaluation.
     """
 
     def __init__(
@@ -250,7 +249,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         epochs, examples = _columns(keys)
         records = self.records[examples]
         segments, met = self._read_segments(records, self.starts[examples])
-        # The same video twice if a batch reaches into the next epoch, where other frames of it are chosen.
+        # A batch that spans two epochs may need a video twice, with different frames.
         videos_of_epochs, video_index = np.unique(epochs * len(self.index) + records, return_inverse=True)
         videos = None
         if self.context:
@@ -274,9 +273,9 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         )
 
     def _read_segments(self, records: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Expanded segments, frames [start − offset, start + 5 + offset) with zeros beyond the video.
+        """Expanded segments: frames [start − offset, start + 5 + offset), zeros beyond the video.
 
-        Returns frames (S, 5 + 2·offset, D) uint8, and which could be read (S,).
+        Returns frames (S, 5 + 2·offset, D) uint8, and which could be read, (S,) bool.
         """
         length = SEGMENT_SECONDS + 2 * self.offset
         segments = self.empty((len(records), length, self.reader.frame_dim), np.uint8)
@@ -294,7 +293,7 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
 
 
 def _known_classes(index: Index, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Per record the classes it is labelled with or rated for: a ragged array and its ends."""
+    """The labelled or rated classes of each record: a ragged array and its ends."""
     owners = np.concatenate([index.owners(index.label_ends), index.owners(index.rating_ends)])
     classes = np.concatenate([vocabulary.classes(index.labels), vocabulary.classes(index.rating_label)])
     owners, classes = owners[classes >= 0], classes[classes >= 0]
@@ -303,10 +302,10 @@ def _known_classes(index: Index, vocabulary: Vocabulary) -> tuple[np.ndarray, np
 
 
 class WholeVideoDataset(ShardDataset[list[tuple[int, Tensor]]]):
-    """All frames of test videos: whole records, their checksums verified.
+    """All frames of test videos: whole records with verified checksums.
 
-    `records` says which rows of the index, in which order. A batch is a list of (example, frames (L, D)
-    uint8), without the videos that cannot be read.
+    `records`: rows of the index, in order. A batch is a list of (example, frames (L, D) uint8), without unreadable
+    videos.
     """
 
     def __init__(self, index: Index, records: np.ndarray, damage: Damage = RAISE) -> None:
@@ -327,9 +326,9 @@ class WholeVideoDataset(ShardDataset[list[tuple[int, Tensor]]]):
 
 
 def read_shard(path: str | Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The videos of a .tfrecord file, in its order: id and frames (L, D) uint8, a second each, rgb and then audio.
+    """Read a .tfrecord file: id and frames (L, D) uint8 of each video in turn; one frame per second, rgb then audio.
 
-    Checksums are verified. Raises `UserError` for what is no shard of frame-level features, or is damaged.
+    Checksums are verified. Raises `UserError` unless the file is an undamaged shard of frame-level features.
     """
     index = index_file(Path(path))
     dataset = WholeVideoDataset(index, np.arange(len(index)))

@@ -1,4 +1,4 @@
-"""The data set's shards: which ones a plan lists, which of them a folder has, and how the others come over HTTP."""
+"""Download of shards: plans, verification of existing files, resumable HTTP transfers."""
 
 import hashlib
 import json
@@ -31,26 +31,26 @@ from yt8m.data.records import stamp_of
 
 LOGGER = logging.getLogger(__name__)
 SITE = "data.yt8m.org"
-SMALL_BYTES = 64_000_000  # more than any plan or vocabulary has
-_STORAGE = "http://storage.googleapis.com/"  # has what the site's hosts have, below their names
-# Nothing that is more than a name: no folders, nothing hidden, no control characters; and what commands take as shards.
+SMALL_BYTES = 64_000_000  # larger than any plan or vocabulary
+_STORAGE = "http://storage.googleapis.com/"  # mirrors the site's hosts under their names
+# Plain names of shards: no folders, hidden files or control characters.
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,190}\.tfrecord", re.ASCII)
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
-_DEFINITE = set(range(300, 500)) - {408, 429}  # answers that will be the same next time
+_DEFINITE = set(range(300, 500)) - {408, 429}  # not worth a retry
 _PIECE_BYTES = 1 << 17
-_PROGRESS_BYTES = 1 << 20  # an attempt that brings so much more than any before it makes the attempts count anew
+_PROGRESS_BYTES = 1 << 20  # progress that resets the count of attempts
 _SECONDS_BETWEEN_SAVES = 5.0
 _MEMORY_VERSION = 2
 _PAGE = "an HTML or XML page came in its place; is there a login page or a proxy in between?"
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-Advance = Callable[[int], None]  # is told how many bytes more there are; fewer, if they have to come again
+Advance = Callable[[int], None]  # takes the number of new bytes; negative if bytes were discarded
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard as its plan has it: the name and the address that it has on servers, its MD5 in lower case."""
+    """A shard of a plan: name and address on its server, MD5 in lower case."""
 
     server_name: str
     url: str
@@ -58,15 +58,15 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The official name, under which the shard is saved."""
+        """The official name, used for the saved file."""
         return official_name(self.server_name)
 
 
 def parse_plan(content: bytes, source: str) -> dict[str, str]:
-    """MD5s, in lower case, by the names of shards, sorted; none where the organizers' script has used a plan up.
+    """Lower-case MD5s by shard name, sorted; empty for a plan that the organizers' script has used up.
 
-    A plan is `{"files": {name: MD5}}` or `{name: MD5}`. Raises `UserError` for all else, and for names that are not
-    plain names of shards, so that a plan never says where on this machine to write.
+    A plan is `{"files": {name: MD5}}` or `{name: MD5}`. Raises `UserError` for anything else, and for names that are
+    not plain names of shards, so that no plan can choose where to write.
     """
     if _is_page(content):
         raise UserError(f"{source}: not a plan file: {_PAGE}")
@@ -90,25 +90,25 @@ def parse_plan(content: bytes, source: str) -> dict[str, str]:
 
 
 def _is_page(content: bytes | bytearray) -> bool:
-    """Whether this begins as HTML and XML do: what portals, proxies and storages send in the place of files."""
+    """Whether this begins like HTML or XML, which portals, proxies and storages send instead of files."""
     start = content[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<error>"))
 
 
 def _new_md5() -> "hashlib._Hash":
-    """An MD5, which says here whether a file is whole and protects nothing."""
+    """An MD5 to check completeness, not for security."""
     return hashlib.md5(usedforsecurity=False)
 
 
 class Fetcher:
-    """Files over HTTP, with `retries` attempts after the first, which wait `timeout` seconds for a silent server."""
+    """HTTP downloads with `retries` retries and a `timeout` in seconds for a silent server."""
 
     def __init__(self, retries: int, timeout: float) -> None:
         self._retry = Retry(retries, backoff_factor=1.0, backoff_max=60.0, backoff_jitter=1.0)
-        self._timeout, self._storage_first = timeout, False  # whether the storage has answered last, and not the site
+        self._timeout, self._storage_first = timeout, False  # whether the storage, not the site, answered last
 
     def fetch_small(self, url: str) -> bytes:
-        """The content of a small file. Raises `UserError` if it is not to be had."""
+        """The content of a small file. Raises `UserError` if it cannot be fetched."""
 
         def attempt(address: str) -> bytes:
             content = bytearray()
@@ -127,59 +127,59 @@ class Fetcher:
             raise UserError(str(error)) from None
 
     def size_of(self, url: str) -> int:
-        """How many bytes a file has, as far as a server tells without sending it, else 0."""
+        """The size of a file in bytes according to a HEAD request; 0 if unknown."""
         for address in self._addresses(url):
             with suppress(requests.RequestException, ValueError), self._get(address, method="HEAD") as answer:
                 return int(answer.headers.get("Content-Length", ""))
         return 0
 
     def fetch_shard(self, shard: Shard, partial: Path, advance: Advance) -> str:
-        """Have the whole shard under the path `partial`, from what is there of it; else why it is not to be had.
+        """Complete the shard in the file `partial`; return "", or why that failed.
 
-        What has come of it is kept for another time. Raises `UserError` if it cannot be written.
+        Partial content is kept for the next try. Raises `UserError` if the file cannot be written.
         """
         try:
             with partial.open("a+b", buffering=0) as file:
                 advance(_size(file))
                 self._persevere(shard.url, lambda url: self._attempt(url, shard, file, advance), lambda: _size(file))
-                os.fsync(file.fileno())  # before it is remembered as verified
+                os.fsync(file.fileno())  # before it is recorded as verified
         except requests.RequestException as error:
             if not partial.stat().st_size:
                 partial.unlink()
             return str(error)
         except OSError as error:  # the disk is full
-            remedy = "what is fetched is kept: mend it and type the same command again"
+            remedy = "what has been fetched is kept; fix this and run the same command again"
             raise UserError(f"{partial}: {error.strerror or error}; {remedy}") from None
         return ""
 
     def _attempt(self, address: str, shard: Shard, file: FileIO, advance: Advance) -> None:
-        """Fetch what is missing of a shard. Raises `RequestException` if it is not whole then."""
+        """Fetch the missing part of a shard. Raises `RequestException` if the result is not complete and correct."""
         with self._get(address, start=_size(file)) as answer:
             is_rest = answer.headers.get("Content-Range", "").startswith(f"bytes {_size(file)}-")
             pieces = answer.iter_content(_PIECE_BYTES)
             first = next(pieces, b"")
-            if answer.status_code == 200:  # the file from its beginning on
-                if _is_page(first):  # what was there before it is kept
+            if answer.status_code == 200:  # the whole file, from its beginning
+                if _is_page(first):  # keep what was there
                     raise requests.RequestException(_PAGE)
                 _discard(file, advance)
-            # With any other answer, what is there is either whole or of no use: its MD5 will tell.
+            # After any other answer, the existing part is either complete or useless, as its MD5 will tell.
             for piece in chain((first,), pieces) if answer.status_code == 200 or is_rest else ():
                 advance(len(piece))
                 rest = memoryview(piece)
-                while rest:  # a disk that is nearly full takes less than all
+                while rest:  # a nearly full disk may take only a part
                     rest = rest[file.write(rest) :]
         file.seek(0)
         if (found := hashlib.file_digest(file, _new_md5).hexdigest()) != shard.md5:
-            why = f"wrong MD5, {found} in the place of {shard.md5}, after {_size(file):,} bytes"
+            why = f"wrong MD5, {found} instead of {shard.md5}, after {_size(file):,} bytes"
             _discard(file, advance)
             raise requests.RequestException(why)
 
     def _get(self, address: str, start: int = 0, method: str = "GET") -> requests.Response:
-        """A server's answer to the request for a file, or the rest of it from byte `start` on.
+        """The server's response for a file, or the rest of it from byte `start`.
 
-        Its status is 200 or, with a start, 206, or 416 if there is no such place. Raises `RequestException` for others.
+        Its status is 200 or, with a start, 206, or 416 if that is beyond the end. Raises `RequestException` for others.
         """
-        # Without the identity encoding, places in the file and in what is sent would not be the same.
+        # With another encoding, offsets in the file and in the response would differ.
         headers = {"User-Agent": f"yt8m/{__version__}", "Accept-Encoding": "identity"}
         headers |= {"Range": f"bytes={start}-"} if start else {}
         answer = requests.request(method, address, headers=headers, stream=True, timeout=self._timeout)
@@ -192,7 +192,7 @@ class Fetcher:
         return answer
 
     def _addresses(self, url: str) -> list[str]:
-        """A file's address and, if it is one of the data set's own, that in the storage, in the order to try them."""
+        """A file's address and, for one of the data set's hosts, that in the storage, in the order to try them."""
         parts = urlsplit(url)
         if not f".{parts.hostname}".endswith(f".{SITE}"):
             return [url]
@@ -200,10 +200,10 @@ class Fetcher:
         return both[::-1] if self._storage_first else both
 
     def _persevere(self, url: str, attempt: Callable[[str], Result], size: Callable[[], int] = lambda: 0) -> Result:
-        """The result of the first attempt that succeeds, at one of the file's addresses after the other.
+        """The result of the first successful attempt, trying the file's addresses in turn.
 
-        `size` says how many bytes are there: attempts that bring much are no failures, even if the connection breaks.
-        Raises `RequestException` after too many failures, or once all addresses have said no.
+        `size` returns the bytes fetched so far: attempts with much progress do not count as failures. Raises
+        `RequestException` after too many failures, or if all addresses refuse.
         """
         left, reasons, retry, most = self._addresses(url), dict[str, str](), self._retry, size()
         with suppress(MaxRetryError):
@@ -216,7 +216,7 @@ class Fetcher:
                 except requests.RequestException as error:
                     reasons[address], answer = _reason(error), error.response
                     LOGGER.info("%s: %s", address, reasons[address])
-                    # A ValueError is a redirection to what is no address.
+                    # A ValueError is a redirection to an invalid address.
                     if isinstance(error, ValueError) or answer is not None and answer.status_code in _DEFINITE:
                         continue
                 left.append(address)
@@ -224,14 +224,14 @@ class Fetcher:
                     retry, most = self._retry, size()
                 retry = retry.increment("GET", address)
                 try:
-                    retry.sleep(None if answer is None else answer.raw)  # as long as the server asks to
+                    retry.sleep(None if answer is None else answer.raw)  # as long as the server asks for
                 except InvalidHeader:
                     retry.sleep()
         raise requests.RequestException("; ".join(f"{address}: {why}" for address, why in reasons.items()))
 
 
 def _reason(error: BaseException) -> str:
-    """Why an attempt has failed, in the words of the innermost of the exceptions that tell of it."""
+    """Why an attempt failed: the message of the innermost exception."""
     while error.__context__ is not None:
         error = error.__context__
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -249,9 +249,9 @@ def _discard(file: FileIO, advance: Advance) -> None:
 def in_threads(
     title: str, total: int, unit: str, work: Callable[[Job, Advance], Result], tasks: Sequence[Job], n_threads: int
 ) -> Generator[tuple[Job, Result], None, None]:
-    """Do `work` on each task in threads, with a bar of how they advance; yields tasks and results as they come.
+    """Run `work` on each task in threads, with a progress bar; yield tasks and results as they complete.
 
-    An exception ends it all, and so does leaving the iteration; nobody waits for a connection that hangs.
+    An exception, or leaving the iteration, stops all tasks without waiting for hanging connections.
     """
     lock, ends, done = threading.Lock(), list[Exception](), 0
 
@@ -275,14 +275,14 @@ def in_threads(
         try:
             yield from pool.imap_unordered(run, tasks)
         finally:
-            ends.append(RuntimeError("not wanted any more"))
+            ends.append(RuntimeError("cancelled"))
 
 
 class ShardDownloads:
-    """The wanted shards of a plan and the folder they go to: which of them are there, and how the others come there.
+    """The wanted shards of a plan and their folder: finds those present and fetches the others.
 
-    MD5s of files are remembered in the cache of the data folder, so that a terabyte is not read again at each start;
-    what is remembered of a file that has changed since, in size or time, does not count.
+    MD5s of files are kept in the cache of the data folder, so that a terabyte is not read again at each start; they
+    are ignored once size or times of a file have changed.
     """
 
     def __init__(self, title: str, folder: Path, shards: Sequence[Shard], data_dir: Path) -> None:
@@ -293,17 +293,17 @@ class ShardDownloads:
         self._last_save = time.monotonic()
 
     def state(self, shard: Shard) -> str:
-        """What there is of a shard: verified, unread (a file whose MD5 is not known), begun, or missing."""
+        """The state of a shard: verified, unread (a file of unknown MD5), begun, or missing."""
         known = [self._md5_of(name) for name in self._files(shard)]
         if shard.md5 in known or None in known:
             return "verified" if shard.md5 in known else "unread"
         return "begun" if f"{shard.name}.partial" in self._names else "missing"
 
     def look(self, verify: bool, n_threads: int) -> list[Shard]:
-        """The shards that are not there. Files whose MD5 is not known are read; with `verify` all are."""
+        """The shards not yet there. Reads files of unknown MD5, or with `verify` all files."""
         names = [name for shard in self.shards for name in self._files(shard) if verify or self._md5_of(name) is None]
         if names:
-            LOGGER.info("%s: verifying %d files that are there", self.folder, len(names))
+            LOGGER.info("%s: verifying %d existing files", self.folder, len(names))
             n_bytes = sum((self.folder / name).stat().st_size for name in names)
             with closing(in_threads("verifying", n_bytes, "byte", self._read, names, n_threads)) as results:
                 for name, md5 in results:
@@ -319,7 +319,7 @@ class ShardDownloads:
         return [shard for shard in self.shards if self.state(shard) != "verified"]
 
     def fetch(self, missing: Sequence[Shard], size: int, fetcher: Fetcher, n_threads: int) -> list[str]:
-        """Fetch shards of about `size` bytes (0: not known), with files in their places set aside; why some failed."""
+        """Fetch shards of about `size` bytes (0: unknown), moving files in their places aside; return the failures."""
 
         def work(shard: Shard, advance: Advance) -> str:
             partial = self.folder / f"{shard.name}.partial"
@@ -346,12 +346,12 @@ class ShardDownloads:
             with (self.folder / name).open("rb", buffering=0) as file:
                 md5 = hashlib.file_digest(file, _new_md5).hexdigest()
                 advance(_size(file))
-        except OSError as error:  # where reading fails, it does not say of which file
-            raise UserError(f"{self.folder / name}: {error.strerror}; move it away to have it fetched anew") from None
+        except OSError as error:  # does not name the file when reading fails
+            raise UserError(f"{self.folder / name}: {error.strerror}; move it away to fetch it again") from None
         return md5
 
     def _files(self, shard: Shard) -> list[str]:
-        """The names of files of a shard that are there. Raises `UserError` if one is no file."""
+        """The names of a shard's existing files. Raises `UserError` if one is not a file."""
         names = [name for name in dict.fromkeys((shard.name, shard.server_name)) if name in self._names]
         for name in names:
             if not (self.folder / name).is_file():
@@ -359,7 +359,7 @@ class ShardDownloads:
         return names
 
     def _set_others_aside(self, shard: Shard) -> None:
-        """Give the files of a shard that have another MD5 than it names that are free."""
+        """Rename files of a shard with the wrong MD5 to free names."""
         for name in self._files(shard):
             if self._md5_of(name) != shard.md5:
                 asides = (self.folder / f"{name}.replaced{f'-{number}' if number > 1 else ''}" for number in count(1))
@@ -368,7 +368,7 @@ class ShardDownloads:
                 self._names.remove(name)
 
     def _md5_of(self, name: str) -> str | None:
-        """The MD5 of a file that is there, if it is known."""
+        """The MD5 of an existing file, if known."""
         *stamp, md5 = self._known.get(name, ("",))
         return str(md5) if md5 and stamp == [*stamp_of((self.folder / name).stat())] else None
 
@@ -379,12 +379,12 @@ class ShardDownloads:
 
     @cached_property
     def _names(self) -> set[str]:
-        """The files of the folder as they are written, where a disk does not tell upper from lower case, too."""
+        """The exact file names in the folder, even on a disk that ignores case."""
         return set(os.listdir(self.folder)) if self.folder.is_dir() else set()
 
     @cached_property
     def _known(self) -> dict[str, list[int | str]]:
-        """Stamp, see `stamp_of`, and MD5 of files, by name."""
+        """Stamp (see `stamp_of`) and MD5 of files, by name."""
         if not self._memory.exists():
             return {}
         try:
@@ -392,7 +392,7 @@ class ShardDownloads:
             files = stored["files"] if stored["version"] == _MEMORY_VERSION else {}
             return {str(name): [*map(int, stamp), str(md5)] for name, (*stamp, md5) in files.items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            LOGGER.warning("%s cannot be read (%s); the files are verified anew", self._memory, error)
+            LOGGER.warning("%s cannot be read (%s); the files are verified again", self._memory, error)
             return {}
 
     def _save(self) -> None:

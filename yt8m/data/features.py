@@ -1,4 +1,4 @@
-"""What the bytes of features mean: `features.json` beside shards, where they are not the published data set's."""
+"""The meaning of feature bytes: `features.json` beside shards, unless they are the published data set's."""
 
 import json
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ from yt8m.common.errors import UserError
 from yt8m.data.frames import CANDIDATES, Trim, trim_of
 
 CONTRACT_NAME = "features.json"
-PUBLISHED_EXTRACTOR = "yt8m"  # makes features like the published data set's, which name no extractor
+PUBLISHED_EXTRACTOR = "yt8m"  # reproduces the features of the published data set, which names no extractor
 _ROWS_AT_A_TIME = 1024
-PUBLISHED_RANGE = (4 / 512 - 2, 2 + 4 / 512)  # what the bytes 0 and 255 of the published data set stand for
+PUBLISHED_RANGE = (4 / 512 - 2, 2 + 4 / 512)  # values of the bytes 0 and 255 in the published data set
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The range of float features that becomes 0..255."""
+    """The range of float features that maps to 0..255."""
 
     low: float
     high: float
 
     def quantize(self, values: np.ndarray) -> tuple[np.ndarray, int]:
-        """Floats (L, W) → uint8 (L, W), rounded to the nearest, and how many lay outside of the range."""
+        """Floats (L, W) → uint8 (L, W), rounded to nearest, and the number of values outside the range."""
         quantized = np.empty(values.shape, np.uint8)
         clipped = 0
         for rows in pieces(len(values)):
@@ -38,7 +38,7 @@ class Scale:
 
 
 def pieces(n_rows: int) -> Iterator[slice]:
-    """Slices of a bounded size of so many rows, so that no temporary array is large."""
+    """Slices of bounded size that cover `n_rows` rows, to keep temporary arrays small."""
     for start in range(0, n_rows, _ROWS_AT_A_TIME):
         yield slice(start, start + _ROWS_AT_A_TIME)
 
@@ -50,7 +50,7 @@ def feature_contract(
     audio_range: tuple[float, float] = PUBLISHED_RANGE,
     extractor: ExtractorIdentity | None = None,
 ) -> FeatureContract:
-    """Features of these widths, `audio` 0 where there is none; the ranges are by default the published data set's."""
+    """The contract of features of these widths; `audio` 0: none. The default ranges are the published data set's."""
     return FeatureContract(
         rgb=FeatureMeaning(width=rgb, range=rgb_range),
         audio=FeatureMeaning(width=audio, range=audio_range) if audio else None,
@@ -61,8 +61,8 @@ def feature_contract(
 def read_contract(folder: Path, rgb: int, audio: int) -> FeatureContract:
     """The contract of shards whose features have these widths.
 
-    `folder` holds the shards, or is one shard itself. Without a `features.json` there they are taken for features of
-    the published data set. Raises `UserError` for one that cannot be read or is of other widths.
+    `folder`: the folder of the shards, or one shard. Without a `features.json`, the published data set's features are
+    assumed. Raises `UserError` if the file cannot be read or has other widths.
     """
     contract = find_contract(_path(folder).parent)
     published = feature_contract(rgb, audio)
@@ -70,14 +70,14 @@ def read_contract(folder: Path, rgb: int, audio: int) -> FeatureContract:
         return published
     if contract.widths != published.widths:
         raise UserError(
-            f"{_path(folder)}: is about features of the widths {contract.widths}, those of {folder} are "
+            f"{_path(folder)}: describes features of the widths {contract.widths}, those of {folder} are "
             f"{published.widths}; it belongs to other shards: replace or remove it"
         )
     return contract
 
 
 def read_trim(folder: Path) -> Trim:
-    """What the contract of shards leaves out of their videos; `folder` as for `read_contract`. Raises `UserError`."""
+    """The trim in the contract of shards; `folder` as for `read_contract`. Raises `UserError`."""
     contract = find_contract(_path(folder).parent)
     return CANDIDATES if contract is None else trim_of(contract)
 
@@ -87,7 +87,7 @@ def _path(folder: Path) -> Path:
 
 
 def find_contract(folder: Path) -> FeatureContract | None:
-    """The contract that a folder holds; None if it holds none. Raises `UserError` for one that cannot be read."""
+    """The contract in a folder, or None. Raises `UserError` if it cannot be read."""
     path = folder / CONTRACT_NAME
     try:
         return FeatureContract.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -107,10 +107,11 @@ def save_contract(contract: FeatureContract, folder: Path) -> None:
 
 
 def require_same(found: FeatureContract, where: object, expected: FeatureContract, whose: object) -> None:
-    """Raise `UserError` unless the features found `where` have the extractor, widths and ranges of those of `whose`.
+    """Raise `UserError` unless features `found` at `where` match those `expected` by `whose` in extractor, widths and
+    ranges.
 
-    If only one of them names its extractor, the other one counts as the published data set's where it has their range,
-    and then the extractor must be `PUBLISHED_EXTRACTOR`; elsewhere any extractor will do.
+    If only one side names its extractor and the other has the published range, the extractor must be
+    `PUBLISHED_EXTRACTOR`; otherwise any extractor will do.
     """
     _require_published(found, where, expected, whose)
     ours, theirs = found.extractor, expected.extractor
@@ -130,14 +131,13 @@ def require_same(found: FeatureContract, where: object, expected: FeatureContrac
         if meaning is not None and _differ(meaning.range, other_meaning.range):
             raise UserError(
                 f"{where}: bytes of {name} stand for values from {_shown(meaning.range)}, those of {whose} for "
-                f"{_shown(other_meaning.range)}; make the shards anew with that range, or put the right "
-                f"{CONTRACT_NAME} "
-                "beside them"
+                f"{_shown(other_meaning.range)}; make the shards again with that range, or put the right "
+                f"{CONTRACT_NAME} beside them"
             )
 
 
 def _require_published(found: FeatureContract, where: object, expected: FeatureContract, whose: object) -> None:
-    """Raise `UserError` if one side is the published data set's and the other one is of another extractor."""
+    """Raise `UserError` if one side is the published data set's and the other one from another extractor."""
     which = f"the released data set's, which only the extractor {PUBLISHED_EXTRACTOR} makes"
     ours, theirs = _foreign_extractor(found), _foreign_extractor(expected)
     if ours is not None and _is_published(expected):
@@ -153,13 +153,13 @@ def _require_published(found: FeatureContract, where: object, expected: FeatureC
 
 
 def _foreign_extractor(contract: FeatureContract) -> str | None:
-    """The extractor that features name, unless it makes the published data set's; None where they name none."""
+    """The named extractor, or None if there is none or it is `PUBLISHED_EXTRACTOR`."""
     name = None if contract.extractor is None else contract.extractor.name
     return None if name == PUBLISHED_EXTRACTOR else name
 
 
 def _is_published(contract: FeatureContract) -> bool:
-    """Whether features count as the published data set's: of its range, by an extractor that is not named."""
+    """Whether features count as the published data set's: its range and no named extractor."""
     meanings = [meaning for meaning in (contract.rgb, contract.audio) if meaning is not None]
     return contract.extractor is None and not any(_differ(meaning.range, PUBLISHED_RANGE) for meaning in meanings)
 

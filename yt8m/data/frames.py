@@ -1,4 +1,4 @@
-"""The frames a model sees: segments, which of them are ranked, and the sample of a video's frames."""
+"""The frames a model sees: segments, the trim of head and tail, and sampling of a video's frames."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ HEAD_SEGMENTS, TAIL_SEGMENTS = 6, 2  # never shown to the challenge's raters
 
 @dataclass(frozen=True)
 class Trim:
-    """How many segments at the beginning (`head`) and at the end (`tail`) of a video are left out."""
+    """The number of segments left out at the beginning (`head`) and end (`tail`) of a video."""
 
     head: int
     tail: int
 
     def count_left(self, n_frames: np.ndarray) -> np.ndarray:
-        """How many segments of each video are left; a partial last one counts."""
+        """The number of remaining segments of each video, including a partial last one."""
         n_segments = -(-n_frames // SEGMENT_SECONDS)
         return np.maximum(n_segments - self.head - self.tail, 0)
 
@@ -28,13 +28,13 @@ EVERYTHING = Trim(0, 0)
 
 
 def trim_of(features: FeatureContract) -> Trim:
-    """What the makers of a data set leave out of its videos."""
+    """The trim that a feature contract specifies."""
     head, tail = features.trim
     return Trim(head // SEGMENT_SECONDS, tail // SEGMENT_SECONDS)
 
 
 def context_frames(n_frames: int, trim: Trim = CANDIDATES) -> tuple[int, int]:
-    """First and last-plus-one of the frames that a video model sees; all where head and tail are everything."""
+    """The range [start, stop) of frames that a video model sees; all frames if the trim would leave none."""
     start, stop = trim.head * SEGMENT_SECONDS, n_frames - trim.tail * SEGMENT_SECONDS
     return (start, stop) if start < stop else (0, n_frames)
 
@@ -47,12 +47,12 @@ def sample_frames(
     epochs: np.ndarray,
     trim: Trim = CANDIDATES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The frames a video model sees of V videos: at most `max_len` of each in training, without replacement, in order.
+    """Sample the frames of V videos for a video model: in training at most `max_len` each, without replacement, sorted.
 
-    `records` are their numbers in the index, `n_frames` how long they are and `epochs` in which epoch they are seen,
-    each (V,). `seed` None means evaluation: no sampling. `max_len` -1 means no limit. `trim` is left out of the videos.
-    Returns how many frames of each are seen, (V,), and these, end to end, (N,), all int64. Every choice of as many
-    frames of a video is equally likely. It is a pure function of seed, epoch, record and length of the video.
+    `records`, `n_frames` and `epochs`, each (V,): rows of the index, lengths, and epochs of the videos. `seed` None
+    means evaluation without sampling; `max_len` -1 means no limit; `trim` is left out. Returns the number of frames of
+    each video, (V,), and these frames end to end, (N,), both int64. All choices of the same size are equally likely;
+    each depends only on seed, epoch, record and length of the video.
     """
     from yt8m.data import native_reading
 

@@ -1,8 +1,8 @@
-"""What lies where in a folder of shards: one pass over headers and contexts, remembered in a cache.
+"""The index of a folder of shards, from one pass over headers and contexts, cached.
 
-The index of a folder holds for every record its shard, offset, id, labels, ratings and the place of its
-frames. It is kept in `cache/index/` beside the name and the stamp (`records.stamp_of`) of each shard, so that
-a changed or added shard is read again and nothing else is.
+It holds for every record its shard, offset, id, labels, ratings and the place of its frames. It is stored in
+`cache/index/` with the name and stamp (`records.stamp_of`) of each shard, so that only changed or added shards are
+read again.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ UNUSUAL = -1
 
 @dataclass(frozen=True)
 class Index:
-    """Records of a folder of shards, in the order of sorted shard names and then of offsets.
+    """Records of a folder of shards, in the order of sorted shard names and offsets.
 
-    `stamps` (shards, 4): what `stamp_of` said of each shard when it was read, the size in bytes first.
-    R records: `shard` (R,) row in `shards`; `offset`, `length` (R,) of the record and its payload in
-    bytes; `video_id` (R,) bytes; `n_frames` (R,) seconds that have all features; per feature the place
-    of the frames in the payload (R,), -1 where protobuf has to decode, how many there are, and their
-    width in bytes. Labels of record r are `labels[label_ends[r-1]:label_ends[r]]`, ratings likewise.
+    `stamps` (shards, 4): `stamp_of` each shard when it was read, the size in bytes first. Of R records: `shard` (R,):
+    row in `shards`; `offset` of the record and `length` of its payload in bytes, (R,); `video_id` (R,) bytes;
+    `n_frames` (R,): seconds that have all features; per feature, (R,) each: the start of the frames in the payload (-1
+    if protobuf has to decode them), their number, and their width in bytes. Labels of record r are
+    `labels[label_ends[r-1]:label_ends[r]]`, ratings likewise.
     """
 
     folder: Path
@@ -69,26 +69,26 @@ class Index:
 
     @cached_property
     def has_audio(self) -> bool:
-        """Whether any record has audio features; otherwise it is a data set without audio."""
+        """Whether any record has audio features; if not, it is a data set without audio."""
         return bool(self.audio_count.any())
 
     @property
     def n_frames(self) -> np.ndarray:
-        """Seconds of each record that have both features, or in a data set without audio the visual ones, (R,)."""
+        """Seconds of each record that have both features, or visual ones in a data set without audio, (R,)."""
         return np.minimum(self.rgb_count, self.audio_count) if self.has_audio else self.rgb_count
 
     def owners(self, ends: np.ndarray) -> np.ndarray:
-        """The record that each entry of a ragged array belongs to, from the array's `ends`."""
+        """The record of each entry of a ragged array with these `ends`."""
         return np.repeat(np.arange(len(self)), np.diff(ends, prepend=0))
 
     def of_record(self, record: int, values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        """The entries of a ragged array that belong to one record."""
+        """The entries of a ragged array for one record."""
         return values[ends[record - 1] if record else 0 : ends[record]]
 
     def of_records(self, records: np.ndarray, values: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The entries of a ragged array that belong to some records, one after the other.
+        """The entries of a ragged array for some records, concatenated.
 
-        Returns the place among `records` of the record that each belongs to, and the entries.
+        Returns the position in `records` of each entry's record, and the entries.
         """
         stops = ends[records]
         counts = stops - np.where(records > 0, ends[records - 1], 0)
@@ -96,17 +96,16 @@ class Index:
         return owners, values[np.arange(len(owners)) + np.repeat(stops - np.cumsum(counts), counts)]
 
     def path(self, record: int) -> Path:
-        """The shard that a record lies in."""
+        """The shard of a record."""
         return self.folder / str(self.shards[self.shard[record]])
 
     def error(self, record: int, what: str) -> RecordError:
-        """What is wrong with a record, as an exception that names its file, offset and video."""
+        """An error about a record that names its file, offset and video."""
         return RecordError(self.path(record), what, int(self.offset[record]), bytes(self.video_id[record]))
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of everything that the index says of the records, but for folder and modification times; it does not
-        depend on which of its two names a shard has."""
+        """SHA-256 of the index except folder and stamps; the same for both names of a shard."""
         digest = hashlib.sha256("\n".join(map(official_name, self.shards.tolist())).encode())
         for name in (*_RECORD_ARRAYS, "video_id", *(name for values in _RAGGED.values() for name in values)):
             values = getattr(self, name)
@@ -116,7 +115,7 @@ class Index:
 
 
 def split_fold(index: Index, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of `index.shards` to train on and to validate on in one of the 8 folds over sorted shards."""
+    """Rows of `index.shards` to train and to validate on in one of 8 folds. Raises `UserError`."""
     n_shards = len(index.shards)
     if not 0 <= fold < N_FOLDS:
         raise UserError(f"--fold {fold}: folds are numbered 0 to {N_FOLDS - 1}")
@@ -129,17 +128,17 @@ def split_fold(index: Index, fold: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fold_rows(n_shards: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of so many shards, at least 8, a fold trains on and which it validates on."""
+    """The training and validation rows of a fold of `n_shards` shards, at least 8."""
     from sklearn.model_selection import KFold  # takes as long to import as torch does
 
     return list(KFold(N_FOLDS, shuffle=True, random_state=FOLD_SEED).split(range(n_shards)))[fold]
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a folder, sorted by official name, so that their order is the same whichever names they have.
+    """The shards of a folder, sorted by official name, so that the order is the same for either name.
 
-    Hidden files, such as those that macOS leaves, are none. Raises `UserError` if there are no shards, or if one is
-    there under both of its names.
+    Ignores hidden files, such as those of macOS. Raises `UserError` if there are no shards, or for a shard present
+    under both of its names.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the .tfrecord shards there or set --data-dir")
@@ -157,17 +156,17 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 def passed_over(folder: Path) -> list[str]:
-    """The files of a folder that look like shards by their names and are not taken for any, sorted."""
+    """The files of a folder with names like shards that are not used, sorted."""
     names = {path.name for path in folder.iterdir() if SUFFIX in path.name.lower() and not path.name.startswith(".")}
     return sorted(names - {path.name for path in shard_paths(folder)})
 
 
 def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
-    """The index of all shards of `folder`, from the cache as far as it still holds.
+    """The index of all shards of `folder`, from the cache where still valid.
 
-    Of a damaged shard, if `damage` is to be skipped, the records before the damage are in the index, and
-    it is read again next time. Raises `UserError` for a missing or empty folder, `ForeignRecordError` for a shard of
-    another kind, and `RecordError` for the first damaged shard, having kept what the others hold. Killed, it goes on.
+    If `damage` is skipped, the readable records of a damaged shard are in the index, and it is read again next time.
+    Raises `UserError` for a missing or empty folder, `ForeignRecordError` for a shard of another kind, and
+    `RecordError` for the first damaged shard, after caching the others. A killed call can be resumed.
     """
     paths = shard_paths(folder)
     stamps = np.array([stamp_of(path.stat()) for path in paths], np.int64)
@@ -200,11 +199,11 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
 
 
 def _warn_of_missing_features(index: Index) -> None:
-    """A warning where some records have one of the features and not the other, so that no second of them counts."""
+    """Warn of records without audio in a data set with audio; none of their seconds count."""
     lacking = np.flatnonzero((index.rgb_count > 0) & (index.audio_count == 0)) if index.has_audio else np.empty(0, int)
     if lacking.size:
         LOGGER.warning(
-            "%s: %d of %d videos have frames and no audio, though others have both; no second of them counts: %s",
+            "%s: %d of %d videos have frames but no audio, while others have both; they are left out: %s",
             index.folder,
             len(lacking),
             len(index),
@@ -213,10 +212,10 @@ def _warn_of_missing_features(index: Index) -> None:
 
 
 def index_file(path: Path, damage: Damage = RAISE) -> Index:
-    """The index of one shard, wherever it lies; nothing is kept. Its `folder` is the file, so that messages name it.
+    """The index of one shard anywhere, not cached. Its `folder` is the file, so that messages name it.
 
-    Of a damaged shard, if `damage` is to be skipped, the sound records that can be found are in the index. Raises
-    `UserError` for a file that is not there, and `RecordError` for the first damage.
+    If `damage` is skipped, the index holds the sound records that can be found. Raises `UserError` for a missing file
+    and `RecordError` for the first damage.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a .tfrecord file of frame features")
@@ -232,9 +231,9 @@ def index_file(path: Path, damage: Damage = RAISE) -> Index:
 
 
 def check_folder(folder: Path) -> tuple[Index, list[RecordError]]:
-    """Read every byte of a folder's shards: the index of the sound records, and what is wrong with the others.
+    """Read every byte of a folder's shards: the index of the sound records, and the errors of the others.
 
-    Checksums are verified and frames found one by one. Raises `UserError` for a missing or empty folder.
+    Verifies checksums and locates every frame. Raises `UserError` for a missing or empty folder.
     """
     paths = shard_paths(folder)
     stamps = np.array([stamp_of(path.stat()) for path in paths], np.int64)
@@ -242,7 +241,7 @@ def check_folder(folder: Path) -> tuple[Index, list[RecordError]]:
     return _index(folder, paths, stamps, tables), list(chain.from_iterable(errors.values()))
 
 
-_Tables = dict[str, dict[str, np.ndarray]]  # the arrays of an index for one shard, by its name
+_Tables = dict[str, dict[str, np.ndarray]]  # the index arrays of each shard, by its name
 
 
 def _scan_shards(
@@ -252,9 +251,9 @@ def _scan_shards(
     whole: bool,
     keep: Callable[[_Tables, Collection[str]], None] | None = None,
 ) -> tuple[_Tables, dict[str, list[RecordError]]]:
-    """Tables of shards, scanned in parallel, and by name what is wrong with those that are damaged.
+    """Tables of shards, scanned in parallel, and the errors of damaged ones, by name.
 
-    `keep` is given the tables and the names of damaged shards now and then, and at the end.
+    `keep` gets the tables and the names of damaged shards periodically and at the end.
     """
     tables: _Tables = {}
     errors: dict[str, list[RecordError]] = {}
@@ -284,8 +283,7 @@ def _index(folder: Path, paths: list[Path], stamps: np.ndarray, tables: _Tables)
 def _keep(
     cache: Path, cached: _Tables, paths: list[Path], stamps: np.ndarray, found: _Tables, damaged: Collection[str]
 ) -> None:
-    """Write what was cached and what has been found of the whole shards into the cache; a warning where that cannot be
-    done."""
+    """Write old and new tables of undamaged shards into the cache; warn if that fails."""
     tables = cached | found
     rows = [row for row, path in enumerate(paths) if path.name in tables and path.name not in damaged]
     if not rows:
@@ -296,7 +294,7 @@ def _keep(
         with replacing(cache) as temporary, temporary.open("wb") as file:
             np.savez(file, version=FORMAT_VERSION, shards=np.array(names), stamps=stamps[rows], **arrays)
     except OSError as error:
-        LOGGER.warning("the index of %s is not kept: %s", paths[0].parent, error)
+        LOGGER.warning("%s: the index cannot be cached: %s", paths[0].parent, error)
 
 
 _RECORD_ARRAYS: dict[str, type[np.generic]] = {
@@ -319,9 +317,9 @@ _RAGGED: dict[str, dict[str, type[np.generic]]] = {
 
 
 def _scan_shard(path: Path, whole: bool) -> tuple[dict[str, np.ndarray], list[RecordError]]:
-    """The arrays of an index for one shard (`shard` is 0), and what is wrong with the records that are not in it.
+    """The index arrays of one shard (`shard` is 0), and the errors of the other records.
 
-    `whole` reads every byte; otherwise only headers and contexts are read.
+    Reads every byte if `whole`, otherwise only headers and contexts.
     """
     records: list[Record] = []
     errors: list[RecordError] = []
@@ -330,12 +328,12 @@ def _scan_shard(path: Path, whole: bool) -> tuple[dict[str, np.ndarray], list[Re
         for offset, length in record_spans(shard, path):
             try:
                 records.append(_scan_record(shard, offset, length, path, whole))
-            except ForeignRecordError as error:  # all others are, too
+            except ForeignRecordError as error:  # so are all others
                 errors.append(error)
                 break
             except RecordError as error:
                 errors.append(error)
-    except RecordError as error:  # where the next record would be is unknown
+    except RecordError as error:  # the next record cannot be found
         errors.append(error)
     return _table(records), errors
 
@@ -344,9 +342,9 @@ def _scan_record(shard: Shard, offset: int, length: int, path: Path, whole: bool
     try:
         record = parse_record(shard, offset, length, path)
     except RecordError:
-        read_payload(shard, offset, length, path)  # if it is damaged, that is what to say
+        read_payload(shard, offset, length, path)  # report damage instead
         raise
-    if record.rgb is not None and record.audio is None:  # laid out as usual, but the list of audio is left out
+    if record.rgb is not None and record.audio is None:  # the usual layout without an audio list
         record = replace(record, audio=FrameBlock(0, 0, 0))
     if whole:
         check_record(shard, record, path)
@@ -369,14 +367,14 @@ def _table(records: list[Record]) -> dict[str, np.ndarray]:
         for name, kind in values.items():
             entries = np.concatenate([np.empty(0, kind), *(getattr(record, name) for record in records)])
             if kind == np.int32:
-                entries = entries.clip(-(2**31), 2**31 - 1)  # no label or second is out there; stay unknown
+                entries = entries.clip(-(2**31), 2**31 - 1)  # values this large stay unknown
             table[name] = entries.astype(kind)
         table[ends] = np.cumsum([len(getattr(record, next(iter(values)))) for record in records], dtype=np.int64)
     return table
 
 
 def _cached_tables(cache: Path, paths: list[Path], stamps: np.ndarray) -> _Tables:
-    """The tables of those shards that the cache knows and that have not changed since, by name."""
+    """The tables of unchanged shards in the cache, by name."""
     try:
         with np.load(cache, allow_pickle=False) as file:
             stored = dict(file)
@@ -385,7 +383,7 @@ def _cached_tables(cache: Path, paths: list[Path], stamps: np.ndarray) -> _Table
     except FileNotFoundError:
         return {}
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
-        LOGGER.warning("%s cannot be read (%s); the shards are indexed anew", cache, error)
+        LOGGER.warning("%s cannot be read (%s); the shards are indexed again", cache, error)
         return {}
     known = {name: row for row, name in enumerate(stored["shards"])}
     bounds = np.searchsorted(stored["shard"], np.arange(len(known) + 1, dtype=stored["shard"].dtype))
@@ -410,7 +408,7 @@ def _table_of_shard(stored: dict[str, np.ndarray], first: int, last: int) -> dic
 
 
 def _merge(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The tables of all shards as one, `shard` numbering them."""
+    """Concatenate the tables of all shards; `shard` numbers them."""
     merged = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     sizes = [len(table["offset"]) for table in tables]
     merged["shard"] = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)

@@ -1,8 +1,8 @@
-"""The loops over the videos of a batch, compiled: Python's lock is free while they run.
+"""Compiled loops over the videos of a batch, which release the GIL while reading.
 
-Numba is slow to import, so that only what reads batches imports this module, when it does. What has been compiled is
-kept for the next start: in `__pycache__` beside this file, or where that cannot be written in the user's cache; the
-environment variable NUMBA_CACHE_DIR names another folder. Where none can be written, each start compiles anew.
+Numba is slow to import, so this module is imported only when batches are read. Compiled code is cached in `__pycache__`
+beside this file or, if that is not writable, in the user's cache; the environment variable NUMBA_CACHE_DIR names
+another folder. If none is writable, each start compiles again.
 """
 
 import logging
@@ -16,11 +16,11 @@ from numba import types
 
 LOGGER = logging.getLogger(__name__)
 
-PIECE = 128 << 10  # bytes read at a time: they are still in the processor's cache when frames are copied from them
-_GAP = 16 << 10  # bytes between two frames from which on to skip them is quicker than to read them
+PIECE = 128 << 10  # bytes read at a time, few enough to stay in the processor's cache
+_GAP = 16 << 10  # bytes between two frames above which skipping is faster than reading
 _WILL_NEED = 3  # POSIX_FADV_WILLNEED
 
-# Of the C library. Pointers are integers.
+# C library functions. Pointers are integers.
 _pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.uintp, types.int64))
 _posix_fadvise: Any = types.ExternalFunction(
     "posix_fadvise", types.int32(types.int32, types.int64, types.int64, types.int32)
@@ -29,7 +29,7 @@ _memcmp: Any = types.ExternalFunction("memcmp", types.int32(types.intp, types.in
 _memcpy: Any = types.ExternalFunction("memcpy", types.intp(types.intp, types.intp, types.uintp))
 
 
-def _read(  # pragma: no cover  # what is compiled is not traced
+def _read(  # pragma: no cover  # compiled code is not traced
     files: np.ndarray,
     blocks: np.ndarray,
     widths: np.ndarray,
@@ -62,7 +62,7 @@ def _read(  # pragma: no cover  # what is compiled is not traced
             target = out.ctypes.data + rows[request] * out.shape[1] + column
             first = begins[request]
             while sound and first < end:
-                behind = first + 1  # the last frame that is read in one go
+                behind = first + 1  # the end of the frames read together
                 while (
                     behind < end
                     and 0 < (seconds[behind] - seconds[behind - 1]) * stride <= _GAP
@@ -111,7 +111,7 @@ def _choose(  # pragma: no cover
             if wanted == 0:
                 break
             state += step
-            # With the probability of wanted in left, so that every choice of frames is equally likely.
+            # With probability wanted / left, so that every choice of frames is equally likely.
             if (_mixed(state) >> half) * np.uint64(left) < np.uint64(wanted) << half:
                 seconds[number] = second
                 number += 1
@@ -127,13 +127,12 @@ _CHOOSE = f"void(uint64, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBE
 
 
 def _compiled(cache: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """`_read` as machine code that leaves Python's lock to others, and `_choose`, which is done sooner than that would
-    be back."""
+    """`_read` without the GIL, and `_choose`, which is too short to release it."""
     return numba.njit(_READ, nogil=True, cache=cache)(_read), numba.njit(_CHOOSE, cache=cache)(_choose)
 
 
 try:
     read_frames, choose_frames = _compiled(cache=True)
 except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as reason:
-    LOGGER.info("what is compiled for reading is not kept (%s); NUMBA_CACHE_DIR names another folder for it", reason)
+    LOGGER.info("compiled reading code cannot be cached (%s); set NUMBA_CACHE_DIR to a writable folder", reason)
     read_frames, choose_frames = _compiled(cache=False)

@@ -1,6 +1,6 @@
 """The order of examples: a pure function of the data and a seed.
 
-Nothing here depends on how many processes or threads read, or on what has been read before.
+It does not depend on the number of processes or threads, or on earlier reads.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,16 @@ import numpy as np
 
 from yt8m.common.errors import UserError
 
-STATE_VERSION = 2  # of the order of examples and of the choice of their frames, see `yt8m.data.frames`
+STATE_VERSION = 2  # of the order of examples and the sampling of frames, see `yt8m.data.frames`
 
 Key = tuple[int, int]  # (epoch, example)
 
 
 def epoch_order(shards: np.ndarray, seed: int, epoch: int, window: int | None = None) -> np.ndarray:
-    """The order of the examples in an epoch, a permutation of their numbers.
+    """The order of the examples in an epoch: a permutation of their numbers.
 
-    `shards` (examples,): the shard that each example lies in. Without `window` every order is equally
-    likely. With it the shards, in random order, are taken so many at a time, and only the examples of
-    those are shuffled: reads stay within `window` shards, which then fit the page cache.
+    `shards` (examples,): the shard of each example. Without `window` all orders are equally likely. With it, `window`
+    shards at a time are taken in random order and their examples shuffled, so that these shards fit the page cache.
     """
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(shards))
@@ -35,10 +34,10 @@ def epoch_order(shards: np.ndarray, seed: int, epoch: int, window: int | None = 
 class TrainingBatches:
     """An endless stream of batches of (epoch, example), a pure function of its arguments.
 
-    `shards` (examples,): the shard of each example. Epochs, each in its own `epoch_order`, follow each
-    other without a gap, so every batch is full and no example is left out. Of every `world_size` batches
-    in a row rank r has the r-th: together the ranks go the way of one process with batches so much
-    larger. The state is how many examples all of them have done with, and what the order depends on.
+    `shards` (examples,): the shard of each example. Epochs, each in its own `epoch_order`, follow without a gap, so
+    that every batch is full and no example is left out. Of every `world_size` consecutive batches, rank r gets the
+    r-th: all ranks together follow the order of one process with larger batches. The state holds the number of examples
+    that all ranks have used, and what the order depends on.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class TrainingBatches:
             raise ValueError(f"rank {rank} of {world_size}")
         self.shards, self.batch_size, self.seed, self.window = shards, batch_size, seed, window
         self.rank, self.world_size = rank, world_size
-        self.start = 0  # examples of the stream that are done with
+        self.start = 0  # examples already used
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, order = -1, np.empty(0, np.int64)
@@ -68,7 +67,7 @@ class TrainingBatches:
             yield batch
 
     def state_dict(self, batches: int = 0) -> dict[str, Any]:
-        """Where the stream is once so many batches of an iteration are done with, as plain values."""
+        """The state after `batches` batches of an iteration, as plain values."""
         return {
             "version": STATE_VERSION,
             **self._order(),
@@ -76,15 +75,15 @@ class TrainingBatches:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there at the next iteration, also with another batch size or number of ranks.
+        """Resume there at the next iteration, even with another batch size or number of ranks.
 
-        Raises `UserError` naming what differs if the order is another one.
+        Raises `UserError` naming the differences if the order has changed.
         """
         version = state.get("version")
         if version != STATE_VERSION:
             raise UserError(
-                "cannot go on: the run was begun by a release that chooses examples and frames in another way (version "
-                f"{version}, here {STATE_VERSION}); begin anew with --restart, or go on with that release"
+                "cannot resume: the run was begun by a release that chooses examples and frames in another way "
+                f"(version {version}, here {STATE_VERSION}); start over with --restart, or resume with that release"
             )
         differing = [
             f"{name} was {state.get(name)}, is {value}"
@@ -93,7 +92,7 @@ class TrainingBatches:
         ]
         if differing:
             raise UserError(
-                f"cannot go on in the order of examples: {'; '.join(differing)}; put that back, or begin anew with "
+                f"cannot resume the order of examples: {'; '.join(differing)}; restore that, or start over with "
                 "--restart"
             )
         self.start = state["position"]
@@ -105,7 +104,7 @@ class TrainingBatches:
 class SequentialBatches:
     """Every example once, in order, as (0, example); the last batch may be smaller.
 
-    Of every `world_size` batches in a row rank r has the r-th.
+    Of every `world_size` consecutive batches, rank r gets the r-th.
     """
 
     def __init__(self, n_examples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:

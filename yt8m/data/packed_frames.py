@@ -10,9 +10,8 @@ from torch import Tensor
 class PackedFrames(NamedTuple):
     """The frames of V videos, N in all, at most L ≥ 1 of each.
 
-    `frames` (N, D); `lengths` (V,) int64; `places` (N,) int64: the place of each frame among the V·L of the padded
-    videos; `longest`: L. Whoever makes it knows all of this on the CPU, so that no model has to wait for a GPU to learn
-    a length.
+    `frames` (N, D); `lengths` (V,) int64; `places` (N,) int64: the index of each frame among the V·L padded ones;
+    `longest`: L. All are computed on the CPU, so that models need not wait for a GPU to learn lengths.
     """
 
     frames: Tensor
@@ -22,7 +21,7 @@ class PackedFrames(NamedTuple):
 
     @classmethod
     def of(cls, frames: Tensor, lengths: np.ndarray, longest: int | None = None) -> "PackedFrames":
-        """Frames (N, D) on the CPU of videos of these lengths (V,) int64; `longest` is found if it is not given."""
+        """From frames (N, D) on the CPU and the lengths (V,) int64 of the videos; `longest` defaults to the maximum."""
         if longest is None:
             longest = int(lengths.max(initial=1))
         places = places_of(lengths, longest)
@@ -30,7 +29,7 @@ class PackedFrames(NamedTuple):
 
     @classmethod
     def pack(cls, frames: Tensor, lengths: Tensor) -> "PackedFrames":
-        """The same of padded frames (V, L, D) and lengths (V,). Waits for a GPU if they are on one."""
+        """From padded frames (V, L, D) and lengths (V,). Synchronizes with a GPU if they are on one."""
         inside = torch.arange(frames.shape[1], device=lengths.device) < lengths[:, None]
         places = inside.flatten().nonzero().squeeze(1)
         return cls(frames.flatten(0, 1)[places], lengths, places, frames.shape[1])
@@ -41,12 +40,12 @@ class PackedFrames(NamedTuple):
         return len(self.lengths)
 
     def padded(self) -> Tensor:
-        """(V, L, D), zeros in the padding."""
+        """The frames padded with zeros, (V, L, D)."""
         padded = self.frames.new_zeros(self.n_videos * self.longest, *self.frames.shape[1:])
         return padded.index_copy_(0, self.places, self.frames).unflatten(0, (self.n_videos, self.longest))
 
     def select(self, videos: np.ndarray) -> "PackedFrames":
-        """Some of the videos of a batch on the CPU, by their ascending numbers (any,)."""
+        """Some videos of a batch on the CPU, by ascending numbers (any,)."""
         lengths = self.lengths.numpy()
         chosen = np.zeros(len(lengths), bool)
         chosen[videos] = True
@@ -54,7 +53,7 @@ class PackedFrames(NamedTuple):
 
 
 def places_of(lengths: np.ndarray, longest: int) -> np.ndarray:
-    """The places (N,) int64 of the frames, end to end, of videos of these lengths (V,); see `PackedFrames`."""
+    """`places` (N,) int64 for videos of these lengths (V,), see `PackedFrames`."""
     ends = np.cumsum(lengths)
     shifts = np.arange(len(lengths)) * longest - (ends - lengths)
     return np.arange(ends[-1] if ends.size else 0) + np.repeat(shifts, lengths)

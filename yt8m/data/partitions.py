@@ -1,6 +1,6 @@
-"""The partitions of the data set: folders, names of shards on its servers and on disks, folds of the rated one.
+"""The partitions of the data set: folders, names of shards on servers and disks, folds of the rated partition.
 
-Imports nothing heavy: `--help` names the folds.
+Imports nothing heavy: `--help` needs the folds.
 """
 
 import re
@@ -14,8 +14,8 @@ NAME_COLUMNS = ("Index", "KnowledgeGraphId", "Name")
 
 @dataclass(frozen=True)
 class Partition:
-    """`folder` in the data folder; `published`: its path on the data set's servers; `stem`: how names of its shards
-    begin; `labelled`: whether its videos have labels."""
+    """`folder` in the data folder; `published`: its path on the servers; `stem`: prefix of its shards' names;
+    `labelled`: whether its videos have labels."""
 
     folder: str
     published: str
@@ -40,7 +40,7 @@ _OFFICIAL_NAME = re.compile(r"(train|validate|test)([0-9]{4})\.tfrecord", re.ASC
 
 
 def official_name(name: str) -> str:
-    """The name with the number of a shard that has a server's name; any other name as it is."""
+    """The numbered name of a shard with a server's name; other names unchanged."""
     match = _SERVER_NAME.fullmatch(name)
     if match is None:
         return name
@@ -49,13 +49,13 @@ def official_name(name: str) -> str:
 
 
 def shard_number(name: str) -> int | None:
-    """The number, 0 to 3843, of a shard that has a server's or an official name; None for any other."""
+    """The number, 0 to 3843, of a shard with a server's or an official name; None for other names."""
     match = _OFFICIAL_NAME.fullmatch(official_name(name))
     return int(match[2]) if match is not None and int(match[2]) < N_SHARDS else None
 
 
 def server_name(name: str) -> str:
-    """The server's name of a shard that has an official name; any other name as it is."""
+    """The server's name of a shard with an official name; other names unchanged."""
     number = shard_number(name)
     match = _OFFICIAL_NAME.fullmatch(name)
     if number is None or match is None:
@@ -64,6 +64,6 @@ def server_name(name: str) -> str:
 
 
 N_FOLDS, FOLD_SEED = 8, 42
-NO_FOLD: Final = "none"  # all shards are for training
+NO_FOLD: Final = "none"  # train on all shards
 
 Fold = int | Literal["none"]

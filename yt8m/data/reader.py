@@ -1,4 +1,4 @@
-"""Frames of indexed records, read from shards of which a bounded number is open."""
+"""Reading frames of indexed records with a bounded number of open shards."""
 
 import resource
 import threading
@@ -22,7 +22,7 @@ _NO_FILE = -1
 
 
 class Frames(NamedTuple):
-    """Which frames of a record to read, a slice or ascending numbers, and where to, (frames, D) uint8."""
+    """A request for frames of a record: a slice or ascending numbers, and the target, (frames, D) uint8."""
 
     record: int
     selection: slice | np.ndarray
@@ -30,10 +30,10 @@ class Frames(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Frames of V records, and where to in an array that all of them share. All are int64.
+    """A request for frames of V records in rows of one array. All fields are int64.
 
-    Of the v-th of `records` (V,) the frames `seconds[begins[v]:ends[v]]`, ascending numbers, go to rows of the array,
-    from `rows[v]` on. `seconds` (N,) has the frames of all of them, `begins`, `ends` and `rows` are (V,).
+    The frames `seconds[begins[v]:ends[v]]`, ascending, of `records[v]` go to rows of the array from `rows[v]` on.
+    `seconds` is (N,), the others (V,).
     """
 
     records: np.ndarray
@@ -43,15 +43,15 @@ class Rows(NamedTuple):
     rows: np.ndarray
 
     def part(self, first: int, stop: int) -> "Rows":
-        """What concerns the records with the numbers `first` to `stop`."""
+        """The request for the records `first` to `stop`."""
         chosen = slice(first, stop)
         return Rows(self.records[chosen], self.seconds, self.begins[chosen], self.ends[chosen], self.rows[chosen])
 
 
 @dataclass(frozen=True, eq=False)
 class _Feature:
-    """A feature that the records have: start and number of its frames in each, (R,), their width, and which columns
-    of a frame they are."""
+    """A feature of the records: start and number of its frames in each, (R,), their width, and their columns in a
+    frame."""
 
     start: np.ndarray
     count: np.ndarray
@@ -60,11 +60,10 @@ class _Feature:
 
 
 class ShardReader:
-    """Reads frames of indexed records, a bounded number of their shards open at a time.
+    """Reads frames of indexed records with a bounded number of open shards. Thread-safe.
 
-    Opening a shard costs as much as reading a segment, so they stay open: up to `MAX_OPEN`, and up to a quarter
-    of the files that the process may have open. That limit is raised as far as the process may raise it itself
-    (`ulimit -Hn`). May be used by several threads at once.
+    Opening a shard costs as much as reading a segment, so shards stay open: up to `MAX_OPEN`, and up to a quarter of
+    the process's limit of open files, which is raised as needed, up to the hard limit (`ulimit -Hn`).
     """
 
     MAX_OPEN = 4096
@@ -76,21 +75,21 @@ class ShardReader:
         self._odd = _other_widths(index, self.widths) if damage.skip else None
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._max_open = min(self.MAX_OPEN, max(1, _open_files(4 * self.MAX_OPEN) // 4))
-        self._most_held = max(1, self._max_open // 4)  # by a thread: they stay open whoever opens others
+        self._most_held = max(1, self._max_open // 4)  # by one thread; held shards stay open
         self._lock = threading.Lock()
 
     @property
     def frame_dim(self) -> int:
-        """Width of a frame, rgb and audio, if there is any, side by side."""
+        """Width of a frame: rgb and any audio side by side."""
         return sum(self.widths)
 
     @cached_property
     def features(self) -> FeatureContract:
-        """What the features are, see `yt8m.data.features`. Raises `UserError`."""
+        """The feature contract, see `yt8m.data.features`. Raises `UserError`."""
         return read_contract(self.index.folder, *self.widths)
 
     def require_widths(self, rgb: int, audio: int) -> None:
-        """Raise `UserError` where a configuration is for other feature widths than the data has."""
+        """Raise `UserError` if a configuration's feature widths differ from the data's."""
         if self.widths != (rgb, audio):
             raise UserError(
                 f"{self.index.folder}: features are {self.widths[0]} (rgb) and {self.widths[1]} (audio) wide, the "
@@ -98,10 +97,10 @@ class ShardReader:
             )
 
     def read(self, requests: Sequence[Frames], whole: bool = False) -> np.ndarray:
-        """Copy frames of records to where each request says, having the system read for all requests at once.
+        """Copy frames of records into each request's target, after announcing all reads to the system.
 
-        `whole` says that whole records are read: their checksums are verified. Returns which requests were
-        met, (requests,) bool: all of them, unless damage is skipped. Raises `RecordError`.
+        `whole` reads whole records and verifies their checksums. Returns which requests succeeded, (requests,) bool:
+        all, unless damage is skipped. Raises `RecordError`.
         """
         met = np.ones(len(requests), bool)
         blocks: list[list[FrameBlock] | None] = [None] * len(requests)
@@ -111,7 +110,7 @@ class ShardReader:
             except RecordError as error:
                 self.damage.meet(error)
                 met[row] = False
-        # Shards are not held from there to here: there may be more of them than files that may be open.
+        # Shards are not held in between: there may be more of them than the limit of open files.
         for row in np.flatnonzero(met).tolist():
             try:
                 self._copy(requests[row], whole, blocks[row])
@@ -121,10 +120,10 @@ class ShardReader:
         return met
 
     def read_rows(self, rows: Rows, out: np.ndarray) -> np.ndarray:
-        """Copy frames of many records into `out` (M, D) uint8, like `read` but without holding Python's lock.
+        """Copy frames of many records into `out` (M, D) uint8, like `read` but without the GIL.
 
-        Returns which of the records could be read, (V,) bool: all of them, unless damage is skipped. Raises
-        `RecordError`, and `ValueError` for rows that `out` does not have.
+        Returns which records could be read, (V,) bool: all, unless damage is skipped. Raises `RecordError`, and
+        `ValueError` for rows outside `out`.
         """
         if rows.rows.min(initial=0) < 0 or (rows.rows + rows.ends - rows.begins).max(initial=0) > len(out):
             raise ValueError(f"rows beyond an array of {len(out)}")
@@ -135,7 +134,7 @@ class ShardReader:
         return met
 
     def _read_rows(self, rows: Rows, out: np.ndarray, met: np.ndarray) -> None:
-        """Read rows of no more shards than may be held, and say of each whether it could be read."""
+        """Read rows of at most `_most_held` records, and set in `met` which could be read."""
         from yt8m.data import native_reading
 
         files, shards = self._files(rows.records)
@@ -155,10 +154,10 @@ class ShardReader:
             met,
             np.empty(native_reading.PIECE + sum(self.widths), np.uint8),
         )
-        del shards  # other threads may need the files
+        del shards  # so that evicted ones close
         if met.all():
             return
-        others = np.flatnonzero(~met)  # whatever is the matter with them, `read` says or meets it
+        others = np.flatnonzero(~met)  # `read` handles or reports whatever is wrong
         requests = []
         for row in others.tolist():
             seconds = rows.seconds[rows.begins[row] : rows.ends[row]]
@@ -168,16 +167,16 @@ class ShardReader:
 
     @cached_property
     def _layout(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each feature (F,) the width, the bytes before each frame, (F, most of them), and how many these are."""
+        """Widths of the features, (F,), the bytes before each of their frames, (F, longest), and how many, (F,)."""
         headers = [frame_header(feature.width) for feature in self._features]
         sizes = np.array([len(header) for header in headers])
         padded = [list(header.ljust(sizes.max(), b"\0")) for header in headers]
         return np.array([feature.width for feature in self._features]), np.array(padded, np.uint8), sizes
 
     def _files(self, records: np.ndarray) -> tuple[np.ndarray, list[Shard | None]]:
-        """The descriptors of the shards of some records, (V,) int32, and the shards, which have to be held meanwhile.
+        """The file descriptors of the shards of some records, (V,) int32, and the shards, which keep them open.
 
-        `_NO_FILE` and None stand for what `read` has to meet, in its words.
+        `_NO_FILE` marks records left to `read`.
         """
         numbers = self.index.shard[records].tolist()
         with self._lock:
@@ -197,9 +196,9 @@ class ShardReader:
         return files, shards
 
     def _announce(self, request: Frames, whole: bool) -> list[FrameBlock] | None:
-        """Have the system read what a request is about.
+        """Announce the bytes of a request to the system.
 
-        Returns where in the payload the frames of each feature lie; None for an unusual layout.
+        Returns the place of each feature's frames in the payload; None for an unusual layout.
         """
         index, (record, selection, out) = self.index, request
         if self._odd is not None and self._odd[record]:
@@ -240,12 +239,12 @@ class ShardReader:
         found = read_unusual_frames(*self._place(shard, record))
         expected = [(index.rgb_count[record], self.widths[0]), (index.audio_count[record], self.widths[1])]
         if [frames.shape for frames in found] != expected:
-            raise index.error(record, "holds other frames than the size of its lists says")
+            raise index.error(record, "the frames do not match the size of their lists")
         for frames, feature in zip(found, self._features):
             out[:, feature.columns] = frames[selection]
 
     def _place(self, shard: Shard, record: int) -> tuple[Shard, int, int, Path, bytes]:
-        """Where a record lies, and whose it is."""
+        """Where a record lies, and its video id."""
         index = self.index
         return shard, int(index.offset[record]), int(index.length[record]), shard.path, bytes(index.video_id[record])
 
@@ -268,7 +267,7 @@ class ShardReader:
 
 
 def _open_files(wanted: int) -> int:
-    """How many files the process may have open, at most `wanted`, having raised its limit to that as far as it may."""
+    """Raise the process's limit of open files towards `wanted`; return it, at most `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed, most = (wanted if limit == resource.RLIM_INFINITY else limit for limit in (soft, hard))
     if allowed < min(wanted, most):
@@ -278,7 +277,7 @@ def _open_files(wanted: int) -> int:
 
 
 def _features(index: Index, widths: tuple[int, int]) -> list[_Feature]:
-    """The features of a folder, rgb and, unless it is a data set without, audio."""
+    """The features of a folder: rgb and, unless the data set has none, audio."""
     rgb, audio = widths
     found = [_Feature(index.rgb_start, index.rgb_count, rgb, slice(0, rgb))]
     if audio:
@@ -287,9 +286,9 @@ def _features(index: Index, widths: tuple[int, int]) -> list[_Feature]:
 
 
 def _common_widths(index: Index, majority: bool) -> tuple[int, int]:
-    """Widths of rgb and audio frames: the same in all records, or with `majority` those of most.
+    """Widths of rgb and audio frames (0: no audio): those of all records, or of most with `majority`.
 
-    That of audio is 0 where no record has any. Raises `RecordError` naming a record that differs.
+    Raises `RecordError` naming a record that differs, and `UserError` if no record has rgb.
     """
     widths = []
     for key in ("rgb", "audio"):
@@ -297,8 +296,8 @@ def _common_widths(index: Index, majority: bool) -> tuple[int, int]:
         if not width.size:
             if key == "rgb":
                 raise UserError(
-                    f"{index.folder}: no record has any frame of rgb; wanted are shards with the feature list rgb and, "
-                    "where there is sound, audio, a frame a second"
+                    f"{index.folder}: no record has any frame of rgb; expected shards with the feature list rgb and, "
+                    "if there is sound, audio, one frame per second"
                 )
             widths.append(0)
             continue
@@ -319,7 +318,7 @@ def _common_widths(index: Index, majority: bool) -> tuple[int, int]:
 
 
 def _other_widths(index: Index, widths: tuple[int, int]) -> np.ndarray:
-    """Which records have frames of another width, (R,) bool."""
+    """Which records have frames of other widths, (R,) bool."""
     return ((index.rgb_count > 0) & (index.rgb_width != widths[0])) | (
         (index.audio_count > 0) & (index.audio_width != widths[1])
     )

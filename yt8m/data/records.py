@@ -1,7 +1,7 @@
-"""TFRecord shards: open files, the records in them and their checksums, and what is done about damage.
+"""TFRecord shards: file access, records and their checksums, handling of damage.
 
-A shard is a chain of records: uint64 length, masked CRC-32C of those 8 bytes, payload, masked CRC-32C of the payload,
-all little-endian. What a payload says is in `sequence_example`.
+A shard is a series of records: uint64 length, masked CRC-32C of those 8 bytes, payload, masked CRC-32C of the payload,
+all little-endian. `sequence_example` parses payloads.
 """
 
 import errno
@@ -23,10 +23,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Damage:
-    """Meets the errors of reading: raises them, or with `skip` remembers each of them once.
-
-    May be shared by threads.
-    """
+    """Handles read errors: raises them, or with `skip` collects and logs each once. Thread-safe."""
 
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
@@ -34,7 +31,7 @@ class Damage:
         self._lock = threading.Lock()
 
     def meet(self, error: RecordError) -> None:
-        """Raise the error, or remember that what it names is left out."""
+        """Raise the error, or record that what it names is left out."""
         if not self.skip:
             raise error
         with self._lock:
@@ -44,11 +41,11 @@ class Damage:
             LOGGER.warning("left out: %s", error)
 
     def report(self) -> None:
-        """Say what has been left out, if anything has."""
+        """Log what has been left out, if anything."""
         if self.left_out:
             names = sorted({str(error.path) for error in self.left_out.values()})
             LOGGER.warning(
-                "left out because of damage: %d records or rests of shards, all named above, of %d shards. "
+                "left out because of damage: %d records or remainders of shards, all named above, of %d shards. "
                 "Download again: %s",
                 len(self.left_out),
                 len(names),
@@ -62,17 +59,16 @@ _PAGE = 4096
 
 
 class Shard:
-    """A shard that is open to be read: slices of it are its bytes.
+    """A shard opened for reading; slices of it are bytes. Thread-safe.
 
-    It is not mapped into memory: touching a page of a mapped file that has been cut off, or whose disk or server
-    fails, kills the process. Reading is a `RecordError` then. Of what is read in small pieces the last page is kept,
-    so that parsing costs few reads. The file is closed when the shard is no longer used. May be used by several
-    threads at once.
+    It is not memory-mapped: touching a mapped page of a truncated file, or of a failing disk or server, kills the
+    process, whereas reading raises `RecordError`. The last page of small reads is cached, so that parsing costs few
+    reads. The file closes when the shard is garbage-collected.
     """
 
     def __init__(self, path: Path, file: FileIO, size: int) -> None:
         self.path, self._file, self._size, self._handle = path, file, size, file.fileno()
-        self._page = 0, b""  # where it begins, and its bytes; replaced as one
+        self._page = 0, b""  # offset and bytes, replaced together
         self._advise(0, 0, os.POSIX_FADV_RANDOM)
 
     def __del__(self) -> None:
@@ -82,7 +78,7 @@ class Shard:
         return self._size
 
     def fileno(self) -> int:
-        """The descriptor of the file, valid as long as the shard is held."""
+        """The file descriptor, valid while the shard is referenced."""
         return self._handle
 
     def __getitem__(self, span: slice) -> bytes:
@@ -97,7 +93,7 @@ class Shard:
         return page[start - first : stop - first]
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop`, and nothing else. Raises `RecordError` where they are not to be had."""
+        """Exactly the bytes `start` to `stop`. Raises `RecordError` if they cannot be read."""
         try:
             found = os.pread(self._handle, stop - start, start)
             while len(found) < stop - start:
@@ -107,41 +103,39 @@ class Shard:
                     raise RecordError(self.path, what)
                 found += more
         except OSError as error:
-            raise RecordError(
-                self.path, f"byte {start} and those behind it cannot be read ({error.strerror})"
-            ) from None
+            raise RecordError(self.path, f"byte {start} and those after it cannot be read ({error.strerror})") from None
         return found
 
     def will_need(self, start: int, stop: int) -> None:
-        """Have the system read these bytes, all at once, while we go on."""
+        """Ask the system to read these bytes in the background."""
         self._advise(start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def _advise(self, start: int, length: int, advice: int) -> None:
         try:
             os.posix_fadvise(self._handle, start, length, advice)
-        except OSError:  # reading will tell what is wrong
+        except OSError:  # reading will report what is wrong
             pass
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
-    """What tells a changed shard: size in bytes, modification time in ns, inode, and time of change in ns.
+    """Identifies the version of a shard: size in bytes, modification time in ns, inode, and change time in ns.
 
-    Archives and copies set the modification time back, but nothing sets the last of these.
+    Archives and copies may restore the modification time, but nothing restores the change time.
     """
     return stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns
 
 
 def open_shard(path: Path, stamp: Sequence[int] | None = None) -> Shard:
-    """Open a shard to read just what is asked for.
+    """Open a shard for random access.
 
-    Raises `RecordError` for a file that cannot be read, or is not that of `stamp`. Of this the time of change does not
-    count: another hard link to the file would end a run. Raises `UserError` where no more files may be open.
+    Raises `RecordError` for a file that cannot be read or does not match `stamp`, whose change time is ignored: a new
+    hard link would otherwise end a run. Raises `UserError` at the limit of open files.
     """
     try:
         file = path.open("rb", buffering=0)
         stat = os.fstat(file.fileno())
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):  # is not the shard's fault
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # not the shard's fault
             raise UserError(f"{path}: cannot be opened ({error.strerror}); raise the limit, see `ulimit -Hn`") from None
         raise RecordError(path, f"cannot be read ({error.strerror})") from None
     if stamp is not None and stamp_of(stat)[:-1] != tuple(stamp[:-1]):
@@ -163,7 +157,7 @@ def masked_crc(data: bytes | memoryview) -> int:
 
 
 def framed(payload: bytes) -> tuple[bytes, bytes, bytes]:
-    """A record of a shard: the payload between its header and its footer."""
+    """The record of a payload: header, payload, footer."""
     length = struct.pack("<Q", len(payload))
     return length + struct.pack("<I", masked_crc(length)), payload, struct.pack("<I", masked_crc(payload))
 
@@ -171,7 +165,7 @@ def framed(payload: bytes) -> tuple[bytes, bytes, bytes]:
 def record_spans(buffer: Buffer, path: Path) -> Iterator[tuple[int, int]]:
     """Offset and payload length of every record of a shard. Reads headers only.
 
-    Raises `RecordError` for what is not a whole shard: an empty file, a truncated record, damaged lengths.
+    Raises `RecordError` for an empty file, a truncated record or a damaged length.
     """
     size = len(buffer)
     if size == 0:
@@ -201,7 +195,7 @@ _SIGNATURES = {
 
 
 def _foreign_file(buffer: Buffer, path: Path) -> str:
-    """What a file is that does not begin with a record, and what to do about it."""
+    """What a file that does not begin with a record is, and the remedy."""
     start = bytes(buffer[:4096])
     is_gzip = start.startswith(b"\x1f\x8b")
     known = next((what for signature, what in _SIGNATURES.items() if start.startswith(signature)), None)
@@ -226,7 +220,7 @@ def _foreign_file(buffer: Buffer, path: Path) -> str:
 
 
 def _unpacks_to_a_record(start: bytes) -> bool:
-    """Whether a file that begins so is a compressed shard."""
+    """Whether a file with this beginning is a compressed shard."""
     try:
         header = zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(start, HEADER_BYTES)  # 32: zlib or gzip
     except zlib.error:
@@ -244,7 +238,7 @@ def _is_bare_example(buffer: Buffer) -> bool:
 
 
 def read_payload(buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None) -> memoryview:
-    """The payload of a record, its checksum verified. `video_id` is for the message, if known."""
+    """The payload of a record, with verified checksum. `video_id`, if known, is for the message of `RecordError`."""
     start = offset + HEADER_BYTES
     found = memoryview(buffer[start : start + length + FOOTER_BYTES])
     payload, footer = found[:length], bytes(found[length:])
@@ -258,14 +252,14 @@ _MOST_OF_VARINT = 10  # bytes
 
 
 class UnusualLayout(Exception):
-    """The payload is not laid out as known writers do; it may still be legal."""
+    """The payload is not in the layout of known writers; it may still be legal."""
 
 
-# --- the protobuf wire format, as far as SequenceExample needs it ------------------------------------
+# --- the parts of the protobuf wire format that SequenceExample needs --------------------------------
 
 
 def read_varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
-    """An unsigned varint and the position behind it."""
+    """An unsigned varint and the position after it."""
     value = shift = 0
     while True:
         byte = buffer[position]
@@ -282,7 +276,7 @@ def read_varint(buffer: bytes | memoryview, position: int) -> tuple[int, int]:
 
 
 def wire_fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Field number and the span of each field's value in a message; `UnusualLayout` where one has no length."""
+    """Number and value span of each field of a message. Raises `UnusualLayout` if one is not length-delimited."""
     while position < end:
         header = buffer[position : position + 2 * _MOST_OF_VARINT]
         tag, after_tag = read_varint(header, 0)
@@ -298,17 +292,17 @@ def wire_fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, 
 
 
 RULE = "an id may have no blank, comma, colon, double quote or unprintable character, and is UTF-8"
-_PLAIN = re.compile(rb"[!#-+\--9;-~]+")  # ASCII, as all ids of the published data set are
+_PLAIN = re.compile(rb"[!#-+\--9;-~]+")  # ASCII, like all ids of the published data set
 _SEPARATORS = frozenset(' ,:"')
 
 
 def unfit_ids(video_ids: Iterable[bytes]) -> list[bytes]:
-    """Those of some ids that a submission cannot hold, in their order."""
+    """The ids that a submission cannot hold, in the given order."""
     return [video_id for video_id in video_ids if not _PLAIN.fullmatch(video_id) and not _is_fit(video_id)]
 
 
 def shown_id(video_id: bytes) -> str:
-    """An id within quotation marks, whatever its bytes are."""
+    """An id in quotation marks, whatever its bytes."""
     try:
         return repr(video_id.decode())
     except UnicodeDecodeError:
@@ -320,5 +314,5 @@ def _is_fit(video_id: bytes) -> bool:
         text = video_id.decode()
     except UnicodeDecodeError:
         return False
-    # Of all white space, only the blank counts as printable.
+    # The blank is the only printable white space.
     return bool(text) and text.isprintable() and _SEPARATORS.isdisjoint(text)

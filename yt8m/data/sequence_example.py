@@ -1,8 +1,8 @@
-"""Records' payloads, `tf.train.SequenceExample`s, read where they lie.
+"""In-place reading of records' payloads, `tf.train.SequenceExample`s.
 
-A payload holds a small context (id, labels, ratings) and one byte string per second and feature. In the layout every
-known writer produces, the frames of a feature lie at a constant stride, so that they are a numpy view of the file and
-nothing is parsed frame by frame. Any other legal layout is decoded by protobuf, to the same arrays.
+A payload holds a small context (id, labels, ratings) and one byte string per second and feature. In the layout of every
+known writer, the frames of a feature have a constant stride, so that a numpy view reads them without parsing each one.
+Protobuf decodes any other legal layout to the same arrays.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,21 +18,20 @@ from yt8m.common.errors import ForeignRecordError, RecordError
 from yt8m.data.partitions import PARTITIONS
 from yt8m.data.records import HEADER_BYTES, Buffer, Shard, UnusualLayout, read_payload, read_varint, wire_fields
 
-FEATURES = ("rgb", "audio")  # lists of frames, of which a data set without sound has the first alone
+FEATURES = ("rgb", "audio")  # lists of frames; a data set without sound has only the first
 
 _Values = list[bytes] | np.ndarray  # of a Feature: byte strings or numbers
-_Frames = list[Sequence[bytes]]  # of a FeatureList: the byte strings of each Feature, one in a frame
+_Frames = list[Sequence[bytes]]  # of a FeatureList: the byte strings of each Feature, one per frame
 
 
 class FrameBlock(NamedTuple):
     """Frames of one feature at a constant stride.
 
-    `start`: offset of the first frame's wire header from the beginning of the payload; `count` frames
-    of `width` bytes.
+    `start`: offset of the first frame's wire header in the payload; `count` frames of `width` bytes.
     """
 
     start: int
-    count: int  # type: ignore[assignment]  # what tuples count is not asked for
+    count: int  # type: ignore[assignment]  # hides tuple.count
     width: int
 
 
@@ -41,8 +40,8 @@ class Record:
     """A record without its features.
 
     `labels` (int64) are class ids of the video. Ratings are three parallel arrays: start second (int64),
-    class id (int64), score (float32, 0 or 1). `rgb` and `audio` say where the frames lie, or are None
-    where only protobuf can tell (`read_unusual_frames`).
+    class id (int64), score (float32, 0 or 1). `rgb` and `audio` locate the frames, or are None if only
+    protobuf can (`read_unusual_frames`).
     """
 
     offset: int
@@ -61,10 +60,10 @@ class Record:
 
 
 def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record:
-    """Parse the context and find the frames of the record at `offset`; features are not read.
+    """Parse the context and locate the frames of the record at `offset`, without reading features.
 
-    Raises `RecordError` where the payload is no SequenceExample with an id, and `ForeignRecordError` where it is one of
-    another kind, such as video-level features.
+    Raises `RecordError` if the payload is not a SequenceExample with an id, and `ForeignRecordError` for another kind,
+    such as video-level features.
     """
     start = offset + HEADER_BYTES
     try:
@@ -86,7 +85,7 @@ def parse_record(buffer: Buffer, offset: int, length: int, path: Path) -> Record
 
 
 def block_span(payload_start: int, block: FrameBlock, selection: slice | np.ndarray) -> tuple[int, int]:
-    """Where the selected frames of a block lie in the file, from the first to the last, headers included."""
+    """The byte span in the file from the first to the last selected frame of a block, including headers."""
     first, last = (
         (selection.start, selection.stop - 1)
         if isinstance(selection, slice)
@@ -100,10 +99,9 @@ def block_span(payload_start: int, block: FrameBlock, selection: slice | np.ndar
 def read_frames(
     buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray, out: np.ndarray
 ) -> bool:
-    """Copy the selected frames of a block into `out` (frames, width) uint8; reads no frame before or behind them.
+    """Copy the selected frames of a block into `out` (frames, width) uint8; reads no frame before or after them.
 
-    Returns False where one of those frames is not where the constant stride says: the record is then
-    one for `read_unusual_frames`.
+    Returns False if the frames do not have the constant stride; the record then needs `read_unusual_frames`.
     """
     rows, regular = _frame_rows(buffer, payload_start, block, selection)
     out[:] = rows[:, rows.shape[1] - block.width :]
@@ -113,14 +111,14 @@ def read_frames(
 def _frame_rows(
     buffer: Buffer, payload_start: int, block: FrameBlock, selection: slice | np.ndarray
 ) -> tuple[np.ndarray, bool]:
-    """Selected frames with their headers, (frames, header + width) uint8, and whether the headers are all right."""
+    """Selected frames with headers, (frames, header + width) uint8, and whether all headers are as expected."""
     start, stop = block_span(payload_start, block, selection)
     header = frame_header(block.width)
     stride = len(header) + block.width
     found = buffer.read(start, stop) if isinstance(buffer, Shard) else buffer[start:stop]
     rows = np.frombuffer(found, np.uint8).reshape((stop - start) // stride, stride)
     if not isinstance(selection, slice):
-        # take() copies whole rows; indexing rows and columns at once would go byte by byte.
+        # take() copies whole rows; indexing rows and columns together would copy byte by byte.
         rows = rows.take(selection - selection[0], axis=0)
     return rows, rows[:, : len(header)].tobytes() == header * len(rows)
 
@@ -128,12 +126,12 @@ def _frame_rows(
 def read_unusual_frames(
     buffer: Buffer, offset: int, length: int, path: Path, video_id: bytes | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All frames of a record of any legal layout, through protobuf: rgb and audio, uint8 (frames, width)."""
+    """All frames of a record in any legal layout, decoded by protobuf: rgb and audio, uint8 (frames, width)."""
     example = _parse_with_protobuf(read_payload(buffer, offset, length, path, video_id), offset, path)
     lists = example.feature_lists.feature_list
     rgb, audio = (
         _stack(
-            [feature.bytes_list.value for feature in lists[key].feature],  # none where there is no such list
+            [feature.bytes_list.value for feature in lists[key].feature],  # empty if there is no such list
             partial(RecordError, path, offset=offset, video_id=video_id),
             key,
         )
@@ -143,7 +141,7 @@ def read_unusual_frames(
 
 
 def check_record(buffer: Buffer, record: Record, path: Path) -> None:
-    """Read all of a record: its checksum and the place of every frame. Raises `RecordError`."""
+    """Check a whole record: its checksum and the place of every frame. Raises `RecordError`."""
     offset, length, video_id = record.offset, record.length, record.video_id
     payload = read_payload(buffer, offset, length, path, video_id)
     if all(
@@ -153,7 +151,7 @@ def check_record(buffer: Buffer, record: Record, path: Path) -> None:
         return
     rgb, audio = read_unusual_frames(buffer, offset, length, path, video_id)
     if (len(rgb), len(audio)) != (record.rgb_count, record.audio_count):
-        raise RecordError(path, "holds other frames than the size of its lists says", offset, video_id)
+        raise RecordError(path, "the frames do not match the size of their lists", offset, video_id)
 
 
 def _stack(frames: _Frames, error: Callable[[str], RecordError], key: str) -> np.ndarray:
@@ -177,7 +175,7 @@ def _common_width(frames: _Frames, error: Callable[[str], RecordError], key: str
 def _record(
     offset: int, length: int, context: dict[str, _Values], path: Path, lists: Mapping[str, FrameBlock | _Frames]
 ) -> Record:
-    """Put a record together from its context and its feature lists (`FrameBlock`s or lists of frames)."""
+    """A record from its context and feature lists (`FrameBlock`s or lists of frames)."""
     name = next((key for key in ("id", "video_id") if key in context), None)
     if name is None or len(context[name]) != 1 or not isinstance(context[name][0], bytes):
         raise RecordError(
@@ -229,11 +227,11 @@ def _record(
 _VIDEO_LEVEL = {"mean_rgb", "mean_audio"}  # context keys
 _CONTEXT = {
     *("id", "video_id", "labels", "segment_start_times", "segment_end_times", "segment_labels", "segment_scores")
-}  # those of a record of frame-level features, which has no lists if it has no frames
+}  # of a record of frame-level features, which has no lists if it has no frames
 
 
 def _found(context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
-    """What a record has in it."""
+    """A description of a record's keys."""
     return (
         f"the feature lists {', '.join(sorted(lists)) or '(none)'} and the context keys "
         f"{', '.join(sorted(context)) or '(none)'}"
@@ -241,19 +239,20 @@ def _found(context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
 
 
 def _foreign_record(path: Path, context: Mapping[str, Any], lists: Mapping[str, Any]) -> str:
-    """What a record is that has no visual features, one a second, and what to do about it."""
-    found = f"found {_found(context, lists)}; wanted are the feature list rgb and, where there is sound, audio, a frame"
+    """The kind of a record without frame-level visual features, and the remedy."""
+    expected = "the feature list rgb and, if there is sound, audio, one frame per second"
+    found = f"found {_found(context, lists)}; expected {expected}"
     if lists or not _VIDEO_LEVEL & context.keys():
         kind = "AudioSet's features of sound alone" if "audio_embedding" in lists else "features of another kind"
-        return f"{kind}: {found} a second; bring visual features, too, and see `python -m yt8m.make_records --help`"
+        return f"{kind}: {found}; visual features are needed, see `python -m yt8m.make_records --help`"
     folder = "/".join(path.absolute().parts[-3:-1])
     plans = [part.published for part in PARTITIONS if part.folder == folder] or [
         part.published for part in PARTITIONS if path.name.startswith(part.stem)
     ]
     fetch = f"python -m yt8m.download --plan {' or '.join(plans or ['2/frame/train'])}"
     return (
-        f"video-level features, where frame-level ones are needed: {found} a second; the files of both have the same "
-        f"names: fetch those of the frame level, `{fetch}`"
+        f"video-level features, where frame-level ones are needed: {found}; the files of both have the same names: "
+        f"fetch the frame-level ones, `{fetch}`"
     )
 
 
@@ -265,7 +264,7 @@ def _integers(context: dict[str, _Values], key: str, error: Callable[[str], Reco
 
 
 def _single(buffer: Buffer, start: int, end: int) -> tuple[int, int, int]:
-    """Field number and span of the only field of a message."""
+    """Number and value span of the only field of a message."""
     found = list(wire_fields(buffer, start, end))
     if len(found) != 1:
         raise UnusualLayout
@@ -283,8 +282,7 @@ def _map_entries(buffer: Buffer, start: int, end: int) -> Iterator[tuple[str, in
 
 
 def _scan(buffer: Buffer, start: int, end: int) -> tuple[dict[str, _Values], dict[str, FrameBlock | _Frames]]:
-    """Context values and `FrameBlock`s of a payload in the usual layout, further lists empty; `UnusualLayout` for any
-    other."""
+    """Context values and `FrameBlock`s of a payload in the usual layout; other lists empty. Raises `UnusualLayout`."""
     context: dict[str, _Values] = {}
     blocks: dict[str, FrameBlock | _Frames] = {}
     for number, message, stop in wire_fields(buffer, start, end):
@@ -345,9 +343,9 @@ def _encode_varint(value: int) -> bytes:
 
 
 def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlock:
-    """The frames of a FeatureList, judged by the header of the first and by the whole length.
+    """The frames of a FeatureList, located by its first header and total length.
 
-    `read_frames` compares the header of every frame that it reads.
+    `read_frames` checks the header of every frame that it reads.
     """
     if start == end:
         return FrameBlock(start - payload, 0, 0)
@@ -366,7 +364,7 @@ def _frame_block(buffer: Buffer, payload: int, start: int, end: int) -> FrameBlo
 
 
 def _parse_with_protobuf(payload: memoryview, offset: int, path: Path) -> Any:
-    """A payload as `tf.train.SequenceExample`: any legal layout, slowly."""
+    """Parse a payload in any legal layout as `tf.train.SequenceExample`, slowly."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -382,7 +380,7 @@ def _values(feature: Any) -> _Values:
         return list(feature.bytes_list.value)
     if kind == "float_list":
         return np.array(feature.float_list.value, np.float32)
-    return np.array(feature.int64_list.value, np.int64)  # none where no kind is set
+    return np.array(feature.int64_list.value, np.int64)  # empty if no kind is set
 
 
 _PACKAGE = "tensorflow"
@@ -390,9 +388,9 @@ _PACKAGE = "tensorflow"
 
 @cache
 def messages() -> SimpleNamespace:
-    """The message classes that `tf.train` has: `SequenceExample`, `Features`, `Feature`, `BytesList` and so on.
+    """The message classes of `tf.train`: `SequenceExample`, `Features`, `Feature`, `BytesList` and so on.
 
-    They are of a pool of their own: TensorFlow may be imported beside them.
+    They have their own descriptor pool, so that TensorFlow can be imported too.
     """
     from google.protobuf import descriptor_pool, message_factory
     from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
@@ -415,7 +413,7 @@ def messages() -> SimpleNamespace:
         return result
 
     def named(name: str, key: str, of: str) -> DescriptorProto:
-        """A message of one map from names to messages `of`."""
+        """A message with one map from names to messages `of`."""
         entry = DescriptorProto(name=f"{key.title().replace('_', '')}Entry")  # this name is required
         entry.field.extend([field("key", 1, "string"), field("value", 2, of)])
         entry.options.map_entry = True

@@ -1,4 +1,4 @@
-"""What a folder of shards holds, and what is odd about it, from its index."""
+"""Contents and oddities of a folder of shards, from its index."""
 
 import numpy as np
 import pandas as pd
@@ -8,15 +8,15 @@ from yt8m.data.index import Index
 from yt8m.data.records import shown_id, unfit_ids
 from yt8m.data.vocabulary import Vocabulary
 
-_MOST_FRAMES = 300  # of a video of the data set
-N_LABELS = 3862  # of the data set's space of labels
+_MOST_FRAMES = 300  # of a video in the published data set
+N_LABELS = 3862  # in the published data set
 WITHOUT_FRAMES = "videos without frames"
 UNFIT_IDS = "videos whose id a submission cannot hold"
-UNLIKE_COUNTS = "videos with unlike numbers of rgb and audio frames"
+DIFFERENT_COUNTS = "videos with different numbers of rgb and audio frames"
 
 
 def contents(index: Index, vocabulary: Vocabulary | None) -> dict[str, str]:
-    """Counts of shards, videos, frames, labels and ratings, by what they are called."""
+    """Counts of shards, videos, frames, labels and ratings, by description."""
     n_frames = index.n_frames
     lengths = n_frames if len(index) else np.zeros(1, int)
     n_labelled, n_rated = (len(np.unique(index.owners(ends))) for ends in (index.label_ends, index.rating_ends))
@@ -54,7 +54,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def oddities(index: Index) -> dict[str, int]:
-    """How many records or ratings are unlike those of the published data set, by how; those that are none are 0."""
+    """Counts of records and ratings that differ from the published data set's, by description; may be 0."""
     n_frames, owners = index.n_frames, index.owners(index.rating_ends)
     unlike = np.zeros(len(index), bool)
     for key in ("rgb", "audio"):
@@ -71,10 +71,10 @@ def oddities(index: Index) -> dict[str, int]:
         WITHOUT_FRAMES: int((n_frames == 0).sum()),
         f"videos of 1 to {SEGMENT_SECONDS - 1} frames": int(((n_frames > 0) & (n_frames < SEGMENT_SECONDS)).sum()),
         f"videos of more than {_MOST_FRAMES} frames": int((n_frames > _MOST_FRAMES).sum()),
-        UNLIKE_COUNTS: len(_unlike_counts(index)),
+        DIFFERENT_COUNTS: len(_different_counts(index)),
         "videos with frames of another width than most": int(unlike.sum()),
         UNFIT_IDS: len(unfit_ids(index.video_id.tolist())),
-        "videos whose id came before": len(index) - len(np.unique(index.video_id)),
+        "videos that repeat an id": len(index) - len(np.unique(index.video_id)),
         "videos laid out unusually (read through protobuf, slowly)": int(
             ((index.rgb_start < 0) | (index.audio_start < 0)).sum()
         ),
@@ -86,29 +86,29 @@ def oddities(index: Index) -> dict[str, int]:
             (index.rating_start % SEGMENT_SECONDS != 0).sum()
         ),
         "ratings with another score than 0 and 1": int((~np.isin(index.rating_score, (0, 1))).sum()),
-        "ratings of a segment and label that came before": int(rated.duplicated().sum()),
+        "ratings that repeat a segment and label": int(rated.duplicated().sum()),
         "rated labels that no video is labelled with": len(unlabelled),
         "positive ratings of labels that their video lacks": int(lacking.sum()),
     }
 
 
 def odd_videos(index: Index) -> dict[str, list[str]]:
-    """The videos behind some of the oddities, by what is odd about them."""
+    """The videos with some of the oddities, by description."""
     return {
         UNFIT_IDS: [shown_id(video_id) for video_id in unfit_ids(index.video_id.tolist())],
         WITHOUT_FRAMES: [shown_id(video_id) for video_id in index.video_id[index.n_frames == 0].tolist()],
-        UNLIKE_COUNTS: [
+        DIFFERENT_COUNTS: [
             f"{shown_id(index.video_id[record])} ({index.rgb_count[record]} and {index.audio_count[record]})"
-            for record in _unlike_counts(index)
+            for record in _different_counts(index)
         ],
     }
 
 
-def _unlike_counts(index: Index) -> np.ndarray:
-    """Records whose features differ in length."""
+def _different_counts(index: Index) -> np.ndarray:
+    """Records with different numbers of rgb and audio frames."""
     return np.flatnonzero(index.rgb_count != index.audio_count) if index.has_audio else np.empty(0, int)
 
 
 def _pairs(owners: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A number for each pair of a record and a label."""
+    """A unique number for each pair of record and label."""
     return owners.astype(np.int64) << 32 | labels.astype(np.int64) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""CSV-like tables as users' programs write them, read as text: the one place that knows their dialects."""
+"""Reading of users' CSV-like tables as text, in all supported dialects."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ from pathlib import Path
 from yt8m.common.errors import UserError
 
 _DELIMITERS = (",", ";", "\t")
-_NO_DELIMITER = "\x1f"  # in no text: lines of a single field
-_EXCELS_HINT = re.compile(r"\Asep=.(?=\r?\n)")  # in the first line; the header says the same
-_SHOWN = 100  # characters of a header that is not as expected
+_NO_DELIMITER = "\x1f"  # in no text: each line is one field
+_EXCELS_HINT = re.compile(r"\Asep=.(?=\r?\n)")  # in the first line; redundant with the header
+_SHOWN = 100  # characters of an unexpected header
 _SAVE_AGAIN = 'save it as "CSV UTF-8"'
 _NO_TEXT = {
     b"\xff\xfe": "is UTF-16",
@@ -28,7 +28,7 @@ Row = tuple[int, tuple[str, ...]]
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number that a field is, also as spreadsheets and pandas write it (`12.0`, `1E+03`); None for others."""
+    """The whole number in a field, also as written by spreadsheets and pandas (`12.0`, `1E+03`); otherwise None."""
     text = text.strip()
     if not _WHOLE.fullmatch(text):
         return None
@@ -37,11 +37,11 @@ def whole_number(text: str) -> int | None:
 
 
 def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
-    """Line number and fields, of `columns` and then of `optional`, of each row of a table that may have further ones.
+    """Line number and fields of each row: those of `columns`, then of `optional`; other columns are ignored.
 
-    The fields of an optional column that the table lacks are "". UTF-8 with or without a byte order mark; separated
-    by commas, semicolons or tabs, whichever finds the columns in the header; blank rows are passed over. Raises
-    `UserError`, while it is iterated over, also for a table without rows.
+    The fields of a missing optional column are "". The table is UTF-8 with or without a byte order mark, separated by
+    commas, semicolons or tabs, whichever finds the columns in the header; blank rows are skipped. Raises `UserError`
+    during iteration, also for a table without rows.
     """
     text = _read_text(path)
     delimiter = _find_delimiter(text, columns)
@@ -52,9 +52,9 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
 
 
 def read_column(path: Path, column: str) -> Iterator[tuple[int, str]]:
-    """Line number and field of each row of a table with this column, or else each line that is not blank, as a whole.
+    """Line number and field of each row of a table with this column, or else number and text of each non-blank line.
 
-    Lines lose quotation marks around them, as fields do. Raises `UserError`, while it is iterated over.
+    Quotation marks around fields or lines are removed. Raises `UserError` during iteration.
     """
     text = _read_text(path)
     delimiter = _find_delimiter(text, [column])
@@ -84,9 +84,9 @@ def _read_text(path: Path) -> str:
 
 
 def _find_delimiter(text: str, columns: Sequence[str]) -> str | None:
-    """The delimiter with which the header has each of the columns once, None if there is none.
+    """The delimiter with which the header has each of the columns once, or None.
 
-    A header of one column needs none, and then the fields may have any of them.
+    A single-column header needs no delimiter; its fields may then contain any.
     """
     for delimiter in (_NO_DELIMITER, *_DELIMITERS):
         try:
@@ -106,12 +106,12 @@ def _header(text: str, delimiter: str) -> list[str]:
 
 
 def _fields(text: str, delimiter: str, path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    """The rows below a header that has the columns."""
+    """The rows below a header with the columns."""
     rows = _rows(text, delimiter, path)
     header = [name.strip() for name in next(rows, (0, []))[1]]
     twice = next((column for column in optional if header.count(column) > 1), None)
     if twice is not None:
-        raise UserError(f"{path}: the header has the column {twice} {header.count(twice)} times; leave one")
+        raise UserError(f"{path}: the header has the column {twice} {header.count(twice)} times; keep one")
     places = [header.index(column) if column in header else len(header) for column in (*columns, *optional)]
     empty = True
     for line, fields in rows:
@@ -120,14 +120,14 @@ def _fields(text: str, delimiter: str, path: Path, columns: Sequence[str], optio
                 f"{path}: line {line}: expected {len(header)} fields, as the header has, found {len(fields)}"
             )
         empty = False
-        fields.append("")  # of the columns that the table lacks
+        fields.append("")  # for missing optional columns
         yield line, tuple(fields[place] for place in places)
     if empty:
         raise UserError(f"{path}: no row below the header {','.join(header)}")
 
 
 def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The line that a row begins on, and its fields; of all rows that are not blank."""
+    """The first line number and the fields of each non-blank row."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
@@ -137,5 +137,5 @@ def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
-            f"{path}: line {line}: cannot be read as CSV ({error}); mend the quotation marks there"
+            f"{path}: line {line}: cannot be read as CSV ({error}); fix the quotation marks there"
         ) from None

@@ -18,9 +18,9 @@ def map_ahead(
     initializer: Callable[..., Any] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> Iterator[Result]:
-    """`map(function, items)` by `workers` threads, at most `ahead` results further than has been asked for.
+    """`map(function, items)` by `workers` threads, computing at most `ahead` results in advance.
 
-    Threads are begun with `initializer(*arguments)`. An error appears where its result would.
+    Threads start with `initializer(*arguments)`. An error is raised in place of its result.
     """
     rest = iter(items)
     with ThreadPoolExecutor(workers, "ahead", initializer, arguments) as pool:

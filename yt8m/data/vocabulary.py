@@ -1,4 +1,4 @@
-"""Classes and labels: `segment_vocabulary.csv`, one row a class, and what users' CSVs call them."""
+"""Classes and labels: `segment_vocabulary.csv`, one row per class, and labels in users' CSVs."""
 
 import csv
 import difflib
@@ -28,21 +28,21 @@ LARGEST_LABEL = 2**31 - 1
 
 
 def plain_name(text: str) -> str:
-    """A name as it is compared: without blanks around, and letters with accents in one piece."""
+    """A name normalized for comparison: stripped, with composed accents."""
     return unicodedata.normalize("NFC", text.strip())
 
 
 def _no_name(label: int) -> str:
-    """What a class without a name is called."""
+    """The name of a class without one."""
     return f"label {label}"
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """C classes: a row's number is the class index, whatever the order of the label ids.
+    """C classes: the row number is the class index, whatever the order of the label ids.
 
-    `labels` (C,) are distinct ids of at least 0; `names` what to call the classes, "label <id>" where a name is blank;
-    `source` says in messages where the classes come from.
+    `labels` (C,): distinct ids of at least 0; `names` of the classes, "label <id>" for a blank name; `source`: the
+    origin of the classes, for messages.
     """
 
     labels: np.ndarray
@@ -63,7 +63,7 @@ class Vocabulary:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the label ids in their order: the same digest, the same meaning of outputs."""
+        """SHA-256 of the label ids in order, which identifies the meaning of outputs."""
         return hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
 
     def classes(self, labels: np.ndarray) -> np.ndarray:
@@ -74,9 +74,9 @@ class Vocabulary:
         return np.where(self.labels[rows] == labels, rows, -1)
 
     def rows_in(self, other: "Vocabulary") -> np.ndarray:
-        """The row of each of these classes in another vocabulary of the same label ids, (C,).
+        """The row of each class in another vocabulary of the same label ids, (C,).
 
-        Raises `UserError` naming the ids that only one of the two has, and where most names differ.
+        Raises `UserError` naming ids that only one of the two has, and if most names differ.
         """
         rows = other.classes(self.labels)
         differing = [
@@ -90,9 +90,9 @@ class Vocabulary:
         return rows
 
     def compare_names(self, other: "Vocabulary") -> None:
-        """Raise `UserError` if most label ids that both have a name for are called otherwise by the other; warn of any.
+        """Warn of label ids with different names in the two vocabularies; raise `UserError` if most names differ.
 
-        Users' label ids count from 0 in all of their data sets: the same ids need not be the same classes.
+        Users' label ids often start at 0: equal ids need not be the same classes.
         """
         theirs = dict(zip(other.labels.tolist(), other.names))
         pairs = [
@@ -106,12 +106,12 @@ class Vocabulary:
         shown = listed([f"{label} is {theirs!r} there and {ours!r} here" for label, ours, theirs in differing])
         what = f"{other.source}: has other names than {self.source} for the same label ids: {shown}"
         if 2 * len(differing) > len(pairs):
-            raise UserError(f"{what}; they are other classes, or else give them the same names in both")
+            raise UserError(f"{what}; if the classes are the same, give them the same names in both")
         LOGGER.warning("%s", what)
 
 
 def _listed(vocabulary: Vocabulary, rows: np.ndarray) -> str:
-    """The first few of some classes, by label id and name."""
+    """The label ids and names of the first few classes."""
     return listed([f"{vocabulary.labels[row]} ({vocabulary.names[row]})" for row in rows.tolist()])
 
 
@@ -137,7 +137,7 @@ def load_vocabulary(data_dir: Path) -> Vocabulary:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """Read a vocabulary: a table with a column Index, of distinct label ids in any order, and perhaps a column Name.
+    """Read a vocabulary: a table with a column Index of distinct label ids in any order, and an optional column Name.
 
     Raises `UserError` for anything else.
     """
@@ -156,15 +156,15 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
 
 def named_vocabulary(path: Path | None) -> Vocabulary | None:
-    """The vocabulary that an option names, None where it is left out. Raises `UserError`."""
+    """The vocabulary in the file of an option; None without the option. Raises `UserError`."""
     return None if path is None else read_vocabulary(path)
 
 
 @cache
 def challenge_vocabulary() -> Vocabulary:
-    """The 1,000 classes of the challenge, in the order that models trained in 2019 have.
+    """The 1,000 classes of the challenge, in the order of models trained in 2019.
 
-    It does not ascend: the classes 12 and 13, for example, are the labels 31 and 30.
+    It is not ascending: the classes 12 and 13, for example, are the labels 31 and 30.
     """
     vocabulary = read_vocabulary(CHALLENGE_FILE)
     return Vocabulary(vocabulary.labels, vocabulary.names, "the challenge's vocabulary")
@@ -174,11 +174,11 @@ COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
 
 
 def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
-    """The vocabulary table of a rated set: its distinct rated labels, ascending, or if they are the challenge's in the
-    challenge's order.
+    """The vocabulary table of a rated set: its distinct rated labels, ascending, or in the challenge's order if they
+    are the challenge's.
 
-    Names and Knowledge Graph ids come from the data set's official `vocabulary.csv` where that is given, else from the
-    challenge's table if the labels are its own; otherwise the name is "label <id>".
+    Names and Knowledge Graph ids come from the `official` `vocabulary.csv` if given, else from the challenge's table if
+    the labels are the challenge's; otherwise names are "label <id>".
     """
     if not index.rating_label.size:
         raise UserError(f"{index.folder}: no record has segment ratings; the vocabulary comes from the rated set")
@@ -204,7 +204,7 @@ def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
 
 
 def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
-    """Write a vocabulary table into a data folder; returns its path."""
+    """Write a vocabulary table into a data folder; return its path."""
     path = data_dir / FILE_NAME
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
@@ -212,7 +212,7 @@ def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """The columns of names as text, Index as integers where it has nothing else."""
+    """The columns `NAME_COLUMNS` as text, Index as integers if all its values are label ids."""
     table = pd.DataFrame([fields for _, fields in read_table(path, NAME_COLUMNS)], columns=list(NAME_COLUMNS))
     labels = [whole_number(text) for text in table["Index"]]
     if all(label is not None and 0 <= label <= LARGEST_LABEL for label in labels):
@@ -228,7 +228,7 @@ _LARGEST_START = 2**31 - 1 - SEGMENT_SECONDS
 
 @dataclass(frozen=True, slots=True)
 class LabelRow:
-    """A label of a video, as line `line` of a CSV has it: a label id or a name, see `plain_label`."""
+    """A label of a video on line `line` of a CSV: a label id or a name, see `plain_label`."""
 
     line: int
     video_id: str
@@ -237,7 +237,7 @@ class LabelRow:
 
 @dataclass(frozen=True, slots=True)
 class RatingRow:
-    """A rated segment, as line `line` of a CSV has it; `start` in seconds, `score` 0 or 1."""
+    """A rated segment on line `line` of a CSV; `start` in seconds, `score` 0 or 1."""
 
     line: int
     video_id: str
@@ -247,9 +247,9 @@ class RatingRow:
 
 
 def read_labels(path: Path) -> list[LabelRow]:
-    """The labels of a CSV with the columns vid and label, what is said again once.
+    """The labels of a CSV with the columns vid and label, without repetitions.
 
-    Raises `UserError` that lists what is wrong.
+    Raises `UserError` that lists all faults.
     """
     faults = Faults(path)
     rows: dict[tuple[str, str], LabelRow] = {}
@@ -264,9 +264,9 @@ def read_labels(path: Path) -> list[LabelRow]:
 
 
 def read_ratings(path: Path) -> list[RatingRow]:
-    """The ratings of a CSV with the columns vid, start, label and score, what is said again once.
+    """The ratings of a CSV with the columns vid, start, label and score, without repetitions.
 
-    Raises `UserError` that lists what is wrong.
+    Raises `UserError` that lists all faults.
     """
     faults = Faults(path)
     rows: dict[tuple[str, int, str], RatingRow] = {}
@@ -282,15 +282,15 @@ def read_ratings(path: Path) -> list[RatingRow]:
         row = RatingRow(line, video_id.strip(), start or 0, plain_label(label), int(score == 1))
         before = rows.setdefault((row.video_id, row.start, row.label), row)
         if before.score != row.score:
-            faults.add(f"line {line}: rates the segment and label of line {before.line} again, otherwise")
+            faults.add(f"line {line}: rates the segment and label of line {before.line} again, with another score")
     faults.raise_any()
     return list(rows.values())
 
 
 def read_video_ids(path: Path) -> list[str]:
-    """Ids of videos: of the column vid of a CSV, or of a file with one id a line and no header.
+    """Video ids from the column vid of a CSV, or from a file with one id per line and no header.
 
-    Raises `UserError`, also for an id that comes twice.
+    Raises `UserError`, also for a repeated id.
     """
     faults = Faults(path)
     first: dict[str, int] = {}
@@ -306,11 +306,11 @@ def read_video_ids(path: Path) -> list[str]:
     return list(first)
 
 
-_INTEGER = re.compile(r"-?[0-9]{1,1000}")  # as plain labels have them; Python does not convert much longer ones
+_INTEGER = re.compile(r"-?[0-9]{1,1000}")  # in plain labels; Python does not convert much longer ones
 
 
 def plain_label(text: str) -> str:
-    """A label as it is compared: see `plain_name`; a whole number, however it is written, as its digits."""
+    """A label normalized for comparison: whole numbers, however written, as digits; else see `plain_name`."""
     text = plain_name(text)
     number = whole_number(text)
     return text if number is None else str(number)
@@ -318,7 +318,7 @@ def plain_label(text: str) -> str:
 
 @dataclass(frozen=True)
 class LabelText:
-    """A label as line `line` of the CSV `source` has it."""
+    """A label on line `line` of the CSV `source`."""
 
     source: Path
     line: int
@@ -327,17 +327,17 @@ class LabelText:
 
 @dataclass(frozen=True)
 class LabelIds:
-    """The id of each label text, and the names of a new `vocabulary.csv`, in order, if there is to be one."""
+    """The id of each label text, and the names for a new `vocabulary.csv`, if needed, in order."""
 
     ids: dict[str, int]
     new_names: tuple[str, ...] = ()
 
 
 def resolve_labels(texts: Sequence[LabelText], names_path: Path) -> LabelIds:
-    """Label ids of what the CSVs have: integers are ids; names are those of `names_path`, or of one to be made.
+    """Label ids of labels in CSVs: integers are ids; names are looked up in `names_path`, or numbered for a new one.
 
-    The texts are plain, see `plain_label`. Raises `UserError` for ids beside names, ids out of range, and names that
-    `names_path` lacks.
+    The texts are plain, see `plain_label`. Raises `UserError` for a mix of ids and names, ids out of range, and names
+    that `names_path` lacks or has more than once.
     """
     first: dict[str, LabelText] = {}
     for label in texts:
@@ -393,7 +393,7 @@ def _as_ids(labels: Sequence[LabelText]) -> dict[str, int]:
 
 
 def _read_names(path: Path) -> dict[str, list[int]]:
-    """The ids of each name of a `vocabulary.csv`. Raises `UserError`."""
+    """The ids of each name in a `vocabulary.csv`. Raises `UserError`."""
     vocabulary = read_vocabulary(path)
     known: dict[str, list[int]] = {}
     for label, name in zip(vocabulary.labels.tolist(), vocabulary.names):

@@ -1,1 +1,1 @@
-"""NeXtVLAD, context-gated DBoF and the segment classifiers made of them, and the folders that hold trained ones."""
+"""NeXtVLAD, context-gated DBoF, the segment classifiers made of them, and folders of trained models."""

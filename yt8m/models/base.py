@@ -1,4 +1,4 @@
-"""What the families of models share: their registry, keys of configurations, and the way from frames to a vector.
+"""Base of the model families: their registry, common configuration keys, and the encoder from frames to a vector.
 
 Dimensions: B videos or segments in a batch, L frames (padded), N frames of the whole batch without padding, D features
 of a frame, F features of a video or segment.
@@ -21,11 +21,11 @@ Registered = TypeVar("Registered")
 
 
 class NameTakenError(Exception):
-    """Two classes of a kind under the same name."""
+    """Two classes of a kind have the same name."""
 
 
 class Entry(NamedTuple, Generic[Kind]):
-    """A class, and the keys that it has in configurations."""
+    """A class and its configuration keys."""
 
     cls: type[Kind]
     config: type[Section]
@@ -35,14 +35,14 @@ class Registry(dict[str, Entry[Kind]]):
     """Classes of a kind by their names in configurations."""
 
     def register(self, name: str, config: type[Section]) -> Callable[[type[Registered]], type[Registered]]:
-        """Decorates a class that a configuration is to call `name`, its keys being those of `config`.
+        """Decorator that registers a class as `name` in configurations, with the keys of `config`.
 
-        Raises `NameTakenError` for a name that another class has.
+        Raises `NameTakenError` if another class has the name.
         """
 
         def add(cls: type[Registered]) -> type[Registered]:
             known = self.get(name)
-            if known is not None and _path(known.cls) != _path(cls):  # else its module is imported anew
+            if known is not None and _path(known.cls) != _path(cls):  # else its module is imported again
                 raise NameTakenError(f"{_path(cls)} is called {name!r}, as is {_path(known.cls)}; give it another name")
             self[name] = Entry(cls, config)  # type: ignore[arg-type]
             return cls
@@ -55,10 +55,10 @@ def _path(cls: type) -> str:
 
 
 def import_module(name: str) -> None:
-    """Have a module register what it has.
+    """Import a module so that it registers its classes.
 
-    Raises `ModuleNotFoundError` where there is none of this name, and for a mistake in it `ImportError` or what it
-    raises itself, but never a `ValueError`, which would pass for one of the configuration.
+    Raises `ModuleNotFoundError` for a missing module, and for an error in the module `ImportError` or the error itself,
+    but never `ValueError`, which would be taken for a configuration error.
     """
     try:
         importlib.import_module(name)
@@ -66,17 +66,16 @@ def import_module(name: str) -> None:
         raise ImportError(f"module {name}: {error}") from error
 
 
-Encoded = Any  # what an encoder makes of single frames: a tensor with a row for each, or a tuple of such tensors
+Encoded = Any  # encoded frames: a tensor with a row per frame, or a tuple of such tensors
 DEFAULT_HEAD = "moe"
 
 
 class EncoderConfig(Section):
-    """What all families have in `video.model`; a family adds keys of its own, and so does the head.
+    """The keys of `video.model` common to all families; family and head add their own.
 
-    `type` is the name of the family, `head` that of the head; `module` is the Python module to import first, where one
-    of them is registered outside of this package. `max_len` is the most frames sampled from a video in training (-1:
-    all); `video_dim` and `audio_dim` are the widths of the `rgb` and `audio` features, `audio_dim` 0 where there is no
-    audio.
+    `type` is the name of the family, `head` that of the head; `module` is the Python module to import first if one of
+    them is registered outside this package. `max_len` is the maximum number of frames sampled from a video in training
+    (-1: all); `video_dim` and `audio_dim` are the widths of the `rgb` and `audio` features, `audio_dim` 0: no audio.
     """
 
     max_len: MaxLen
@@ -93,18 +92,18 @@ class EncoderConfig(Section):
 
     @model_serializer(mode="wrap")
     def _as_in_2019(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without `head` and `module` where these say nothing, so that model folders are what they were."""
+        """Omit default `head` and `module`, so that model folders stay unchanged."""
         usual = {"head": DEFAULT_HEAD, "module": None}
         return {key: value for key, value in serialize(self).items() if key not in usual or value != usual[key]}
 
 
 class Encoder(nn.Module, ABC):
-    """Base class of the families: frames into one vector for each video or segment.
+    """Base class of the families: maps the frames of each video or segment to one vector.
 
-    A family defines `encode_frames`, which looks at single frames, and `pool`, which joins them; `out_features` is the
-    F of what `pool` gives. All else follows from these: in training padding is dropped before `encode_frames`, so that
-    neither time nor batch statistics are spent on it; in prediction segments that overlap share what `encode_frames`
-    gives. The other methods are there to be overridden where a family knows a quicker way to the same numbers.
+    A family defines `encode_frames`, for single frames, and `pool`, which combines them into `out_features` = F values.
+    The rest follows: in training, padding is dropped before `encode_frames`, so that it affects neither speed nor batch
+    statistics; in prediction, overlapping segments share encoded frames. A family overrides the other methods if it has
+    a faster way to the same result.
 
     Names of submodules become names in the state dict, which is a file format.
     """
@@ -113,7 +112,7 @@ class Encoder(nn.Module, ABC):
 
     @classmethod
     def for_segments(cls, config: Any) -> "Encoder":
-        """The encoder of segments in a context-aware model, where other layers follow: by default all of it."""
+        """The segment encoder of a context-aware model, where other layers follow; by default the whole encoder."""
         return cls(config)
 
     @abstractmethod
@@ -121,22 +120,21 @@ class Encoder(nn.Module, ABC):
         """Frames (N, D), floats in 0..255 → (N, ·), or a tuple of such tensors."""
 
     def pool(self, encoded: Encoded, mask: Tensor) -> Tensor:
-        """What `encode_frames` gave, padded with zeros to (B, L, ·), and where frames are (B, L) bool → (B, F).
+        """Encoded frames, zero-padded to (B, L, ·), and their mask (B, L) bool → (B, F).
 
-        The frames of an example come first, its padding last. The result must not depend on how much there is.
+        The frames of an example precede its padding. The result must not depend on the amount of padding.
         """
         raise TypeError(f"{type(self).__name__} has to define `pool`")
 
     def pool_rows(self, encoded: Encoded, layout: Layout) -> Tensor:
-        """What `encode_frames` gave (N, ·), without padding → (B, F). Quicker ways of pooling override this."""
+        """Encoded frames (N, ·) without padding → (B, F). Override for faster pooling."""
         padded = each(layout.unpack, encoded)
         return self.pool(padded, layout.mask(padded if isinstance(padded, Tensor) else padded[0]))
 
     def encode(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
         """Frames of B videos or segments, uint8 or float in 0..255 → (B, F).
 
-        They are packed or padded, (B, L, D). Of padded frames `lengths` (B,) says how many of each are real; None means
-        all.
+        They are packed or padded, (B, L, D). `lengths` (B,): the numbers of real frames among padded ones; None: all.
         """
         rows, packing = Packing.of(frames, lengths)
         return self.pool_rows(self.encode_frames(rows), packing)
@@ -146,11 +144,11 @@ class Encoder(nn.Module, ABC):
         return self.pool_rows(self.encode_frames(rows), end_to_end(lengths, rows.device))
 
     def forward(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
-        """As `encode`."""
+        """See `encode`."""
         return self.encode(frames, lengths)
 
     def fuse(self) -> None:
-        """Make inference less work until the next `train()`; in eval mode, with parameters and device settled."""
+        """Speed up inference until the next `train()`. Call in eval mode, with final parameters and device."""
 
 
 def each(function: Callable[[Tensor], Tensor], encoded: Encoded) -> Encoded:
@@ -159,7 +157,7 @@ def each(function: Callable[[Tensor], Tensor], encoded: Encoded) -> Encoded:
 
 
 def fuse(model: nn.Module) -> None:
-    """Make a model in eval mode, with parameters and device settled, do less work, until the next `train()`."""
+    """Speed up inference until the next `train()`. Call in eval mode, with final parameters and device."""
     for module in model.modules():
         if isinstance(module, Encoder):
             module.fuse()
@@ -170,7 +168,7 @@ Family = TypeVar("Family", bound=Encoder)
 
 
 def register(name: str, config: type[EncoderConfig]) -> Callable[[type[Family]], type[Family]]:
-    """Decorates the encoder of a family: `type: name` in a configuration means it, with the keys of `config`.
+    """Decorator that registers the encoder of a family as `type: name` in configurations, with the keys of `config`.
 
     Raises `NameTakenError`.
     """

@@ -1,8 +1,8 @@
 """Classifiers of videos and of segments.
 
 A video classifier is the encoder of a family with a head; a segment classifier is a video model on an expanded segment,
-alone or beside the context of its video. Dimensions as in `base`; S segments in a batch, V distinct videos they come
-from, C classes.
+alone or with the context of its video. Dimensions as in `base`; S segments in a batch, V distinct videos of the
+segments, C classes.
 """
 
 from abc import ABC, abstractmethod
@@ -21,8 +21,8 @@ from yt8m.models.heads import HEADS, Classifier, Head, MixtureConfig, MixtureHea
 from yt8m.models.layers import SEGating, initialize
 
 
-class VideoModel(Classifier, Encoder):  # pylint: disable=abstract-method  # the encoder comes with `build_video_model`
-    """A head on the encoder that comes next among the base classes, so that the layers of both have plain names."""
+class VideoModel(Classifier, Encoder):  # pylint: disable=abstract-method  # `build_video_model` adds the encoder
+    """A head on the encoder that is the next base class, so that the layers of both have unprefixed names."""
 
     def __init__(self, config: EncoderConfig, n_classes: int) -> None:
         super().__init__(config)
@@ -30,7 +30,7 @@ class VideoModel(Classifier, Encoder):  # pylint: disable=abstract-method  # the
         self.add_head(make_head(config), self.out_features, n_classes)
 
     def forward(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
-        """Frames and lengths as `Encoder.encode` takes them → logits (B, C)."""
+        """Frames and lengths as for `Encoder.encode` → logits (B, C)."""
         return self.logits(self.encode(frames, lengths))
 
 
@@ -45,7 +45,7 @@ def build_encoder(config: EncoderConfig) -> Encoder:
 
 
 def build_segment_encoder(config: EncoderConfig) -> Encoder:
-    """The same as the segment encoder of a context-aware model has it."""
+    """The same as a segment encoder of a context-aware model."""
     return FAMILIES[config.type].cls.for_segments(config)
 
 
@@ -60,11 +60,11 @@ def _with_head(encoder: Any) -> type[VideoModel]:
     return type(f"{encoder.__name__}WithHead", (VideoModel, encoder), {})
 
 
-Contexts = Callable[[Encoder], Tensor]  # a context encoder → what it makes of each segment's video, (S, F)
+Contexts = Callable[[Encoder], Tensor]  # a context encoder → the context vector of each segment's video, (S, F)
 
 
 class SegmentModel(nn.Module, ABC):
-    """A classifier of segments. `base_config` is that of the video model, or of the context encoder if there is one."""
+    """A classifier of segments. `base_config`: of the context encoder, if there is one, else of the video model."""
 
     needs_context: ClassVar[bool]
     base_config: EncoderConfig
@@ -72,14 +72,13 @@ class SegmentModel(nn.Module, ABC):
     @property
     @abstractmethod
     def segment_encoder(self) -> Encoder:
-        """What sees the frames of a segment; gives features (S, F)."""
+        """The encoder of the frames of segments to features (S, F)."""
 
     @abstractmethod
     def classify(self, features: Tensor, contexts: Contexts | None = None) -> Tensor:
-        """What `segment_encoder` gives (S, F) → logits (S, C).
+        """Output of `segment_encoder` (S, F) → logits (S, C).
 
-        Models that need context ask `contexts` for it, which may keep what it computes: several models can have the
-        same context encoder.
+        Models that need context call `contexts`, which may cache results: several models can share a context encoder.
         """
 
 
@@ -108,7 +107,7 @@ class ContextAgnosticModel(SegmentModel):
 
 
 class ContextModelConfig(Section):
-    """The part of a context-aware model above its two encoders."""
+    """The layers of a context-aware model above its two encoders."""
 
     fcn_dim: Count
     p_drop: Fraction
@@ -119,9 +118,9 @@ class ContextModelConfig(Section):
 
 
 class ContextAwareModel(SegmentModel, Classifier):
-    """A segment encoder beside a context encoder that sees the video (Lee 2019, context-aware classifiers).
+    """A segment encoder and a context encoder of the video (Lee 2019, context-aware classifiers).
 
-    The context encoder is frozen, in eval mode and without gradient, unless `finetune_context`.
+    The context encoder is frozen (eval mode, no gradient) unless `finetune_context`.
     """
 
     needs_context = True
@@ -154,7 +153,7 @@ class ContextAwareModel(SegmentModel, Classifier):
         return self
 
     def encode_context(self, videos: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
-        """Frames of V videos and lengths as `Encoder.encode` takes them → context vectors (V, F)."""
+        """Frames of V videos and lengths as for `Encoder.encode` → context vectors (V, F)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.finetune_context):
             return self.context_model(videos, lengths)
 
@@ -172,7 +171,7 @@ class ContextAwareModel(SegmentModel, Classifier):
     def forward(
         self, segments: Tensor, videos: Tensor | PackedFrames, lengths: Tensor | None, video_index: Tensor
     ) -> Tensor:
-        """Segments (S, ·, D), the frames of V videos, with lengths as `Encoder.encode` takes them, and the number of
-        each segment's video (S,) → logits (S, C)."""
+        """Segments (S, ·, D), frames of V videos and lengths as for `Encoder.encode`, and the number of each segment's
+        video (S,) → logits (S, C)."""
         features = self.segment_model(segments)
         return self.classify(features, lambda _: self.encode_context(videos, lengths)[video_index])

@@ -1,4 +1,4 @@
-"""YAML configurations, checked once at the edge and frozen.
+"""YAML configurations, checked once when read and then frozen.
 
 A configuration file holds one or more of these sections:
 
@@ -6,10 +6,10 @@ A configuration file holds one or more of these sections:
     pure_segment.training                                    context-agnostic fine-tuning
     segment_w_context.model, segment_w_context.training      context-aware fine-tuning
     context_base.model, segment_base.model                   written into exported context-aware models
-    features, vocabulary                                     written into all exported models: what goes in, what
-                                                             comes out; a training takes both from its data
+    features, vocabulary                                     written into all exported models: their inputs and
+                                                             outputs; training takes both from its data
 
-Unknown, missing and mistyped keys are all reported together, in one `UserError`.
+All unknown, missing and mistyped keys are reported together in one `UserError`.
 """
 
 from collections.abc import Mapping
@@ -36,13 +36,13 @@ from yt8m.models.base import DEFAULT_HEAD, FAMILIES, EncoderConfig, Entry, NameT
 from yt8m.models.classifiers import ContextModelConfig
 from yt8m.models.heads import HEADS
 
-OWN_FAMILIES = dbof, nextvlad  # which have registered themselves
+OWN_FAMILIES = dbof, nextvlad  # imported to register themselves
 
 Kind = TypeVar("Kind")
 
 
 def _of_family(value: object) -> object:
-    """A section `model` with the keys that its family and its head have."""
+    """A section `model` with the keys of its family and head."""
     if isinstance(value, EncoderConfig):
         return value
     if not isinstance(value, Mapping):
@@ -71,13 +71,13 @@ def _import(module: object) -> None:
         raise _problem("module", str(error)) from None
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
-            raise  # what the module itself lacks
+            raise  # an import inside the module failed
         remedy = f"start in the folder that has {error.name}.py, or set PYTHONPATH to it"
         raise _problem("module", f"there is no Python module {error.name}, {remedy}") from None
 
 
 def _entry(registry: Registry[Kind], key: str, section: Mapping[str, Any]) -> Entry[Kind]:
-    """What a section calls by a name."""
+    """The registered class that a section names."""
     if key not in section:
         raise _problem(key, "missing key")
     name = section[key]
@@ -91,7 +91,7 @@ def _entry(registry: Registry[Kind], key: str, section: Mapping[str, Any]) -> En
 
 
 def _problem(key: str, text: str) -> ValidationError:
-    """What is wrong with a key of a section `model`."""
+    """An error about a key of a section `model`."""
     error = PydanticCustomError(IN_WORDS, "{text}", {"text": text})
     return ValidationError.from_exception_data("model", [InitErrorDetails(type=error, loc=(key,), input=None)])
 
@@ -123,9 +123,9 @@ class BaseSection(Section):
 
 
 class Config(Section):
-    """One configuration file; a section that is absent is None.
+    """One configuration file; absent sections are None.
 
-    `vocabulary` has the label id and the name of each class, in the order of the model's outputs.
+    `vocabulary`: label id and name of each class, in the order of the model's outputs.
     """
 
     video: VideoSection | None = None
@@ -138,7 +138,7 @@ class Config(Section):
 
 
 def load_config(path: Path, *sections: str) -> Config:
-    """Read and check a configuration; `sections` (such as "pure_segment.training") must be there.
+    """Read and check a configuration; `sections` (such as "pure_segment.training") are required.
 
     Raises `UserError` with every unknown, missing or mistyped key of the file in one message.
     """
@@ -169,12 +169,12 @@ Present = TypeVar("Present")
 
 
 def required(section: Present | None) -> Present:
-    """A section that whoever read the configuration asked for (`load_config(path, "video.model")`), so it is there.
+    """A section that was required when the configuration was read (`load_config(path, "video.model")`).
 
-    Raises `LookupError` where nobody did, which is a mistake of the program and not of the user.
+    Raises `LookupError` if it is absent, a bug in the program.
     """
     if section is None:
-        raise LookupError("a section of a configuration that was not asked for when it was read")
+        raise LookupError("a section of a configuration that was not required when it was read")
     return section
 
 
@@ -182,7 +182,7 @@ Trained = TypeVar("Trained", VideoSection, PureSegmentSection, ContextSection)
 
 
 def override_steps(section: Trained, steps: int | None) -> Trained:
-    """The section with `training.steps` as the command line has it, if it says so."""
+    """The section with `training.steps` from the command line, if given."""
     if steps is None or section.training is None:
         return section
     return section.model_copy(update={"training": section.training.model_copy(update={"steps": steps})})

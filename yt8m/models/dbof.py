@@ -21,13 +21,13 @@ class DbofConfig(EncoderConfig):
 
 @register("dbof", DbofConfig)
 class DbofEncoder(Encoder):
-    """Context-gated deep bag of frames, up to and with `intermediate_fc`."""
+    """Context-gated deep bag of frames, up to and including `intermediate_fc`."""
 
     def __init__(self, config: DbofConfig) -> None:
         super().__init__()
         self.out_features = config.fcn_dim
         hidden = config.hidden_dim
-        # The third place was a transposition in 2019; checkpoints number the gating as the fourth.
+        # The third layer was a transposition in 2019; checkpoints number the gating as the fourth.
         encoder = [CenteredLinear(config.frame_dim, hidden, *RAW_FRAMES), nn.ReLU(inplace=True), nn.Identity()]
         if config.frame_se_reduction:
             encoder.append(SEGating(hidden, config.frame_se_reduction, per_frame=True))
@@ -44,7 +44,7 @@ class DbofEncoder(Encoder):
         initialize(self)
 
     def encode_frames(self, rows: Tensor) -> Tensor:
-        """Frames (N, D) → gated hidden units (N, H), nowhere negative."""
+        """Frames (N, D) → gated hidden units (N, H), non-negative."""
         return self.encoder(rows)
 
     def pool_rows(self, encoded: Tensor, layout: Layout) -> Tensor:
@@ -52,9 +52,9 @@ class DbofEncoder(Encoder):
         return self.intermediate_fc(layout.max_and_mean(encoded))
 
     def encode(self, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> Tensor:
-        """As `Encoder.encode`, without the memory that gated hidden units would take on a CPU."""
+        """See `Encoder.encode`; on a CPU, without storing gated hidden units."""
         rows, packing = Packing.of(frames, lengths)
-        rows = self.encoder[:3](rows)  # (N, H), nowhere negative
+        rows = self.encoder[:3](rows)  # (N, H), non-negative
         gating = self.encoder[3] if len(self.encoder) > 3 else None
         pooled = gating.pool(rows, packing) if isinstance(gating, SEGating) else packing.max_and_mean(rows)
         return self.intermediate_fc(pooled)

@@ -1,4 +1,4 @@
-"""Heads: from the vector of a video or segment to logits.
+"""Heads: from the features of a video or segment to logits.
 
 Dimensions: B examples, F features, C classes, M mixtures.
 """
@@ -20,9 +20,9 @@ Layers = Mapping[str, nn.Module]
 
 
 class Head(ABC):
-    """Base class of the heads: which layers a head is made of, and what is done with them.
+    """Base class of the heads: their layers and how these are used.
 
-    A model has the layers of its head beside its others, under the names that `layers` gives them (`Classifier`).
+    The layers are part of the model (`Classifier`), under the names in `layers`.
     """
 
     def __init__(self, config: Any) -> None:
@@ -38,24 +38,24 @@ class Head(ABC):
 
     @abstractmethod
     def begin_with_shares(self, layers: Layers, shares: np.ndarray) -> None:
-        """Have the logits begin about where those shares (C,) of the examples, in (0, 1), would have them.
+        """Initialize the biases so that logits match the shares (C,), in (0, 1), of examples of each class.
 
-        Else the first hundreds of steps go into making all classes improbable.
+        Otherwise the first hundreds of steps are spent on making all classes improbable.
         """
 
     @property
     @abstractmethod
     def class_rows(self) -> dict[str, int]:
-        """Of each linear layer that gives something class by class: its name within the head, such as "fc.2", and how
-        many rows of its parameters are a class's."""
+        """For each linear layer with outputs per class: its name within the head, such as "fc.2", and the number of
+        parameter rows per class."""
 
     def reorder(self, state: dict[str, Tensor], prefix: str, rows: np.ndarray) -> dict[str, Tensor]:
-        """A state dict whose head, at `prefix`, gives what was output rows[c] as output c; `rows` (C,) is a
+        """A state dict whose head, at `prefix`, has the former output rows[c] as output c; `rows` (C,) is a
         permutation."""
         reordered = dict(state)
         for layer, per_class in self.class_rows.items():
             for key in (f"{prefix}{layer}.weight", f"{prefix}{layer}.bias"):
-                if key in state and len(state[key]) == len(rows) * per_class:  # else loading says what does not fit
+                if key in state and len(state[key]) == len(rows) * per_class:  # else loading reports the mismatch
                     by_class = state[key].unflatten(0, (len(rows), per_class))
                     reordered[key] = by_class[torch.from_numpy(rows)].flatten(0, 1)
         return reordered
@@ -66,21 +66,21 @@ Registered = TypeVar("Registered", bound=Head)
 
 
 def register_head(name: str, config: type[Section]) -> Callable[[type[Registered]], type[Registered]]:
-    """Decorates a head: `head: name` in a configuration means it, with the keys of `config`.
+    """Decorator that registers a head as `head: name` in configurations, with the keys of `config`.
 
     Raises `NameTakenError`.
     """
     return HEADS.register(name, config)
 
 
-class Classifier(nn.Module):  # pylint: disable=abstract-method  # what has a head has a `forward` of its own
-    """A model with a head, whose layers are among its own."""
+class Classifier(nn.Module):  # pylint: disable=abstract-method  # subclasses define `forward`
+    """A model that has the layers of a head among its own."""
 
     head: Head
     _head_layers: tuple[str, ...]
 
     def add_head(self, head: Head, in_features: int, n_classes: int) -> None:
-        """Take new layers of a head."""
+        """Add new layers of a head."""
         layers = head.layers(in_features, n_classes)
         self.head, self._head_layers = head, tuple(layers)
         for name, layer in layers.items():
@@ -92,7 +92,7 @@ class Classifier(nn.Module):  # pylint: disable=abstract-method  # what has a he
         return {name: self.get_submodule(name) for name in self._head_layers}
 
     def logits(self, features: Tensor) -> Tensor:
-        """What the head gives for features (B, F) → (B, C)."""
+        """The head's logits: features (B, F) → (B, C)."""
         return self.head.logits(self.head_layers, features)
 
     def begin_with_shares(self, shares: np.ndarray) -> None:
@@ -139,7 +139,7 @@ class LogisticHead(Head):
 
 
 class MixtureConfig(Section):
-    """A mixture of `n_mixtures` experts for each class, after dropout; `per_class`: with gates of its own."""
+    """A mixture of `n_mixtures` experts for each class, after dropout; `per_class`: separate gates for each class."""
 
     n_mixtures: Count
     per_class: StrictBool = False
@@ -176,7 +176,7 @@ def mixture_layers(
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """The `expert_fc` and `gating_fc` of a mixture-of-experts head.
 
-    There is one gate more than experts: the last is a dummy that contributes nothing.
+    There is one gate more than experts: the last one selects a dummy that contributes nothing.
     """
     n_gates = (n_mixtures + 1) * (n_classes if per_class else 1)
     experts, gates = (_output_layer(in_features, out, p_drop) for out in (n_classes * n_mixtures, n_gates))
@@ -187,10 +187,10 @@ def mixture_layers(
 
 @torch.no_grad()
 def begin_with_shares(experts: nn.Module, shares: np.ndarray) -> None:
-    """Have the logits of a new head begin about where those shares (C,) of the examples, in (0, 1), would have them.
+    """Initialize a new head's biases so that logits match the shares (C,), in (0, 1), of examples of each class.
 
-    Else the first hundreds of steps go into making all classes improbable, and some examples' gates into saying
-    nothing, with the dummy expert, for good. With equal gates M of M + 1 of a logit count.
+    Otherwise the first hundreds of steps are spent on making all classes improbable, and the gates of some examples
+    choose the dummy expert for good. Equal gates scale logits by M / (M + 1), for which the biases compensate.
     """
     bias = experts.get_parameter("2.bias")
     n_mixtures = len(bias) // len(shares)
@@ -206,6 +206,6 @@ def mix_experts(experts: Tensor, gates: Tensor, n_mixtures: int) -> Tensor:
     experts = experts.unflatten(1, (-1, n_mixtures))  # (B, C, M)
     shares = gates.unflatten(1, (-1, n_mixtures + 1)).softmax(dim=2)[:, :, :n_mixtures]  # (B, 1 or C, M)
     logits = experts[:, :, 0] * shares[:, :, 0]
-    for mixture in range(1, n_mixtures):  # few, so that a sum over the innermost dimension would be slow
+    for mixture in range(1, n_mixtures):  # few; a sum over the innermost dimension would be slow
         logits = logits.addcmul(experts[:, :, mixture], shares[:, :, mixture])
     return logits

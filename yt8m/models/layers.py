@@ -1,12 +1,12 @@
-"""Layers that families and heads share: initialization, centered inputs, squeeze-and-excitation gating (Lee 2019).
+"""Layers of families and heads: initialization, centered inputs, squeeze-and-excitation gating (Lee 2019).
 
-Features are bytes, 0 to 255, and lie about the middle. A layer on them as they are has nearly the same input for every
-frame, so that its weights all go the same way at first, and units may end where no frame moves them any more. Training
-therefore takes the same layer in another parametrization, that of centered inputs, whose units tell frames apart.
-Exported are always the parameters for inputs as they are, so that model folders stay what they were in 2019.
+Features are bytes, 0 to 255, around the middle. Raw, they look nearly the same for every frame, so that all weights
+of a layer first move in the same direction and units may die. Training therefore uses an equivalent
+parametrization for centered inputs, whose units distinguish frames. Exported parameters are always those for raw
+inputs, so that model folders keep their format of 2019.
 
-An (N, H) tensor of a training batch has tens to hundreds of megabytes, so on a CPU the frame-level gating has autograd
-functions of its own, which keep fewer of them for backward.
+An (N, H) tensor of a training batch takes tens to hundreds of megabytes, so on a CPU the frame-level gating has its own
+autograd functions, which keep fewer of them for backward.
 
 Dimensions: B examples, N rows, D and J features of a row, H hidden units.
 """
@@ -24,9 +24,9 @@ from yt8m.models.packing import Packing
 def initialize(module: nn.Module) -> None:
     """2019's initialization: Kaiming-normal weights of linear layers, biases 0, batch-norm scale U(0, 1) and shift 0.
 
-    Convolutions, which the frame-level gating of DBoF has, keep what PyTorch gives them.
+    Convolutions, as in the frame-level gating of DBoF, keep PyTorch's default initialization.
     """
-    if next(module.parameters()).is_meta:  # nothing to fill, and torch would import its compiler to do so
+    if next(module.parameters()).is_meta:  # nothing to initialize, and torch would import its compiler
         return
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
@@ -42,10 +42,10 @@ RAW_FRAMES = 127.5, 64.0  # mean and scale of bytes
 
 
 class CenteredLinear(nn.Linear):
-    """A linear map of inputs that lie about `mean`, a few times `scale` around it: (N, D) → (N, J).
+    """A linear map of inputs within a few `scale` of `mean`: (N, D) → (N, J).
 
-    W x + b = (s W) (x − m) / s + (b + W m). The parameters are W and b or, once `centered`, s W and b + W m; it is the
-    same map. Newly made layers are not centered.
+    W x + b = (s W) (x − m) / s + (b + W m). The parameters are W and b or, if `centered`, s W and b + W m, for the same
+    map. New layers are not centered.
     """
 
     def __init__(self, in_features: int, out_features: int, mean: float, scale: float) -> None:
@@ -61,7 +61,7 @@ class CenteredLinear(nn.Linear):
 
     @torch.no_grad()
     def center(self) -> None:
-        """Go over to the parameters for centered inputs, if they are not those already."""
+        """Switch to the parameters for centered inputs, unless already done."""
         if not self.centered:
             self.bias.add_(self.weight.sum(dim=1), alpha=self.mean)
             self.weight.mul_(self.scale)
@@ -69,7 +69,7 @@ class CenteredLinear(nn.Linear):
 
     @torch.no_grad()
     def uncenter(self) -> None:
-        """Go back to the parameters for inputs as they are."""
+        """Switch back to the parameters for raw inputs."""
         if self.centered:
             self.weight.div_(self.scale)
             self.bias.sub_(self.weight.sum(dim=1), alpha=self.mean)
@@ -77,32 +77,32 @@ class CenteredLinear(nn.Linear):
 
 
 def center(model: nn.Module) -> None:
-    """Have a model train with centered inputs; it computes the same as before."""
+    """Switch a model to parameters for centered inputs; its outputs stay the same."""
     for layer in model.modules():
         if isinstance(layer, CenteredLinear):
             layer.center()
 
 
 def begin_centered(model: nn.Module) -> None:
-    """Have a new model train with centered inputs, its initial weights being those for centered inputs."""
+    """Declare the initial weights of a new model to be those for centered inputs."""
     for layer in model.modules():
         if isinstance(layer, CenteredLinear):
             layer.centered = True
 
 
 def uncenter(model: nn.Module) -> None:
-    """Give a model the parameters for inputs as they are, as model folders hold them; it computes the same."""
+    """Switch a model to parameters for raw inputs, as in model folders; its outputs stay the same."""
     for layer in model.modules():
         if isinstance(layer, CenteredLinear):
             layer.uncenter()
 
 
-# pylint: disable=abstract-method,arguments-differ  # what torch declares for autograd functions is optional
+# pylint: disable=abstract-method,arguments-differ  # methods declared for autograd functions are optional
 class NormedLinear(torch.autograd.Function):
-    """A linear map of batch-normed rows, (N, D) → (N, J), that keeps its input but not the normed rows.
+    """A linear map of batch-normed rows, (N, D) → (N, J), that saves its input but not the normed rows.
 
-    With P = gradᵀ·rows, which is (J, D), backward has the sums over rows that batch norm needs without
-    another pass, since the normed rows are rows · scale + shift.
+    As the normed rows are rows · scale + shift, gradᵀ·rows (J, D) gives backward the sums over rows that batch norm
+    needs, without another pass.
     """
 
     @staticmethod
@@ -111,7 +111,7 @@ class NormedLinear(torch.autograd.Function):
     ) -> Tensor:
         """`gamma` and `beta` (D,) are the parameters of `norm`, `weight` (J, D) and `bias` (J,) the map's."""
         ctx.training = norm.training
-        assert norm.num_batches_tracked is not None and norm.momentum is not None  # as batch norms here are made
+        assert norm.num_batches_tracked is not None and norm.momentum is not None  # as for all batch norms here
         assert norm.running_mean is not None and norm.running_var is not None
         if norm.training:
             norm.num_batches_tracked.add_(1)
@@ -119,7 +119,7 @@ class NormedLinear(torch.autograd.Function):
                 rows, gamma, beta, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
             )
             result = functional.linear(normed, weight, bias)
-        else:  # two linear maps in a row are one
+        else:  # fuse two successive linear maps
             mean, inverse_std = norm.running_mean.clone(), (norm.running_var + norm.eps).rsqrt()
             scale = gamma * inverse_std
             result = functional.linear(rows, weight * scale, bias + weight @ (beta - mean * scale))
@@ -139,7 +139,7 @@ class NormedLinear(torch.autograd.Function):
         grad_gamma = ((products * weight).sum(dim=0) - mean * grad_beta) * inverse_std
         grad_weight = products.to(weight.dtype).mul_(scale).addr_(grad_bias, shift)
         grad_rows = grad @ (weight * scale).to(grad.dtype)
-        if ctx.training:  # rows change their own mean and variance
+        if ctx.training:  # mean and variance depend on the rows
             slope = -scale * inverse_std * grad_gamma / len(rows)
             level = -scale * grad_beta / len(rows) - slope * mean
             grad_rows.addcmul_(rows, slope.to(grad.dtype)).add_(level)
@@ -149,8 +149,8 @@ class NormedLinear(torch.autograd.Function):
 class GatedPooling(torch.autograd.Function):
     """Maximum and mean over frames of rows · sigmoid(linear(hidden)), rows ≥ 0: (N, H), (N, D) → (B, 2H).
 
-    For CPUs. Keeps the gates' logits and its inputs. All else is done a few videos at a time, in backward once
-    more, so that it takes little memory and stays in the cache.
+    For CPUs. Saves only inputs and gate logits. The rest is computed for a few videos at a time, and again in backward,
+    which takes little memory and stays in the cache.
     """
 
     N_PARTS = 8
@@ -190,21 +190,21 @@ class GatedPooling(torch.autograd.Function):
 
 
 def _computes_on_cpu(rows: Tensor) -> bool:
-    """Whether layers take their CPU ways, which a compiler would not see through."""
+    """Whether layers use their CPU implementations, which the compiler cannot trace."""
     return rows.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 class SEGating(nn.Module):
     """Squeeze-and-excitation context gating with batch norm: x · sigmoid(fc2(bn2(relu(fc1(bn1(x)))))).
 
-    Works on rows (N, D). With `per_frame` the two maps are stored as kernel-1 convolutions, as the
-    frame-level gating of 2019 checkpoints has them; the arithmetic is the same.
+    Works on rows (N, D). With `per_frame` the two maps are stored as kernel-1 convolutions, as in the
+    frame-level gating of 2019 checkpoints; the arithmetic is the same.
     """
 
     def __init__(self, dim: int, reduction: int, per_frame: bool = False) -> None:
         super().__init__()
         hidden = dim // reduction
-        self.bn1: nn.Module = nn.BatchNorm1d(dim)  # or what several processes or an exporter put in its place
+        self.bn1: nn.Module = nn.BatchNorm1d(dim)  # replaced for several processes or export
         self.bn2 = nn.BatchNorm1d(hidden)
         self.fc1 = nn.Conv1d(dim, hidden, 1) if per_frame else nn.Linear(dim, hidden)
         self.fc2 = nn.Conv1d(hidden, dim, 1) if per_frame else nn.Linear(hidden, dim)
@@ -216,7 +216,7 @@ class SEGating(nn.Module):
     def squeeze(self, rows: Tensor) -> Tensor:
         """(N, D) → hidden units (N, D/r)."""
         weight, bias = self.fc1.weight.flatten(1), self.fc1.bias
-        # Rows that are not normed would overflow in half precision; several processes norm theirs together.
+        # Not in half precision, where raw rows overflow, or with batch norm synchronized across processes.
         own_norm = self.bn1.__class__ is nn.BatchNorm1d
         if _computes_on_cpu(rows) and own_norm and not torch.is_autocast_enabled("cpu"):
             hidden = NormedLinear.apply(self.bn1, rows, self.bn1.weight, self.bn1.bias, weight, bias)
@@ -225,7 +225,7 @@ class SEGating(nn.Module):
         return self.bn2(functional.relu(hidden))
 
     def pool(self, rows: Tensor, packing: Packing) -> Tensor:
-        """Maximum and mean over frames of what `forward` gives for rows that are nowhere negative → (B, 2D)."""
+        """Maximum and mean over frames of the output of `forward` for non-negative rows → (B, 2D)."""
         if not _computes_on_cpu(rows):  # few large kernels are faster there
             return packing.max_and_mean(self(rows))
         return GatedPooling.apply(packing, rows, self.squeeze(rows), self.fc2.weight.flatten(1), self.fc2.bias)

@@ -1,4 +1,4 @@
-"""The files of a model folder, and how to tell whether they have changed; imports nothing heavy."""
+"""The files of a model folder and detection of changes; imports nothing heavy."""
 
 import hashlib
 import json
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 CONFIG_NAME, WEIGHTS_NAME = "config.yaml", "model.pth"
-ORIGIN_NAME = "run.json"  # beside them, where this release has trained the model
+ORIGIN_NAME = "run.json"  # beside them, if this release has trained the model
 
 
 def folder_digest(path: Path) -> str:
-    """SHA-256 of configuration and weights of a model folder: the same digest, the same predictions.
+    """SHA-256 of configuration and weights of a model folder, which identifies its predictions.
 
     Raises `OSError`.
     """
@@ -22,13 +22,13 @@ def folder_digest(path: Path) -> str:
 
 
 def folder_stamps(path: Path) -> list[list[int]]:
-    """Size in bytes and modification time in ns of both. Raises `OSError`."""
+    """Size in bytes and modification time in ns of configuration and weights. Raises `OSError`."""
     stats = [(path / name).stat() for name in (CONFIG_NAME, WEIGHTS_NAME)]
     return [[stat.st_size, stat.st_mtime_ns] for stat in stats]
 
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
-    """What the folder's `run.json` says its model was made from; None if it says nothing."""
+    """The origin in the folder's `run.json`; None if there is none or it cannot be read."""
     try:
         found = json.loads((folder / ORIGIN_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,9 +1,9 @@
 """Exported models: a folder with `config.yaml` and `model.pth` (a state dict).
 
-`config.yaml` says what the model is, how it was trained, what goes in (`features`) and what comes out (`vocabulary`).
+`config.yaml` describes the model, its training, its inputs (`features`) and its outputs (`vocabulary`).
 
-The names in a state dict are a file format, shared with models trained in 2019: video models carry the
-prefix `model.`, context-agnostic ones `_model.`, context-aware ones none.
+The names in a state dict are a file format, shared with models trained in 2019: those of video models have the prefix
+`model.`, of context-agnostic ones `_model.`, of context-aware ones none.
 """
 
 import logging
@@ -52,9 +52,8 @@ ModelKind = Literal["video", "context-agnostic", "context-aware"]
 class ModelFolder:
     """A folder whose `config.yaml` has been read and checked. `offset` is in frames (segment models).
 
-    `features` are what the model takes: what the folder says, or else features of the published data set. `stored` are
-    the classes that the folder holds, None where it holds none, as those of 2019; `named` those that the user has
-    named for such folders.
+    `features`: the model's inputs, by default those of the published data set. `stored`: the classes in the folder,
+    None for folders without, such as those of 2019; `named`: the user's classes for such folders.
     """
 
     path: Path
@@ -79,23 +78,23 @@ class ModelFolder:
 
     @property
     def prefix(self) -> str:
-        """What the names of the head's parameters begin with in the model."""
+        """The prefix of the head's parameter names in the model."""
         return "_model." if self.kind == "context-agnostic" else ""
 
     def vocabulary(self, expected: Vocabulary | None = None) -> Vocabulary:
         """The model's classes, in the order of its outputs.
 
-        Of a folder that does not say, those that the user has named; `expected`, if the model's run was made with
-        them; and the challenge's for the 1,000 classes of a folder of 2019. Raises `UserError` for any other.
+        For a folder without them: those named by the user; `expected`, if the model was trained with them; or the
+        challenge's for the 1,000 classes of a folder of 2019. Raises `UserError` for any other.
         """
         return self.stored or replace(_vocabulary_of_old_folder(self, expected), source=str(self.path))
 
 
 def open_folder(path: Path, named: Vocabulary | None = None) -> ModelFolder:
-    """Check that a folder holds an exported model and read what it says of it; weights are not read.
+    """Check that a folder holds an exported model and read its description, not its weights.
 
-    `named`: the classes of the model, if the folder does not say which they are. Of the training sections only
-    `offset` is used, so whatever else an older release wrote there is left alone. Raises `UserError`.
+    `named`: the classes of the model, if the folder does not hold them. Of the training sections only `offset` is
+    read, so that anything else from an older release is ignored. Raises `UserError`.
     """
     if not path.is_dir():
         raise UserError(f"{path}: no such model folder")
@@ -139,7 +138,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def _stored_vocabulary(config: Config, source: Path) -> Vocabulary | None:
-    """The classes that an exported configuration holds."""
+    """The classes in an exported configuration, if any. Raises `UserError`."""
     if config.vocabulary is None:
         return None
     labels, names = zip(*config.vocabulary) if config.vocabulary else ((), ())
@@ -149,7 +148,7 @@ def _stored_vocabulary(config: Config, source: Path) -> Vocabulary | None:
 
 
 def _vocabulary_of_old_folder(folder: ModelFolder, expected: Vocabulary | None) -> Vocabulary:
-    """The classes of a folder that does not hold any, see `ModelFolder.vocabulary`."""
+    """The classes of a folder without them, see `ModelFolder.vocabulary`."""
     n_classes = _count_classes(folder, _load_weights(folder, "meta"))
     trained_with = (read_origin(folder.path) or {}).get("vocabulary")  # a digest
     if folder.named is not None:
@@ -160,8 +159,8 @@ def _vocabulary_of_old_folder(folder: ModelFolder, expected: Vocabulary | None) 
             )
         if trained_with not in (None, folder.named.digest):
             raise UserError(
-                f"{folder.named.source}: not the vocabulary that {folder.path} was trained with, of which its "
-                f"{ORIGIN_NAME} holds the digest; name that one, its classes in the order that they had then"
+                f"{folder.named.source}: not the vocabulary that {folder.path} was trained with, by the digest in its "
+                f"{ORIGIN_NAME}; name that one, with its classes in the same order"
             )
         return folder.named
     challenge = challenge_vocabulary()
@@ -169,7 +168,7 @@ def _vocabulary_of_old_folder(folder: ModelFolder, expected: Vocabulary | None) 
         if known is not None and known.digest == trained_with:
             return known
     if trained_with is None and n_classes == len(challenge):
-        _say_that_it_is_the_challenges(folder.path)
+        _log_assumed_classes(folder.path)
         return challenge
     raise UserError(
         f"{folder.path}: does not say what its {n_classes} outputs are; name the vocabulary that it was trained with: "
@@ -178,10 +177,10 @@ def _vocabulary_of_old_folder(folder: ModelFolder, expected: Vocabulary | None) 
 
 
 @cache
-def _say_that_it_is_the_challenges(path: Path) -> None:
-    """Say once of a folder what its outputs are taken for."""
+def _log_assumed_classes(path: Path) -> None:
+    """Log, once per folder, that its outputs are assumed to be the challenge's classes."""
     LOGGER.info(
-        "%s: does not say what its outputs are; 1,000 classes are taken for the challenge's, in the order of its %s",
+        "%s: does not say what its outputs are; assuming the challenge's 1,000 classes, in the order of its %s",
         path,
         VOCABULARY_NAME,
     )
@@ -221,7 +220,7 @@ def load_segment_model(folder: ModelFolder, vocabulary: Vocabulary | None = None
 
 
 def _ordered_state(folder: ModelFolder, vocabulary: Vocabulary | None) -> tuple[dict[str, Tensor], int]:
-    """A folder's state dict, its outputs in the order of `vocabulary` (None: as they are), and how many there are."""
+    """A folder's state dict, with outputs in the order of `vocabulary` (None: unchanged), and their number."""
     state = _load_weights(folder)
     n_classes = _count_classes(folder, state)
     if vocabulary is None and folder.stored is None:
@@ -244,7 +243,7 @@ def _ordered_state(folder: ModelFolder, vocabulary: Vocabulary | None) -> tuple[
 
 
 def _load_weights(folder: ModelFolder, device: str = "cpu") -> dict[str, Tensor]:
-    """A folder's state dict by the names that the model's parameters have."""
+    """A folder's state dict with the names of the model's parameters."""
     state = load_state(folder.path, device)
     if folder.kind != "video":
         return state
@@ -252,7 +251,7 @@ def _load_weights(folder: ModelFolder, device: str = "cpu") -> dict[str, Tensor]
 
 
 def _count_classes(folder: ModelFolder, state: dict[str, Tensor]) -> int:
-    """C of a state dict's head. Raises `UserError` where it has none that fits the configuration."""
+    """C of a state dict's head. Raises `UserError` if it does not fit the configuration."""
     problem = f"{folder.path / WEIGHTS_NAME}: does not fit {CONFIG_NAME}: "
     layer, per_class = next(iter(folder.head.class_rows.items()))
     key = f"{folder.prefix}{layer}.weight"
@@ -260,14 +259,14 @@ def _count_classes(folder: ModelFolder, state: dict[str, Tensor]) -> int:
         raise UserError(f"{problem}no {key}")
     n_classes, rest = divmod(len(state[key]), per_class)
     if rest:
-        raise UserError(f"{problem}{len(state[key])} rows of {key} are no multiple of {per_class}, those of a class")
+        raise UserError(f"{problem}{len(state[key])} rows of {key} are no multiple of {per_class}, the rows per class")
     return n_classes
 
 
 def exported_config(**sections: BaseModel) -> dict[str, Any]:
-    """Sections of a configuration as plain values, the way an exported model's `config.yaml` holds them.
+    """Sections of a configuration as plain values, as in an exported model's `config.yaml`.
 
-    What a section lacks is left out; further down all keys are there, since None is not always what a key defaults to.
+    Absent parts of a section are omitted; below them all keys are written, since defaults may differ from None.
     """
     return {
         name: {key: value for key, value in section.model_dump(mode="json").items() if value is not None}
@@ -282,30 +281,30 @@ def save_model(
     vocabulary: Vocabulary,
     features: FeatureContract,
 ) -> None:
-    """Write a finished model's folder: `config`, see `exported_config`, and what goes in and what comes out.
+    """Write a finished model's folder: `config` (see `exported_config`), features, vocabulary and weights.
 
-    A model that has trained with centered inputs gets the parameters for inputs as they are.
+    A model trained with centered inputs is switched to parameters for raw inputs.
 
-    The weights come last, so that a folder with `model.pth` is complete.
+    The weights are written last, so that a folder with `model.pth` is complete.
     """
     uncenter(model)
     prefix = "" if isinstance(model, ContextAgnosticModel | ContextAwareModel) else _VIDEO_PREFIX
     state = {prefix + key: value.detach().cpu() for key, value in model.state_dict().items()}
     text = yaml.safe_dump(config | exported_config(features=features), sort_keys=False)
     classes = [list(row) for row in zip(vocabulary.labels.tolist(), vocabulary.names)]
-    text += yaml.safe_dump(  # a line each
+    text += yaml.safe_dump(  # one line per class
         {"vocabulary": classes}, default_flow_style=None, allow_unicode=True, width=sys.maxsize
     )
     with replacing(path / WEIGHTS_NAME) as weights:
         write_state(state, weights)
-        sync(weights)  # before the old ones are gone
+        sync(weights)  # before the old ones are removed
         (path / WEIGHTS_NAME).unlink(missing_ok=True)  # never new weights beside an old configuration, or vice versa
         with replacing(path / CONFIG_NAME) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy a finished model's folder; the weights come last, so that a folder with `model.pth` is complete."""
+    """Copy a finished model's folder, the weights last, so that a folder with `model.pth` is complete."""
     target.mkdir(parents=True, exist_ok=True)
     for name in (ORIGIN_NAME, CONFIG_NAME, WEIGHTS_NAME):
         if (source / name).exists():
@@ -324,13 +323,13 @@ def list_folders(directory: Path) -> list[Path]:
 
 
 def copy_encoder(encoder: nn.Module, model: VideoModel) -> None:
-    """Start an encoder of a context-aware model from a video model, whose further layers are left behind."""
+    """Initialize an encoder of a context-aware model from a video model, without its further layers."""
     source = model.state_dict()
     encoder.load_state_dict({key: source[key] for key in encoder.state_dict()})
 
 
 def load_state(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """The state dict of a model folder; on the device "meta" only what it is made of. Raises `UserError`."""
+    """The state dict of a model folder; on the device "meta" only names, shapes and types. Raises `UserError`."""
     file = path / WEIGHTS_NAME
     try:
         state = torch.load(file, map_location=device, weights_only=True)
@@ -343,7 +342,7 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Tensor]:
 
 
 def _fill(model: Model, state: dict[str, Tensor], path: Path) -> Model:
-    """Put a state dict into a model without weights. Raises `UserError` saying how they do not fit."""
+    """Load a state dict into a model without weights. Raises `UserError` naming mismatches."""
     expected = model.state_dict()
     faults = [f"no {key}" for key in expected if key not in state]
     faults += [f"unknown {key}" for key in state if key not in expected]

@@ -1,4 +1,4 @@
-"""NeXtVLAD (Lin 2018, arXiv 1811.05014, section 3): frames into sums over clusters.
+"""NeXtVLAD (Lin 2018, arXiv 1811.05014, section 3): aggregation of frames over clusters.
 
 Dimensions as in `base`; K clusters, G groups.
 """
@@ -17,7 +17,7 @@ from yt8m.models.packing import Layout, end_to_end
 
 
 def _divides(groups: int, info: ValidationInfo) -> int:
-    """Expanded frames, twice as wide as the features, are cut into so many equal parts."""
+    """Check that `groups` divides the width of expanded frames, twice that of the features."""
     for name in ("video_dim", "audio_dim"):
         if 2 * info.data.get(name, 0) % groups:
             raise ValueError(f"expected a divisor of 2 * {name}, which is {2 * info.data[name]}")
@@ -25,11 +25,11 @@ def _divides(groups: int, info: ValidationInfo) -> int:
 
 
 class NextvladConfig(EncoderConfig):
-    """NeXtVLAD; `soft_assignment` chooses the 2019 release's reading of the assignment logits or the paper's."""
+    """NeXtVLAD; `soft_assignment`: the layout of assignment logits, of the 2019 release or the paper."""
 
     fcn_dim: Count
     p_drop: Fraction
-    n_clusters: Annotated[StrictInt, Field(ge=2)]  # the audio encoder, if there is one, takes half of them
+    n_clusters: Annotated[StrictInt, Field(ge=2)]  # half as many in the audio encoder, if any
     groups: Annotated[Count, AfterValidator(_divides)]
     se_reduction: Reduction
     add_batchnorm: StrictBool
@@ -48,12 +48,12 @@ class AssignmentNorm(nn.Module):
         return self.bn(logits.reshape(-1, self.bn.num_features)).view_as(logits)
 
 
-class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two halves are called one by one
+class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two stages are called separately
     """NeXtVLAD aggregation of frames into K clusters (Lin 2018, arXiv 1811.05014, section 3).
 
-    `soft_assignment` says how the flat G·K assignment logits are read before the softmax over
-    clusters: "2019" as (K, G), which is what the 2019 release did and its scores come from, although
-    their batch norm reads them as (G, K); "paper" as (G, K) in both places.
+    `soft_assignment`: how the flat G·K assignment logits are read before the softmax over clusters:
+    "2019" as (K, G), which produced the scores of the 2019 release, although their batch norm reads
+    them as (G, K); "paper" as (G, K) in both places.
     """
 
     ALPHA = 100
@@ -67,7 +67,7 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         expanded = 2 * dim
         self.out_features = n_clusters * expanded // groups
         self.centroids = nn.Parameter(torch.rand(n_clusters, expanded // groups))
-        # Of a normalized frame: the entries of one whose bytes are all the same, and about a third of them.
+        # Mean: the entries of a normalized frame of equal bytes; scale: half of that.
         self.expansion_mapper = CenteredLinear(dim, expanded, dim**-0.5, dim**-0.5 / 2)
         assignment = nn.Linear(expanded, n_clusters * groups, bias=not add_batchnorm)
         if not self.centroids.is_meta:
@@ -90,9 +90,9 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Make one map of those between a normalized frame and its weights, until the next `train()`.
+        """Fuse the linear maps from normalized frames to weights into one, until the next `train()`.
 
-        To be called in eval mode, when parameters and device are settled, and on inputs as they are.
+        Call in eval mode, with final parameters and device, and with parameters for raw inputs.
         """
         assert not self.expansion_mapper.centered
         assignment: nn.Module = self.soft_assignment_mapper
@@ -118,13 +118,13 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
         self._fused = ((weight @ expansion.weight.double()).float(), (weight @ expansion.bias.double() + bias).float())
 
     def train(self, mode: bool = True) -> "NextvladLayer":
-        """As `nn.Module.train`; what has been fused is forgotten."""
+        """As `nn.Module.train`; discards the fused map in training mode."""
         if mode:
             self._fused = None
         return super().train(mode)
 
     def encode_frames(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What depends on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D).
+        """The part that works on single frames: (N, D) → weights (N, G, K) and expanded frames (N, 2D).
 
         If fused, expanded frames lack the bias, which is added to their sums.
         """
@@ -145,22 +145,22 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
             assignment = logits.unflatten(1, (self.n_clusters, self.groups)).softmax(dim=1).transpose(1, 2)
         else:
             assignment = logits.unflatten(1, (self.groups, self.n_clusters)).softmax(dim=2)
-        return (assignment * attention.sigmoid().unsqueeze(2)).contiguous()  # they are read a frame after the other
+        return (assignment * attention.sigmoid().unsqueeze(2)).contiguous()  # read frame by frame
 
     def aggregate(self, weights: Tensor, expanded: Tensor, layout: Layout) -> Tensor:
         """Weights (N, G, K) and expanded frames (N, 2D) → (B, K·2D/G).
 
-        Σ w·(x − c) = Σ w·x − c·Σ w: two matrix products, where the difference taken literally
-        would need a (B, L, K, G, 2D/G) tensor.
+        Σ w·(x − c) = Σ w·x − c·Σ w takes two matrix products instead of a (B, L, K, G, 2D/G) tensor of
+        differences.
         """
         sums, totals = layout.weighted_sums(weights, expanded.unflatten(1, (self.groups, -1)))
         return self._finish(sums, totals)
 
     def encode_whole(self, rows: Tensor, lengths: list[int]) -> Tensor:
-        """Frames (N, D) of videos that lie end to end → (B, K·2D/G), the cheaper way. For inference, fused.
+        """Frames (N, D) of videos, end to end → (B, K·2D/G), in the cheaper way. For inference, fused.
 
-        The expansion is linear: where a video has many more frames than there are clusters, it is less work to sum
-        frames first and to expand the sums, Σ_f w·(E x + e) = E Σ_f w·x + e·Σ_f w for each group.
+        The expansion is linear: if videos have many more frames than there are clusters, it is cheaper to sum frames
+        first and expand the sums, Σ_f w·(E x + e) = E Σ_f w·x + e·Σ_f w for each group.
         """
         dim = rows.shape[1]
         if 2 * len(lengths) * self.n_clusters * dim + len(rows) * self.n_clusters * self.groups > 2 * len(rows) * dim:
@@ -184,10 +184,10 @@ class NextvladLayer(nn.Module):  # pylint: disable=abstract-method  # its two ha
 
 @register("nextvlad", NextvladConfig)
 class NextvladEncoder(Encoder):
-    """NeXtVLAD on visual features and, unless `audio_dim` is 0, audio, up to and with the gating.
+    """NeXtVLAD on visual features and, unless `audio_dim` is 0, audio, up to and including the gating.
 
-    With `gated` False it ends at the first Linear of `intermediate_fc`, as the segment encoder of a
-    context-aware model does.
+    With `gated` False it ends at the first Linear of `intermediate_fc`, like the segment encoder of a
+    context-aware model.
     """
 
     def __init__(self, config: NextvladConfig, gated: bool = True) -> None:
@@ -211,22 +211,21 @@ class NextvladEncoder(Encoder):
 
     @classmethod
     def for_segments(cls, config: NextvladConfig) -> "NextvladEncoder":
-        """Without what follows the first Linear of `intermediate_fc`."""
+        """Without the layers after the first Linear of `intermediate_fc`."""
         return cls(config, gated=False)
 
     @property
     def _layers(self) -> list[NextvladLayer]:
-        """One a feature, in the order of the columns of a frame."""
+        """One per feature, in the order of the columns of a frame."""
         return [self.video_encoder, self.audio_encoder] if len(self.widths) > 1 else [self.video_encoder]
 
     def encode_frames(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Frames (N, D) → weights (N, G, K) and expanded frames (N, 2D), of the visual features and then of the
-        audio, if there is any."""
+        """Frames (N, D) → weights (N, G, K) and expanded frames (N, 2D), of visual features, then of any audio."""
         parts = zip(self._layers, rows.split(self.widths, dim=1))
         return tuple(tensor for layer, part in parts for tensor in layer.encode_frames(part))
 
     def pool_rows(self, encoded: tuple[Tensor, ...], layout: Layout) -> Tensor:
-        """What `encode_frames` gave → (B, F)."""
+        """Output of `encode_frames` → (B, F)."""
         pairs = zip(encoded[::2], encoded[1::2])
         return self._join([layer.aggregate(*pair, layout) for layer, pair in zip(self._layers, pairs)])
 
@@ -236,7 +235,7 @@ class NextvladEncoder(Encoder):
         return self._join([layer.encode_whole(part, lengths) for layer, part in zip(self._layers, parts)])
 
     def fuse(self) -> None:
-        """Make one map of those between a normalized frame and its weights, until the next `train()`."""
+        """See `NextvladLayer.fuse`."""
         for layer in self._layers:
             layer.fuse()
 

@@ -1,7 +1,7 @@
-"""Which rows belong to which example: padded batches without their padding, videos end to end, overlapping windows.
+"""Layouts of rows by example: padded batches without their padding, videos end to end, overlapping windows.
 
-Layers that look at single frames work on rows, (N, ·); what pools frames works on examples. A layout knows which rows
-an example has, pads them, and pools them in the ways that the families of 2019 do.
+Layers on single frames work on rows, (N, ·); pooling works on examples. A layout knows the rows of each example, pads
+them, and pools them in the ways of the families of 2019.
 
 Dimensions: B examples in a batch, L frames of each (padded), N rows, D and H features of a row, G groups, K clusters,
 P features of a group.
@@ -19,7 +19,7 @@ from yt8m.data.packed_frames import PackedFrames, places_of
 
 
 class Layout(ABC):
-    """Which of N rows each of B examples has."""
+    """The assignment of N rows to B examples."""
 
     @abstractmethod
     def unpack(self, rows: Tensor) -> Tensor:
@@ -27,10 +27,10 @@ class Layout(ABC):
 
     @abstractmethod
     def mask(self, padded: Tensor) -> Tensor:
-        """Where `unpack` has put rows, for what it gave, (B, L, ·) → (B, L) bool."""
+        """Where the output of `unpack` has rows: (B, L, ·) → (B, L) bool."""
 
     def max_and_mean(self, rows: Tensor) -> Tensor:
-        """Maximum and mean over the rows of each example: (N, H), nowhere negative → (B, 2H)."""
+        """Maximum and mean over the rows of each example: (N, H), non-negative → (B, 2H)."""
         padded = self.unpack(rows)
         total = padded.sum(dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))  # halves would overflow
         return torch.cat([padded.amax(dim=1), total / self.mask(padded).sum(dim=1, keepdim=True)], dim=1)
@@ -43,10 +43,10 @@ class Layout(ABC):
 
 
 class Packing(Layout):
-    """Videos or segments end to end, padded where pooling needs it. No method waits for a GPU.
+    """Videos or segments end to end, padded only for pooling. Nothing but packing in `of` synchronizes with a GPU.
 
-    `n_videos` of at most `longest` frames; `lengths` (B,) and `places` (N,) as in `PackedFrames`, or None where all
-    have `longest`.
+    `n_videos` of at most `longest` frames; `lengths` (B,) and `places` (N,) as in `PackedFrames`, or None if all have
+    `longest`.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class Packing(Layout):
 
     @classmethod
     def of(cls, frames: Tensor | PackedFrames, lengths: Tensor | None = None) -> "tuple[Tensor, Packing]":
-        """Frames, packed or padded, (B, L, D) with lengths (B,) in 1..L or None → rows (N, D), floats, and their layout.
+        """Frames, packed or padded, (B, L, D) with lengths (B,) in 1..L or None → rows (N, D), floats, and layout.
 
-        Padded frames with lengths are packed first, which waits for a GPU that they are on.
+        Packing padded frames with lengths synchronizes with a GPU.
         """
         if isinstance(frames, PackedFrames):
             rows, packing = frames.frames, cls(frames.n_videos, frames.longest, frames.lengths, frames.places)
@@ -80,7 +80,7 @@ class Packing(Layout):
         return _everything(padded) if self.lengths is None else _inside(self.lengths, self.longest)
 
     def split(self, n_parts: int) -> "Iterator[tuple[slice, slice, Packing]]":
-        """At most `n_parts` parts of a batch on the CPU: where a part's videos are, where its rows, and its packing.
+        """At most `n_parts` parts of a batch on the CPU: the videos, rows and packing of each.
 
         A batch without videos is a single part.
         """
@@ -98,9 +98,9 @@ class Packing(Layout):
 
 
 class Windows(Layout):
-    """Windows of `size` rows, one beginning every `step` rows: what overlaps is there once. For inference.
+    """Windows of `size` rows, one every `step` rows, with shared overlaps; (N - size) // step + 1 of N rows.
 
-    Of N rows there are (N - size) // step + 1 windows.
+    For inference.
     """
 
     def __init__(self, size: int, step: int) -> None:
@@ -119,16 +119,16 @@ class Windows(Layout):
         windows = self.unpack(rows)
         maximum = windows[:, 0].clone()
         total = windows[:, 0].to(torch.promote_types(rows.dtype, torch.float32), copy=True)  # halves would overflow
-        for place in range(1, self.size):  # a reduction of the view would read it against the grain
+        for place in range(1, self.size):  # reducing the view would read memory out of order
             torch.maximum(maximum, windows[:, place], out=maximum)
             total += windows[:, place]
         return torch.cat([maximum, total.div_(self.size)], dim=1)
 
 
 def end_to_end(lengths: list[int], device: torch.device) -> Layout:
-    """The layout of examples of these lengths, at least one, end to end on a device. For inference.
+    """The layout of at least one example of these lengths, end to end on a device. For inference.
 
-    On a CPU nothing is padded; on a GPU few large kernels are faster than several for each example.
+    On a CPU nothing is padded; on a GPU a few large kernels are faster than several per example.
     """
     if device.type == "cpu":
         return EndToEnd(lengths)
@@ -138,12 +138,12 @@ def end_to_end(lengths: list[int], device: torch.device) -> Layout:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor that was made on the CPU, on a device; does not wait for it."""
+    """Copy a CPU tensor to a device without synchronizing."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class EndToEnd(Layout):
-    """Examples of different lengths one after the other on a CPU, without any padding. For inference."""
+    """Examples of different lengths end to end on a CPU, without padding. For inference."""
 
     def __init__(self, lengths: list[int]) -> None:
         self.lengths = lengths
@@ -173,7 +173,7 @@ class EndToEnd(Layout):
 
 
 def _inside(lengths: Tensor, length: int) -> Tensor:
-    """Which of so many places are before the end of each example, (B,) → (B, L) bool."""
+    """The mask of real places among L = `length`: lengths (B,) → (B, L) bool."""
     return torch.arange(length, device=lengths.device) < lengths[:, None]
 
 

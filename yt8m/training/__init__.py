@@ -1,1 +1,1 @@
-"""Pre-training and fine-tuning: losses, metrics, what a run is made of, and that it goes on when it was killed."""
+"""Pre-training and fine-tuning: losses, metrics, experiments, resumable runs."""

@@ -1,4 +1,4 @@
-"""Curves as pictures: the course of a training run, and the losses of a range test."""
+"""Plots of training runs and learning-rate range tests."""
 
 import os
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """A figure of that size, in inches, to be drawn to a file.
+    """A figure of this size, in inches, for a file.
 
-    Notebooks name a backend of their own in MPLBACKEND, for all processes that are started from them; where that
-    backend is not installed, matplotlib could not even be imported.
+    Notebooks set their backend in MPLBACKEND for all processes that they start; if it is not installed, importing
+    matplotlib would fail.
     """
     named = os.environ.pop("MPLBACKEND", None)
     try:
@@ -31,11 +31,11 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 PANEL_WIDTH, PANEL_HEIGHT = 5.5, 3.2  # inches
-LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.15, 0.5, 0.35  # of them beside the axes, for ticks and titles
+LEFT, RIGHT, BOTTOM, TOP = 0.65, 0.15, 0.5, 0.35  # margins in inches, for ticks and titles
 
 
 def read_history(path: Path) -> pd.DataFrame:
-    """A run's `history.csv`, with fractions where the file has percent."""
+    """A run's `history.csv`, with percentages converted to fractions."""
     table = pd.read_csv(path)
     return table.assign(**{name: table[name] / 100 for name in PERCENT if name in table})
 
@@ -58,7 +58,7 @@ def plot_curves(history: Path, picture: Path) -> None:
     width, height = PANEL_WIDTH * n_columns, PANEL_HEIGHT * n_rows
     figure = new_figure(width, height)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
-    # By hand, since the panels are alike: matplotlib's own layout takes longer than the drawing.
+    # By hand, since the panels are equal: matplotlib's layout takes longer than the drawing.
     figure.subplots_adjust(
         left=LEFT / width,
         right=1 - RIGHT / width,
@@ -93,7 +93,7 @@ def plot_curves(history: Path, picture: Path) -> None:
 
 @dataclass(frozen=True)
 class Curve:
-    """The loss of each step taken, (n,) each: its learning rate, its loss, the smoothed loss up to it."""
+    """Learning rate, loss and smoothed loss of each step taken, (n,) each."""
 
     lr: np.ndarray
     loss: np.ndarray
@@ -110,7 +110,7 @@ def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> 
     if best is not None:
         axis.axvline(best, color="tab:red", linestyle="--", label=f"steepest descent, {short_rate(best)}")
     axis.axvline(configured, color="tab:gray", linestyle=":", label=f"the configuration, {short_rate(configured, 6)}")
-    # The loss that ended the test may be of any size: show the way there, not a cliff beside a flat line.
+    # The loss that ended the test may be huge: scale the plot to the others.
     low, high = curve.loss[:-1].min(), curve.smoothed[:-1].max()
     margin = 0.1 * (high - low) or 1.0
     axis.set(
@@ -123,6 +123,6 @@ def draw(curve: Curve, best: float | None, configured: float, picture: Path) -> 
 
 
 def short_rate(rate: float, decimals: int = 1) -> str:
-    """A learning rate to read: 3.2e-04, 3e-04."""
+    """A readable learning rate: 3.2e-04, 3e-04."""
     digits, exponent = f"{rate:.{decimals}e}".split("e")
     return f"{float(digits):g}e{exponent}"

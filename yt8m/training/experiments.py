@@ -1,7 +1,7 @@
-"""What the three trainers differ in: data, model, parameter groups, task.
+"""The differences between the three trainers: data, model, parameter groups, task.
 
-An `Experiment` is all that a run is made of, ready to be trained; making one reads indexes and base models and
-checks everything that can be wrong, but writes nothing.
+An `Experiment` holds everything for a run; building one reads indexes and base models and checks all input, but writes
+nothing except the index cache.
 """
 
 import logging
@@ -34,18 +34,18 @@ from yt8m.models.model_folders import ModelFolder, copy_encoder, exported_config
 from yt8m.training.losses import SegmentTask, Task, VideoTask
 
 LOGGER = logging.getLogger(__name__)
-LEAST_EXAMPLES = 2  # what batch norms can train on
+LEAST_EXAMPLES = 2  # that batch norms can train on
 
 Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
 class Experiment(Generic[Batch]):
-    """A model and what it learns from.
+    """A model, its data and its task.
 
-    `groups` of parameters for the optimizer; `validation`: None where everything is for training; `config`:
-    the sections that the exported model's `config.yaml` will hold, as plain values, beside the classes and the features
-    that it is trained on; `origin`: digests of everything else that decides what comes out, by what it is.
+    `groups` of parameters for the optimizer; `validation`: None if all data is for training; `config`: the sections of
+    the exported model's `config.yaml`, as plain values, without its `vocabulary` and `features`; `origin`: digests and
+    settings of everything else that determines the result, by name.
     """
 
     model: VideoModel | SegmentModel
@@ -62,7 +62,7 @@ class Experiment(Generic[Batch]):
 
 @dataclass(frozen=True)
 class Sources:
-    """Where data comes from and how it is read."""
+    """The source of the data and how to read it."""
 
     data_dir: Path
     seed: int
@@ -82,7 +82,7 @@ class Sources:
         batch_size: int,
         window: int | None = None,
     ) -> tuple[TrainingLoader[Batch], BatchLoader[Batch] | None]:
-        """Training and validation batches, this rank's share of them."""
+        """This rank's share of training and validation batches. Raises `UserError`."""
         n_ranks = world_size()
         training = TrainingBatches(train_set.shards, batch_size, self.seed, window, rank(), n_ranks)
         train_loader = TrainingLoader(train_set, training, self.workers, self.device)
@@ -99,7 +99,7 @@ class Sources:
 
 
 def require_parts(experiment: Experiment[Any], accumulate: int) -> None:
-    """Raise `UserError` if a batch, taken in so many parts, could have one that batch norms cannot train on."""
+    """Raise `UserError` if a batch in `accumulate` parts could have a part too small for batch norms to train on."""
     batch_size = experiment.settings.batch_size
     size = batch_size // accumulate * world_size()  # the smallest
     in_parts = f"training.batch_size {batch_size}" + (f" in --accumulate {accumulate} parts" if accumulate > 1 else "")
@@ -116,7 +116,7 @@ def require_parts(experiment: Experiment[Any], accumulate: int) -> None:
             )
 
 
-Builder = Callable[[Sources], Experiment[Any]]  # one of the functions below, with all but the sources settled
+Builder = Callable[[Sources], Experiment[Any]]  # one of the functions below with all other arguments bound
 
 
 def video_experiment(
@@ -124,8 +124,8 @@ def video_experiment(
 ) -> Experiment[VideoBatch]:
     """Pre-training on video-level labels.
 
-    `config`: a YAML file; `steps`: instead of the configuration's; `window`: how many shards' videos are shuffled at a
-    time, None for all. Raises `UserError`.
+    `config`: a YAML file; `steps`: overrides the configuration's; `window`: the number of shards whose videos are
+    shuffled together, None for all. Raises `UserError`.
     """
     section = override_steps(required(load_config(config, "video.model", "video.training").video), steps)
     architecture, settings = section.model, required(section.training)
@@ -163,11 +163,11 @@ def video_experiment(
 
 
 def _warn_of_shared_videos(training: Index, validation: Index) -> None:
-    """A warning where validation is done on videos that are trained on."""
+    """Warn of validation videos that are also trained on."""
     shared = np.intersect1d(training.video_id, validation.video_id)
     if shared.size:
         LOGGER.warning(
-            "%s: %d of its videos are in %s, too, such as %s: the validation is not to be trusted",
+            "%s: %d of its videos are also in %s, such as %s: the validation is not reliable",
             validation.folder,
             len(shared),
             training.folder,
@@ -186,8 +186,8 @@ def agnostic_experiment(
 ) -> Experiment[SegmentBatch]:
     """Context-agnostic fine-tuning of the video model in the folder `base_model` on rated segments.
 
-    `fold`: which shards are for validation, or "none"; `steps`: instead of the configuration's; `vocabulary_file`: the
-    classes of a base model that does not say which it has. Raises `UserError`.
+    `fold`: the fold to validate on, or "none"; `steps`: overrides the configuration's; `vocabulary_file`: the classes
+    of a base model whose folder lacks them. Raises `UserError`.
     """
     section = override_steps(required(load_config(config, "pure_segment.training").pure_segment), steps)
     settings = required(section.training)
@@ -226,9 +226,9 @@ def aware_experiment(
     steps: int | None = None,
     vocabulary_file: Path | None = None,
 ) -> Experiment[SegmentBatch]:
-    """Context-aware fine-tuning: the encoder of one video model for segments, that of another for their videos.
+    """Context-aware fine-tuning of the encoders of two video models, for segments and for their videos.
 
-    Both are folders; all else as for `agnostic_experiment`. Raises `UserError`.
+    Both models are folders; other arguments as for `agnostic_experiment`. Raises `UserError`.
     """
     sections = load_config(config, "segment_w_context.model", "segment_w_context.training")
     section = override_steps(required(sections.segment_w_context), steps)
@@ -286,9 +286,9 @@ def _rated_sets(
     offset: int,
     context_max_len: int | None,
 ) -> tuple[RatedSegmentDataset, RatedSegmentDataset | None]:
-    """Training and validation part of a fold of the rated set; all of it and None for the fold "none".
+    """Training and validation part of the rated set in a fold; all of it and None for the fold "none".
 
-    `context_max_len`: the most frames of a video that come along in training; None for segments alone.
+    `context_max_len`: the maximum number of frames of a video's context in training; None: no context.
     """
     index = sources.index("segment/train")
 

@@ -1,4 +1,4 @@
-"""What is learned, labels of videos or ratings of segments, and its loss.
+"""Training tasks, labels of videos or ratings of segments, and their losses.
 
 Dimensions: B videos, S segments, C classes.
 """
@@ -26,7 +26,7 @@ def video_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _at_least_float32(logits: Tensor) -> Tensor:
-    """Sums over many videos and classes would overflow half precision."""
+    """Logits in at least float32, as sums over many videos and classes would overflow half precision."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -41,10 +41,10 @@ def segment_loss(
 ) -> Tensor:
     """Loss of ratings: their cross-entropy, and `mined_weight` times the mean cross-entropy of mined negatives.
 
-    Logits (S, C); rated class (S,), score (S,) 0 or 1; `negatives` (S, C) bool marks the classes that
-    surely are not in the segment's video. A rating weighs score + `negative_weight`: with 0.5 a positive
-    counts 1.5 and a negative 0.5 (Lee 2019 has 1 for both). `mined_per_rating` () is how many classes are
-    mined on average over the whole batch, if these ratings are only a part of it.
+    Logits (S, C); rated class (S,), score (S,) 0 or 1; `negatives` (S, C) bool marks classes assumed
+    absent from the segment's video. A rating weighs score + `negative_weight`: with 0.5 a positive
+    counts 1.5 and a negative 0.5 (Lee 2019 has 1 for both). `mined_per_rating` (): the mean number of
+    mined classes per rating in the whole batch, if these ratings are only a part of it.
     """
     logits = _at_least_float32(logits)
     rated = logits.gather(1, classes.unsqueeze(1)).squeeze(1)
@@ -52,7 +52,7 @@ def segment_loss(
     losses = functional.binary_cross_entropy_with_logits(rated, scores, reduction="none")
     mask = negatives.to(logits.dtype)
     n_mined = mask.sum() if mined_per_rating is None else mined_per_rating * len(logits)
-    # BCE against 0; without any mined class the sum is 0.
+    # BCE against 0; 0 without mined classes.
     mined = (functional.softplus(logits) * mask).sum() / n_mined.clamp(min=torch.finfo(torch.float32).tiny)
     return (losses * (scores + negative_weight)).mean() + mined_weight * mined
 
@@ -61,9 +61,9 @@ Batch = TypeVar("Batch")
 
 
 class Task(ABC, Generic[Batch]):
-    """What a model learns from batches of one kind.
+    """The learning task for one kind of batch.
 
-    The best checkpoint is the one with the least or greatest (`mode`) result of the name `monitor`.
+    The best checkpoint has the lowest or highest (`mode`) value of the metric `monitor`.
     """
 
     monitor: ClassVar[str]
@@ -71,11 +71,11 @@ class Task(ABC, Generic[Batch]):
 
     @abstractmethod
     def metric(self, n_classes: int, folder: Path) -> Metric:
-        """What is measured in an evaluation; `folder` is for what does not fit the memory meanwhile."""
+        """The metrics of an evaluation; `folder` is for temporary data too large for memory."""
 
     @abstractmethod
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Logits of a batch; `model` is the task's own, perhaps wrapped for several processes or compiled."""
+        """Logits of a batch; `model` may be wrapped for several processes or compiled."""
 
     @abstractmethod
     def criterion(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -89,7 +89,7 @@ class VideoTask(Task[VideoBatch]):
     monitor, mode = "loss", "min"
 
     def metric(self, n_classes: int, folder: Path) -> Metric:
-        """Of labels."""
+        """Metrics of labels."""
         return VideoMetrics(n_classes, folder)
 
     def forward(self, model: nn.Module, batch: VideoBatch) -> Tensor:
@@ -114,7 +114,7 @@ class SegmentTask(Task[SegmentBatch]):
     monitor, mode = "auc", "max"
 
     def metric(self, n_classes: int, folder: Path) -> Metric:
-        """Of ratings, which are few."""
+        """Metrics of ratings, few enough for memory."""
         return SegmentMetrics()
 
     def forward(self, model: nn.Module, batch: SegmentBatch) -> Tensor:
@@ -126,7 +126,7 @@ class SegmentTask(Task[SegmentBatch]):
     def criterion(self, logits: Tensor, batch: SegmentBatch) -> Tensor:
         """Loss of the ratings and of the mined negatives."""
         totals = batch.totals
-        if torch.is_grad_enabled():  # in training all ranks take this step together
+        if torch.is_grad_enabled():  # in training, all ranks take this step together
             totals = sum_over_ranks(totals)
         ratings, mined = totals
         return segment_loss(

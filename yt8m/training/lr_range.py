@@ -1,4 +1,4 @@
-"""A learning-rate range test (Smith 2017): the loss of a short run whose learning rate grows at every step."""
+"""A learning-rate range test (Smith 2017): the loss of a short run with a growing learning rate."""
 
 import logging
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ LOGGER = logging.getLogger(__name__)
 BETA = 0.9  # of the moving average of the loss
 EXPLODED = 4.0  # times the lowest smoothed loss
 _FEWEST_STEPS = 10
-_FIRST_IGNORED, _LAST_IGNORED = 5, 3  # the average has just begun; the loss is about to explode
+_FIRST_IGNORED, _LAST_IGNORED = 5, 3  # the average is still unsettled; the loss is about to explode
 
-# Of each training section: what the base models are called that its experiment begins with.
+# The base models of each training section's experiment.
 _BASE_MODELS: dict[str, tuple[str, ...]] = {
     "video": (),
     "pure_segment": ("base_model",),
@@ -49,14 +49,14 @@ _BASE_MODELS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Rates:
-    """The learning rates to try: `steps` of them, from `start` to `end`, growing by a constant factor."""
+    """The `steps` learning rates to try, from `start` to `end` in geometric progression."""
 
     start: float
     end: float
     steps: int
 
     def values(self) -> np.ndarray:
-        """All of them, (steps,). Raises `UserError` for what is no range."""
+        """All learning rates, (steps,). Raises `UserError` for an invalid range."""
         if self.start >= self.end:
             raise UserError(
                 f"--from {self.start:g} --to {self.end:g}: the learning rate has to grow; expected --from below --to"
@@ -67,10 +67,9 @@ class Rates:
 
 
 def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, options: Options) -> str:
-    """Measure what `build` makes of the data; write `picture` (PNG) and a CSV beside it.
+    """Run the test on the experiment that `build` makes; write `picture` (PNG) and a CSV beside it.
 
-    Of the options those count that are about a single short run. Returns the line to tell of the outcome. Raises
-    `UserError`.
+    Only the options for a single short run apply. Returns a line about the result. Raises `UserError`.
     """
     values = rates.values()
     if picture.suffix.lower() != ".png":
@@ -91,7 +90,7 @@ def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, 
     found = (
         f"steepest descent at lr {short_rate(best)}; lowest loss at {short_rate(curve.lr[curve.smoothed.argmin()])}"
         if best is not None
-        else "the loss falls nowhere; try other bounds, or more --steps"
+        else "the loss never falls; try other bounds, or more --steps"
     )
     return f"{picture}: {found}; the configuration has {short_rate(configured, 6)}"
 
@@ -99,9 +98,9 @@ def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, 
 def configured_experiment(
     config: Path, base_models: Sequence[Path], fold: Fold, vocabulary_file: Path | None = None
 ) -> Builder:
-    """What makes the experiment of the only training section of a configuration.
+    """The builder for the only training section of a configuration.
 
-    Raises `UserError` unless there is one, and as many base models as it takes.
+    Raises `UserError` unless there is exactly one, with as many base models as it takes.
     """
     section = _training_section(config, len(base_models))
     if section == "video":
@@ -121,7 +120,7 @@ def configured_experiment(
 
 
 def _training_section(path: Path, n_models: int) -> str:
-    """The name of the section. Raises `UserError`."""
+    """The name of the only training section. Raises `UserError`."""
     config = load_config(path)
     sections = {name: getattr(config, name) for name in _BASE_MODELS}
     found = [name for name, section in sections.items() if section is not None and section.training is not None]
@@ -142,11 +141,11 @@ def _training_section(path: Path, n_models: int) -> str:
 
 
 def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device, amp: torch.dtype | None) -> Curve:
-    """Train with the learning rates (n,), a step each, as `train_*` would; the experiment's model changes.
+    """Train one step with each learning rate (n,), as `train_*` would; changes the experiment's model.
 
-    Groups of parameters keep the ratios of their rates. Ends early after a step whose smoothed loss is more
-    than `EXPLODED` times the lowest one, and before one whose loss or gradient is not finite. Raises `UserError` if
-    fewer than `_FEWEST_STEPS` steps came before that.
+    Parameter groups keep the ratios of their rates. Ends early after a step whose smoothed loss exceeds `EXPLODED`
+    times the lowest one, and before one whose loss or gradient is not finite. Raises `UserError` if fewer than
+    `_FEWEST_STEPS` steps came before that.
     """
     settings = experiment.settings
     optimizer = torch.optim.AdamW(experiment.groups, lr=settings.lr, eps=settings.eps, fused=True)
@@ -168,7 +167,7 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
     smoothed: list[float] = []
     average, n_before, ended = 0.0, 0, None
     with (
-        closing(iter(experiment.training)) as batches,  # ends the threads that read ahead
+        closing(iter(experiment.training)) as batches,  # stops the prefetching threads
         Progress("trying learning rates", len(rates), "step", LOGGER) as progress,
     ):
         for rate, batch in zip(rates.tolist(), batches):
@@ -201,9 +200,9 @@ def measure(experiment: Experiment[Any], rates: np.ndarray, device: torch.device
 
 
 def steepest_descent(curve: Curve) -> float | None:
-    """The learning rate at which the smoothed loss falls fastest over log(lr), or None if it falls nowhere.
+    """The learning rate at which the smoothed loss falls fastest over log(lr), or None if it never falls.
 
-    The first `_FIRST_IGNORED` and the last `_LAST_IGNORED` points do not count; there must be one more at least.
+    The first `_FIRST_IGNORED` and the last `_LAST_IGNORED` points are ignored; at least one more is required.
     """
     slope = np.gradient(curve.smoothed, np.log(curve.lr))
     place = _FIRST_IGNORED + int(slope[_FIRST_IGNORED : len(slope) - _LAST_IGNORED].argmin())

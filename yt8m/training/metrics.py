@@ -1,4 +1,4 @@
-"""What is measured in training: video metrics and segment metrics.
+"""Training metrics for videos and segments.
 
 Dimensions: B videos, S segments, C classes.
 """
@@ -22,10 +22,10 @@ BLOCK_BYTES = 64 << 20
 
 
 class Columns:
-    """Rows of float32, added a few at a time; iterating gives the columns in order.
+    """Rows of float32, appended a few at a time; iterating yields the columns in order.
 
-    What goes beyond a block of `BLOCK_BYTES` lies in a file in `folder`, block by block, each of them transposed. The
-    file has no name, so that it goes with this object, however the process ends. Reading takes two blocks of memory.
+    Data beyond a block of `BLOCK_BYTES` goes to a file in `folder`, in transposed blocks. The file is unnamed, so that
+    it vanishes with this object, however the process ends. Reading takes two blocks of memory.
     """
 
     def __init__(self, n_columns: int, folder: Path) -> None:
@@ -36,11 +36,11 @@ class Columns:
         self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return self._written * self._block.shape[1] + self._filled
 
     def add(self, rows: np.ndarray) -> None:
-        """Add rows (any number, C). Raises `UserError` where the disk is full."""
+        """Append rows (any number, C). Raises `UserError` if the disk is full."""
         while len(rows):
             taken = rows[: self._block.shape[1] - self._filled]
             self._block[:, self._filled : self._filled + len(taken)] = taken.T
@@ -57,7 +57,7 @@ class Columns:
             self._file.flush()
         except OSError as error:
             raise UserError(
-                f"{self.folder}: no place for what an evaluation keeps, {4 * len(self._block):,} bytes a video "
+                f"{self.folder}: no space for the logits of an evaluation, {4 * len(self._block):,} bytes per video "
                 f"({error.strerror}); free space, or validate on fewer shards"
             ) from None
         self._written += 1
@@ -82,7 +82,7 @@ class Columns:
 
 
 GAP_TOP = 20
-PERCENT = ("accuracy", "recall", "precision", "auc", "negative_accuracy")  # so in states and histories of runs
+PERCENT = ("accuracy", "recall", "precision", "auc", "negative_accuracy")  # in percent in states and histories
 
 
 def _ratio(part: float, whole: float) -> float:
@@ -90,26 +90,26 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _of_all_ranks(batches: list[np.ndarray]) -> np.ndarray:
-    """The rows of all batches of all processes."""
+    """The concatenated batches of all processes."""
     return gather_rows(torch.from_numpy(np.concatenate([np.empty(0, np.float32), *batches]))).numpy()
 
 
 class _ShownAsFractions:
-    """Results, some of which are kept in percent and shown as fractions, as `evaluate` has them."""
+    """Logs results as fractions, like `evaluate`; some are stored in percent."""
 
     def in_log(self, results: dict[str, float]) -> dict[str, float]:
-        """Fractions."""
+        """The results in percent as fractions."""
         return {name: value / 100 for name, value in results.items() if name in PERCENT}
 
 
 class VideoMetrics(_ShownAsFractions, Metric):
     """Accuracy, recall and precision at probability 0.5 over all (video, class) pairs, GAP@20 and mAP.
 
-    GAP is YouTube-8M's: average precision of the pooled `GAP_TOP` predictions of each video, where all labels count,
-    also those not among the top. mAP is the mean over the classes with a positive of average precision over all videos.
+    GAP is YouTube-8M's: average precision of the pooled top `GAP_TOP` predictions of each video, counting all labels,
+    even those not among the top. mAP is the mean over classes with positives of average precision over all videos.
 
-    Only process 0 keeps anything: in memory 100 bytes a video and 8 a label, with as much again at the end, and the
-    logits, which the ranks of the positives in their classes come from, 4 bytes a class, in `Columns` in `folder`.
+    Only process 0 stores data: in memory, 100 bytes per video and 8 per label, twice that at the end; and in `Columns`
+    in `folder`, the logits, 4 bytes per class and video, which give the ranks of the positives in their classes.
     """
 
     NAMES = "accuracy", "recall", "precision", "gap", "map"
@@ -120,7 +120,7 @@ class VideoMetrics(_ShownAsFractions, Metric):
         self._forget()
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Discard all batches."""
         self._forget()
 
     def _forget(self) -> None:
@@ -133,18 +133,18 @@ class VideoMetrics(_ShownAsFractions, Metric):
         self._pending = self._nothing
         self._logits = Columns(self.n_classes, self.folder)
         self._right = self._hits = self._predicted = 0  # (video, class) pairs
-        # Buffers that grow as a whole: many small arrays would lie scattered among what batches have freed.
+        # Growing buffers: many small arrays would fragment the memory that batches free.
         self._top, self._top_labels = bytearray(), bytearray()  # float32 and bool, of the `GAP_TOP` of each video
-        self._positives, self._classes = bytearray(), bytearray()  # float32 and int32, of each label
+        self._positives, self._classes = bytearray(), bytearray()  # float32 and int32, per label
 
     def update(self, outputs: Tensor, batch: VideoBatch) -> None:
-        """Take logits (B, C) of a batch."""
+        """Add the logits (B, C) of a batch."""
         logits, labels = outputs.float(), batch.labels
         top, classes = logits.topk(min(GAP_TOP, self.n_classes))
         self._pending = [values.cpu() for values in (logits, labels, top, labels.gather(1, classes))]
 
     def exchange(self) -> None:
-        """Give the batch to process 0, which keeps what matters of it."""
+        """Send the batch to process 0, which stores what the metrics need."""
         logits, labels, top, top_labels = (values.numpy() for values in gather_on_first(self._pending))
         self._pending = self._nothing
         if logits.shape[0] == 0:
@@ -160,13 +160,13 @@ class VideoMetrics(_ShownAsFractions, Metric):
         self._logits.add(logits)
 
     def compute(self) -> dict[str, float]:
-        """The metrics over all batches since `reset`, in percent but for GAP and mAP in 0..1; then all is forgotten."""
+        """The metrics over all batches since `reset`, in percent except GAP and mAP in 0..1; then resets."""
         values = self._measure() if rank() == 0 else [0.0] * len(self.NAMES)
         self._forget()
         return dict(zip(self.NAMES, sum_over_ranks(torch.tensor(values, dtype=torch.float64)).tolist()))
 
     def _measure(self) -> list[float]:
-        """In the order of `NAMES`."""
+        """The metrics in the order of `NAMES`."""
         top, top_labels = np.frombuffer(self._top, np.float32), np.frombuffer(self._top_labels, bool)
         positives, classes = np.frombuffer(self._positives, np.float32), np.frombuffer(self._classes, np.int32)
         pairs = len(self._logits) * self.n_classes
@@ -187,13 +187,13 @@ class SegmentMetrics(_ShownAsFractions, Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Discard all batches."""
         self._logits: list[np.ndarray] = []
         self._scores: list[np.ndarray] = []
         self._mined = self._mined_right = 0
 
     def update(self, outputs: Tensor, batch: SegmentBatch) -> None:
-        """Take logits (S, C) of a batch."""
+        """Add the logits (S, C) of a batch."""
         rated = outputs.gather(1, batch.classes.unsqueeze(1)).squeeze(1)
         self._logits.append(rated.float().cpu().numpy())
         self._scores.append(batch.scores.cpu().numpy())
@@ -201,7 +201,7 @@ class SegmentMetrics(_ShownAsFractions, Metric):
         self._mined_right += int((batch.negatives & (outputs <= 0)).sum())
 
     def compute(self) -> dict[str, float]:
-        """The metrics over all batches since `reset`; AUC is NaN where all ratings agree."""
+        """The metrics over all batches since `reset`; AUC is NaN if all ratings agree."""
         from sklearn.metrics import roc_auc_score  # takes as long to import as torch does
 
         logits, positive = _of_all_ranks(self._logits), _of_all_ranks(self._scores) > 0.5
@@ -215,16 +215,16 @@ class SegmentMetrics(_ShownAsFractions, Metric):
 
 
 def pooled_average_precision(scores: np.ndarray, positive: np.ndarray, n_positives: int) -> float:
-    """Average precision of a list of predictions, (any,) each; equal scores stay in the order in which they are.
+    """Average precision of a list of predictions, (any,) each; equal scores keep their order.
 
-    `n_positives` counts also those not among the predictions; NaN where it is 0.
+    `n_positives` includes positives not among the predictions; the result is NaN if it is 0.
     """
     ranks = np.flatnonzero(positive[np.argsort(-scores, kind="stable")]) + 1
     return _ratio(float((np.arange(1, len(ranks) + 1) / ranks).sum()), n_positives)
 
 
 def mean_average_precision(columns: Iterable[np.ndarray], positives: np.ndarray, classes: np.ndarray) -> float:
-    """Mean over the classes with a positive of average precision; NaN without positives.
+    """Mean over classes with positives of average precision; NaN without positives.
 
     `columns`: the scores (B,) of all videos, class by class; `positives` and their `classes`: the scores of labels,
     (labels,) each, in any order.
@@ -237,8 +237,8 @@ def mean_average_precision(columns: Iterable[np.ndarray], positives: np.ndarray,
 
 
 def average_precision(scores: np.ndarray, positives: np.ndarray) -> float:
-    """Σ precision · step of recall over the distinct scores, as scikit-learn has it: of equal scores all count as found
-    at once. `scores` (B,) of all, `positives` (at least 1,) those of the positives among them."""
+    """Σ precision · step of recall over the distinct scores, as in scikit-learn: equal scores count as retrieved
+    together. `scores` (B,): all; `positives` (at least 1,): those of the positives among them."""
     distinct, counts = np.unique(positives, return_counts=True)
     found = counts[::-1].cumsum()[::-1]
     retrieved = len(scores) - np.searchsorted(np.sort(scores), distinct)

@@ -1,16 +1,16 @@
-"""Messages about long runs, sent by a Telegram bot: that one has started, finished, crashed or was stopped.
+"""Telegram messages about long runs: started, finished, crashed or stopped.
 
     with reporting("cache/video/dbof-3: 100000 steps") as report:
         ...
         report.result = "loss 0.0028"  # optional: the end of the message about a normal end
 
-The environment says where to: TELEGRAM_BOT_TOKEN (from @BotFather) and TELEGRAM_CHAT_ID (a number or @channel); without
-both, nothing is sent. TELEGRAM_API_URL names another Bot API server by all that comes before the token in its URLs,
-such as http://localhost:8081/bot (default: https://api.telegram.org/bot). Of the processes of a distributed run only
-the one with RANK 0 sends.
+Environment variables set the destination: TELEGRAM_BOT_TOKEN (from @BotFather) and TELEGRAM_CHAT_ID (a number or
+@channel); without both, nothing is sent. TELEGRAM_API_URL sets another Bot API server: the part of its URLs before the
+token, such as http://localhost:8081/bot (default: https://api.telegram.org/bot). In a distributed run, only the process
+with RANK 0 sends.
 
-Sending never ends a run and hardly delays it: a thread does it, and what fails is a warning in the log. The token is
-part of every URL, and is kept out of the log.
+Sending never ends a run and hardly delays it: it happens in a thread, and failures are logged as warnings. The token,
+part of every URL, is kept out of the log.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ from typing import Any
 
 LOGGER = logging.getLogger(__name__)
 
-WAIT_SECONDS = 5.0  # how long the end of a run waits for messages on their way
-SEND_SECONDS = 30.0  # how long one message may take; without a limit, one that hangs would hold up the next
-MOST_CHARACTERS = 4096  # of a message, Telegram's limit
+WAIT_SECONDS = 5.0  # the maximum wait for unsent messages at the end of a run
+SEND_SECONDS = 30.0  # the time limit of a message, so that one that hangs does not block the next
+MOST_CHARACTERS = 4096  # Telegram's limit for a message
 _API_URL = "https://api.telegram.org/bot"
 _MOST_REASON = 300  # characters of a warning: a proxy may answer with a page of HTML
 _TOKEN = re.compile(r"[0-9]+:[A-Za-z0-9_-]{20,}")
@@ -38,10 +38,10 @@ _LIBRARIES = {"telegram", "httpx", "httpcore", "anyio", "asyncio"}
 
 
 class Report:
-    """A context that reports its start and its end; `result`, if set, is added to the message about a normal end.
+    """A context that reports its start and end; `result`, if set, is added to the message about a normal end.
 
-    It raises nothing of its own, and leaves an exception of its block as it is. The end of the block waits at most
-    `WAIT_SECONDS` for messages still to be sent.
+    It raises nothing itself and passes on exceptions of its block. The end of the block waits at most `WAIT_SECONDS`
+    for unsent messages.
     """
 
     def __init__(self, title: str) -> None:
@@ -68,14 +68,14 @@ class Report:
         duration = timedelta(seconds=round(time.monotonic() - self._start))
         if error is None:
             return f"finished: {self.title} in {duration}" + (f": {self.result}" if self.result else "")
-        verb = "crashed" if isinstance(error, Exception) else "stopped"  # Ctrl-C and sys.exit are no crash
+        verb = "crashed" if isinstance(error, Exception) else "stopped"  # Ctrl-C and sys.exit are not crashes
         return f"{verb}: {self.title} after {duration}: {_describe(error)}"
 
 
 def reporting(title: str) -> Report:
-    """Report the run of the `with` block by Telegram, if the environment asks for it; raises nothing.
+    """Report the run of the `with` block by Telegram, if configured in the environment; raises nothing.
 
-    Half a configuration, and each message that could not be sent, is one warning in the log.
+    An incomplete configuration, and each message that cannot be sent, is logged as one warning.
     """
     return Report(title)
 
@@ -90,7 +90,7 @@ def _describe(error: BaseException) -> str:
 
 
 def _start_sender() -> "_Sender | None":
-    """A running thread that sends, or none where nothing is to be sent."""
+    """A running sender thread, or None if nothing is to be sent."""
     if os.environ.get("RANK", "0") not in ("", "0"):
         return None
     values = {
@@ -108,8 +108,8 @@ def _start_sender() -> "_Sender | None":
         return None
     if not _TOKEN.fullmatch(token):
         LOGGER.warning(
-            "No Telegram messages: the environment variable TELEGRAM_BOT_TOKEN holds no token of a bot, "
-            "which is digits, a colon, and at least 20 letters, digits, - or _"
+            "No Telegram messages: the environment variable TELEGRAM_BOT_TOKEN is not a bot token: "
+            "digits, a colon, and at least 20 letters, digits, - or _"
         )
         return None
     sender = _Sender(token, chat, api_url or _API_URL)
@@ -122,24 +122,24 @@ def _start_sender() -> "_Sender | None":
 
 
 class _Sender(threading.Thread):
-    """A thread that sends messages one after another. As a daemon it does not keep a process from ending."""
+    """A thread that sends messages one by one; as a daemon, it does not keep the process alive."""
 
     def __init__(self, token: str, chat: str, api_url: str) -> None:
         super().__init__(name="telegram", daemon=True)
         self._token, self._chat, self._api_url = token, chat, api_url
         self._texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None ends the thread
-        self._lock = threading.Lock()  # of the next two, so that a message is warned of once
+        self._lock = threading.Lock()  # for the next two, so that there is one warning per message
         self._n_unsettled = 0
         self._given_up = False
 
     def send(self, text: str) -> None:
-        """Hand over a message, without waiting."""
+        """Queue a message without waiting."""
         with self._lock:
             self._n_unsettled += 1
         self._texts.put(_cut(self._redact(text)))
 
     def finish(self) -> None:
-        """Wait for what is unsent, at most `WAIT_SECONDS`."""
+        """Wait for unsent messages, at most `WAIT_SECONDS`."""
         self._texts.put(None)
         self.join(WAIT_SECONDS)
         with self._lock:
@@ -152,11 +152,11 @@ class _Sender(threading.Thread):
                 )
 
     def run(self) -> None:
-        """Send until told to end; what fails is logged."""
+        """Send messages until told to end; log failures."""
         while (text := self._texts.get()) is not None:
             reason = ""
             try:
-                # One loop and one connection for each message: hours may lie between two.
+                # A new loop and connection for each message: they may be hours apart.
                 with asyncio.Runner(loop_factory=_Loop) as runner:
                     runner.run(self._post(text))
             except Exception as error:  # pylint: disable=broad-exception-caught  # a message is not worth a run
@@ -177,12 +177,12 @@ class _Sender(threading.Thread):
             await bot.send_message(self._chat, text)
 
     def _redact(self, text: str) -> str:
-        """Without the token; its second half is the secret, and a URL may spell the colon as %3A."""
+        """Remove the token; its second half is the secret, and a URL may encode the colon as %3A."""
         return text.replace(self._token, "<token>").replace(self._token.partition(":")[2], "<token>")
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """Looks up names in its own thread: a process waits at its end for the threads that asyncio would use for it."""
+    """Resolves names in its own thread: at exit, a process would wait for the threads that asyncio uses for that."""
 
     async def getaddrinfo(self, host: Any, port: Any, **options: int) -> list[Any]:
         """`socket.getaddrinfo`."""
@@ -190,10 +190,10 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def _quieten_libraries() -> None:
-    """Let the loggers of the libraries drop what they are given in a sending thread, where URLs hold the token.
+    """Silence the libraries' loggers in a sender thread, where URLs contain the token.
 
-    A filter of a logger does not see the records of the loggers below it, so each one gets the filter. Adding it
-    twice does nothing, and records of other threads pass.
+    A logger's filter does not see the records of its child loggers, so each one gets the filter. Adding it twice has
+    no effect, and records of other threads pass.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LIBRARIES:
@@ -205,5 +205,5 @@ def _is_of_another_thread(_record: logging.LogRecord) -> bool:
 
 
 def _cut(text: str) -> str:
-    """At most `MOST_CHARACTERS`, counted in UTF-16 as Telegram does; undecodable bytes of a path become "?"."""
+    """Cut to `MOST_CHARACTERS`, counted in UTF-16 like Telegram; undecodable bytes of a path become "?"."""
     return text.encode("utf-16-le", "replace")[: 2 * MOST_CHARACTERS].decode("utf-16-le", "ignore")

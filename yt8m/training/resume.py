@@ -1,4 +1,4 @@
-"""What a run was made from, kept beside its model, so that it only goes on as the same run."""
+"""The origin of a run, stored with its model, so that only the same run is resumed."""
 
 import hashlib
 import json
@@ -23,16 +23,16 @@ from yt8m.models.model_folders import exported_config
 
 LOGGER = logging.getLogger(__name__)
 _CODE = "code"  # the key of run.json
-_DECIDING = "common", "data", "models", "training"  # parts of this package, beside helperbot
-# What a run did that does not have these keys, in all sections and in that of pre-training.
+_DECIDING = "common", "data", "models", "training"  # parts of this package that decide weights, besides helperbot
+# The effective values of keys that a run lacks, in sections of fine-tuning and of pre-training.
 _FORMERLY, _FORMERLY_VIDEO = {"center_inputs": False}, {"center_inputs": False, "prior_bias": False}
-_RETIRED = frozenset({"ema_decay"})  # keys that this release does not have, which None left alone
+_RETIRED = frozenset({"ema_decay"})  # removed keys, without effect if None
 
 
 def code_identity(modules: Iterable[str] = ()) -> dict[str, str]:
-    """The `version` of this package, and a `digest` (SHA-256) of the modules that decide which weights come out.
+    """The `version` of this package, and a `digest` (SHA-256) of the modules that determine the weights.
 
-    `modules`: names of those outside of this package, which have been imported.
+    `modules`: names of imported ones outside this package.
     """
     package = Path(__file__).parent.parent
     files = [
@@ -50,14 +50,14 @@ def code_identity(modules: Iterable[str] = ()) -> dict[str, str]:
 def begin_run(
     folder: Path, origin: dict[str, Any], restart: bool, allow_other_code: bool, leftovers: tuple[str, ...]
 ) -> bool:
-    """Settle whether a run begins, goes on, or has ended; returns whether there is anything to do.
+    """Decide whether to start, resume or skip a run; return False if it is finished.
 
-    `origin`: everything that decides what comes out but the code, plain values; kept in the folder's `run.json` with
-    the `code_identity` of each code that the run was trained by, one after the other. With `restart` what an earlier
-    run left is removed: the model and the names in `leftovers`. Raises `UserError` where the folder belongs to a run of
-    another origin, naming what differs, and, unless `allow_other_code`, where other code began what is not finished.
+    `origin`: everything except the code that determines the result, as plain values; stored in the folder's `run.json`
+    with the `code_identity` of each version of the code that trained the run, in order. `restart` removes an earlier
+    run: the model and the names in `leftovers`. Raises `UserError` if the folder belongs to a run of another origin,
+    naming the differences, and, unless `allow_other_code`, if other code began an unfinished run.
     """
-    origin = json.loads(json.dumps(origin))  # as it will be read
+    origin = json.loads(json.dumps(origin))  # as it will be read back
     code = code_identity(_outside_modules(origin["config"]))
     codes: list[Any] = [code]
     finished = (folder / WEIGHTS_NAME).exists()
@@ -67,20 +67,20 @@ def begin_run(
         if found is None:
             raise UserError(
                 f"{folder}: holds a model or a run that does not say how it was made; choose another "
-                "--name, or begin anew with --restart"
+                "--name, or start over with --restart"
             )
         earlier = found.pop(_CODE, None)
         differing = differences(_completed(found, finished), origin)
         if differing:
             raise UserError(
                 f"{folder}: belongs to another run: {'; '.join(differing)}; choose another --name, or "
-                "begin anew with --restart"
+                "start over with --restart"
             )
         if finished:
-            LOGGER.info("%s: is finished already; --restart would begin anew", folder)
+            LOGGER.info("%s: is already finished; --restart would start over", folder)
             return False
         codes = _codes_of(folder, earlier if isinstance(earlier, list) else [], code, allow_other_code)
-    barrier()  # all ranks have looked before anything changes
+    barrier()  # all ranks have checked before anything changes
     if rank() == 0:
         if restart:
             for name in (WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME, *leftovers):
@@ -92,37 +92,36 @@ def begin_run(
 
 
 def _outside_modules(config: dict[str, Any]) -> list[str]:
-    """The modules with models of their own that a configuration names, sorted."""
+    """The outside modules of models that a configuration names, sorted."""
     models = [section["model"] for section in config.values() if "model" in section]
     return sorted({model["module"] for model in models if "module" in model})
 
 
 def _codes_of(folder: Path, earlier: list[Any], now: dict[str, str], allowed: bool) -> list[Any]:
-    """What has trained a run that now goes on, this code last. Raises `UserError` for other code, unless `allowed`."""
+    """The codes of a resumed run, the current one last. Raises `UserError` for other code, unless `allowed`."""
     before = earlier[-1] if earlier else None
     if before == now:
         return earlier
     text = f"{folder}: has been trained by {_describe_code(before)}, this is {_describe_code(now)}"
     if not allowed:
         raise UserError(
-            f"{text}, which may end in other weights; go on all the same with --allow-other-code, or begin anew "
-            "with --restart"
+            f"{text}, which may give other weights; resume anyway with --allow-other-code, or start over with --restart"
         )
-    LOGGER.warning("%s: its weights need not be those of an uninterrupted run", text)
+    LOGGER.warning("%s: its weights may differ from those of an uninterrupted run", text)
     return [*earlier, now]
 
 
 def _describe_code(code: Any) -> str:
     if not isinstance(code, dict):
-        return "a version of yt8m that did not leave its name"
+        return "an unidentified version of yt8m"
     return f"yt8m {code.get('version')} (code {str(code.get('digest'))[:8]})"
 
 
 def _completed(origin: dict[str, Any], finished: bool) -> dict[str, Any]:
-    """What an earlier release wrote, with the keys that the configuration has got since.
+    """The origin from an earlier release, with the keys added since.
 
-    They say what that release did. Only where it did something else than this one does by default, that does not count
-    for a finished run, which is to be left as it is.
+    Their values are what that release did, except for a finished run, which is left as it is: there the current
+    defaults apply.
     """
     sections = origin.get("config", {})
     if isinstance(sections, dict):
@@ -135,7 +134,7 @@ def _completed(origin: dict[str, Any], finished: bool) -> dict[str, Any]:
     try:
         config = parse_config(sections, ORIGIN_NAME)
     except UserError:
-        return origin  # what differs will be named
+        return origin  # the differences will be named
     return {
         **origin,
         "features": _completed_features(origin.get("features")),
@@ -151,13 +150,13 @@ def _completed_features(features: Any) -> Any:
 
 
 def _completed_training(training: dict[str, Any], name: str, finished: bool) -> dict[str, Any]:
-    """The same of the part on training of the section `name`, without keys of that release that changed nothing."""
+    """The completed `training` part of section `name`, without retired keys that had no effect."""
     formerly: dict[str, Any] = {} if finished else _FORMERLY_VIDEO if name == "video" else _FORMERLY
     return formerly | {key: value for key, value in training.items() if key not in _RETIRED or value is not None}
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """What differs between two nestings of dicts, one short text a value."""
+    """The differences between two nested dicts, one short text per value."""
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             text
@@ -167,7 +166,7 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
     if before == now:
         return []
     if any(isinstance(value, str) and len(value) == 64 for value in (before, now)):
-        return [f"{where} has changed"]  # digests say nothing to people
+        return [f"{where} has changed"]  # digests mean nothing to people
     return [f"{where} was {before}, is {now}"]
 
 

@@ -55,13 +55,13 @@ IDS_SHOWN = 20
 
 @dataclass(frozen=True)
 class Options:
-    """How to train.
+    """Options of a run.
 
-    `device` and `amp`: as `resolve_device` and `resolve_half` take them; `workers`: reading threads, None for what
-    suits the device; `patience`: evaluations without improvement before the end, or None; `save_every` steps or time;
-    `log_every` steps; `accumulate`: in how many parts a batch is taken; `compiled`: through `torch.compile`;
-    `restart`: begin anew; `allow_other_code`: go on with a run of another version of this package;
-    `console_level`: the least level of log lines that the console shows.
+    `device` and `amp`: as for `resolve_device` and `resolve_half`; `workers`: reading threads, None for the device's
+    default; `patience`: evaluations without improvement before stopping, or None; `save_every` steps or time;
+    `log_every` steps; `accumulate`: the number of parts of a batch; `compiled`: use `torch.compile`; `restart`: start
+    over; `allow_other_code`: resume a run of another version of this package; `console_level`: the lowest level of log
+    lines on the console.
     """
 
     seed: int
@@ -80,9 +80,9 @@ class Options:
 
 
 def train(folder: Path, data_dir: Path, build: Builder, options: Options) -> None:
-    """Train what `build` makes of the data and export it to `folder`; go on where a run was interrupted.
+    """Train the experiment that `build` makes and export its model to `folder`; resume an interrupted run.
 
-    Raises `UserError`. Ends the process with status 128 + n after signal n, the state of the run saved.
+    Raises `UserError`. After signal n, saves the state of the run and exits with status 128 + n.
     """
     device = resolve_device(options.device)
     if device.type == "cpu":
@@ -97,13 +97,13 @@ def train(folder: Path, data_dir: Path, build: Builder, options: Options) -> Non
         workers = resolve_workers(options.workers, device)
         LOGGER.debug("%s, mixed precision %s, %d threads read ahead", describe_device(device), amp or "off", workers)
         experiment = build(Sources(data_dir, options.seed, workers, device, options.damage))
-        if rank() > 0:  # from here on it may meet damage that no other process does
+        if rank() > 0:  # from here on it may find damage that no other process does
             get_logger("yt8m", level=logging.WARNING)
         require_parts(experiment, options.accumulate)
         if experiment.validation is None and options.patience is not None:
             raise UserError(
-                f"--patience {options.patience} with --fold {NO_FOLD}: without validation nothing tells "
-                "when to stop; leave --patience out, or choose a fold to validate on"
+                f"--patience {options.patience} with --fold {NO_FOLD}: early stopping needs "
+                "validation; leave --patience out, or choose a fold to validate on"
             )
         origin = {
             "seed": options.seed,
@@ -121,15 +121,15 @@ def train(folder: Path, data_dir: Path, build: Builder, options: Options) -> Non
             if not begin_run(folder, origin, options.restart, options.allow_other_code, leftovers):
                 return
             if rank() > 0:
-                torch.manual_seed(options.seed + rank())  # dropout of its own; the weights come from rank 0
+                torch.manual_seed(options.seed + rank())  # own dropout; the weights come from rank 0
             with reporting(f"{folder}, {experiment.settings.steps} steps") as report:
                 report.result = _train(folder, experiment, options, device, amp)
 
 
 @contextmanager
 def _claimed(folder: Path, restart: bool) -> Iterator[None]:
-    """Have no other command train this model meanwhile. Raises `UserError` if one does."""
-    finished = (folder / WEIGHTS_NAME).exists() and not restart  # and is only read
+    """Lock the model against other trainers. Raises `UserError` if it is already locked."""
+    finished = (folder / WEIGHTS_NAME).exists() and not restart  # only read
     if finished or rank() > 0:
         yield
         return
@@ -145,7 +145,7 @@ def _claimed(folder: Path, restart: bool) -> Iterator[None]:
 
 
 def describe_device(device: torch.device) -> str:
-    """What a device is, for people: its name and, of a GPU, its memory; of a CPU the threads that compute."""
+    """A readable description of a device: name and memory of a GPU, or number of threads of a CPU."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"{device}, {properties.name} with {properties.total_memory / 1e9:.1f} GB"
@@ -155,7 +155,7 @@ def describe_device(device: torch.device) -> str:
 def _train(
     folder: Path, experiment: Experiment[Any], options: Options, device: torch.device, amp: torch.dtype | None
 ) -> str:
-    """Train and export; returns what to tell of the outcome."""
+    """Train and export; return a description of the outcome."""
     settings, task = experiment.settings, experiment.task
     if rank() == 0:
         get_logger("yt8m", folder / LOG, min(options.console_level, logging.INFO))
@@ -165,7 +165,7 @@ def _train(
     bot = _make_bot(folder, experiment, options, device, amp, best)
     try:
         if bot.resume():
-            LOGGER.info("%s: going on after step %d of %d", folder, bot.step, settings.steps)
+            LOGGER.info("%s: resuming after step %d of %d", folder, bot.step, settings.steps)
         else:
             LOGGER.info(
                 "%s: seed %d, %d steps of %d on %s in %d process%s, %d parameters",
@@ -184,13 +184,13 @@ def _train(
     except TooFewExamplesError as error:
         raise UserError(f"{folder}: {error}; {examples_remedy(experiment)}") from None
     except StateError as error:
-        raise UserError(f"{error}; begin anew with --restart") from None
-    except (UserError, OSError):  # of data that cannot be read, or a disk that is full
+        raise UserError(f"{error}; start over with --restart") from None
+    except (UserError, OSError):  # unreadable data or a full disk
         if bot.saved_step is not None:
-            LOGGER.info("%s: the same command goes on from the state of step %d", folder, bot.saved_step)
+            LOGGER.info("%s: the same command resumes from the state of step %d", folder, bot.saved_step)
         raise
     if bot.signal:
-        LOGGER.info("%s: the state is saved; the same command goes on from step %d", folder, bot.step)
+        LOGGER.info("%s: the state is saved; the same command resumes from step %d", folder, bot.step)
         sys.exit(128 + bot.signal)
     outcome = f"exported the weights of {_choose_weights(folder, experiment, bot, best)}"
     if rank() == 0:
@@ -205,7 +205,7 @@ def _train(
 
 
 def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: BestCheckpoints | None) -> str:
-    """Put the weights to export into the experiment's model, in process 0 at least; returns whose they are."""
+    """Load the weights to export into the experiment's model, at least in process 0; return a description of them."""
     if best is None:
         n_shards = len(experiment.training.dataset.index.shards)
         return f"the last step {bot.step}, trained on all {n_shards} shards"
@@ -214,7 +214,7 @@ def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: B
     except LookupError as error:
         raise UserError(
             f"{folder}: nothing to export: {error}; lower training.lr, now {experiment.settings.lr:g}, and "
-            "begin anew with --restart"
+            "start over with --restart"
         ) from None
     if rank() == 0:
         best.load_best(experiment.model)
@@ -246,7 +246,7 @@ def _make_bot(
         TensorBoardLog(folder / TENSORBOARD),
     ]
     log_interval = options.log_every
-    if best is None:  # nothing but log lines makes the history: one at least
+    if best is None:  # the history then comes from log lines alone: write at least one
         log_interval = min(log_interval, settings.steps)
     if options.patience is not None:
         callbacks.append(EarlyStopping(task.monitor, task.mode, options.patience))
@@ -277,14 +277,14 @@ def _make_bot(
 
 
 def examples_remedy(experiment: Experiment[Any]) -> str:
-    """What to do where damage leaves too few examples."""
+    """The remedy if damage leaves too few examples."""
     loaders = experiment.training, experiment.validation
     folders = {str(loader.dataset.index.folder): None for loader in loaders if loader is not None}
     return f"the others are damaged: `python -m yt8m.check_data {' '.join(folders)}` lists what to download again"
 
 
 def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, experiment: Experiment[Any]) -> str:
-    """The one line about a run that is not to go on."""
+    """The error message for a diverged run."""
     ids = []
     if error.batch is not None:
         index = experiment.training.dataset.index
@@ -298,5 +298,5 @@ def _diverged(folder: Path, error: NonFiniteLossError, bot: Bot, experiment: Exp
     )
     return (
         f"{folder}: {error}; videos of that batch: {', '.join(ids[:IDS_SHOWN])}{more}; {last}; lower training.lr "
-        f"(now {experiment.settings.lr:g}) or raise training.eps, and begin anew with --restart"
+        f"(now {experiment.settings.lr:g}) or raise training.eps, and start over with --restart"
     )
