@@ -21,11 +21,12 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position
 from benchmarks.harness import add_repeats, print_rates, rates
+from yt8m.cli import SPIN_COUNT
 
 SETTINGS = {
     "torch's default": {},
     "passive waiting": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "short spinning": {"GOMP_SPINCOUNT": "10000"},
+    "short spinning": {"GOMP_SPINCOUNT": SPIN_COUNT},
     "one thread fewer": {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) - 1))},
 }
 CONFIG = ROOT / "scripts" / "demo" / "video_nextvlad.yaml"

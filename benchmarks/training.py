@@ -58,7 +58,9 @@ def make_batch() -> tuple[Tensor, Tensor, Tensor]:
 class Trainer:
     """Training steps of one way on one batch."""
 
-    def __init__(self, name: str, plain: bool) -> None:
+    def __init__(self, name: str, plain: bool, half: bool = False) -> None:
+        """`half`: in bfloat16, as with `--amp bf16`."""
+        self.half = half
         self.model = build(name, plain)
         groups = parameter_groups(self.model, LR, WEIGHT_DECAY)
         speedups = {"foreach": False, "fused": False} if plain else {"fused": True}
@@ -67,7 +69,8 @@ class Trainer:
 
     def loss(self) -> Tensor:
         """The batch's loss, a scalar."""
-        return video_loss(self.model(self.frames, self.lengths), self.labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            return video_loss(self.model(self.frames, self.lengths), self.labels)
 
     def step(self) -> float:
         """One training step; returns steps per second."""
@@ -136,18 +139,24 @@ def print_peak_memory(name: str, way: str) -> None:
 
 def measure(name: str, repeats: int) -> None:
     """Print the table of one model."""
-    ours, plain = Trainer(name, False), Trainer(name, True)
+    ours, plain, half = Trainer(name, False), Trainer(name, True), Trainer(name, False, True)
     matrix = torch.rand(MATRIX, MATRIX)
     flops = ours.flops()  # our first step, followed by the plain way's, so that neither is timed
     plain.step()
-    found = rates({"ours": ours.step, "plain": plain.step, "matrix product": partial(matrix_product, matrix)}, repeats)
-    del ours, plain
+    half.step()
+    ways = {"ours": ours.step, "plain": plain.step, "half": half.step}
+    found = rates({**ways, "matrix product": partial(matrix_product, matrix)}, repeats)
+    del ours, plain, half, ways
     memory = {way: peak_memory(name, way) for way in ("ours", "plain")}
     arithmetic = flops / found["matrix product"]
     print(f"\n{name}, {BATCH} videos of {LENGTH} frames, {N_CLASSES} classes{'ours':>14}{'plain':>12}")
     print(
         f"  {'seconds per step':<48}{1 / found['ours']:>12.3f}{1 / found['plain']:>12.3f}"
         f"{found['ours'] / found['plain']:>10.1f} x as fast"
+    )
+    print(
+        f"  {'in bfloat16, as with --amp bf16':<48}{1 / found['half']:>12.3f}{'':>12}"
+        f"{found['half'] / found['plain']:>10.1f} x as fast"
     )
     print(
         f"  {'peak memory of the process, MB':<48}{memory['ours']:>12,.0f}{memory['plain']:>12,.0f}"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from yt8m.training.trainer import Options
 
 LOGGER = logging.getLogger(__name__)
+SPIN_COUNT = "3000"  # rounds of waiting, see benchmarks/busy_machine.py
 DEFAULT_SEED = 0
 MODULE_PREFIX = "python -m yt8m."
 _TIMES = {"s": "seconds", "m": "minutes", "h": "hours"}
@@ -508,18 +509,18 @@ def _parse_and_call(
         args.seed = _seed_from_environment()
     told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage")}
     LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in told.items()))
-    _wait_passively()
+    _spin_briefly()
     main(args)
 
 
-def _wait_passively() -> None:
-    """Let computing threads sleep while they wait for each other, unless the environment says otherwise.
+def _spin_briefly() -> None:
+    """Make OpenMP threads spin only briefly while they wait for each other, unless the environment says otherwise.
 
-    By default they spin and, beside other busy programs, take processor time that is needed elsewhere: training can
-    slow down tenfold. Takes effect only before torch is imported.
+    By default they spin for milliseconds, on cores that other programs, and the threads they wait for, need: training
+    beside another program can become ten times slower. Only effective before torch is imported.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def _less_memory(args: argparse.Namespace) -> str:
