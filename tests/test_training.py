@@ -55,7 +55,7 @@ class _Toy(nn.Module):
         self,
         frames: Tensor | PackedFrames,
         videos: PackedFrames | None = None,
-        lengths: None = None,
+        _lengths: None = None,
         video_index: Tensor | None = None,
     ) -> Tensor:
         """Videos or segments, these perhaps with their videos, → logits."""

@@ -1,12 +1,11 @@
 """No step of training or prediction waits for its device: what it has to know on the CPU comes along with the batch.
 
-A tensor on the device `meta` has no values: whatever would read one, and so wait for a GPU, raises there. Where there is
-a GPU, torch raises for each such read on it, too.
+A tensor on the device `meta` has no values: whatever would read one, and so wait for a GPU, raises there. On a GPU
+torch raises for each such read, too.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,7 +118,7 @@ def test_prediction(kinds: list[str], name: str) -> None:
     assert [values.shape for values in results] == [(10, 4)] * len(members)
 
 
-def test_reading_a_value_of_the_device_is_noticed(tmp_path: Path) -> None:
+def test_reading_a_value_of_the_device_is_noticed() -> None:
     """What the tests above rest on."""
     model = nn.Linear(3, 1).to("meta")
 
