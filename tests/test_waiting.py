@@ -1,9 +1,10 @@
-"""No step of training or prediction waits for its device: what it has to know on the CPU comes along with the batch.
+"""No step of training or prediction waits for its device, and a compiler sees a training step as one graph.
 
-A tensor on the device `meta` has no values: whatever would read one, and so wait for a GPU, raises there. On a GPU
+What a step has to know on the CPU comes along with the batch. A tensor on the device `meta` has no values: whatever would read one, and so wait for a GPU, raises there. On a GPU
 torch raises for each such read, too.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -116,6 +117,29 @@ def test_prediction(kinds: list[str], name: str) -> None:
     with no_waiting(device):
         results = predictor(videos, range(len(members)))
     assert [values.shape for values in results] == [(10, 4)] * len(members)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_compiler_sees_a_step_as_one_graph(kind: str, index: Index) -> None:
+    """For batches of any lengths; its gradients are those without a compiler."""
+    torch.compiler.reset()
+    torch.manual_seed(1)
+    model, task, batch = experiment(kind, index)
+    for module in model.train().modules():
+        for name in ("p", "p_drop"):
+            if hasattr(module, name):
+                setattr(module, name, 0.0)
+    plain = copy.deepcopy(model)
+
+    def loss_of(trained: nn.Module, part: Any) -> torch.Tensor:
+        return task.criterion(task.forward(trained, part), part)
+
+    compiled = torch.compile(loss_of, fullgraph=True, backend="eager")
+    for part in (batch, batch.split(2, 2)[0]):
+        for function, trained in ((compiled, model), (loss_of, plain)):
+            function(trained, part).backward()
+    for own, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, expected.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_reading_a_value_of_the_device_is_noticed() -> None:
