@@ -285,7 +285,7 @@ def test_shards_come_from_the_real_addresses_once(
     assert outcome.status == 0 and "4 were there, 0 fetched" in outcome.out
     assert server.asked == [("GET", PLAN, None)]
     outcome = fetch("--shards", "0-3", "--verify")
-    assert "verifying 4 files" in outcome.err and "4 were there, 0 fetched" in outcome.out
+    assert "verifying 4 existing files" in outcome.err and "4 were there, 0 fetched" in outcome.out
 
 
 def test_shards_under_their_servers_names_are_recognized(server: Server, fetch: Fetch, folder: Path) -> None:

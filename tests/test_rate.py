@@ -542,7 +542,7 @@ def test_a_key_stands_once(tmp_path: Path) -> None:
         ("vid,start,label,score,rater\nv,5,dog,1,me\n", "first line"),
         ("anything", "not a file of ratings"),
         (f"{HEADER}v,4,dog,1\n", "multiple of 5"),
-        (f"{HEADER}v,5,dog,1\nv,5,dog,0\n", "otherwise"),
+        (f"{HEADER}v,5,dog,1\nv,5,dog,0\n", "with another score"),
     ):
         path.write_text(content, encoding="utf-8")
         with pytest.raises(UserError, match=part):
