@@ -45,7 +45,7 @@ from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS
 from yt8m.fitting import fitting
 from yt8m.fitting.fitting import Request, fit
-from yt8m.making.demo_data import RGB, Video, World
+from yt8m.making.demo_data import Video, World
 from yt8m.rating.predicting import SegmentJudge
 from yt8m.scoring.span_overlap import Overlap, Spans, mean_iou
 
@@ -193,7 +193,9 @@ def lines(results: list[dict[str, Scores]]) -> Iterator[str]:
             mean, half = statistics.mean(differences), half_interval(differences) if len(differences) > 1 else 0.0
             interval = f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
             defined = not np.isnan(values).any()
-            cells += [f"{statistics.mean(values):.1f}{spread}", "" if way == RATED else interval] if defined else ["", ""]
+            cells += (
+                [f"{statistics.mean(values):.1f}{spread}", "" if way == RATED else interval] if defined else ["", ""]
+            )
         yield f"| {way} | {' | '.join(cells)} |"
 
 

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helperbot import pin_memory
 from helperbot.training_step import FiniteGuard, Stepper
 from torch import nn
 
 from tests.shards import AUDIO, RGB, index_videos, make_video
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
-from yt8m.data.datasets import RatedSegmentDataset, VideoDataset
+from yt8m.data.datasets import RatedSegmentDataset, ShardDataset, VideoDataset
 from yt8m.data.index import Index
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.models.classifiers import (
@@ -61,14 +60,18 @@ def segment_model(kind: str) -> SegmentModel:
     return ContextAwareModel(config, base("dbof"), base("nextvlad"), len(VOCABULARY))
 
 
-def experiment(kind: str, index: Index) -> tuple[nn.Module, Task[Any], Any]:
+def experiment(kind: str, index: Index, pinned: bool = False) -> tuple[nn.Module, Task[Any], Any]:
     """A model, its task and a batch of videos of different lengths."""
+    dataset: ShardDataset[Any]
     if kind in ("dbof", "nextvlad"):
-        videos = VideoDataset(index, VOCABULARY, 20, 1)
-        batch = videos.__getitems__([(0, example) for example in range(len(videos))])
-        return build_video_model(base(kind), len(VOCABULARY)), VideoTask(), batch
-    rated = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, "aware" in kind, 20, 1)
-    return segment_model(kind), SegmentTask(0.5, 0.5), rated.__getitems__([(0, row) for row in range(len(rated))])
+        dataset, model = VideoDataset(index, VOCABULARY, 20, 1), build_video_model(base(kind), len(VOCABULARY))
+        task: Task[Any] = VideoTask()
+    else:
+        dataset = RatedSegmentDataset(index, VOCABULARY, np.arange(2), 3, "aware" in kind, 20, 1)
+        model, task = segment_model(kind), SegmentTask(0.5, 0.5)
+    if pinned:
+        dataset.pin_memory()
+    return model, task, dataset.__getitems__([(0, example) for example in range(len(dataset))])
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def no_waiting(device: torch.device) -> Iterator[None]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_steps(kind: str, accumulate: int, name: str, index: Index) -> None:
     device = torch.device(name)
-    model, task, batch = experiment(kind, index)
+    model, task, batch = experiment(kind, index, device.type == "cuda")
     model = model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=device.type == "cuda")
     amp = None if device.type == "meta" else torch.float16
@@ -97,7 +100,6 @@ def test_training_steps(kind: str, accumulate: int, name: str, index: Index) -> 
         model, optimizer, task.forward, task.criterion, device, 10.0, amp, accumulate, lambda own, n: own.split(n, 2)
     )
     guard = FiniteGuard(immediate=False)
-    batch = pin_memory(batch) if device.type == "cuda" else batch
     stepper.step(batch, 1, guard)  # the first makes the optimizer's state
     with no_waiting(device):
         for number in (2, 3):
@@ -113,7 +115,7 @@ def test_prediction(kinds: list[str], name: str) -> None:
     predictor = Predictor(members, Computation(device, shifts=(-1, 1)))
     videos = [torch.zeros(length, RGB + AUDIO, dtype=torch.uint8) for length in (50, 71, 44)]
     if device.type == "cuda":
-        videos = pin_memory(videos)
+        videos = [video.pin_memory() for video in videos]
     with no_waiting(device):
         results = predictor(videos, range(len(members)))
     assert [values.shape for values in results] == [(10, 4)] * len(members)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         MovingAverage,
         TensorBoardLog,
     )
-    from helperbot.devices import move_to, pin_memory, resolve_amp
+    from helperbot.devices import move_to, resolve_amp
     from helperbot.distributed import LaunchError, process_group
     from helperbot.logs import close_logger, get_logger, logging_to
     from helperbot.metrics import Metric
@@ -48,7 +48,6 @@ _MODULES = {
     "logging_to": "logs",
     "move_to": "devices",
     "parameter_groups": "optim",
-    "pin_memory": "devices",
     "process_group": "distributed",
     "resolve_amp": "devices",
     "warmup_linear_decay": "optim",
@@ -74,7 +73,6 @@ __all__ = [
     "logging_to",
     "move_to",
     "parameter_groups",
-    "pin_memory",
     "process_group",
     "resolve_amp",
     "warmup_linear_decay",

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from helperbot.callbacks import Callback, MovingAverage
-from helperbot.devices import batch_size
+from helperbot.devices import batch_size, move_to
 from helperbot.distributed import in_step, is_distributed, rank, sum_over_ranks
 from helperbot.logs import get_logger
 from helperbot.metrics import Metric
@@ -39,8 +39,8 @@ class Bot:  # pylint: disable=too-many-instance-attributes
     """Trains a model and evaluates it at intervals.
 
     A batch is a tensor or any nesting of dicts, lists, tuples, named tuples and dataclasses of tensors. The first
-    dimension of its first tensor is the number of examples. The Bot moves each batch to the device,
-    from pinned memory while the device computes.
+    dimension of its first tensor is the number of examples. The Bot moves each batch to the device; copies from pinned
+    memory to CUDA overlap with computation.
 
     Args:
         model: the module to train; moved to `device`.
@@ -72,8 +72,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         accumulate: number of parts in which a batch goes through the model, at least 1. The gradient is that of the
             whole batch, except that batch norms see the parts.
         split_batch: maps (batch, parts), before it is moved, to that many batches, some possibly empty; a single
-            process may return fewer.
-            Required if `accumulate` is above 1.
+            process may return fewer. Required if `accumulate` is above 1.
         compiled: whether to train through `torch.compile`.
         identify: maps a batch, before it is moved, to what `NonFiniteLossError.batch` reports, such as the ids of its
             examples.
@@ -385,7 +384,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             raise ValueError(f"the state has the callbacks {saved}, the Bot {names}")
         self._stepper.load_state_dict(state)
         for callback, (_, own) in zip(self.callbacks, state["callbacks"]):
-            callback.load_state_dict(own)
+            callback.load_state_dict(move_to(own, self.device))
         self.step = self.saved_step = state["step"]
         self.stop_reason = state["stop_reason"]
         self.history, self.log = state["history"], state["log"]

@@ -84,7 +84,7 @@ class Callback:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; called before `on_train_start`."""
+        """Load what `state_dict` returned, tensors on the Bot's device; called before `on_train_start`."""
 
 
 def _check_mode(mode: str) -> None:
@@ -164,10 +164,8 @@ class MovingAverage(Callback):
 
     def statistics(self) -> dict[str, float]:
         """The averages "loss" and "grad_norm" (before clipping, if measured), without those that have no values."""
-        return {  # loaded values are on the CPU, wherever training goes on
-            name: torch.stack([value.to(values[-1].device) for value in values]).double().mean().item()
-            for name, values in self._values.items()
-            if values
+        return {
+            name: torch.stack(list(values)).double().mean().item() for name, values in self._values.items() if values
         }
 
 

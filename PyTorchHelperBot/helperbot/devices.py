@@ -63,18 +63,6 @@ class BatchMover:
         return moved
 
 
-def pin_memory(batch: Batch) -> Batch:
-    """Return `batch` with its tensors in pinned memory, for faster copies to CUDA.
-
-    Args:
-        batch: as for `move_to`.
-
-    Returns:
-        A value of the same structure and types.
-    """
-    return _map(batch, lambda tensor: tensor.pin_memory())
-
-
 class HostCopies:
     """Copies of nested tensors in host memory, which is kept for the next copies of tensors of the same shapes.
 

@@ -11,8 +11,6 @@ from helperbot.devices import BatchMover, batch_size
 from helperbot.distributed import data_parallel, is_distributed, sum_over_ranks, synchronize_batch_norm, world_size
 
 _LEAST_LOSS_SCALE = 1e-3
-# On a GPU, kernels of batches that all have the same shapes are launched at once.
-_COMPILATION: dict[str, Any] = {"triton.cudagraphs": True, "triton.cudagraph_skip_dynamic_graphs": True}
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -154,7 +152,7 @@ class Stepper:
         self._trained: nn.Module = self.model if self._parallel is None else self._parallel
         self._part_loss: Callable[[Any], torch.Tensor] = self._loss_of
         if compiled and self._parallel is None:
-            self._part_loss = torch.compile(self._loss_of, options=_COMPILATION)
+            self._part_loss = torch.compile(self._loss_of)
         elif compiled:  # torch cuts what it compiles where gradients are exchanged, in a model alone
             self._trained = cast(nn.Module, torch.compile(self._trained))
         self.optimizer = optimizer

@@ -121,7 +121,7 @@ class Stream:
         self.epoch, self.taken = state["epoch"], state["taken"]
 
 
-def regression(batches, size=4):
+def regression(batches=10, size=16):
     """Batches of a linear problem in two variables."""
     generator = torch.Generator().manual_seed(1)
     made = []
@@ -147,8 +147,8 @@ def make_bot(folder, die=None, seed=0, hidden=6, **arguments):
     schedule = functools.partial(warmup_linear_decay, steps=steps, warmup=0.2)
     defaults = {
         "optimizer": torch.optim.AdamW(model.parameters(), lr=0.05),
-        "train_batches": regression(4),
-        "valid_batches": regression(2),
+        "train_batches": regression(4, 4),
+        "valid_batches": regression(2, 4),
         "callbacks": [
             LearningRateSchedule(schedule),
             MovingAverage(5),
@@ -172,7 +172,7 @@ def make_bot(folder, die=None, seed=0, hidden=6, **arguments):
 
 def batches_of(kind):
     """The training batches, the same in all runs of a test."""
-    return regression(4) if kind == "list" else Stream(regression(4))
+    return regression(4, 4) if kind == "list" else Stream(regression(4, 4))
 
 
 def outcome(bot, folder):

@@ -24,6 +24,7 @@ from helperbot import (
 )
 from helperbot.training_step import FiniteGuard
 from helperbot_mean import Mean
+from helperbot_runs import regression
 from torch import nn
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -35,16 +36,6 @@ QUIET.propagate = False
 def mse(outputs, batch):
     """The criterion of these tests."""
     return nn.functional.mse_loss(outputs, batch["y"])
-
-
-def regression(batches=10, size=16):
-    """Batches of a linear problem in two variables."""
-    generator = torch.Generator().manual_seed(1)
-    made = []
-    for _ in range(batches):
-        x = torch.randn(size, 2, generator=generator)
-        made.append({"x": x, "y": x @ torch.tensor([[2.0], [-1.0]]) + 0.5})
-    return made
 
 
 def make_bot(model=None, lr=0.1, **arguments):

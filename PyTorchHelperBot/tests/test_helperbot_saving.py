@@ -383,7 +383,7 @@ def test_both_states_find_their_best_checkpoint_at_all_times(tmp_path, late):
 
 def test_best_checkpoints_that_went_back_do_not_delete_what_is_kept_again(tmp_path):
     best = BestCheckpoints(tmp_path / "best", "loss", "min")
-    bot = make_bot(tmp_path, callbacks=[best], valid_batches=regression(1))
+    bot = make_bot(tmp_path, callbacks=[best], valid_batches=regression(1, 4))
     bot.train(1, 1)
     first = best.best
     bot.step = 2
@@ -395,7 +395,7 @@ def test_best_checkpoints_that_went_back_do_not_delete_what_is_kept_again(tmp_pa
 
 def test_best_checkpoints_does_not_count_a_state_that_could_not_be_saved(tmp_path, monkeypatch):
     best = BestCheckpoints(tmp_path / "best", "loss", "min")
-    bot = make_bot(tmp_path, callbacks=[best], valid_batches=regression(1))
+    bot = make_bot(tmp_path, callbacks=[best], valid_batches=regression(1, 4))
     bot.train(1, 1)
     first = best.best
     bot.step = 2

@@ -185,7 +185,7 @@ class Failing(Stream):
 def test_where_a_batch_cannot_be_read_no_step_is_lost(tmp_path, at):
     expected = uninterrupted(tmp_path / "all", "stream", save_every=50)
     folder = tmp_path / "failed"
-    bot = make_bot(folder, train_batches=Failing(regression(4), at), save_every=50)
+    bot = make_bot(folder, train_batches=Failing(regression(4, 4), at), save_every=50)
     with pytest.raises(OSError, match="cannot be read"):
         bot.train(11, 4)
     assert bot.step == at - 1 and bot.saved_step == (at - 1 or None)
@@ -197,6 +197,16 @@ def test_where_a_batch_cannot_be_read_no_step_is_lost(tmp_path, at):
         again = make_bot(folder, train_batches=batches_of("stream"), save_every=50)
     again.train(11, 4)
     assert same(outcome(again, folder), expected)
+
+
+def test_what_callbacks_keep_of_steps_is_loaded_to_the_device(tmp_path):
+    """Else a resumed run would average losses of two devices."""
+    state = tmp_path / "state.pt"
+    bots = [make_bot(tmp_path, state_file=state, device=device) for device in ("cpu", "meta")]
+    bots[0].train(3, 3)
+    assert bots[1].resume() and bots[1].step == 3
+    (average,) = [callback for callback in bots[1].callbacks if isinstance(callback, MovingAverage)]
+    assert {value.device.type for values in average.state_dict().values() for value in values} == {"meta"}
 
 
 def test_resume_without_a_state_is_no_resume(tmp_path):
@@ -290,7 +300,7 @@ def test_other_versions_are_refused(tmp_path, version):
         ({"hidden": 7}, "size mismatch|Error.* in loading state_dict"),
         ({"amp": torch.float16}, "[Ss]caler"),
         ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)])}, "group"),
-        ({"train_batches": Stream(regression(4))}, "TypeError"),
+        ({"train_batches": Stream(regression(4, 4))}, "TypeError"),
     ],
 )
 def test_states_of_other_runs_are_refused(tmp_path, arguments, reason):
@@ -341,7 +351,7 @@ class Signalling:
         self.taken = 0
 
     def __iter__(self):
-        for batch in regression(5):
+        for batch in regression(5, 4):
             self.taken += 1
             if self.taken == self.at:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -350,28 +360,28 @@ class Signalling:
 
 @pytest.mark.parametrize("at, step", [(2, 4), (7, 8), (12, 11)])
 def test_a_signal_ends_an_evaluation_at_once_and_it_is_made_again(tmp_path, at, step):
-    expected = uninterrupted(tmp_path / "all", valid_batches=regression(5))
+    expected = uninterrupted(tmp_path / "all", valid_batches=regression(5, 4))
     folder = tmp_path / "killed"
     batches = Signalling(at)
     bot = make_bot(folder, valid_batches=batches)
     bot.train(11, 4)
     assert (bot.signal, bot.step, batches.taken) == (signal.SIGTERM, step, at)
     assert [entry["step"] for entry in bot.history] == [4, 8, 11][: at // 5]
-    again = make_bot(folder, seed=7, valid_batches=regression(5))
+    again = make_bot(folder, seed=7, valid_batches=regression(5, 4))
     assert again.resume()
     again.train(11, 4)
     assert same(outcome(again, folder), expected)
 
 
 def test_a_signal_may_interrupt_the_evaluation_of_a_resumed_run(tmp_path):
-    expected = uninterrupted(tmp_path / "all", valid_batches=regression(5))
+    expected = uninterrupted(tmp_path / "all", valid_batches=regression(5, 4))
     folder = tmp_path / "killed"
     for attempt in range(3):
         bot = make_bot(folder, seed=attempt, valid_batches=Signalling(3))
         assert bot.resume() is (attempt > 0)
         bot.train(11, 4)
         assert (bot.signal, bot.step, bot.history) == (signal.SIGTERM, 4, [])
-    again = make_bot(folder, seed=7, valid_batches=regression(5))
+    again = make_bot(folder, seed=7, valid_batches=regression(5, 4))
     again.resume()
     again.train(11, 4)
     assert same(outcome(again, folder), expected)

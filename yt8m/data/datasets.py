@@ -9,7 +9,7 @@ C classes.
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
@@ -21,7 +21,7 @@ from yt8m.common.errors import UserError
 from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
 from yt8m.data.order import Key
-from yt8m.data.packed_frames import PackedFrames, places_of
+from yt8m.data.packed_frames import Allocate, PackedFrames
 from yt8m.data.reader import Frames, Rows, ShardReader
 from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
@@ -103,7 +103,7 @@ class ShardDataset(ABC, Generic[Batch]):
         self.n_frames = index.n_frames
         self.max_len, self.seed = max_len, seed
         self.trim = trim_of(self.reader.features)
-        self.empty: Callable[[tuple[int, ...], type[np.generic]], np.ndarray] = np.empty
+        self.empty: Allocate = np.empty
 
     def pin_memory(self) -> None:
         """Allocate the large tensors of batches in pinned memory, for fast copies to a GPU."""
@@ -125,12 +125,7 @@ class ShardDataset(ABC, Generic[Batch]):
         frames = self.empty((len(seconds), self.reader.frame_dim), np.uint8)
         ends = np.cumsum(lengths)
         met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
-        # Not with torch, whose every operation releases the GIL and then waits for it.
-        longest = int(lengths.max(initial=1))
-        places = self.empty((len(seconds),), np.int64)
-        places[:] = places_of(lengths, longest)
-        packed = PackedFrames(torch.from_numpy(frames), torch.from_numpy(lengths), torch.from_numpy(places), longest)
-        return packed, met
+        return PackedFrames.of(torch.from_numpy(frames), lengths, empty=self.empty), met
 
 
 def _pinned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:

@@ -1,10 +1,13 @@
 """Frames of several videos, end to end without padding."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]  # such as np.empty
 
 
 class PackedFrames(NamedTuple):
@@ -20,11 +23,18 @@ class PackedFrames(NamedTuple):
     longest: int
 
     @classmethod
-    def of(cls, frames: Tensor, lengths: np.ndarray, longest: int | None = None) -> "PackedFrames":
-        """From frames (N, D) on the CPU and the lengths (V,) int64 of the videos; `longest` defaults to the maximum."""
+    def of(
+        cls, frames: Tensor, lengths: np.ndarray, longest: int | None = None, empty: Allocate = np.empty
+    ) -> "PackedFrames":
+        """From frames (N, D) on the CPU and the lengths (V,) int64 of the videos.
+
+        `longest` defaults to the maximum; `empty` allocates the places. Runs no torch operation, each of which would
+        release the GIL and then wait for it.
+        """
         if longest is None:
             longest = int(lengths.max(initial=1))
-        places = places_of(lengths, longest)
+        places = empty((len(frames),), np.int64)
+        places[:] = places_of(lengths, longest)
         return cls(frames, torch.from_numpy(lengths), torch.from_numpy(places), longest)
 
     @classmethod
