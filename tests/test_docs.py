@@ -67,7 +67,7 @@ ELSEWHERE = {
     "docs/benchmarks.md": {
         **{
             f"benchmarks/{name}.py": f"benchmarks/{name}.py --help"
-            for name in ("loading", "busy_machine", "training", "inference", "full_size", "gpu", "extraction")
+            for name in ("loading", "busy_machine", "saving", "training", "inference", "full_size", "gpu", "extraction")
         },
         "--classes 1000 --train-videos 600 --valid-videos 100 --rated-videos 300 --test-videos 600": (
             "--classes 5 --train-videos 16 --valid-videos 8 --rated-videos 32 --test-videos 4 --shard-videos 4"
