@@ -179,22 +179,29 @@ def _measured(auc: float, overlaps: list[Overlap]) -> Scores:
     }
 
 
+def _mean(values: list[float]) -> str:
+    spread = f" ({statistics.stdev(values):.1f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _interval(differences: list[float]) -> str:
+    mean = statistics.mean(differences)
+    half = half_interval(differences) if len(differences) > 1 else 0.0
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
 def lines(results: list[dict[str, Scores]]) -> Iterator[str]:
     """The table of means, spreads and differences."""
     heads = [text for measure in MEASURES for text in (f"{measure} (s.d.)", f"less {RATED!r} ({LEVEL:.0%} interval)")]
     yield f"| way | {' | '.join(heads)} |"
     yield "|---" * (len(heads) + 1) + "|"
     for way in (*WAYS, WHOLE):
-        cells = []
+        cells: list[str] = []
         for measure in MEASURES:
             values = [result[way][measure] for result in results]
             differences = [result[way][measure] - result[RATED][measure] for result in results]
-            spread = f" ({statistics.stdev(values):.1f})" if len(values) > 1 else ""
-            mean, half = statistics.mean(differences), half_interval(differences) if len(differences) > 1 else 0.0
-            interval = f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
-            defined = not np.isnan(values).any()
             cells += (
-                [f"{statistics.mean(values):.1f}{spread}", "" if way == RATED else interval] if defined else ["", ""]
+                ["", ""] if np.isnan(values).any() else [_mean(values), "" if way == RATED else _interval(differences)]
             )
         yield f"| {way} | {' | '.join(cells)} |"
 
