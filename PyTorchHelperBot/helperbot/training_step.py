@@ -57,41 +57,37 @@ class FiniteGuard:
     """Watches one-element tensors for infinities and NaN.
 
     Args:
-        immediate: whether `observe` reads the value and raises. Otherwise the first bad step is kept on the device,
-            without waiting for it, until `check` reads it.
+        immediate: whether `observe` reads the value and raises. Otherwise values are kept on the device, without waiting
+            for it, until `check` reads them all at once.
     """
 
     def __init__(self, immediate: bool) -> None:
         self.immediate = immediate
-        self._first_bad: dict[str, torch.Tensor] = {}
+        self._observed: list[tuple[int, str, torch.Tensor]] = []
 
     def observe(self, name: str, value: torch.Tensor, step: int) -> None:
-        """Check the one-element tensor `value`, called `name`, of step `step` (from 1).
+        """Check the one-element tensor `value`, called `name`, of step `step` (from 1), which nothing may change.
 
         Raises:
             NonFiniteLossError: the value is not finite and the guard is immediate.
         """
-        if self.immediate:
-            if not bool(torch.isfinite(value)):
-                raise NonFiniteLossError(f"{name} is {value.item()} at step {step}", step)
-            return
-        bad = ~torch.isfinite(value.detach())
-        first = self._first_bad.get(name)
-        if first is None:
-            first = torch.zeros_like(bad, dtype=torch.int64)
-        self._first_bad[name] = torch.where(bad & (first == 0), step, first)
+        if not self.immediate:
+            self._observed.append((step, name, value.detach().reshape(())))
+        elif not bool(torch.isfinite(value)):
+            raise NonFiniteLossError(f"{name} is {value.item()} at step {step}", step)
 
     def check(self) -> None:
-        """Read and reset what was observed since the last check.
+        """Read and forget what was observed since the last check.
 
         Raises:
             NonFiniteLossError: a value was not finite.
         """
-        remembered, self._first_bad = self._first_bad, {}
-        bad = [(int(first), name) for name, first in remembered.items() if int(first) > 0]
-        if bad:
-            step = min(first for first, _ in bad)
-            name = next(name for first, name in bad if first == step)
+        observed, self._observed = self._observed, []
+        if not observed:
+            return
+        finite = torch.stack([value for _, _, value in observed]).isfinite().tolist()
+        if not all(finite):
+            step, name, _ = observed[finite.index(False)]
             raise NonFiniteLossError(f"{name} is not finite at step {step}", step)
 
 
@@ -235,7 +231,7 @@ class Stepper:
         A process without examples takes part, too, since the others wait for it in collectives.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
+        total: torch.Tensor | None = None
         for place, (part, weight) in enumerate(parts, 1):
             # Gradients are averaged over the processes once, with the last part.
             last = place == len(parts)
@@ -245,11 +241,14 @@ class Stepper:
                 if weight != 1:
                     loss = loss * weight
                 # Without examples the loss is NaN, but its gradients are zeros.
-                total = total + (loss.detach() if weight > 0 else loss.new_zeros(()))
+                value = loss.detach() if weight > 0 else loss.new_zeros(())
+                total = value if total is None else total + value
                 if last:
-                    total = sum_over_ranks(total) / world_size()
+                    if is_distributed():
+                        total = sum_over_ranks(total) / world_size()
                     guard.observe("the training loss", total, number)
                 self._scaler.scale(loss).backward()
+        assert total is not None  # there are parts
         return total
 
     def _loss_of(self, part: Any) -> torch.Tensor:

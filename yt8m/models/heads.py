@@ -203,9 +203,10 @@ def mix_experts(experts: Tensor, gates: Tensor, n_mixtures: int) -> Tensor:
 
     The mix is of logits, not of probabilities.
     """
-    experts = experts.unflatten(1, (-1, n_mixtures))  # (B, C, M)
-    shares = gates.unflatten(1, (-1, n_mixtures + 1)).softmax(dim=2)[:, :, :n_mixtures]  # (B, 1 or C, M)
-    logits = experts[:, :, 0] * shares[:, :, 0]
-    for mixture in range(1, n_mixtures):  # few; a sum over the innermost dimension would be slow
-        logits = logits.addcmul(experts[:, :, mixture], shares[:, :, mixture])
+    # Not by indices, whose gradients would be summed in as many tensors of zeros.
+    outputs = experts.unflatten(1, (-1, n_mixtures)).unbind(2)  # M times (B, C)
+    shares = gates.unflatten(1, (-1, n_mixtures + 1)).softmax(dim=2).unbind(2)  # M + 1 times (B, 1 or C)
+    logits = outputs[0] * shares[0]
+    for output, share in zip(outputs[1:], shares[1:-1]):  # few; a sum over the innermost dimension would be slow
+        logits = logits.addcmul(output, share)
     return logits
