@@ -89,7 +89,7 @@ def test_a_batch_lacks_the_videos_that_cannot_be_read_and_nothing_else(index: In
         assert batch.examples.tolist() == [0, 2, 3, 4, 5]
         rest = np.array([0, 2, 3, 4, 5])
         expected = VideoBatch(whole.labels[rest], whole.videos.select(rest), whole.examples[rest])
-        torch.testing.assert_close(batch, expected, rtol=0, atol=0)
+        torch.testing.assert_close(batch._replace(memory=None), expected, rtol=0, atol=0)
     assert [error.video_id for error in damage.left_out.values()] == [b"v001"]
 
 
@@ -123,6 +123,7 @@ def test_a_batch_of_damaged_videos_alone_is_empty_and_as_wide_as_others(index: I
     for name, whole, nothing in zip(full._fields, full, empty):
         if whole is None:
             assert nothing is None
+        if whole is None or name == "memory":
             continue
         if name == "videos":
             assert nothing.n_videos == 0 and nothing.padded().shape == (0, 1, whole.frames.shape[1])

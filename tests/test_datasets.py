@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.shards import AUDIO, RGB, Video, index_videos, make_video
 from yt8m.common.errors import RecordError, UserError
+from yt8m.data.batch_memory import allocate
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import RatedSegmentDataset, VideoDataset, WholeVideoDataset
 from yt8m.data.features import read_contract, save_contract
@@ -310,3 +311,25 @@ def test_whole_videos_are_checked_against_their_checksums(tmp_path):
     with pytest.raises(RecordError, match=f"record at byte {index.offset[4]}, video v004: checksum mismatch") as caught:
         dataset.__getitems__([(0, 3), (0, 4)])
     assert str(path) in str(caught.value)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 5), min_size=1, max_size=3).map(tuple),
+            st.sampled_from([np.uint8, np.bool_, np.int64, np.float32]),
+        )
+    )
+)
+def test_arrays_in_one_memory_do_not_meet(layouts) -> None:
+    memory, arrays = allocate(layouts, pinned=False)
+    assert [(array.shape, array.dtype.type) for array in arrays] == layouts
+    first, behind = memory.data_ptr(), memory.data_ptr() + len(memory)
+    for array in arrays:
+        place = array.__array_interface__["data"][0]
+        assert not array.size or (place % 64 == 0 and first <= place <= behind - array.nbytes)
+    for number, array in enumerate(arrays):
+        array[...] = number % 2
+    for number, array in enumerate(arrays):
+        assert (array == number % 2).all()

@@ -5,15 +5,20 @@ would read one, and so wait for a GPU, raises there. On a GPU torch raises for e
 """
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helperbot import Bot, Callback, move_to
+from helperbot.callbacks import BotLike
 from helperbot.training_step import FiniteGuard, Stepper
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.shards import AUDIO, RGB, index_videos, make_video
 from tests.small_models import CONTEXT, DBOF, NEXTVLAD
@@ -104,6 +109,63 @@ def test_training_steps(kind: str, accumulate: int, name: str, index: Index) -> 
     with no_waiting(device):
         for number in (2, 3):
             stepper.step(batch, number, guard)
+
+
+class Operations(TorchDispatchMode):
+    """Counts torch's operations by name, without those that only look at a tensor in another way."""
+
+    VIEWS = ("as_strided", "detach", "view.dtype")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func).removeprefix("aten.")
+        self.counts[name] += not name.startswith(self.VIEWS)
+        return func(*args, **(kwargs or {}))
+
+
+class Noting(Callback):
+    """Notes the operations so far after each step."""
+
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
+        self.after: list[Counter[str]] = []
+
+    def on_step_end(self, bot: BotLike) -> None:
+        """Note them."""
+        self.after.append(Counter(self.operations.counts))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loop_adds_two_operations_to_a_step(kind: str, index: Index) -> None:
+    """It copies the memory that all of the batch lies in, and adds the loss to a sum; each costs as much as a kernel."""
+    device = torch.device("meta")
+    model, task, batch = experiment(kind, index)
+    model, optimizer = model.to(device).train(), torch.optim.SGD(model.parameters(), lr=0.1)
+    settings: Any = {"clip_grad_norm": 10.0, "device": device}
+    stepper = Stepper(model, optimizer, task.forward, task.criterion, **settings)
+    moved, guard = move_to(batch, device), FiniteGuard(immediate=False)
+    stepper.step(moved, 1, guard)
+    with Operations() as alone:
+        stepper.step(moved, 2, guard)
+    with Operations() as operations:
+        noting = Noting(operations)
+        bot = Bot(
+            model,
+            optimizer,
+            task.forward,
+            task.criterion,
+            repeat(batch),
+            callbacks=[noting],
+            progress=False,
+            **settings,
+        )
+        with pytest.raises((RuntimeError, NotImplementedError), match="meta"):  # the last step is checked
+            bot.train(4, ckpt_interval=4)
+    step = noting.after[2] - noting.after[1]
+    assert step - alone.counts == {"_to_copy.default": 1, "add_.Tensor": 1}
 
 
 @pytest.mark.parametrize("name", DEVICES)

@@ -22,15 +22,45 @@ def move_to(batch: Batch, device: torch.device | str) -> Batch:
 
     Args:
         batch: a tensor, or any nesting of dicts, lists, tuples, named tuples and dataclasses. Containers are copied;
-            other values are kept as they are.
+            other values are kept as they are. If it has an attribute `memory`, a 1-d tensor of uint8 on the CPU, that
+            is copied at once with all tensors that lie in it, at multiples of their element size.
         device: where the tensors go. Copies from pinned memory to CUDA overlap with computation.
 
     Returns:
         A value of the same structure and types. Tensors already on `device` are not copied.
     """
     device = torch.device(device)
-    # Only copies to CUDA: the stream orders them before their use, but a copy to the CPU could be read too early.
-    return _map(batch, lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        # Only copies to CUDA: the stream orders them before their use, but a copy to the CPU could be read too early.
+        return tensor.to(device, non_blocking=device.type == "cuda")
+
+    memory = getattr(batch, "memory", None)
+    if isinstance(memory, torch.Tensor) and memory.device != device:
+        return _map(batch, _MovedMemory(memory, move))
+    return _map(batch, move)
+
+
+class _MovedMemory:
+    """Maps tensors that lie in a block of memory to the same in its copy, and moves others.
+
+    Args:
+        memory: the block, (bytes,) uint8.
+        move: moves a tensor.
+    """
+
+    def __init__(self, memory: torch.Tensor, move: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._memory, self._move = memory, move
+        self._moved = {torch.uint8: move(memory)}  # as each type of element
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        offset = tensor.data_ptr() - self._memory.data_ptr()
+        inside = tensor.is_contiguous() and 0 <= offset <= self._memory.nbytes - tensor.nbytes
+        if tensor.device != self._memory.device or not tensor.numel() or not inside:
+            return self._move(tensor)
+        if tensor.dtype not in self._moved:
+            self._moved[tensor.dtype] = self._moved[torch.uint8].view(tensor.dtype)
+        return self._moved[tensor.dtype].as_strided(tensor.shape, tensor.stride(), offset // tensor.itemsize)
 
 
 class BatchMover:
@@ -53,7 +83,7 @@ class BatchMover:
             moved = move_to(batch, self.device)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._stream)
-        for tensor in _tensors(moved):
+        for tensor in {tensor.untyped_storage().data_ptr(): tensor for tensor in _tensors(moved)}.values():
             tensor.record_stream(current)  # else its memory could be used again by the next copy too early
         event = torch.cuda.Event()
         event.record(self._stream)

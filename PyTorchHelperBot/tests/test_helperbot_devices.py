@@ -4,10 +4,11 @@ import collections
 import dataclasses
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from helperbot import move_to
-from helperbot.devices import HostCopies, batch_size
+from helperbot.devices import HostCopies, _MovedMemory, batch_size
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,6 +95,59 @@ def test_move_to_keeps_every_structure(batch):
     moved = move_to(batch, "meta")
     assert describe(moved) == describe(batch)
     assert all_meta(moved)
+
+
+class Block(NamedTuple):
+    """A batch with some of its tensors in one block of memory."""
+
+    inside: list[torch.Tensor]
+    outside: torch.Tensor
+    memory: torch.Tensor
+
+
+def block_of(arrays, outside):
+    """A batch with copies of arrays in its memory, 8 bytes apart or more."""
+    starts = np.cumsum([0, *(-(-array.nbytes // 8) * 8 for array in arrays)])
+    memory = torch.zeros(int(starts[-1]), dtype=torch.uint8)
+    inside = [
+        memory.numpy()[start : start + a.nbytes].view(a.dtype).reshape(a.shape) for start, a in zip(starts, arrays)
+    ]
+    for target, array in zip(inside, arrays):
+        target[...] = array
+    return Block([torch.from_numpy(target) for target in inside], outside, memory)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([np.uint8, np.bool_, np.int64, np.float32]),
+            st.lists(st.integers(0, 4), min_size=1, max_size=3),
+        ),
+        max_size=5,
+    )
+)
+def test_tensors_in_one_memory_are_moved_with_it_at_once(layouts):
+    arrays = [np.arange(np.prod(shape)).reshape(shape).astype(dtype) for dtype, shape in layouts]
+    batch = block_of(arrays, torch.ones(2))
+    moved = move_to(batch, "meta")  # which stands for one that is not the CPU, but has no values
+    assert [(t.shape, t.dtype, t.device.type) for t in moved.inside] == [
+        (array.shape, torch.from_numpy(array).dtype, "meta") for array in arrays
+    ]
+    assert moved.outside.device.type == "meta"
+    copies = []
+    move = _MovedMemory(batch.memory, lambda tensor: copies.append(tensor.clone()) or copies[-1])
+    for array, tensor in zip(arrays, batch.inside):
+        np.testing.assert_array_equal(move(tensor), array)
+        assert move(tensor).data_ptr() != tensor.data_ptr() or not array.size
+    assert len(copies) == 1 + 2 * sum(not array.size for array in arrays)  # the memory, and what is nowhere
+    torch.testing.assert_close(move(batch.outside), batch.outside)
+
+
+def test_tensors_in_memory_on_the_device_stay_there():
+    batch = block_of([np.arange(3)], torch.ones(2))
+    moved = move_to(batch, "cpu")
+    assert moved.inside[0].data_ptr() == batch.inside[0].data_ptr()
 
 
 def test_batch_size_is_the_first_dimension_of_the_first_tensor():

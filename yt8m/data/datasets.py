@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from yt8m.common.errors import UserError
+from yt8m.data.batch_memory import Layout, allocate
 from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
 from yt8m.data.order import Key
-from yt8m.data.packed_frames import Allocate, PackedFrames
+from yt8m.data.packed_frames import PackedFrames
 from yt8m.data.reader import Frames, Rows, ShardReader
 from yt8m.data.records import RAISE, Damage
 from yt8m.data.vocabulary import Vocabulary
@@ -32,11 +33,13 @@ Batch = TypeVar("Batch")
 
 
 class VideoBatch(NamedTuple):
-    """`labels` (B, C) bool; `videos`: uint8 frames of B videos; `examples` (B,): index rows, not moved to the GPU."""
+    """`labels` (B, C) bool; `videos`: uint8 frames of B videos; `examples` (B,): index rows, not moved to the GPU;
+    `memory`: what all tensors lie in, see `helperbot.move_to`, or None."""
 
     labels: Tensor
     videos: PackedFrames
     examples: np.ndarray
+    memory: Tensor | None = None
 
     def split(self, parts: int, least: int = 1) -> list["VideoBatch"]:
         """Split the batch, see `_parts`."""
@@ -53,7 +56,7 @@ class SegmentBatch(NamedTuple):
     `segments` (S, 5 + 2·offset, D) uint8; `classes` (S,): rated class; `scores` (S,): 0 or 1; `negatives` (S, C) bool:
     classes mined as negatives; `videos`: the uint8 frames of V videos, or None without context; `video_index` (S,): the
     number of each segment's video; `examples` (S,): index rows, not moved to the GPU; `totals` (2,) int64: numbers of
-    ratings and of mined negatives in the whole batch, even in a part of it.
+    ratings and of mined negatives in the whole batch, even in a part of it; `memory`: as for `VideoBatch`.
     """
 
     segments: Tensor
@@ -64,6 +67,7 @@ class SegmentBatch(NamedTuple):
     video_index: Tensor
     examples: np.ndarray
     totals: Tensor
+    memory: Tensor | None = None
 
     def split(self, parts: int, least: int = 1) -> list["SegmentBatch"]:
         """Split the batch, see `_parts`; each part has the videos of its own segments."""
@@ -103,11 +107,11 @@ class ShardDataset(ABC, Generic[Batch]):
         self.n_frames = index.n_frames
         self.max_len, self.seed = max_len, seed
         self.trim = trim_of(self.reader.features)
-        self.empty: Allocate = np.empty
+        self.pinned = False
 
     def pin_memory(self) -> None:
-        """Allocate the large tensors of batches in pinned memory, for fast copies to a GPU."""
-        self.empty = _pinned
+        """Allocate batches in pinned memory, for fast copies to a GPU."""
+        self.pinned = True
 
     def __len__(self) -> int:
         return len(self.records)
@@ -116,21 +120,21 @@ class ShardDataset(ABC, Generic[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """The batch of these examples. Thread-safe."""
 
-    def read_videos(self, records: np.ndarray, epochs: np.ndarray) -> tuple[PackedFrames, np.ndarray]:
-        """The frames of each record for a video model in an epoch, uint8, and which records could be read, (V,) bool.
+    def _sample(self, records: np.ndarray, epochs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The frames of each record for a video model in an epoch, see `sample_frames`.
 
-        The choice of frames depends only on seed, epoch and record.
+        They depend only on seed, epoch and record.
         """
-        lengths, seconds = sample_frames(records, self.n_frames[records], self.max_len, self.seed, epochs, self.trim)
-        frames = self.empty((len(seconds), self.reader.frame_dim), np.uint8)
+        return sample_frames(records, self.n_frames[records], self.max_len, self.seed, epochs, self.trim)
+
+    def _read_videos(
+        self, records: np.ndarray, sample: tuple[np.ndarray, np.ndarray], arrays: Sequence[np.ndarray]
+    ) -> tuple[PackedFrames, np.ndarray]:
+        """Read sampled frames into arrays for `PackedFrames`. Also returns which records could be read, (V,) bool."""
+        lengths, seconds = sample
         ends = np.cumsum(lengths)
-        met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), frames)
-        return PackedFrames.of(torch.from_numpy(frames), lengths, empty=self.empty), met
-
-
-def _pinned(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-    """`np.empty` in pinned memory."""
-    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True).numpy()
+        met = self.reader.read_rows(Rows(records, seconds, ends - lengths, ends, ends - lengths), arrays[0])
+        return PackedFrames.inside(arrays, lengths), met
 
 
 def _columns(keys: Sequence[Key]) -> tuple[np.ndarray, np.ndarray]:
@@ -176,16 +180,18 @@ class VideoDataset(ShardDataset[VideoBatch]):
         return (np.bincount(labelled % self.n_classes, minlength=self.n_classes) + 0.5) / (len(self) + 1)
 
     def __getitems__(self, keys: Sequence[Key]) -> VideoBatch:
+        from yt8m.data import native_reading
+
         epochs, examples = _columns(keys)
         records = self.records[examples]
-        videos, met = self.read_videos(records, epochs)
+        sample = self._sample(records, epochs)
+        video_layouts = PackedFrames.layouts(sample[0], self.reader.frame_dim)
+        memory, (labels, *arrays) = allocate([((len(keys), self.n_classes), np.bool_), *video_layouts], self.pinned)
+        videos, met = self._read_videos(records, sample, arrays)
         if not met.all():
             return self.__getitems__(_readable(keys, met))
-        labels = self.empty((len(keys), self.n_classes), np.bool_)
-        labels[:] = False
-        rows, classes = self.index.of_records(records, self.classes, self.index.label_ends)
-        labels[rows[classes >= 0], classes[classes >= 0]] = True
-        return VideoBatch(torch.from_numpy(labels), videos, records)
+        native_reading.mark_classes(labels, False, records, self.classes, self.index.label_ends)
+        return VideoBatch(torch.from_numpy(labels), videos, records, memory)
 
 
 class RatedSegmentDataset(ShardDataset[SegmentBatch]):
@@ -241,39 +247,56 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         self.n_classes = len(vocabulary)
 
     def __getitems__(self, keys: Sequence[Key]) -> SegmentBatch:
+        from yt8m.data import native_reading
+
         epochs, examples = _columns(keys)
         records = self.records[examples]
-        segments, met = self._read_segments(records, self.starts[examples])
         # A batch that spans two epochs may need a video twice, with different frames.
-        videos_of_epochs, video_index = np.unique(epochs * len(self.index) + records, return_inverse=True)
+        videos_of_epochs, video_of_rating = np.unique(epochs * len(self.index) + records, return_inverse=True)
+        epoch, record = np.divmod(videos_of_epochs, len(self.index))
+        sample = self._sample(record, epoch) if self.context else None
+        size, width = len(keys), self.reader.frame_dim
+        layouts: list[Layout] = [
+            ((size, SEGMENT_SECONDS + 2 * self.offset, width), np.uint8),
+            ((size,), np.int64),
+            ((size,), self.scores.dtype.type),
+            ((size, self.n_classes), np.bool_),
+            ((size,), np.int64),
+            ((2,), np.int64),
+            *([] if sample is None else PackedFrames.layouts(sample[0], width)),
+        ]
+        memory, arrays = allocate(layouts, self.pinned)
+        segments, classes, scores, negatives, video_index, totals = arrays[:6]
+        met = self._read_segments(records, self.starts[examples], segments)
         videos = None
-        if self.context:
-            epoch, record = np.divmod(videos_of_epochs, len(self.index))
-            videos, videos_met = self.read_videos(record, epoch)
-            met &= videos_met[video_index]
+        if sample is not None:
+            videos, videos_met = self._read_videos(record, sample, arrays[6:])
+            met &= videos_met[video_of_rating]
         if not met.all():
             return self.__getitems__(_readable(keys, met))
-        negatives = self.empty((len(keys), self.n_classes), np.bool_)
-        negatives[:] = True
-        negatives[self.index.of_records(records, *self._known)] = False
+        n_known = native_reading.mark_classes(negatives, True, records, *self._known)
+        classes[:], scores[:], video_index[:] = self.classes[examples], self.scores[examples], video_of_rating
+        totals[:] = size, negatives.size - n_known
         return SegmentBatch(
             torch.from_numpy(segments),
-            torch.from_numpy(self.classes[examples]),
-            torch.from_numpy(self.scores[examples]),
+            torch.from_numpy(classes),
+            torch.from_numpy(scores),
             torch.from_numpy(negatives),
             videos,
             torch.from_numpy(video_index),
             records,
-            torch.from_numpy(np.array([len(keys), negatives.sum()])),
+            torch.from_numpy(totals),
+            memory,
         )
 
-    def _read_segments(self, records: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Expanded segments: frames [start − offset, start + 5 + offset), zeros beyond the video.
+    def _read_segments(self, records: np.ndarray, starts: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """Read expanded segments: frames [start − offset, start + 5 + offset), zeros beyond the video.
 
-        Returns frames (S, 5 + 2·offset, D) uint8, and which could be read, (S,) bool.
+        `segments`: the target, (S, 5 + 2·offset, D) uint8. Returns which could be read, (S,) bool.
         """
-        length = SEGMENT_SECONDS + 2 * self.offset
-        segments = self.empty((len(records), length, self.reader.frame_dim), np.uint8)
+        from yt8m.data import native_reading
+
+        length = segments.shape[1]
         firsts = starts.astype(np.int64) - self.offset
         lacking = np.maximum(-firsts, 0)  # at the head
         ends = np.minimum(firsts + length, self.n_frames[records])
@@ -282,9 +305,10 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
             segments[row, : lacking[row]] = 0
             segments[row, lacking[row] + kept[row] :] = 0
         stops = np.cumsum(kept)
-        seconds = np.arange(stops[-1] if stops.size else 0) + np.repeat(ends - stops, kept)
+        seconds = np.empty(stops[-1] if stops.size else 0, np.int64)
+        native_reading.list_seconds(firsts + lacking, stops, seconds)
         rows = Rows(records, seconds, stops - kept, stops, np.arange(len(records)) * length + lacking)
-        return segments, self.reader.read_rows(rows, segments.reshape(-1, self.reader.frame_dim))
+        return self.reader.read_rows(rows, segments.reshape(-1, self.reader.frame_dim))
 
 
 def _known_classes(index: Index, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
@@ -310,7 +334,7 @@ class WholeVideoDataset(ShardDataset[list[tuple[int, Tensor]]]):
         examples = [example for _, example in keys]
         requests = []
         for record in self.records[examples].tolist():
-            frames = self.empty((int(self.n_frames[record]), self.reader.frame_dim), np.uint8)
+            _, (frames,) = allocate([((int(self.n_frames[record]), self.reader.frame_dim), np.uint8)], self.pinned)
             requests.append(Frames(record, slice(0, len(frames)), frames))
         met = self.reader.read(requests, whole=True)
         return [

@@ -117,6 +117,36 @@ def _choose(  # pragma: no cover
                 number += 1
 
 
+def _place(lengths: np.ndarray, longest: int, places: np.ndarray) -> None:  # pragma: no cover
+    number = 0
+    for video, length in enumerate(lengths):
+        for place in range(video * longest, video * longest + length):
+            places[number] = place
+            number += 1
+
+
+def _list_seconds(firsts: np.ndarray, ends: np.ndarray, seconds: np.ndarray) -> None:  # pragma: no cover
+    number = 0
+    for row, first in enumerate(firsts):
+        for second in range(first, first + ends[row] - number):
+            seconds[number] = second
+            number += 1
+
+
+def _mark(  # pragma: no cover
+    target: np.ndarray, background: bool, records: np.ndarray, classes: np.ndarray, ends: np.ndarray
+) -> int:
+    target[:] = background
+    marked = 0
+    for row, record in enumerate(records):
+        for entry in range(ends[record - 1] if record > 0 else 0, ends[record]):
+            number = classes[entry]
+            if number >= 0 and target[row, number] == background:
+                target[row, number] = not background
+                marked += 1
+    return marked
+
+
 _mixed: Any = numba.njit(_mix)
 _NUMBERS = "int64[::1]"
 _READ = (
@@ -124,15 +154,20 @@ _READ = (
     f"{_NUMBERS}, uint8[:, ::1], boolean[::1], uint8[::1])"
 )
 _CHOOSE = f"void(uint64, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS}, {_NUMBERS})"
+_PLACE = f"void({_NUMBERS}, int64, {_NUMBERS})"
+_LIST_SECONDS = f"void({_NUMBERS}, {_NUMBERS}, {_NUMBERS})"
+_MARK = f"int64(boolean[:, ::1], boolean, {_NUMBERS}, {_NUMBERS}, {_NUMBERS})"
 
 
-def _compiled(cache: bool) -> tuple[Callable[..., None], Callable[..., None]]:
-    """`_read` without the GIL, and `_choose`, which is too short to release it."""
-    return numba.njit(_READ, nogil=True, cache=cache)(_read), numba.njit(_CHOOSE, cache=cache)(_choose)
+def _compiled(cache: bool) -> tuple[Callable[..., Any], ...]:
+    """`_read` without the GIL, and the others, which are too short to release it: getting it back takes longer."""
+    reading = numba.njit(_READ, nogil=True, cache=cache)(_read)
+    short = ((_CHOOSE, _choose), (_PLACE, _place), (_LIST_SECONDS, _list_seconds), (_MARK, _mark))
+    return reading, *(numba.njit(signature, cache=cache)(function) for signature, function in short)
 
 
 try:
-    read_frames, choose_frames = _compiled(cache=True)
+    read_frames, choose_frames, place_frames, list_seconds, mark_classes = _compiled(cache=True)
 except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as reason:
     LOGGER.info("compiled reading code cannot be cached (%s); set NUMBA_CACHE_DIR to a writable folder", reason)
-    read_frames, choose_frames = _compiled(cache=False)
+    read_frames, choose_frames, place_frames, list_seconds, mark_classes = _compiled(cache=False)

@@ -1,13 +1,13 @@
 """Frames of several videos, end to end without padding."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]  # such as np.empty
+from yt8m.data.batch_memory import Layout
 
 
 class PackedFrames(NamedTuple):
@@ -23,19 +23,26 @@ class PackedFrames(NamedTuple):
     longest: int
 
     @classmethod
-    def of(
-        cls, frames: Tensor, lengths: np.ndarray, longest: int | None = None, empty: Allocate = np.empty
-    ) -> "PackedFrames":
-        """From frames (N, D) on the CPU and the lengths (V,) int64 of the videos.
-
-        `longest` defaults to the maximum; `empty` allocates the places. Runs no torch operation, each of which would
-        release the GIL and then wait for it.
-        """
+    def of(cls, frames: Tensor, lengths: np.ndarray, longest: int | None = None) -> "PackedFrames":
+        """From frames (N, D) on the CPU and the lengths (V,) int64 of the videos; `longest` defaults to the maximum."""
         if longest is None:
             longest = int(lengths.max(initial=1))
-        places = empty((len(frames),), np.int64)
-        places[:] = places_of(lengths, longest)
-        return cls(frames, torch.from_numpy(lengths), torch.from_numpy(places), longest)
+        return cls(frames, torch.from_numpy(lengths), torch.from_numpy(places_of(lengths, longest)), longest)
+
+    @staticmethod
+    def layouts(lengths: np.ndarray, width: int) -> list[Layout]:
+        """Of the arrays of `inside`, for videos of these lengths (V,) and frames of a `width`."""
+        n_frames = int(lengths.sum())
+        return [((n_frames, width), np.uint8), (lengths.shape, np.int64), ((n_frames,), np.int64)]
+
+    @classmethod
+    def inside(cls, arrays: Sequence[np.ndarray], lengths: np.ndarray) -> "PackedFrames":
+        """In arrays of these `layouts`, the first of which is for the frames; runs no torch operation."""
+        longest = int(lengths.max(initial=1))
+        frames, kept, places = arrays
+        kept[:] = lengths
+        places_of(lengths, longest, places)
+        return cls(torch.from_numpy(frames), torch.from_numpy(kept), torch.from_numpy(places), longest)
 
     @classmethod
     def pack(cls, frames: Tensor, lengths: Tensor) -> "PackedFrames":
@@ -62,8 +69,10 @@ class PackedFrames(NamedTuple):
         return self.of(self.frames[torch.from_numpy(np.repeat(chosen, lengths))], lengths[videos])
 
 
-def places_of(lengths: np.ndarray, longest: int) -> np.ndarray:
-    """`places` (N,) int64 for videos of these lengths (V,), see `PackedFrames`."""
-    ends = np.cumsum(lengths)
-    shifts = np.arange(len(lengths)) * longest - (ends - lengths)
-    return np.arange(ends[-1] if ends.size else 0) + np.repeat(shifts, lengths)
+def places_of(lengths: np.ndarray, longest: int, out: np.ndarray | None = None) -> np.ndarray:
+    """`places` (N,) int64 for videos of these lengths (V,) int64, see `PackedFrames`; `out`: where to write them."""
+    from yt8m.data import native_reading
+
+    places = np.empty(lengths.sum(), np.int64) if out is None else out
+    native_reading.place_frames(lengths, longest, places)
+    return places

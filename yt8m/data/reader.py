@@ -77,6 +77,8 @@ class ShardReader:
         self._max_open = min(self.MAX_OPEN, max(1, _open_files(4 * self.MAX_OPEN) // 4))
         self._most_held = max(1, self._max_open // 4)  # by one thread; held shards stay open
         self._lock = threading.Lock()
+        self._stay_open = len(index.shards) <= self._max_open
+        self._descriptors = np.full(len(index.shards), _NO_FILE, np.int32)  # of open shards, if they stay open
 
     @property
     def frame_dim(self) -> int:
@@ -178,7 +180,18 @@ class ShardReader:
 
         `_NO_FILE` marks records left to `read`.
         """
+        files = self._descriptors[self.index.shard[records]]
+        shards: list[Shard | None] = []
+        if (files == _NO_FILE).any():
+            files, shards = self._held_files(records)
+        if self._odd is not None:
+            files[self._odd[records]] = _NO_FILE
+        return files, shards
+
+    def _held_files(self, records: np.ndarray) -> tuple[np.ndarray, list[Shard | None]]:
+        """See `_files`; opens shards, and holds them all."""
         numbers = self.index.shard[records].tolist()
+        shards: list[Shard | None]
         with self._lock:
             shards = [self._open.get(number) for number in numbers]
             for number, shard in zip(numbers, shards):
@@ -190,10 +203,7 @@ class ShardReader:
                     shards[row] = self._shard(int(records[row]))
                 except RecordError:
                     pass
-        files = np.array([_NO_FILE if shard is None else shard.fileno() for shard in shards], np.int32)
-        if self._odd is not None:
-            files[self._odd[records]] = _NO_FILE
-        return files, shards
+        return np.array([_NO_FILE if shard is None else shard.fileno() for shard in shards], np.int32), shards
 
     def _announce(self, request: Frames, whole: bool) -> list[FrameBlock] | None:
         """Announce the bytes of a request to the system.
@@ -263,6 +273,8 @@ class ShardReader:
                 self._open.move_to_end(number)
                 if len(self._open) > self._max_open:
                     self._open.popitem(last=False)
+                if self._stay_open:
+                    self._descriptors[number] = shard.fileno()
         return shard
 
 
