@@ -49,7 +49,7 @@ ELSEWHERE = {
         "abcd efgh": "{videos}",
     },
     "docs/one-video.md": {"FILE.tfrecord": "data/segment/test/test0000.tfrecord"},
-    "docs/fit.md": {"benchmarks/fitting.py": "benchmarks/fitting.py --help"},
+    "docs/fit.md": {"benchmarks/fitting.py": f"{ROOT}/benchmarks/fitting.py --help"},  # the films are elsewhere
     "docs/rating.md": {
         "yt8m.rate": "yt8m.rate --help",  # else it would wait for ratings
         "yt8m.make_records": "yt8m.make_records --help",
