@@ -140,7 +140,7 @@ class Noting(Callback):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loop_adds_two_operations_to_a_step(kind: str, index: Index) -> None:
-    """It copies the memory that all of the batch lies in, and adds the loss to a sum; each costs as much as a kernel."""
+    """It copies the memory that all of the batch lies in, and adds the loss to a sum; each is a kernel more."""
     device = torch.device("meta")
     model, task, batch = experiment(kind, index)
     model, optimizer = model.to(device).train(), torch.optim.SGD(model.parameters(), lr=0.1)
