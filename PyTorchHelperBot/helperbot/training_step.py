@@ -57,8 +57,8 @@ class FiniteGuard:
     """Watches one-element tensors for infinities and NaN.
 
     Args:
-        immediate: whether `observe` reads the value and raises. Otherwise values stay on the device, which nothing waits
-            for, until `check` reads them all at once.
+        immediate: whether `observe` reads the value and raises. Otherwise values stay on the device, and nothing
+            waits for it, until `check` reads them all at once.
     """
 
     def __init__(self, immediate: bool) -> None:
