@@ -14,13 +14,13 @@ from torch.distributed.run import parse_args as parse_torchrun
 from tests.processes import rank_environments, run_program, start, wait_for
 
 # Names itself, and ends as the fork does that has its arguments, environment, directory and output. What is no program
-# is Python's own affair.
+# is Python's own affair. A subshell says the name, for `echo` redirects the output of its shell meanwhile.
 STAND_IN = """#!/bin/bash
 case "${{0##*/}} $1" in
     python\\ -[cm] | python\\ *.py | torchrun\\ *) ;;
     *) exec "{python}" "$@" ;;
 esac
-echo $$ >&{requests}
+(echo $$ >&{requests})
 read -r status <&{replies} && exit "$status"
 """
 
