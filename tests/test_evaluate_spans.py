@@ -43,6 +43,16 @@ def test_table_and_mean(command: Callable[..., Outcome], tmp_path: Path) -> None
     assert outcome.out.endswith(f"3 pairs of a video and a class: {12 / 17 / 3:.3f}\n")
 
 
+def test_a_model_that_finds_nothing_scores_0(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "found.csv").write_text(FOUND)
+    (tmp_path / "true.csv").write_text(f"{TRUE}a,taxi,8,22\nb,taxi,0,5.5\n")
+    outcome = command("evaluate_spans", tmp_path / "found.csv", tmp_path / "true.csv")
+    assert outcome.status == 0 and outcome.out.endswith("2 pairs of a video and a class: 0.000\n")
+    (tmp_path / "true.csv").write_text(TRUE)
+    outcome = command("evaluate_spans", tmp_path / "found.csv", tmp_path / "true.csv")
+    assert outcome.status == 2 and "true.csv: no row" in outcome.err  # there has to be a truth
+
+
 def test_label_ids(command: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "found.csv").write_text(f"{FOUND}a,17,Taxi,5,20,.9,.9,5\n")
     (tmp_path / "true.csv").write_text(f"{TRUE}a,17,5,20\n")

@@ -211,6 +211,15 @@ def test_killed_at_any_step_the_same_command_ends_in_the_same_weights(fitted: Wo
         assert model_digest(world.data / folder) == model_digest(fitted.data / folder)
 
 
+def test_every_class_may_be_rated_in_every_video(tmp_path: Path, command: Command) -> None:
+    """No class is then assumed absent from a video: there are no mined negatives."""
+    world = World.make(tmp_path)
+    world.ratings += [(video_id, 0, other, 0) for video_id, own in world.labels for other in NAMES if other != own]
+    outcome = command("fit", *world.arguments())
+    assert outcome.status == 0, outcome.err
+    assert "AUC" in outcome.out
+
+
 def test_restart_begins_anew(tmp_path: Path, command: Command) -> None:
     world = World.make(tmp_path)
     assert fork(run_interrupted, "step", 3, "fit", *world.arguments()).status == -9

@@ -129,6 +129,19 @@ def test_the_table_of_several_films_is_one(localize: Command, films: Path, tmp_p
         assert [row["video_id"] for row in csv.DictReader(file)] == ["two", "two", "one", "one"]
 
 
+def test_unreadable_films_are_left_out_on_demand(
+    localize: Command, films: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cut.mp4").write_bytes((films / "one.mp4").read_bytes()[:300])
+    where = tmp_path / "cut.mp4", films
+    outcome = localize(*where, "--on-error", "skip", "--output", tmp_path / "spans.csv", *EVERYTHING)
+    assert outcome.status == 0, outcome
+    rows = list(csv.DictReader((tmp_path / "spans.csv").open(encoding="utf-8")))
+    assert {row["video_id"] for row in rows} == {"one", "two"}
+    assert f"left out: {tmp_path / 'cut.mp4'}: " in caplog.text and "1 records, remainders" in caplog.text
+    assert localize(*where).status == 2
+
+
 def test_mistakes(localize: Command, command: Command, films: Path, tmp_path: Path) -> None:
     def refused(outcome: Outcome, *parts: str) -> None:
         assert outcome.status == 2, outcome

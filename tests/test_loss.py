@@ -76,13 +76,17 @@ def test_segment_loss_equals_its_definition(
     assert segment_loss(*case).item() == pytest.approx(_slow_segment_loss(*case), rel=1e-9)
 
 
-def test_without_mined_negatives_the_ratings_alone_count() -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("weight", [0.5, 6, 1e6])
+def test_without_mined_negatives_the_ratings_alone_count(dtype: torch.dtype, weight: float) -> None:
     logits, classes, scores, _ = _case(5, 4, 0, 1)
+    logits = logits.to(dtype)
     logits.requires_grad_()
     none = torch.zeros(5, 4, dtype=torch.bool)
-    loss = segment_loss(logits, classes, scores, none, 0.5, 0.5)
-    assert loss.item() == pytest.approx(_slow_segment_loss(logits, classes, scores, none, 0.5, 0.5), rel=1e-9)
+    loss = segment_loss(logits, classes, scores, none, 0.5, weight)
+    assert loss.item() == pytest.approx(_slow_segment_loss(logits, classes, scores, none, 0.5, weight), rel=1e-6)
     loss.backward()
+    assert logits.grad.isfinite().all()
     rated = torch.zeros(5, 4, dtype=torch.bool)
     rated[torch.arange(5), classes] = True
     assert torch.equal(logits.grad != 0, rated)

@@ -151,7 +151,7 @@ def add_shared(options: _Options, *names: str) -> None:
             default="raise",
             dest="damage",
             metavar="raise|skip",
-            help="at a damaged shard or record, stop, or skip it and report it at the end (default: raise)",
+            help="at a damaged shard, record or film, stop, or skip it and report it at the end (default: raise)",
         )
 
 

@@ -45,7 +45,7 @@ class Damage:
         if self.left_out:
             names = sorted({str(error.path) for error in self.left_out.values()})
             LOGGER.warning(
-                "left out because of damage: %d records or remainders of shards, all named above, of %d shards. "
+                "left out because of damage: %d records, remainders of shards or films, all named above, of %d files. "
                 "Download again: %s",
                 len(self.left_out),
                 len(names),

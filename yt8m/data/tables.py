@@ -36,19 +36,21 @@ def whole_number(text: str) -> int | None:
     return int(value) if value == value.to_integral_value() else None
 
 
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+def read_table(
+    path: Path, columns: Sequence[str], optional: Sequence[str] = (), *, may_be_empty: bool = False
+) -> Iterator[Row]:
     """Line number and fields of each row: those of `columns`, then of `optional`; other columns are ignored.
 
     The fields of a missing optional column are "". The table is UTF-8 with or without a byte order mark, separated by
     commas, semicolons or tabs, whichever finds the columns in the header; blank rows are skipped. Raises `UserError`
-    during iteration, also for a table without rows.
+    during iteration, also for a table without rows, unless it `may_be_empty`.
     """
     text = _read_text(path)
     delimiter = _find_delimiter(text, columns)
     if delimiter is None:
         found = next((line for line in text.splitlines() if line.strip()), "")[:_SHOWN]
         raise UserError(f"{path}: expected a header with the columns {','.join(columns)}, found {found!r}")
-    yield from _fields(text, delimiter, path, columns, optional)
+    yield from _fields(text, delimiter, path, columns, optional, may_be_empty)
 
 
 def read_column(path: Path, column: str) -> Iterator[tuple[int, str]]:
@@ -61,7 +63,7 @@ def read_column(path: Path, column: str) -> Iterator[tuple[int, str]]:
     if delimiter is None:
         yield from ((line, fields[0]) for line, fields in _rows(text, _NO_DELIMITER, path))
     else:
-        yield from ((line, fields[0]) for line, fields in _fields(text, delimiter, path, [column], ()))
+        yield from ((line, fields[0]) for line, fields in _fields(text, delimiter, path, [column]))
 
 
 def _read_text(path: Path) -> str:
@@ -105,7 +107,14 @@ def _header(text: str, delimiter: str) -> list[str]:
     return []
 
 
-def _fields(text: str, delimiter: str, path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
+def _fields(
+    text: str,
+    delimiter: str,
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    may_be_empty: bool = False,
+) -> Iterator[Row]:
     """The rows below a header with the columns."""
     rows = _rows(text, delimiter, path)
     header = [name.strip() for name in next(rows, (0, []))[1]]
@@ -122,7 +131,7 @@ def _fields(text: str, delimiter: str, path: Path, columns: Sequence[str], optio
         empty = False
         fields.append("")  # for missing optional columns
         yield line, tuple(fields[place] for place in places)
-    if empty:
+    if empty and not may_be_empty:
         raise UserError(f"{path}: no row below the header {','.join(header)}")
 
 

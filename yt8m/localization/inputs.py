@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from yt8m.common.devices import resolve_workers
-from yt8m.common.errors import UserError, counted
+from yt8m.common.errors import RecordError, UserError, counted
 from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
@@ -178,17 +178,35 @@ class _Array(_SingleVideo):
 
 
 class _Film(_SingleVideo):
-    """A film, whose features are extracted."""
+    """A film, whose features are extracted; left out if it is unreadable and damage is skipped."""
 
-    def __init__(self, path: Path, video_id: str, extractor: "Callable[[Localizer], Extractor]") -> None:
+    def __init__(
+        self, path: Path, video_id: str, extractor: "Callable[[Localizer], Extractor]", damage: Damage
+    ) -> None:
         super().__init__(path, video_id, path)
-        self._extractor = extractor
+        self._extractor, self._damage = extractor, damage
+
+    def answers(self, localizer: Localizer, query: Query, chosen: Sequence[str]) -> Iterator[Answer]:
+        try:
+            yield from super().answers(localizer, query, chosen)
+        except RecordError as error:
+            self._damage.meet(error)
 
     def frames(self, localizer: Localizer) -> np.ndarray:
+        """Features (L, D) uint8. Raises `RecordError` for an unreadable film, `UserError` for an extractor."""
+        extractor = self._extractor(localizer)
+        try:
+            return self._extracted(localizer, extractor)
+        except UserError as error:
+            film = f"{self._path}: "
+            if not str(error).startswith(film):  # nothing wrong with the film
+                raise
+            raise RecordError(self._path, str(error).removeprefix(film)) from None
+
+    def _extracted(self, localizer: Localizer, extractor: "Extractor") -> np.ndarray:
         from yt8m.films.decoding import Film
         from yt8m.films.extraction import Threads, quantize, stream_features
 
-        extractor = self._extractor(localizer)
         with Film(self._path) as film:
             seconds = int(film.announced or 0)
         parts: list[np.ndarray] = []
@@ -236,7 +254,7 @@ def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Lo
             return _Shard(path, damage)
         if path.suffix.lower() == _ARRAY:
             return _Array(path, names[path])
-        return _Film(path, names[path], extractor)
+        return _Film(path, names[path], extractor, damage)
 
     return [input_of(path) for path in paths]
 

@@ -335,7 +335,9 @@ def load_state(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         state = torch.load(file, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{file}: cannot be read as a state dict ({reason[0]})") from None
+        raise UserError(
+            f"{file}: cannot be read as a state dict ({reason[0]}); copy the file again or train the model again"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{file}: not a state dict of tensors")
     return state

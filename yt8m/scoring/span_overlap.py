@@ -38,7 +38,7 @@ def compare_spans(found: Path, true: Path) -> list[Overlap]:
     """The overlaps of all pairs of a video and a label in either file, for the videos in the truth.
 
     Args:
-        found: CSV with the columns `FOUND_COLUMNS`, as `localize` writes it.
+        found: CSV with the columns `FOUND_COLUMNS`, as `localize` writes it; without rows if nothing was found.
         true: CSV with the columns `SPAN_COLUMNS`; labels are names or label ids. Spans of a label may overlap.
 
     Raises:
@@ -46,9 +46,9 @@ def compare_spans(found: Path, true: Path) -> list[Overlap]:
     """
     truth = _read_spans(true, SPAN_COLUMNS)
     by_id = all(label.lstrip("-").isdigit() for _, label in truth)
-    answers = _read_spans(found, FOUND_COLUMNS if by_id else ("video_id", "class", "start", "end"))
+    answers = _read_spans(found, FOUND_COLUMNS if by_id else ("video_id", "class", "start", "end"), True)
     videos = {video_id for video_id, _ in truth}
-    if not videos & {video_id for video_id, _ in answers}:
+    if answers and not videos & {video_id for video_id, _ in answers}:
         raise UserError(f"{found}: none of its videos is in {true}; localize videos with true spans")
     keys = sorted(key for key in {**truth, **answers} if key[0] in videos)
     return [Overlap(*key, truth.get(key, []), answers.get(key, [])) for key in keys]
@@ -67,10 +67,10 @@ def mean_iou(overlaps: Sequence[Overlap]) -> float:
     return sum(overlap.iou for overlap in overlaps) / len(overlaps)
 
 
-def _read_spans(path: Path, columns: Sequence[str]) -> dict[Key, Spans]:
+def _read_spans(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> dict[Key, Spans]:
     faults = Faults(path)
     spans: dict[Key, Spans] = {}
-    for line, (video_id, label, *_, start_text, end_text) in read_table(path, columns):
+    for line, (video_id, label, *_, start_text, end_text) in read_table(path, columns, may_be_empty=may_be_empty):
         start, end = _seconds(start_text), _seconds(end_text)
         if start is None or end is None or start >= end:
             faults.add(

@@ -52,8 +52,8 @@ def segment_loss(
     losses = functional.binary_cross_entropy_with_logits(rated, scores, reduction="none")
     mask = negatives.to(logits.dtype)
     n_mined = mask.sum() if mined_per_rating is None else mined_per_rating * len(logits)
-    # BCE against 0; 0 without mined classes.
-    mined = (functional.softplus(logits) * mask).sum() / n_mined.clamp(min=torch.finfo(torch.float32).tiny)
+    # BCE against 0; 0 without mined classes, when to divide by a tiny number would make the gradient infinite times 0.
+    mined = (functional.softplus(logits) * mask).sum() / n_mined.where(n_mined > 0, 1)
     return (losses * (scores + negative_weight)).mean() + mined_weight * mined
 
 
