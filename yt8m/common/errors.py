@@ -51,9 +51,9 @@ def first_line(error: Exception) -> str:
 
 
 class RecordError(UserError):
-    """An unreadable shard or record.
+    """An unreadable shard, record or film.
 
-    `path` of the shard; `what` is wrong, and the remedy; `offset` of the record in bytes and its `video_id`, if known.
+    `path` of the file; `what` is wrong, and the remedy; `offset` of the record in bytes and its `video_id`, if known.
     """
 
     def __init__(self, path: Path, what: str, offset: int | None = None, video_id: bytes | None = None) -> None:

@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast  # pylint: disable=unused-import  # in an annotation
 
-from yt8m.common.errors import UserError, listed
+from yt8m.common.errors import RecordError, UserError, listed
 from yt8m.films.pyav import av
 
 _PROTOCOLS = "file,crypto,data"  # for files that refer to others: nothing from the network
@@ -44,9 +44,9 @@ def shown(seconds: Fraction | float) -> str:
 
 
 def open_container(path: Path) -> av.container.InputContainer:
-    """Open a file. Raises `UserError` if FFmpeg cannot read it."""
+    """Open a file. Raises `RecordError` if FFmpeg cannot read it."""
     if not path.is_file():
-        raise UserError(f"{path}: not a file" if path.exists() else f"{path}: no such file")
+        raise RecordError(path, "not a file" if path.exists() else "no such file")
     try:  # the prefix keeps names from being parsed as other protocols
         container = av.open(f"file:{path}", options={"protocol_whitelist": _PROTOCOLS})
     except UnicodeEncodeError:
@@ -54,10 +54,10 @@ def open_container(path: Path) -> av.container.InputContainer:
     except av.FFmpegError as error:
         no_film = isinstance(error, av.error.InvalidDataError)
         why = what_an_index_lacks(path) or f"cannot be opened as a film ({error.strerror})" + _NO_FILM * no_film
-        raise UserError(f"{path}: {why}") from None
+        raise RecordError(path, why) from None
     if not container.streams:
         container.close()
-        raise UserError(f"{path}: {what_an_index_lacks(path) or 'has neither pictures nor sound' + _NO_FILM}")
+        raise RecordError(path, what_an_index_lacks(path) or "has neither pictures nor sound" + _NO_FILM)
     return container
 
 

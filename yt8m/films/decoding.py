@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m.common.errors import UserError
+from yt8m.common.errors import RecordError
 from yt8m.films.container import Clock, Losses, Track, open_container, shown, what_an_index_lacks
 from yt8m.films.extractors.base import SAMPLE_RATE
 from yt8m.films.pictures import to_picture
@@ -49,7 +49,7 @@ class Film:
     def __init__(self, path: Path, threads: int = 1) -> None:
         """Open a film. The number of decoding `threads` may change the frames of a damaged film.
 
-        Raises `UserError` if it is not a film.
+        Raises `RecordError` if it is not a film.
         """
         self.path = path
         with ExitStack() as stack:
@@ -78,7 +78,7 @@ class Film:
         """A frame (H, W, 3) uint8, RGB, upright and with square pixels, for every second; to be read once.
 
         `shorter_side`: the smaller of H and W, None to keep the film's. Seconds with the same frame share the array.
-        Raises `UserError` for a film without a readable frame.
+        Raises `RecordError` for a film without a readable frame.
         """
         second = n_frames = 0
         shown_now: _Shown | None = None
@@ -89,9 +89,9 @@ class Film:
             shown_now = _Shown(time, frame, self._stream.sample_aspect_ratio or Fraction(1), shorter_side)
             n_frames += 1
         if shown_now is None:
-            raise UserError(f"{self.path}: {self._why_no_frame()}")
+            raise RecordError(self.path, self._why_no_frame())
         if n_frames == 1 and not self._lost_frames and not self._container.streams.audio:
-            raise UserError(f"{self.path}: holds a single picture, not a film")
+            raise RecordError(self.path, "holds a single picture, not a film")
         self._end = shown_now.time + self._duration(shown_now.frame)
         while second == 0 or not _is_nearer(self._end, shown_now.time, second):
             yield shown_now.picture
@@ -284,18 +284,18 @@ class _SoundTrack:
 
 
 def _find_pictures(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """The video stream of a film. Raises `UserError` if there is none."""
+    """The video stream of a film. Raises `RecordError` if there is none."""
     name = container.format.name
     if name.endswith(_PIPE) or name in _PICTURES:
-        raise UserError(f"{path}: is a picture or a text ({name.removesuffix(_PIPE)}), not a film")
+        raise RecordError(path, f"is a picture or a text ({name.removesuffix(_PIPE)}), not a film")
     covers = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image
     films = [stream for stream in container.streams.video if not stream.disposition & covers]
     best = container.streams.best("video")
     stream = best if best in films else next(iter(films), None)
     if not isinstance(stream, av.VideoStream):
-        raise UserError(f"{path}: not a film: has {'sound but ' if container.streams.audio else ''}no moving pictures")
+        raise RecordError(path, f"not a film: has {'sound but ' if container.streams.audio else ''}no moving pictures")
     if stream.codec_context is None:
-        raise UserError(f"{path}: FFmpeg does not know the codec of its pictures")
+        raise RecordError(path, "FFmpeg does not know the codec of its pictures")
     return stream
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from yt8m.common.config import ExtractorIdentity, FeatureContract
-from yt8m.common.errors import UserError
+from yt8m.common.errors import RecordError
 from yt8m.data.features import Scale, feature_contract, require_same
 from yt8m.data.threads import map_ahead
 from yt8m.films.decoding import Film
@@ -56,7 +56,7 @@ ONE_EACH = Threads()
 def extract(film: Path, extractor: Extractor, threads: Threads = ONE_EACH) -> FilmFeatures:
     """The features of a film, bit for bit the same on the same machine for any number of encoding threads.
 
-    Raises `UserError` for a file that is not a film or has no readable frame.
+    Raises `RecordError` for a file that is not a film or has no readable frame.
     """
     parts: list[Part] = []
     notes = stream_features(film, extractor, parts.append, threads)
@@ -69,7 +69,7 @@ def stream_features(
 ) -> list[str]:
     """Pass the features of a film to `take` part by part, in memory that does not depend on its length.
 
-    Returns notes, see `FilmFeatures`. Raises `UserError` for a file that is not a film or has no readable frame.
+    Returns notes, see `FilmFeatures`. Raises `RecordError` for a file that is not a film or has no readable frame.
     """
     try:
         with _one_thread_each(), Film(path, threads.decode) as film:
@@ -84,7 +84,7 @@ def stream_features(
                 take(part)
             return [*notes, *film.notes]
     except av.FFmpegError as error:
-        raise UserError(f"{path}: cannot be decoded ({error.strerror})") from None
+        raise RecordError(path, f"cannot be decoded ({error.strerror})") from None
 
 
 def quantize(features: Part | FilmFeatures, contract: FeatureContract) -> tuple[np.ndarray, int]:

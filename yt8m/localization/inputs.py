@@ -193,20 +193,10 @@ class _Film(_SingleVideo):
             self._damage.meet(error)
 
     def frames(self, localizer: Localizer) -> np.ndarray:
-        """Features (L, D) uint8. Raises `RecordError` for an unreadable film, `UserError` for an extractor."""
-        extractor = self._extractor(localizer)
-        try:
-            return self._extracted(localizer, extractor)
-        except UserError as error:
-            film = f"{self._path}: "
-            if not str(error).startswith(film):  # nothing wrong with the film
-                raise
-            raise RecordError(self._path, str(error).removeprefix(film)) from None
-
-    def _extracted(self, localizer: Localizer, extractor: "Extractor") -> np.ndarray:
         from yt8m.films.decoding import Film
         from yt8m.films.extraction import Threads, quantize, stream_features
 
+        extractor = self._extractor(localizer)
         with Film(self._path) as film:
             seconds = int(film.announced or 0)
         parts: list[np.ndarray] = []
