@@ -13,8 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from yt8m.common.errors import UserError
+from yt8m.data.batch_memory import Layout, allocate
 from yt8m.data.datasets import SegmentBatch, VideoBatch
 from yt8m.data.packed_frames import PackedFrames
 from yt8m.training import metrics
@@ -333,6 +335,20 @@ def test_segment_metrics_do_not_depend_on_the_batches_and_forget() -> None:
     for part in _parts(29, [1, 12, 14]):
         metric.update(logits[part], _segment_batch(classes[part], scores[part], negatives[part]))
     assert metric.compute() == pytest.approx(whole, rel=1e-12)
+
+
+def test_segment_metrics_do_not_keep_the_memory_of_a_batch() -> None:
+    """On a CPU, where nothing is copied from it to another device."""
+    layouts: list[Layout] = [((2,), np.int64), ((2,), np.float32), ((2, 3), np.bool_)]
+    memory, arrays = allocate(layouts, pinned=False)
+    for array in arrays:
+        array[...] = 1
+    kept = StorageWeakRef(memory.untyped_storage())
+    metric = SegmentMetrics()
+    metric.update(torch.zeros(2, 3), _segment_batch(*arrays)._replace(memory=memory))
+    del memory, arrays, array
+    assert kept.expired()
+    assert metric.compute()["negative_accuracy"] == 100
 
 
 @pytest.mark.parametrize("score", [0, 1])

@@ -196,7 +196,7 @@ class SegmentMetrics(_ShownAsFractions, Metric):
         """Add the logits (S, C) of a batch."""
         rated = outputs.gather(1, batch.classes.unsqueeze(1)).squeeze(1)
         self._logits.append(rated.float().cpu().numpy())
-        self._scores.append(batch.scores.cpu().numpy())
+        self._scores.append(batch.scores.cpu().numpy().copy())  # a view would keep the memory of the batch
         self._mined += int(batch.negatives.sum())
         self._mined_right += int((batch.negatives & (outputs <= 0)).sum())
 
