@@ -525,7 +525,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
             error.batch = self._recent.batch(error.step)
             raise
         assert self.last_loss is not None  # there has been a step
-        self._loss_sum = self.last_loss.double() if self._loss_sum is None else self._loss_sum.add_(self.last_loss)
+        self._loss_sum = self.last_loss.double() if self._loss_sum is None else self._loss_sum + self.last_loss
         self._loss_count += 1
         self.step = number
 

@@ -242,6 +242,7 @@ class Stepper:
                     loss = loss * weight
                 # Without examples the loss is NaN, but its gradients are zeros.
                 value = loss.detach() if weight > 0 else loss.new_zeros(())
+                value = value.to(torch.promote_types(value.dtype, torch.float32))  # sums of halves would be rounded
                 total = value if total is None else total + value
                 if last:
                     if is_distributed():

@@ -115,9 +115,12 @@ def test_hooks_are_called_in_order():
     ]
 
 
-def test_history_has_training_loss_between_evaluations_rate_and_results():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_history_has_training_loss_between_evaluations_rate_and_results(dtype):
     recorder = Recorder()
-    bot = make_bot(valid_batches=regression(1), callbacks=[recorder], lr=0.05)
+    batches = [{name: value.to(dtype) for name, value in batch.items()} for batch in regression()]
+    model = nn.Linear(2, 1, dtype=dtype)
+    bot = make_bot(model, 0.05, train_batches=batches, valid_batches=batches[:1], callbacks=[recorder])
     history = bot.train(5, 3)
     losses = [loss.item() for loss in recorder.losses]
     assert [entry["train_loss"] for entry in history] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 2])

@@ -132,6 +132,19 @@ def test_the_loss_is_that_of_the_whole_batch_before_anything_is_taken_from_it():
     assert bot.last_loss.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_losses_of_parts_in_half_precision_are_summed_in_full():
+    losses = []
+
+    def criterion(outputs, batch):
+        losses.append(mse(outputs, batch).bfloat16())
+        return losses[-1]
+
+    bot = make_bot(criterion=criterion, accumulate=16, split_batch=split)
+    bot.train(1, 1)
+    assert bot.last_loss.dtype == torch.float32
+    assert bot.last_loss.item() == pytest.approx(torch.stack(losses).float().mean().item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("amp", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_half_precision_trains_about_as_well(amp, accumulate):
