@@ -23,7 +23,8 @@ def move_to(batch: Batch, device: torch.device | str) -> Batch:
     Args:
         batch: a tensor, or any nesting of dicts, lists, tuples, named tuples and dataclasses. Containers are copied;
             other values are kept as they are. If it has an attribute `memory`, a 1-d tensor of uint8 on the CPU, that
-            is copied at once with all tensors that lie in it, at multiples of their element size.
+            is copied at once with all contiguous tensors that lie in it at multiples of their element size, of which
+            its own size must be a multiple, too; others are copied one by one.
         device: where the tensors go. Copies from pinned memory to CUDA overlap with computation.
 
     Returns:
@@ -36,7 +37,7 @@ def move_to(batch: Batch, device: torch.device | str) -> Batch:
         return tensor.to(device, non_blocking=device.type == "cuda")
 
     memory = getattr(batch, "memory", None)
-    if isinstance(memory, torch.Tensor) and memory.device != device:
+    if isinstance(memory, torch.Tensor) and memory.dtype == torch.uint8 and memory.device.type == "cpu" != device.type:
         return _map(batch, _MovedMemory(memory, move))
     return _map(batch, move)
 
@@ -56,7 +57,8 @@ class _MovedMemory:
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         offset = tensor.data_ptr() - self._memory.data_ptr()
         inside = tensor.is_contiguous() and 0 <= offset <= self._memory.nbytes - tensor.nbytes
-        if tensor.device != self._memory.device or not tensor.numel() or not inside:
+        aligned = offset % tensor.itemsize == self._memory.nbytes % tensor.itemsize == 0
+        if tensor.device != self._memory.device or not tensor.numel() or not (inside and aligned):
             return self._move(tensor)
         if tensor.dtype not in self._moved:
             self._moved[tensor.dtype] = self._moved[torch.uint8].view(tensor.dtype)

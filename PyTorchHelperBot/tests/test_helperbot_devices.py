@@ -144,6 +144,16 @@ def test_tensors_in_one_memory_are_moved_with_it_at_once(layouts):
     torch.testing.assert_close(move(batch.outside), batch.outside)
 
 
+@pytest.mark.parametrize("size, start, alone", [(24, 8, False), (24, 15, True), (23, 8, True)])
+def test_what_is_not_aligned_with_its_memory_is_moved_alone(size, start, alone):
+    memory = torch.arange(size, dtype=torch.uint8)
+    copies = []
+    move = _MovedMemory(memory, lambda tensor: copies.append(tensor.clone()) or copies[-1])
+    tensor = torch.from_numpy(memory.numpy()[start : start + 8].view(np.int32))
+    assert move(tensor).numpy().tobytes() == bytes(range(start, start + 8))
+    assert len(copies) == 1 + alone
+
+
 def test_tensors_in_memory_on_the_device_stay_there():
     batch = block_of([np.arange(3)], torch.ones(2))
     moved = move_to(batch, "cpu")
