@@ -341,12 +341,12 @@ def test_segment_metrics_do_not_keep_the_memory_of_a_batch() -> None:
     """On a CPU, where nothing is copied from it to another device."""
     layouts: list[Layout] = [((2,), np.int64), ((2,), np.float32), ((2, 3), np.bool_)]
     memory, arrays = allocate(layouts, pinned=False)
-    for array in arrays:
-        array[...] = 1
+    memory.fill_(0)
+    arrays[2][...] = True
     kept = StorageWeakRef(memory.untyped_storage())
     metric = SegmentMetrics()
     metric.update(torch.zeros(2, 3), _segment_batch(*arrays)._replace(memory=memory))
-    del memory, arrays, array
+    del memory, arrays
     assert kept.expired()
     assert metric.compute()["negative_accuracy"] == 100
 
