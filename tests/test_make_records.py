@@ -6,7 +6,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -241,6 +241,36 @@ def test_letters_with_accents_are_the_same_in_one_piece_and_in_two(world: World,
         outcome = command(*world.arguments("video/train", "--overwrite"))
         assert outcome.status == 0, outcome
         assert world.index("video/train").labels.tolist() == [9]
+
+
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_folder", ["NFC", "NFD"])
+def test_ids_with_accents_are_the_same_in_one_piece_and_in_two(
+    in_folder: Literal["NFC", "NFD"], in_table: Literal["NFC", "NFD"], world: World, command: Command
+) -> None:
+    """macOS and programs there have file names in parts."""
+    name = unicodedata.normalize("NFC", "Café-Å")
+    in_file, in_row = (unicodedata.normalize(form, name) for form in (in_folder, in_table))
+    assert name != unicodedata.normalize("NFD", name)
+    (world.features / "video-1.npy").rename(world.features / f"{in_file}.npy")
+    for path in (world.labels_path, world.ratings_path):
+        path.write_text(path.read_text(encoding="utf-8").replace("video-1", in_row), encoding="utf-8")
+    videos = save_csv(world.folder / "videos.csv", ["vid"], [(in_row,), ("video-2",)])
+    for more in ((), ("--overwrite", "--videos", videos)):
+        assert command(*world.arguments("segment/train", *more)).status == 0
+        index = world.index()
+        record = records_of(index)[name]
+        assert index.of_record(record, index.labels, index.label_ends).tolist() == [4]
+        assert len(index.of_record(record, index.rating_start, index.rating_ends)) == 1
+        assert index.rgb_count[record] == len(world.arrays["video-1"])
+    assert command(*world.arguments("segment/test")).status == 0
+    assert name in records_of(world.index("segment/test"))
+
+
+def test_two_arrays_of_ids_that_look_alike_are_refused(world: World, command: Command) -> None:
+    for form in ("NFC", "NFD"):
+        save_arrays(world.features, {unicodedata.normalize(form, "Café"): world.arrays["video-1"]})
+    assert_refused(command(*world.arguments("segment/train")), world.features, "Café.npy is there twice", "remove one")
 
 
 def test_names_without_their_vocabulary_are_refused_beside_shards(world: World, command: Command) -> None:

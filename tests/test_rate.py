@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -684,3 +685,24 @@ def test_labels_of_films(films: Path, tmp_path: Path) -> None:
     assert classes_of_films(found, rows, None, labels) == [["dog", "cat"], []]
     assert classes_of_films(found, rows, ["cat"], labels) == [["cat"], []]
     assert classes_of_films(found, None, ["cat", "cat", "dog"], None) == [["cat", "dog"]] * 2
+
+
+def test_films_with_accents_in_parts_have_their_labels(films: Path, tmp_path: Path) -> None:
+    """As macOS writes names of files."""
+    name = unicodedata.normalize("NFC", "Gärten")
+    apart = unicodedata.normalize("NFD", name)
+    film = tmp_path / "films" / f"{apart}.mp4"
+    film.parent.mkdir()
+    shutil.copyfile(films / "garden.mp4", film)
+    (tmp_path / "films.csv").write_text(f"video_id,path,seconds\n{apart},{film},60\n", encoding="utf-8")
+    labels = tmp_path / "labels.csv"
+    for form in (name, apart):
+        labels.write_text(f"vid,label\n{form},dog\n", encoding="utf-8")
+        for listing in (None, tmp_path / "films.csv"):
+            found = list_films(film.parent, listing)
+            assert [own.video_id for own in found] == [name]
+            assert classes_of_films(found, read_labels(labels), None, labels) == [["dog"]]
+        assert found[0].seconds == 60  # as listed
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text(f"{HEADER}{apart},5,dog,1\n", encoding="utf-8")
+    assert RatingsFile(ratings).scores == {(name, 5, "dog"): 1}
