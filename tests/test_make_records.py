@@ -669,6 +669,25 @@ def test_ratings_of_labels_that_videos_do_not_have_are_named(
     assert "positive ratings" not in caplog.text
 
 
+def test_videos_of_tables_without_an_array_are_named(
+    world: World, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert command(*world.arguments("segment/train")).status == 0
+    assert "without an array" not in caplog.text
+    with world.labels_path.open("a", encoding="utf-8") as file:
+        file.write("video-1.npy,3\nvideo-1.npy,4\nother,3\n")
+    assert command(*world.arguments("segment/train", "--overwrite")).status == 0
+    (warning,) = [record.message for record in caplog.records if "without an array" in record.message]
+    start = f"{world.labels_path}: 2 videos without an array in {world.features} left out: video-1.npy (did you mean "
+    assert warning.startswith(start) and "video-1" in warning.removeprefix(start) and warning.endswith("other")
+    caplog.clear()
+    with world.ratings_path.open("a", encoding="utf-8") as file:
+        file.write("vidoe-9,30,3,1\n")
+    videos = save_csv(world.folder / "videos.csv", ["vid"], [(video_id,) for video_id in world.arrays])
+    assert command(*world.arguments("segment/train", "--overwrite", "--videos", videos)).status == 0
+    assert f"{world.ratings_path}: 1 video without an array" in caplog.text and "vidoe-9" in caplog.text
+
+
 def test_videos_of_two_partitions_are_named(world: World, command: Command, caplog: pytest.LogCaptureFixture) -> None:
     parts = {"video/train": ("video-0", "video-1"), "segment/test": ("video-2", "video-1")}
     for partition, names in parts.items():
