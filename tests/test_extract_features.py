@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -495,6 +496,7 @@ def test_films_are_found_once_each_and_in_order(films: Path, tmp_path: Path) -> 
         (["/a, b: c.mp4", "/é\u0301.mp4", '/"\x07.mp4', "/x.y.mp4"], ["a__b__c", "é\u0301", "__", "x.y"]),
         (["/-abc.mp4", "/.mp4"], ["-abc", ".mp4"]),
         (["/" + "é" * 120 + ".mp4"], ["é" * 100]),
+        (["/a/e\u0301.mp4", "/b/é.mp4"], ["é", "é-2"]),  # as macOS and as others write it
     ],
 )
 def test_ids_are_the_files_names(paths: Sequence[str], expected: Sequence[str]) -> None:
@@ -510,5 +512,6 @@ def test_ids_are_fit_different_and_stay(names: list[str], known: int) -> None:
     first = name_films(films[:known], {})
     ids = name_films(films, first)
     assert ids.items() >= first.items() and len(set(ids.values())) == len(set(films))
+    assert all(unicodedata.is_normalized("NFC", video_id) for video_id in ids.values())
     assert not unfit_ids([video_id.encode() for video_id in ids.values()])
     assert not any("/" in video_id for video_id in ids.values())

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,33 @@ def test_other_inputs_need_another_name(fitted: World, command: Command) -> None
     assert "ratings has changed" in line
     line = refused(command("fit", *fitted.arguments(), "--name", "..x"))
     assert "--name" in line
+
+
+def test_interrupted_between_trainings_it_says_that_it_resumes(
+    fitted: World, command: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yt8m.fitting.fitting.score_ratings", interrupt)
+    assert command("fit", *fitted.arguments()).status == 130
+    assert f"{fitted.data}: interrupted; the same command resumes" in caplog.text.splitlines()[-1]
+
+
+def test_a_folder_may_be_moved_but_not_renamed(fitted: World, tmp_path: Path, command: Command) -> None:
+    there = shutil.copytree(fitted.data, tmp_path / "toy")
+    before = {path: path.stat().st_mtime_ns for path in there.rglob("*.pth")}
+    outcome = command("fit", *fitted.arguments(), "--data-dir", tmp_path)
+    assert outcome.out.replace(str(there), str(fitted.data)) == (fitted.folder / "out.txt").read_text(encoding="utf-8")
+    assert before == {path: path.stat().st_mtime_ns for path in there.rglob("*.pth")}
+    for name in ("video", "segment"):
+        assert str(there / f"{name}.yaml") in (there / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    shutil.copytree(fitted.data, tmp_path / "renamed")
+    line = refused(command("fit", *fitted.arguments(), "--data-dir", tmp_path, "--name", "renamed"))
+    assert "made with other inputs: name was toy, is renamed; choose" in line
+    (there / "video.yaml").write_text("video: {}\n", encoding="utf-8")
+    line = refused(command("fit", *fitted.arguments(), "--data-dir", tmp_path))
+    assert f"{there / 'video.yaml'}: was changed" in line
 
 
 def test_killed_at_any_step_the_same_command_ends_in_the_same_weights(fitted: World, tmp_path: Path) -> None:

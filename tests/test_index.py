@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -693,3 +694,15 @@ def test_as_many_files_may_be_open_as_the_process_may_allow_itself(data):
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@given(st.lists(st.text(st.sampled_from("ae\u0301\u030aéÅ한ü"), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_ids_are_composed_whoever_wrote_the_shard(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        ids = [name.encode() for name in names] + [b"\xff"]  # the last is not UTF-8
+        videos = [dataclasses.replace(make_video(number, 3), video_id=own) for number, own in enumerate(ids)]
+        index = index_videos(Path(folder), [videos])
+        again = load_index(index.folder, Path(folder) / "cache")
+        for found in (index, again, index_file(index.path(0))):
+            expected = [unicodedata.normalize("NFC", name).encode() for name in names]
+            assert found.video_id.tolist() == [*expected, b"\xff"]

@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -346,6 +349,18 @@ def test_the_best_classes_of_each_video_unless_named(localize: Command) -> None:
 
 def test_videos_by_id_in_the_order_asked_for(localize: Command) -> None:
     assert list(answers_of(localize("--format", "json", "--video-id", "v004", "v001", "v004"))) == ["v004", "v001"]
+
+
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_ids_with_accents_in_one_piece_and_in_two(
+    asked: Literal["NFC", "NFD"], localize: Command, tmp_path: Path
+) -> None:
+    names = [unicodedata.normalize(form, text) for text in ("Café", "Übung") for form in ("NFC", "NFD")]
+    shard = write_videos(tmp_path / "videos.tfrecord", [replace(VIDEOS[4], video_id=names[1].encode())])
+    np.save(tmp_path / f"{names[3]}.npy", VIDEOS[4].frames)
+    for file, name in ((shard, names[0]), (tmp_path / f"{names[3]}.npy", names[2])):
+        outcome = localize("--format", "json", "--videos", unicodedata.normalize(asked, name), file=file)
+        assert list(answers_of(outcome)) == [name]
 
 
 def test_models_by_name_count_with_their_mean(localize: Command) -> None:

@@ -6,7 +6,7 @@ import tempfile
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -241,6 +241,36 @@ def test_letters_with_accents_are_the_same_in_one_piece_and_in_two(world: World,
         outcome = command(*world.arguments("video/train", "--overwrite"))
         assert outcome.status == 0, outcome
         assert world.index("video/train").labels.tolist() == [9]
+
+
+@pytest.mark.parametrize("in_table", ["NFC", "NFD"])
+@pytest.mark.parametrize("in_folder", ["NFC", "NFD"])
+def test_ids_with_accents_are_the_same_in_one_piece_and_in_two(
+    in_folder: Literal["NFC", "NFD"], in_table: Literal["NFC", "NFD"], world: World, command: Command
+) -> None:
+    """macOS and programs there have file names in parts."""
+    name = unicodedata.normalize("NFC", "Café-Å")
+    in_file, in_row = (unicodedata.normalize(form, name) for form in (in_folder, in_table))
+    assert name != unicodedata.normalize("NFD", name)
+    (world.features / "video-1.npy").rename(world.features / f"{in_file}.npy")
+    for path in (world.labels_path, world.ratings_path):
+        path.write_text(path.read_text(encoding="utf-8").replace("video-1", in_row), encoding="utf-8")
+    videos = save_csv(world.folder / "videos.csv", ["vid"], [(in_row,), ("video-2",)])
+    for more in ((), ("--overwrite", "--videos", videos)):
+        assert command(*world.arguments("segment/train", *more)).status == 0
+        index = world.index()
+        record = records_of(index)[name]
+        assert index.of_record(record, index.labels, index.label_ends).tolist() == [4]
+        assert len(index.of_record(record, index.rating_start, index.rating_ends)) == 1
+        assert index.rgb_count[record] == len(world.arrays["video-1"])
+    assert command(*world.arguments("segment/test")).status == 0
+    assert name in records_of(world.index("segment/test"))
+
+
+def test_two_arrays_of_ids_that_look_alike_are_refused(world: World, command: Command) -> None:
+    for form in ("NFC", "NFD"):
+        save_arrays(world.features, {unicodedata.normalize(form, "Café"): world.arrays["video-1"]})
+    assert_refused(command(*world.arguments("segment/train")), world.features, "Café.npy is there twice", "remove one")
 
 
 def test_names_without_their_vocabulary_are_refused_beside_shards(world: World, command: Command) -> None:
@@ -637,6 +667,25 @@ def test_ratings_of_labels_that_videos_do_not_have_are_named(
     assert command(*world.arguments("segment/train", "--overwrite", "--videos", videos)).status == 0
     assert f"{world.labels_path}: no video has 1 of the 3 rated labels: '17'" in caplog.text
     assert "positive ratings" not in caplog.text
+
+
+def test_videos_of_tables_without_an_array_are_named(
+    world: World, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert command(*world.arguments("segment/train")).status == 0
+    assert "without an array" not in caplog.text
+    with world.labels_path.open("a", encoding="utf-8") as file:
+        file.write("video-1.npy,3\nvideo-1.npy,4\nother,3\n")
+    assert command(*world.arguments("segment/train", "--overwrite")).status == 0
+    (warning,) = [record.message for record in caplog.records if "without an array" in record.message]
+    start = f"{world.labels_path}: 2 videos without an array in {world.features} left out: video-1.npy (did you mean "
+    assert warning.startswith(start) and "video-1" in warning.removeprefix(start) and warning.endswith("other")
+    caplog.clear()
+    with world.ratings_path.open("a", encoding="utf-8") as file:
+        file.write("vidoe-9,30,3,1\n")
+    videos = save_csv(world.folder / "videos.csv", ["vid"], [(video_id,) for video_id in world.arrays])
+    assert command(*world.arguments("segment/train", "--overwrite", "--videos", videos)).status == 0
+    assert f"{world.ratings_path}: 1 video without an array" in caplog.text and "vidoe-9" in caplog.text
 
 
 def test_videos_of_two_partitions_are_named(world: World, command: Command, caplog: pytest.LogCaptureFixture) -> None:

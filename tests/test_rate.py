@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
@@ -684,3 +685,48 @@ def test_labels_of_films(films: Path, tmp_path: Path) -> None:
     assert classes_of_films(found, rows, None, labels) == [["dog", "cat"], []]
     assert classes_of_films(found, rows, ["cat"], labels) == [["cat"], []]
     assert classes_of_films(found, None, ["cat", "cat", "dog"], None) == [["cat", "dog"]] * 2
+
+
+def test_films_with_accents_in_parts_have_their_labels(films: Path, tmp_path: Path) -> None:
+    """As macOS writes names of files."""
+    name = unicodedata.normalize("NFC", "Gärten")
+    apart = unicodedata.normalize("NFD", name)
+    film = tmp_path / "films" / f"{apart}.mp4"
+    film.parent.mkdir()
+    shutil.copyfile(films / "garden.mp4", film)
+    (tmp_path / "films.csv").write_text(f"video_id,path,seconds\n{apart},{film},60\n", encoding="utf-8")
+    labels = tmp_path / "labels.csv"
+    for form in (name, apart):
+        labels.write_text(f"vid,label\n{form},dog\n", encoding="utf-8")
+        for listing in (None, tmp_path / "films.csv"):
+            found = list_films(film.parent, listing)
+            assert [own.video_id for own in found] == [name]
+            assert classes_of_films(found, read_labels(labels), None, labels) == [["dog"]]
+        assert found[0].seconds == 60  # as listed
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text(f"{HEADER}{apart},5,dog,1\n", encoding="utf-8")
+    assert RatingsFile(ratings).scores == {(name, 5, "dog"): 1}
+
+
+def test_labels_and_ratings_of_other_films_are_named(
+    films: Path, tmp_path: Path, command: Command, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RatingServer, "serve", lambda self: None)
+    labels, ratings = tmp_path / "labels.csv", tmp_path / "ratings.csv"
+    labels.write_text("vid,label\ngarden,dog\nstreet,dog\n", encoding="utf-8")
+    ratings.write_text(f"{HEADER}garden,0,dog,1\ngarden,95,dog,0\n", encoding="utf-8")
+    arguments = "--videos", films, "--name", "n", "--labels", labels, "--ratings", ratings, "--data-dir", tmp_path
+    assert command("rate", *arguments).status == 0
+    assert not caplog.records
+    with labels.open("a", encoding="utf-8") as file:
+        file.write("garden.mp4,cat\ngarden.mp4,dog\n")
+    with ratings.open("a", encoding="utf-8") as file:
+        file.write("garden.mp4,5,dog,1\ngarden,100,dog,0\nstreet,500,cat,0\n")
+    before = ratings.read_bytes()
+    outcome = command("rate", *arguments)
+    assert outcome.status == 0 and ratings.read_bytes() == before
+    assert [record.message for record in caplog.records] == [
+        f"{labels}: labels of 1 video without a film here are not used: garden.mp4 (did you mean garden?)",
+        f"{ratings}: has ratings of 1 video without a film here: garden.mp4 (did you mean garden?)",
+        f"{ratings}: 2 ratings beyond the end of a film: garden at 100, street at 500",
+    ]

@@ -8,8 +8,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -458,6 +458,16 @@ def number_type(name: str, accepts: Callable[[float], bool] = lambda value: True
 
 nonnegative = number_type("number of at least 0", lambda value: value >= 0)
 probability = number_type("number from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+@contextmanager
+def resumable(what: object) -> Iterator[None]:
+    """Log on Ctrl-C that what is done there goes on with the same command."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        LOGGER.warning("%s: interrupted; the same command resumes", what)
+        raise
 
 
 def run(

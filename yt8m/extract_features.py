@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_parser, positive, run
+from yt8m.cli import make_parser, positive, resumable, run
 
 if TYPE_CHECKING:
     from yt8m.common.config import FeatureContract
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
     cores = len(os.sched_getaffinity(0))
     threads = cores if options.device.type == "cpu" else 1  # a GPU computes one thing at a time
     computing = Computing(args.processes or cores, threads, args.decode_threads)
-    with open_film_folder(args.data_dir) as folder:
+    with resumable(args.data_dir), open_film_folder(args.data_dir) as folder:
         name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT
         opener = partial(open_extractor, name, options)
         done = folder.fill(films, opener, computing, like=like, as_arrays=args.format == ARRAYS)

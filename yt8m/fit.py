@@ -7,7 +7,7 @@ reports scores on the held-out videos. Without ratings it learns from the labels
 import argparse
 from pathlib import Path
 
-from yt8m.cli import folder_name, make_parser, positive, run
+from yt8m.cli import folder_name, make_parser, positive, resumable, run
 
 DEFAULT_EXTRACTOR = "efficientnet-lite0"
 
@@ -76,25 +76,25 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"--{option}: needs --videos; --features are made already")
     if args.features is None and args.audio is not None:
         raise UserError("--audio: needs --features; films have their own sound")
-    outcome = fit(
-        Request(
-            data_dir=args.data_dir,
-            name=args.name,
-            labels=args.labels,
-            ratings=args.ratings,
-            features=args.features,
-            audio=args.audio,
-            videos=args.videos,
-            extractor=args.extractor or DEFAULT_EXTRACTOR,
-            assets=args.assets,
-            processes=args.processes,
-            seed=args.seed,
-            device=args.device,
-            skip_short=args.skip_short,
-            restart=args.restart,
-            console_level=args.console_level,
-        )
+    request = Request(
+        data_dir=args.data_dir,
+        name=args.name,
+        labels=args.labels,
+        ratings=args.ratings,
+        features=args.features,
+        audio=args.audio,
+        videos=args.videos,
+        extractor=args.extractor or DEFAULT_EXTRACTOR,
+        assets=args.assets,
+        processes=args.processes,
+        seed=args.seed,
+        device=args.device,
+        skip_short=args.skip_short,
+        restart=args.restart,
+        console_level=args.console_level,
     )
+    with resumable(args.data_dir / args.name):
+        outcome = fit(request)
     print("\n".join(outcome.lines()))
 
 

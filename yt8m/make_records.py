@@ -172,6 +172,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.data.partitions import N_FOLDS, NAMES_FILE
     from yt8m.data.vocabulary import read_labels, read_ratings
     from yt8m.making import array_records as own
+    from yt8m.making.feature_arrays import list_arrays
     from yt8m.making.shard_writing import finish_interrupted
 
     folder = args.data_dir / args.partition
@@ -192,6 +193,9 @@ def main(args: argparse.Namespace) -> None:
     own.warn_of_transposed_arrays(features)
     own.warn_of_names(resolved.new_names, [*labels, *ratings], names)
     own.warn_of_ratings(labels, ratings, videos, args.labels)
+    arrays = set(list_arrays(args.features))
+    for rows, source in ((labels, args.labels), (ratings, args.ratings)):
+        own.warn_of_other_videos(rows, arrays, source, args.features)
     own.warn_of_shared_videos(videos, args.data_dir, args.partition)
     shards = own.divide(videos, args.shard_videos, args.seed)
     writer = own.RecordWriter(features, n_frames, annotations)

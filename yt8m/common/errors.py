@@ -31,6 +31,14 @@ def did_you_mean(text: str, known: Iterable[str]) -> str | None:
     return f"did you mean {', '.join(others)}{' or ' * bool(others)}{last}?"
 
 
+def with_suggestions(texts: Sequence[str], known: Iterable[str]) -> str:
+    """Unknown texts in a line, the first few with known ones like them."""
+    known = list(known)
+    questions = [did_you_mean(text, known) for text in texts[:SHOWN]]
+    shown = [f"{text} ({question})" if question else text for text, question in zip(texts, questions)]
+    return listed([*shown, *texts[SHOWN:]])
+
+
 class UserError(ValueError):
     """Bad input: a wrong config, a missing folder, a damaged file. Commands print it and exit with status 2."""
 

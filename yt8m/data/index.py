@@ -23,7 +23,18 @@ from helperbot.files import replacing
 from yt8m.common.errors import Faults, ForeignRecordError, RecordError, UserError, listed
 from yt8m.common.progress import Progress
 from yt8m.data.partitions import FOLD_SEED, N_FOLDS, NO_FOLD, SUFFIX, official_name
-from yt8m.data.records import DOWNLOAD, RAISE, Damage, Shard, open_shard, read_payload, record_spans, shown_id, stamp_of
+from yt8m.data.records import (
+    DOWNLOAD,
+    RAISE,
+    Damage,
+    Shard,
+    composed,
+    open_shard,
+    read_payload,
+    record_spans,
+    shown_id,
+    stamp_of,
+)
 from yt8m.data.sequence_example import FrameBlock, Record, check_record, parse_record
 
 LOGGER = logging.getLogger(__name__)
@@ -407,10 +418,19 @@ def _table_of_shard(stored: dict[str, np.ndarray], first: int, last: int) -> dic
     return table
 
 
+def _composed(video_ids: np.ndarray) -> np.ndarray:
+    """Ids (R,) bytes, in UTF-8 with composed accents, so that ids that look alike are the same."""
+    if not video_ids.size or video_ids.view(np.uint8).max() < 128:
+        return video_ids
+    texts = [composed(video_id.decode(errors="surrogateescape")) for video_id in video_ids.tolist()]
+    return np.array([text.encode(errors="surrogateescape") for text in texts], np.bytes_)
+
+
 def _merge(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Concatenate the tables of all shards; `shard` numbers them."""
     merged = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     sizes = [len(table["offset"]) for table in tables]
+    merged["video_id"] = _composed(merged["video_id"])
     merged["shard"] = np.repeat(np.arange(len(tables), dtype=np.int32), sizes)
     for ends, (values, *_) in _RAGGED.items():
         before = np.cumsum([0] + [len(table[values]) for table in tables[:-1]])

@@ -10,6 +10,7 @@ import os
 import re
 import struct
 import threading
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
@@ -294,6 +295,11 @@ def wire_fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, 
 RULE = "an id may have no blank, comma, colon, double quote or unprintable character, and is UTF-8"
 _PLAIN = re.compile(rb"[!#-+\--9;-~]+")  # ASCII, like all ids of the published data set
 _SEPARATORS = frozenset(' ,:"')
+
+
+def composed(text: str) -> str:
+    """A name or video id with composed accents (NFC), as it is compared: macOS has names of files in parts."""
+    return unicodedata.normalize("NFC", text)
 
 
 def unfit_ids(video_ids: Iterable[bytes]) -> list[bytes]:

@@ -5,7 +5,6 @@ import difflib
 import hashlib
 import logging
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -19,6 +18,7 @@ from yt8m.common.errors import Faults, UserError, listed
 from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.index import Index
 from yt8m.data.partitions import NAME_COLUMNS, NAMES_FILE
+from yt8m.data.records import composed
 from yt8m.data.tables import read_column, read_table, whole_number
 
 LOGGER = logging.getLogger(__name__)
@@ -28,8 +28,8 @@ LARGEST_LABEL = 2**31 - 1
 
 
 def plain_name(text: str) -> str:
-    """A name normalized for comparison: stripped, with composed accents."""
-    return unicodedata.normalize("NFC", text.strip())
+    """A name or video id normalized for comparison: stripped, with composed accents."""
+    return composed(text.strip())
 
 
 def _no_name(label: int) -> str:
@@ -254,7 +254,7 @@ def read_labels(path: Path) -> list[LabelRow]:
     faults = Faults(path)
     rows: dict[tuple[str, str], LabelRow] = {}
     for line, (video_id, label) in read_table(path, LABEL_COLUMNS):
-        row = LabelRow(line, video_id.strip(), plain_label(label))
+        row = LabelRow(line, plain_name(video_id), plain_label(label))
         for column, value in (("vid", row.video_id), ("label", row.label)):
             if not value:
                 faults.add(f"line {line}: {column} is empty")
@@ -279,7 +279,7 @@ def read_ratings(path: Path) -> list[RatingRow]:
         for column, value in (("vid", video_id), ("label", label)):
             if not value.strip():
                 faults.add(f"line {line}: {column} is empty")
-        row = RatingRow(line, video_id.strip(), start or 0, plain_label(label), int(score == 1))
+        row = RatingRow(line, plain_name(video_id), start or 0, plain_label(label), int(score == 1))
         before = rows.setdefault((row.video_id, row.start, row.label), row)
         if before.score != row.score:
             faults.add(f"line {line}: rates the segment and label of line {before.line} again, with another score")
@@ -295,7 +295,7 @@ def read_video_ids(path: Path) -> list[str]:
     faults = Faults(path)
     first: dict[str, int] = {}
     for line, text in read_column(path, "vid"):
-        video_id = text.strip()
+        video_id = plain_name(text)
         if not video_id:
             faults.add(f"line {line}: vid is empty")
         elif first.setdefault(video_id, line) != line:

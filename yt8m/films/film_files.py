@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from yt8m.common.errors import UserError, counted, listed
-from yt8m.data.records import unfit_ids
+from yt8m.data.records import composed, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 # Searched for in folders; a file that is named explicitly may have any extension.
@@ -65,7 +65,7 @@ def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, s
     """
     ids = {film: known[film] for film in films if film in known}
     plain = {film: _fit(film.stem) for film in sorted(films) if film not in known}
-    taken, wanted = set(known.values()), set(plain.values())
+    taken, wanted = set(map(composed, known.values())), set(plain.values())
     for film, name in plain.items():
         video_id, number = name, 1
         while video_id in taken or number > 1 and video_id in wanted:
@@ -77,9 +77,9 @@ def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, s
 
 
 def _fit(name: str) -> str:
-    """A name with underscores for the characters that ids cannot have."""
+    """A name with composed accents, and underscores for the characters that ids cannot have."""
     fit = "".join(
         _FILLER if character == "/" or unfit_ids([character.encode(errors="surrogatepass")]) else character
-        for character in name
+        for character in composed(name)
     )
     return fit.encode()[:_MOST_BYTES].decode(errors="ignore") or _FILLER

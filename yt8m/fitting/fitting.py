@@ -97,6 +97,7 @@ def fit(request: Request) -> Outcome:
     films = _Films(request, annotated, device) if request.videos is not None else None
     with open_fit_folder(request.data_dir / request.name, request.restart) as folder:
         folder.require(
+            name=request.name,
             seed=request.seed,
             labels=digest_files([request.labels]),
             ratings=None if request.ratings is None else digest_files([request.ratings]),

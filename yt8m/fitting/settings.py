@@ -96,12 +96,18 @@ def segment_settings(sizes: Sizes) -> dict[str, Any]:
 
 
 def write_settings(path: Path, settings: dict[str, Any], command: str) -> None:
-    """Write a configuration that names its command. Raises `UserError` if the file was changed."""
-    text = f"# {command}\n{yaml.safe_dump(settings, sort_keys=False)}"
-    if not path.exists():
+    """Write a configuration that names its command, anew if its folder was moved.
+
+    Raises `UserError` if the file was changed.
+    """
+    values = yaml.safe_dump(settings, sort_keys=False)
+    text = f"# {command}\n{values}"
+    found = path.read_text(encoding="utf-8") if path.exists() else ""
+    is_other_command = found.startswith("# python -m yt8m.") and found.partition("\n")[2] == values
+    if not found or is_other_command and found != text:
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != text:
+    elif found != text:
         raise UserError(
             f"{path}: was changed; rename your configuration and train with the command in its first line, or remove it"
         )

@@ -25,7 +25,7 @@ from yt8m.data.features import find_contract, require_same
 from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.index import Index, index_file
 from yt8m.data.partitions import SUFFIX
-from yt8m.data.records import Damage
+from yt8m.data.records import Damage, composed
 from yt8m.data.sequence_example import FEATURES
 from yt8m.localization.localizer import Localizer
 from yt8m.localization.spans import Localization, Query, find_spans, suggestion
@@ -267,7 +267,7 @@ def localize_all(
     known = [own.video_ids for own in inputs]
     chosen = known
     if video_ids is not None:
-        wanted = list(dict.fromkeys(video_ids))
+        wanted = list(dict.fromkeys(map(composed, video_ids)))
         there = {video_id for own in known for video_id in own}
         for video_id in wanted:
             if video_id not in there:

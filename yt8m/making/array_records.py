@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.config import FeatureContract, FeatureMeaning
-from yt8m.common.errors import Faults, UserError, listed
+from yt8m.common.errors import Faults, UserError, counted, listed, with_suggestions
 from yt8m.common.progress import Progress
 from yt8m.data.features import CONTRACT_NAME, PUBLISHED_RANGE, Scale, find_contract, save_contract
 from yt8m.data.index import load_index
@@ -356,6 +356,21 @@ def warn_of_ratings(
             sum(row.score for row in ratings),
             lacking[0].label,
             lacking[0].video_id,
+        )
+
+
+def warn_of_other_videos(
+    rows: Sequence[LabelRow | RatingRow], arrays: Collection[str], source: Path | None, folder: Path
+) -> None:
+    """Warn of videos in the CSV `source` without an array in the folder, which has `arrays` of these ids."""
+    others = list(dict.fromkeys(row.video_id for row in rows if row.video_id not in arrays))
+    if others:
+        LOGGER.warning(
+            "%s: %s without an array in %s left out: %s",
+            source,
+            counted(len(others), "video"),
+            folder,
+            with_suggestions(others, arrays),
         )
 
 

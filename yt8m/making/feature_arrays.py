@@ -3,8 +3,11 @@
 Dimensions: L seconds of a video, W columns of its array.
 """
 
+import os
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ import numpy as np
 from yt8m.common.errors import SHOWN, Faults, UserError, did_you_mean
 from yt8m.common.progress import Progress
 from yt8m.data.features import pieces
-from yt8m.data.records import RULE, unfit_ids
+from yt8m.data.records import RULE, composed, unfit_ids
 
 _TAILS = 0.001, 0.999  # quantiles: values beyond them would use up most of the 256 steps
 _SAMPLED_VALUES = 2**21
@@ -68,17 +71,28 @@ def usual_range(sample: np.ndarray, extremes: tuple[float, float]) -> tuple[floa
 
 
 def array_path(folder: Path, video_id: str) -> Path:
-    """The path of a video's array."""
-    return folder / f"{video_id}.npy"
+    """The path of a video's array; if there is none of just this name, that of one whose accents are in parts."""
+    path = folder / f"{video_id}.npy"
+    if video_id.isascii() or os.path.exists(path):
+        return path
+    apart = path.with_name(unicodedata.normalize("NFD", path.name))
+    if os.path.exists(apart):
+        return apart
+    return next((other for other in folder.glob("*.npy") if composed(other.name) == composed(path.name)), path)
 
 
 def list_arrays(folder: Path) -> list[str]:
-    """The sorted video ids of a folder's arrays. Raises `UserError` if there are none."""
+    """The sorted video ids of a folder's arrays. Raises `UserError` if there are none, or two of an id."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of arrays, <video id>.npy")
-    found = sorted(path.name.removesuffix(".npy") for path in folder.iterdir() if path.name.endswith(".npy"))
+    found = sorted(composed(path.name.removesuffix(".npy")) for path in folder.iterdir() if path.name.endswith(".npy"))
     if not found:
         raise UserError(f"{folder}: no .npy files in this folder")
+    faults = Faults(folder, "two files whose names differ only in how letters with accents are stored; remove one")
+    for video_id, other in pairwise(found):
+        if video_id == other:
+            faults.add(f"{video_id}.npy is there twice")
+    faults.raise_any()
     return found
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yt8m.common.errors import Faults, UserError
+from yt8m.data.records import composed
 from yt8m.data.tables import read_table
 from yt8m.films.film_files import find_films, name_films
 from yt8m.films.film_folder import COLUMNS
@@ -110,6 +111,6 @@ def _read_listing(path: Path) -> dict[Path, tuple[str, float]]:
         except ValueError:
             faults.add(f"line {line}: seconds: expected a number, found {text!r}")
             continue
-        known[Path(name)] = video_id, seconds
+        known[Path(name)] = composed(video_id), seconds
     faults.raise_any()
     return known

@@ -1,18 +1,19 @@
 """Questions about films: the classes to rate each segment for."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from yt8m.common.errors import UserError, counted, did_you_mean, listed
+from yt8m.common.errors import UserError, counted, did_you_mean, listed, with_suggestions
 from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.vocabulary import LabelRow, Vocabulary, plain_label
 from yt8m.localization.spans import find_classes
 from yt8m.rating.choice import Questions
 from yt8m.rating.films import Film
+from yt8m.rating.ratings_file import Key
 
 LOGGER = logging.getLogger(__name__)
 
@@ -44,15 +45,39 @@ def classes_of_films(
             raise UserError(f"{source}: line {row.line}: label {row.label!r} has unprintable characters")
         if row.video_id in own and (chosen is None or row.label in chosen):
             own[row.video_id].append(row.label)
+    strangers = list(dict.fromkeys(row.video_id for row in rows if row.video_id not in own))
     bare = [video_id for video_id, labels in own.items() if not labels]
     if len(bare) == len(own):
         raise UserError(
             f"{source}: has no label of any film; the films' ids are {listed(list(own))}, those in the table "
             f"{listed(list(dict.fromkeys(row.video_id for row in rows)))}"
         )
+    if strangers:
+        LOGGER.warning(
+            "%s: labels of %s without a film here are not used: %s",
+            source,
+            counted(len(strangers), "video"),
+            with_suggestions(strangers, own),
+        )
     if bare:
         LOGGER.info("%s without a label in %s left out: %s", counted(len(bare), "film"), source, listed(bare))
     return [own[film.video_id] for film in films]
+
+
+def warn_of_other_ratings(keys: Collection[Key], films: Sequence[Film], source: Path) -> None:
+    """Warn of ratings in the file `source` that are of none of the films, or beyond the end of their film."""
+    seconds = {film.video_id: film.seconds for film in films}
+    strangers = list(dict.fromkeys(video_id for video_id, _, _ in keys if video_id not in seconds))
+    late = [f"{video_id} at {start}" for video_id, start, _ in keys if start >= seconds.get(video_id, np.inf)]
+    if strangers:
+        LOGGER.warning(
+            "%s: has ratings of %s without a film here: %s",
+            source,
+            counted(len(strangers), "video"),
+            with_suggestions(strangers, seconds),
+        )
+    if late:
+        LOGGER.warning("%s: %s beyond the end of a film: %s", source, counted(len(late), "rating"), listed(late))
 
 
 @dataclass(frozen=True)

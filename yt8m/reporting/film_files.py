@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from yt8m.common.errors import UserError
+from yt8m.data.records import composed
 from yt8m.films.film_files import find_films, name_films
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def films_by_id(folder: Path) -> dict[str, Path]:
         raise UserError(f"--films {folder}: no such folder")
     films = find_films([folder])
     found = {video_id: film for film, video_id in name_films(films, {}).items()}
-    return found | {film.stem: film for film in sorted(films, key=_playability)}
+    return found | {composed(film.stem): film for film in sorted(films, key=_playability)}
 
 
 def _playability(film: Path) -> int:

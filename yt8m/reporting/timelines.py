@@ -20,7 +20,7 @@ from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.index import Index, load_index
 from yt8m.data.partitions import NAMES_FILE
 from yt8m.data.reader import Frames, ShardReader
-from yt8m.data.records import RAISE, Damage
+from yt8m.data.records import RAISE, Damage, composed
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.localization.spans import clock, digits, runs
 from yt8m.models.model_folders import ModelFolder
@@ -292,7 +292,7 @@ def select_videos(
         return Selection([], {}, []) if test is None else test.select(n_videos, top)
     rated = None
     found: list[tuple[Timeline, str]] = []
-    for video_id in video_ids:
+    for video_id in map(composed, video_ids):
         if test is not None and video_id in test:
             found.append((test.timeline(video_id), "a test video"))
             continue
