@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -35,6 +35,18 @@ class _ConsoleHandler(logging.StreamHandler[_TqdmStderr]):
 class _LogFileHandler(logging.FileHandler):
     """A file handler of `get_logger`, recognized by its class."""
 
+    def handleError(self, record: logging.LogRecord) -> None:  # pylint: disable=invalid-name  # logging's name
+        """Raise what has kept a line from being written, such as a full disk; logging prints tracebacks and goes on."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        raise OSError(error.errno, error.strerror, self.baseFilename) from None
+
+    def close(self) -> None:
+        """Close the file. What it could not hold has been raised before."""
+        with suppress(OSError):
+            super().close()
+
 
 def get_logger(
     name: str, file: str | os.PathLike[str] | None = None, level: int = logging.INFO, console_level: int | None = None
@@ -54,7 +66,7 @@ def get_logger(
         The logger; `close_logger` undoes the setup.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened. A line that cannot be written to it raises one, too, where it is logged.
     """
     logger = logging.getLogger(name)
     formatter = logging.Formatter(FORMAT, DATE_FORMAT)

@@ -1,5 +1,6 @@
 """Logging set-up."""
 
+import errno
 import logging
 import subprocess
 import sys
@@ -105,3 +106,14 @@ def test_import_configures_nothing():
         env={"PYTHONPATH": ":".join(path for path in sys.path if path)},
     )
     assert result.stdout.strip() == "[] []"
+
+
+def test_a_line_that_cannot_be_written_is_an_error_that_names_the_file(capsys):
+    logger = get_logger("helperbot-test-full", "/dev/full")
+    try:
+        with pytest.raises(OSError) as caught:
+            logger.info("lost")
+        assert caught.value.filename == "/dev/full" and caught.value.errno == errno.ENOSPC
+    finally:
+        close_logger(logger)  # which has nothing to add
+    assert "Logging error" not in capsys.readouterr().err
