@@ -37,7 +37,7 @@ from yt8m.scoring.weights import BestWeights, best_weights, model_digest
 LOGGER = logging.getLogger(__name__)
 BLOCK_ROWS = 4096
 _MEAN, _WEIGHTED = "ensemble", "best weights"
-_UNSEEN = "not trained on these shards, though its checkpoint was chosen on them"
+_UNSEEN = "not trained on these shards, though its checkpoint may have been chosen on them"
 _SEEN = "TRAINED ON THESE SHARDS, or may have been"
 
 
