@@ -43,11 +43,13 @@ LONG_FILES = (
 
 def pytest_configure() -> None:
     """Let no test fail for a busy machine, nor the processes that tests start ignore SIGINT, as a shell's background
-    jobs do."""
+    jobs do, or SIGHUP, as under nohup."""
     settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
