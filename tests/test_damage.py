@@ -68,7 +68,7 @@ def test_damage_met_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixtur
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["left out"] * 2 + [
         "left out because of damage"
     ]
-    assert "2 records, remainders of shards or films, all named above, of 2 files" in caplog.text
+    assert "2 records, ends of shards or films, all named above, of 2 files" in caplog.text
     assert caplog.text.strip().endswith("Download again: a.tfrecord b.tfrecord")
     caplog.clear()
     Damage(skip=True).report()

@@ -525,7 +525,7 @@ def test_damage_is_named_or_left_out(
     assert output.read_text(encoding="utf-8") == "an earlier answer"
     answers = answers_of(localize("--on-error", "skip", "--format", "json", file=damaged))
     assert list(answers) == ["v000", "v001", "v002", "v003", "v004"]
-    assert "left out because of damage: 1 records" in caplog.text
+    assert "left out because of damage: 1 record," in caplog.text
     damaged.write_bytes(content[:-100])
     assert_refused(localize(file=damaged), "damaged.tfrecord", "truncated")
     for wrong, what in (

@@ -138,7 +138,7 @@ def test_unreadable_films_are_left_out_on_demand(
     assert outcome.status == 0, outcome
     rows = list(csv.DictReader((tmp_path / "spans.csv").open(encoding="utf-8")))
     assert {row["video_id"] for row in rows} == {"one", "two"}
-    assert f"left out: {tmp_path / 'cut.mp4'}: " in caplog.text and "1 records, remainders" in caplog.text
+    assert f"left out: {tmp_path / 'cut.mp4'}: " in caplog.text and "1 record, ends of" in caplog.text
     assert localize(*where).status == 2
 
 
@@ -160,3 +160,33 @@ def test_mistakes(localize: Command, command: Command, films: Path, tmp_path: Pa
     refused(command(*film, "--data-dir", silent), "does not name the extractor of its training", "--extractor yt8m")
     other = own_model(tmp_path / "other", extractor=ExtractorIdentity(name="colours", digest="2"))
     refused(command(*film, "--data-dir", other), "extractor colours", "other weights or settings")
+
+
+def test_nothing_but_damage_is_an_error(localize: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    skip = "--on-error", "skip"
+    broken, empty = tmp_path / "broken.mp4", tmp_path / "empty.tfrecord"
+    broken.write_bytes(b"no film")
+    empty.touch()
+    output, page = tmp_path / "spans.csv", tmp_path / "watch.html"
+    for files, where in (((broken,), str(broken)), ((empty,), str(empty)), ((broken, empty), "2 inputs")):
+        for form in ("table", "csv", "json", "vtt"):
+            outcome = localize(*files, *skip, "--format", form, "--output", output, "--html", page)
+            assert (outcome.status, outcome.out) == (2, "")
+            (line,) = outcome.err.splitlines()
+            assert f"{where}: all videos are left out because of damage; copy or download them again" in line
+    assert not output.exists() and not page.exists()
+    assert "left out because of damage: 2 records, ends of shards or films, all named above, of 2 files" in caplog.text
+
+
+def test_an_unreadable_shard_and_a_broken_link_among_films_is_left_out(localize: Command, films: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.tfrecord").touch()
+    (tmp_path / "broken.mp4").symlink_to("nowhere.mp4")
+    found = localize(tmp_path, films / "two.mp4", "--on-error", "skip", "--format", "json")
+    assert list(answers(found)) == ["two"]
+
+
+def test_a_film_that_is_named_twice_is_answered_once(
+    localize: Command, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(films)
+    assert list(answers(localize("two.mp4", f"../{films.name}/one.mp4", films, "--format", "json"))) == ["two", "one"]

@@ -225,8 +225,8 @@ def _warn_of_missing_features(index: Index) -> None:
 def index_file(path: Path, damage: Damage = RAISE) -> Index:
     """The index of one shard anywhere, not cached. Its `folder` is the file, so that messages name it.
 
-    If `damage` is skipped, the index holds the sound records that can be found. Raises `UserError` for a missing file
-    and `RecordError` for the first damage.
+    If `damage` is skipped, the index holds the sound records that can be found. Raises `UserError` for a missing file,
+    `RecordError` for the first damage, or if all records are left out.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a .tfrecord file of frame features")
@@ -237,7 +237,7 @@ def index_file(path: Path, damage: Damage = RAISE) -> Index:
             raise error
         damage.meet(error)
     if not table["offset"].size:
-        raise UserError(f"{path}: no readable record; {DOWNLOAD}")
+        raise RecordError(path, f"no readable record; {DOWNLOAD}")
     return Index(folder=path, shards=np.array([""]), stamps=stamps, **_merge([table]))
 
 

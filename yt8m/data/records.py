@@ -18,7 +18,7 @@ from pathlib import Path
 
 from crc32c import crc32c
 
-from yt8m.common.errors import RecordError, UserError
+from yt8m.common.errors import RecordError, UserError, counted
 
 LOGGER = logging.getLogger(__name__)
 
@@ -46,10 +46,9 @@ class Damage:
         if self.left_out:
             names = sorted({str(error.path) for error in self.left_out.values()})
             LOGGER.warning(
-                "left out because of damage: %d records, remainders of shards or films, all named above, of %d files. "
-                "Download again: %s",
-                len(self.left_out),
-                len(names),
+                "left out because of damage: %s, ends of shards or films, all named above, of %s. Download again: %s",
+                counted(len(self.left_out), "record"),
+                counted(len(names), "file"),
                 " ".join(names),
             )
 

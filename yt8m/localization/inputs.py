@@ -6,9 +6,10 @@ Dimensions: L seconds of a video, D features of a second, S segments of a video,
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from yt8m.common.devices import resolve_workers
-from yt8m.common.errors import RecordError, UserError, counted
+from yt8m.common.errors import ForeignRecordError, RecordError, UserError, counted
 from yt8m.common.progress import Progress
 from yt8m.data.dataloader import BatchLoader
 from yt8m.data.datasets import WholeVideoDataset
@@ -104,7 +105,14 @@ class _Shard(Input):
 
     @property
     def video_ids(self) -> list[str]:
-        return list(self._rows)
+        try:
+            return list(self._rows)
+        except ForeignRecordError:
+            raise
+        except RecordError:
+            if self._damage.skip:  # and has been named
+                return []
+            raise
 
     def answers(self, localizer: Localizer, query: Query, chosen: Sequence[str]) -> Iterator[Answer]:
         """Predicts a group of videos at a time, so that memory does not grow with their number. Leaves out unreadable
@@ -224,6 +232,8 @@ def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Lo
 
     paths: list[Path] = []
     for place in places:
+        if not place.exists():
+            raise UserError(f"{place}: no such file; name shards, arrays, films, or folders of them")
         if not place.is_dir():
             paths.append(place)
             continue
@@ -232,10 +242,10 @@ def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Lo
         if not found:
             raise UserError(f"{place}: no shard, array or film in this folder: no {SUFFIX}, {_ARRAY}, .mp4 or the like")
         paths += found
-    paths = list(dict.fromkeys(paths))
-    missing = next((path for path in paths if not path.exists()), None)
-    if missing is not None:
-        raise UserError(f"{missing}: no such file; name shards, arrays, films, or folders of them")
+    spelled: dict[Path, Path] = {}  # as first named, by absolute path
+    for path in paths:
+        spelled.setdefault(path.parent.resolve() / path.name, path)
+    paths = list(spelled.values())
     singles = [path for path in paths if path.suffix.lower() != SUFFIX]
     names = name_films(singles, {})
 
@@ -265,6 +275,8 @@ def localize_all(
     input has.
     """
     known = [own.video_ids for own in inputs]
+    if not any(known):
+        raise _nothing_left(inputs)
     chosen = known
     if video_ids is not None:
         wanted = list(dict.fromkeys(map(composed, video_ids)))
@@ -282,4 +294,19 @@ def localize_all(
         localizer.predictor.computation.device,
     )
     ways = [own.answers(localizer, query, ids) for own, ids in used]  # checks widths before the first answer
-    return sum(len(ids) for _, ids in used), (answer for way in ways for answer in way)
+    return sum(len(ids) for _, ids in used), _some(chain.from_iterable(ways), inputs)
+
+
+def _some(answers: Iterable[Answer], inputs: Sequence[Input]) -> Iterator[Answer]:
+    """The answers. Raises `UserError` after the last one if there is none."""
+    answered = False
+    for answer in answers:
+        answered = True
+        yield answer
+    if not answered:
+        raise _nothing_left(inputs)
+
+
+def _nothing_left(inputs: Sequence[Input]) -> UserError:
+    where = str(inputs[0].place) if len(inputs) == 1 else f"{len(inputs)} inputs"
+    return UserError(f"{where}: all videos are left out because of damage; copy or download them again")
