@@ -166,12 +166,12 @@ def test_ratings_of_other_shards_are_left_out(shards, records, index, caplog):
     caplog.set_level(logging.INFO, "yt8m.data.datasets")
     dataset = RatedSegmentDataset(index, VOCABULARY, np.array(shards), 3, False, -1, None)
     assert [int(dataset.__getitems__([(0, row)]).examples[0]) for row in range(len(dataset))] == records
-    assert f"{len(records)} ratings in {len(shards)} shards" in caplog.text
+    assert f"{len(records)} ratings in {len(shards)} shard" in caplog.text
 
 
 def test_shards_without_usable_ratings_are_an_error_naming_the_folder(tmp_path):
     index = index_videos(tmp_path, [SHARDS[0], [make_video(8, 10, (3,), ((10, 3, 1.0), (0, 999, 1.0)))]])
-    with pytest.raises(UserError, match="no usable segment ratings in 1 shards") as caught:
+    with pytest.raises(UserError, match="no usable segment ratings in 1 shard") as caught:
         RatedSegmentDataset(index, VOCABULARY, np.array([1]), 3, False, -1, None)
     assert str(index.folder) in str(caught.value)
 

@@ -355,6 +355,9 @@ def test_films_that_fail_are_named_and_the_rest_is_written(
     bad.mkdir()
     (bad / "text.mp4").write_text("no film", encoding="utf-8")
     (bad / "film.avi").symlink_to(films / "c" / "TWO.AVI")
+    (bad / "gone.mp4").symlink_to("nowhere.mp4")
+    foreign = Path(os.fsdecode(os.fsencode(bad) + b"/latin\xe9.mp4"))
+    shutil.copyfile(films / "c" / "TWO.AVI", foreign)
     unreadable = write_film(
         bad / "unreadable.mp4", regular(50, 25), codec="libvpx-vp9", options={"movflags": "faststart"}
     )
@@ -363,14 +366,21 @@ def test_films_that_fail_are_named_and_the_rest_is_written(
     unreadable.write_bytes(content[:begin] + bytes(len(content) - begin))
     damaged = damage(write_film(bad / "damaged.mkv", regular(100, 25)), 0.5, 0.6)
     done = command("extract_features", bad, films / "a", "--to", tmp_path / "own", "--processes", processes)
-    assert done.status == 1 and "failed, 2 films:" in done.out and "Traceback" not in done.err
-    last = done.out.splitlines()[-2:]
-    assert last[0].startswith(f"{bad / 'text.mp4'}: cannot be opened as a film")
-    assert last[1].startswith(f"{unreadable}: no frame of it can be decoded")
+    assert done.status == 1 and "failed, 4 films:" in done.out and "Traceback" not in done.err
+    last = done.out.splitlines()[-4:]
+    assert last[0] == f"{bad / 'gone.mp4'}: cannot be read (No such file or directory)"
+    assert last[1] == f"{bad}/latin\\udce9.mp4: the name is not UTF-8; rename it"
+    assert last[2].startswith(f"{bad / 'text.mp4'}: cannot be opened as a film")
+    assert last[3].startswith(f"{unreadable}: no frame of it can be decoded")
     assert shards_of(tmp_path / "own").keys() == {"damaged", "film", "two"}
     assert any(row["video_id"] == damaged.stem and " to " in row["notes"] for row in table_of(tmp_path / "own"))
     nothing = command("extract_features", bad / "text.mp4", "--to", tmp_path / "none", "--processes", processes)
     assert nothing.status == 1 and not contents(tmp_path / "none")
+    films_moved = tmp_path / "moved"
+    bad.rename(films_moved)  # films are found again beside what cannot be read
+    again = command("extract_features", films_moved, films / "a", "--to", tmp_path / "own", "--processes", processes)
+    assert again.status == 1 and "failed, 4 films:" in again.out
+    assert shards_of(tmp_path / "own").keys() == {"damaged", "film", "two"}
 
 
 @pytest.mark.parametrize(

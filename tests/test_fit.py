@@ -307,13 +307,24 @@ def test_films_are_extracted_and_those_that_cannot_be_read_left_out(
     write_coloured_films(tmp_path)
     (tmp_path / "films" / "broken.mp4").write_text("no film", encoding="utf-8")
     with (tmp_path / "labels.csv").open("a", encoding="utf-8") as file:
-        file.write("broken,red\n")
+        file.write("broken,red\nmy film: 1,red\nmy_film__1,red\n")
+    name = tmp_path / "films" / "my film: 1.mp4"
+    (tmp_path / "films" / "film02.mp4").rename(name)  # its id is my_film__1
+    for table in tmp_path.glob("*.csv"):
+        table.write_text(table.read_text(encoding="utf-8").replace("film02", name.stem), encoding="utf-8")
     words = [f"--{name}={tmp_path / name}.csv" for name in ("labels", "ratings")]
-    words += ["--name=coloured", f"--data-dir={tmp_path}", "--device=cpu", "--extractor=colours", "--processes=1"]
+    words += ["--name=my colours", f"--data-dir={tmp_path}", "--device=cpu", "--extractor=colours", "--processes=1"]
     outcome = command("fit", "--videos", tmp_path / "films", *words)
     assert outcome.status == 0 and "left out: 1 film" in caplog.text and "broken.mp4" in caplog.text
-    assert outcome.out.splitlines()[-1] == f"localize: python -m yt8m.localize film.mp4 --data-dir {tmp_path}/coloured"
-    config = yaml.safe_load((tmp_path / "coloured/cache/segment/coloured_0/config.yaml").read_text(encoding="utf-8"))
+    fitted = tmp_path / "my colours"
+    assert outcome.out.splitlines()[-1] == f"localize: python -m yt8m.localize film.mp4 --data-dir '{fitted}'"
+    for section in ("video", "segment"):
+        (*_, folder, option, seed) = shlex.split(
+            (fitted / f"{section}.yaml").read_text(encoding="utf-8").split("\n")[0]
+        )
+        assert (folder, option, seed) == (str(fitted), "--seed", "0")
+    assert b"my_film__1" in videos_of(fitted, "video/train") | videos_of(fitted, "video/valid")
+    config = yaml.safe_load((fitted / "cache/segment/my colours_0/config.yaml").read_text(encoding="utf-8"))
     assert config["features"]["extractor"] == {"name": "colours", "digest": "1"}
     assert list(config["features"]["trim"]) == [0, 0]
     with (tmp_path / "labels.csv").open("a", encoding="utf-8") as file:

@@ -147,7 +147,7 @@ def test_one_shard_is_enough_also_for_the_range_test(command: Command, data_dir:
     assert "trained on all 1 shards" in outcome.err
     tested = command("find_lr", *line[:2], "--fold", "none", "--data-dir", data_dir, "--device", "cpu", "--steps", 10)
     assert tested.status == 0, tested.err
-    assert "ratings in 1 shards" in tested.err
+    assert "ratings in 1 shard;" in tested.err
 
 
 def test_patience_needs_validation(command: Command, data_dir: Path, tmp_path: Path) -> None:

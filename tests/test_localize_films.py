@@ -178,7 +178,9 @@ def test_nothing_but_damage_is_an_error(localize: Command, tmp_path: Path, caplo
     assert "left out because of damage: 2 records, ends of shards or films, all named above, of 2 files" in caplog.text
 
 
-def test_an_unreadable_shard_and_a_broken_link_among_films_is_left_out(localize: Command, films: Path, tmp_path: Path) -> None:
+def test_an_unreadable_shard_and_a_broken_link_among_films_is_left_out(
+    localize: Command, films: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty.tfrecord").touch()
     (tmp_path / "broken.mp4").symlink_to("nowhere.mp4")
     found = localize(tmp_path, films / "two.mp4", "--on-error", "skip", "--format", "json")

@@ -30,6 +30,7 @@ from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, small_vocabulary
 from yt8m.common.errors import UserError
 from yt8m.data.index import load_index
 from yt8m.data.vocabulary import read_labels, read_ratings
+from yt8m.films.film_files import ids_by_name
 from yt8m.rating import windows as rating_windows
 from yt8m.rating.choice import TELLING_PROBABILITY, Chooser, Questions
 from yt8m.rating.films import list_films
@@ -685,6 +686,23 @@ def test_labels_of_films(films: Path, tmp_path: Path) -> None:
     assert classes_of_films(found, rows, None, labels) == [["dog", "cat"], []]
     assert classes_of_films(found, rows, ["cat"], labels) == [["cat"], []]
     assert classes_of_films(found, None, ["cat", "cat", "dog"], None) == [["cat", "dog"]] * 2
+
+
+def test_tables_may_have_the_names_of_films_that_are_no_ids(films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    for name in ("my garden", "my, garden", "their garden", "their_garden", "at/their garden"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(films / "garden.mp4", folder / f"{name}.mp4")
+    found = {film.path: film.video_id for film in list_films(folder)}
+    ids = ids_by_name(found)
+    assert ids == {"my garden": "my_garden", "my, garden": "my__garden"}  # but "their garden" is two films
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text(f'{HEADER}"my, garden",5,dog,1\nmy_garden,5,dog,0\n', encoding="utf-8")
+    assert RatingsFile(ratings, ids).scores == {("my__garden", 5, "dog"): 1, ("my_garden", 5, "dog"): 0}
+    assert "my__garden,5,dog,1" in ratings.read_text(encoding="utf-8")
+    ratings.write_text(f"{HEADER}my garden,5,dog,1\nmy_garden,5,dog,0\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 3: rates the segment and label of line 2 again"):
+        RatingsFile(ratings, ids)
 
 
 def test_films_with_accents_in_parts_have_their_labels(films: Path, tmp_path: Path) -> None:

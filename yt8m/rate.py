@@ -92,6 +92,7 @@ def main(args: argparse.Namespace) -> None:
 
     from yt8m.common.errors import UserError, counted
     from yt8m.data.vocabulary import read_labels
+    from yt8m.films.film_files import ids_by_name
     from yt8m.films.film_folder import TABLE
     from yt8m.rating.choice import Chooser
     from yt8m.rating.films import list_films
@@ -104,9 +105,12 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("nothing to rate; name --labels CSV or --classes")
     if args.model is not None and args.features is None:
         raise UserError("--model: needs --features, the folder of the films' features")
-    rows = None if args.labels is None else read_labels(args.labels)
+    if args.labels is not None:
+        read_labels(args.labels)  # its faults before all films are looked at
     listing = None if args.features is None else args.features / TABLE
     films = list_films(args.videos, listing if listing is not None and listing.exists() else None)
+    ids = ids_by_name({film.path: film.video_id for film in films})
+    rows = None if args.labels is None else read_labels(args.labels, ids)
     classes = classes_of_films(films, rows, args.classes, args.labels)
     judgement = None
     if args.model is not None:
@@ -123,7 +127,7 @@ def main(args: argparse.Namespace) -> None:
     with locked(lock, UserError(occupied)):
         try:
             command = _next_command(args, path)
-            file = RatingsFile(path)
+            file = RatingsFile(path, ids)
             warn_of_other_ratings(file.scores.keys(), films, path)
             windows = RatingWindows(films, labels, names, Chooser(questions, args.seed), file, command)
             server = RatingServer(windows, args.videos, args.name, args.port)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.data.batch_memory import Layout, allocate
 from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
@@ -221,12 +221,12 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         ratings = np.flatnonzero(chosen & ~unknown & ~beyond)
         super().__init__(index, owners[ratings], max_len, seed, damage)
         if not ratings.size:
-            raise UserError(f"{index.folder}: no usable segment ratings in {len(shards)} shards")
+            raise UserError(f"{index.folder}: no usable segment ratings in {counted(len(shards), 'shard')}")
         LOGGER.info(
-            "%s: %d ratings in %d shards; left out: %d beyond the end of their video, %d outside the vocabulary",
+            "%s: %s in %s; left out: %d beyond the end of their video, %d outside the vocabulary",
             index.folder,
-            len(ratings),
-            len(shards),
+            counted(len(ratings), "rating"),
+            counted(len(shards), "shard"),
             beyond.sum(),
             unknown.sum(),
         )

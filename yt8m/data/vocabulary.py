@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -246,15 +246,15 @@ class RatingRow:
     score: int
 
 
-def read_labels(path: Path) -> list[LabelRow]:
+def read_labels(path: Path, ids: Mapping[str, str] | None = None) -> list[LabelRow]:
     """The labels of a CSV with the columns vid and label, without repetitions.
 
-    Raises `UserError` that lists all faults.
+    `ids`: the ids of videos that the CSV may have under other names, by these. Raises `UserError` that lists all faults.
     """
     faults = Faults(path)
     rows: dict[tuple[str, str], LabelRow] = {}
     for line, (video_id, label) in read_table(path, LABEL_COLUMNS):
-        row = LabelRow(line, plain_name(video_id), plain_label(label))
+        row = LabelRow(line, _id_of(video_id, ids), plain_label(label))
         for column, value in (("vid", row.video_id), ("label", row.label)):
             if not value:
                 faults.add(f"line {line}: {column} is empty")
@@ -263,10 +263,15 @@ def read_labels(path: Path) -> list[LabelRow]:
     return list(rows.values())
 
 
-def read_ratings(path: Path) -> list[RatingRow]:
+def _id_of(text: str, ids: Mapping[str, str] | None) -> str:
+    name = plain_name(text)
+    return (ids or {}).get(name, name)
+
+
+def read_ratings(path: Path, ids: Mapping[str, str] | None = None) -> list[RatingRow]:
     """The ratings of a CSV with the columns vid, start, label and score, without repetitions.
 
-    Raises `UserError` that lists all faults.
+    `ids`: as for `read_labels`. Raises `UserError` that lists all faults.
     """
     faults = Faults(path)
     rows: dict[tuple[str, int, str], RatingRow] = {}
@@ -279,7 +284,7 @@ def read_ratings(path: Path) -> list[RatingRow]:
         for column, value in (("vid", video_id), ("label", label)):
             if not value.strip():
                 faults.add(f"line {line}: {column} is empty")
-        row = RatingRow(line, plain_name(video_id), start or 0, plain_label(label), int(score == 1))
+        row = RatingRow(line, _id_of(video_id, ids), start or 0, plain_label(label), int(score == 1))
         before = rows.setdefault((row.video_id, row.start, row.label), row)
         if before.score != row.score:
             faults.add(f"line {line}: rates the segment and label of line {before.line} again, with another score")

@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, cast  # pylint: disable=unused-import  # in an annotation
 
-from yt8m.common.errors import RecordError, UserError, listed
+from yt8m.common.errors import RecordError, listed
 from yt8m.films.pyav import av
 
 _PROTOCOLS = "file,crypto,data"  # for files that refer to others: nothing from the network
@@ -47,10 +47,12 @@ def open_container(path: Path) -> av.container.InputContainer:
     """Open a file. Raises `RecordError` if FFmpeg cannot read it."""
     if not path.is_file():
         raise RecordError(path, "not a file" if path.exists() else "no such file")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # nor could the tables of films hold it
+        raise RecordError(path, "the name is not UTF-8; rename it") from None
     try:  # the prefix keeps names from being parsed as other protocols
         container = av.open(f"file:{path}", options={"protocol_whitelist": _PROTOCOLS})
-    except UnicodeEncodeError:
-        raise UserError(f"{str(path)!a}: the name is not UTF-8; rename it") from None
     except av.FFmpegError as error:
         no_film = isinstance(error, av.error.InvalidDataError)
         why = what_an_index_lacks(path) or f"cannot be opened as a film ({error.strerror})" + _NO_FILM * no_film

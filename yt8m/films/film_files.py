@@ -7,6 +7,7 @@ from pathlib import Path
 
 from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.records import composed, unfit_ids
+from yt8m.data.vocabulary import plain_name
 
 LOGGER = logging.getLogger(__name__)
 # Searched for in folders; a file that is named explicitly may have any extension.
@@ -74,6 +75,16 @@ def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, s
         taken.add(video_id)
         ids[film] = video_id
     return ids
+
+
+def ids_by_name(ids: Mapping[Path, str]) -> dict[str, str]:
+    """What tables may have for the ids of films: file names without the extension, if only one film has the name and it
+    is not an id itself."""
+    known = set(ids.values())
+    found: dict[str, list[str]] = {}
+    for film, video_id in ids.items():
+        found.setdefault(plain_name(film.stem), []).append(video_id)
+    return {name: own[0] for name, own in found.items() if len(own) == 1 and name not in known}
 
 
 def _fit(name: str) -> str:

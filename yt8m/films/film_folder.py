@@ -180,12 +180,12 @@ class FilmFolder:
         failures: dict[Path, UserError] = {}
         seconds: dict[tuple[str, Path], int] = {}
         for film, video_id in names.items():
-            if not self._store.has(video_id, FilmFile.of(film), identity(extractor)):
-                try:
+            try:
+                if not self._store.has(video_id, FilmFile.of(film), identity(extractor)):
                     with Film(film) as opened:
                         seconds[video_id, film] = round(opened.announced or 0)
-                except UserError as fault:
-                    failures[film] = fault
+            except UserError as fault:
+                failures[film] = fault
         if not seconds:
             return failures
         tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # the longest first

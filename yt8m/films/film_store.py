@@ -12,7 +12,7 @@ from helperbot.files import replacing
 from pydantic import ValidationError
 
 from yt8m.common.config import ExtractorIdentity, Section
-from yt8m.common.errors import UserError
+from yt8m.common.errors import RecordError, UserError
 from yt8m.data.features import pieces
 from yt8m.films.extraction import Part, Threads, identity, stream_features
 from yt8m.films.extractors.base import Extractor
@@ -29,8 +29,11 @@ class FilmFile(Section):
 
     @classmethod
     def of(cls, path: Path) -> "FilmFile":
-        """The current state of a film."""
-        status = path.stat()
+        """The current state of a film. Raises `RecordError` if there is none, as behind a broken link."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise RecordError(path, f"cannot be read ({error.strerror})") from None
         return cls(path=str(path), size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
@@ -69,7 +72,10 @@ class FilmStore:
         }
         known = self.known_films()
         for path in films if gone else ():
-            film = FilmFile.of(path)
+            try:
+                film = FilmFile.of(path)
+            except RecordError:  # it fails when it is to be extracted
+                continue
             video_id = None if path in known else gone.pop((path.name, film.size, film.mtime_ns), None)
             if video_id is not None:
                 self._save(video_id, self.entries[video_id].model_copy(update={"film": film}))

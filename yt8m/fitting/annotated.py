@@ -1,7 +1,7 @@
 """The user's labels and ratings, and checks that they suffice for learning."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,9 +64,9 @@ class Annotated:
         return " and ".join(str(path) for path in (self.labels_path, self.ratings_path) if path is not None)
 
 
-def read_annotated(labels: Path, ratings: Path | None) -> Annotated:
-    """Read the CSVs. Raises `UserError`, which lists the faults of a file."""
-    return Annotated(labels, read_labels(labels), ratings, [] if ratings is None else read_ratings(ratings))
+def read_annotated(labels: Path, ratings: Path | None, ids: Mapping[str, str] | None = None) -> Annotated:
+    """Read the CSVs. `ids`: as for `read_labels`. Raises `UserError`, which lists the faults of a file."""
+    return Annotated(labels, read_labels(labels, ids), ratings, [] if ratings is None else read_ratings(ratings, ids))
 
 
 def shortages(annotated: Annotated) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,19 +11,18 @@ import torch
 from yt8m.common.errors import UserError, counted
 from yt8m.films.extractors.base import Options
 from yt8m.films.extractors.opening import open_extractor
-from yt8m.films.film_files import find_films, name_films
+from yt8m.films.film_files import name_films
 from yt8m.films.film_folder import Computing, open_film_folder
 from yt8m.making.feature_arrays import require_known
 
 LOGGER = logging.getLogger(__name__)
 
 
-def find_named_films(videos: Path, wanted: Collection[str], source: object) -> list[Path]:
-    """The films of a folder with these ids, or all films if their ids depend on each other.
+def choose_films(named: Mapping[Path, str], wanted: Collection[str], videos: Path, source: object) -> list[Path]:
+    """Of the films `named` by their ids, those with wanted ids, or all if their ids depend on each other.
 
-    Raises `UserError` for ids without a film; `source` is where the ids are from.
+    Raises `UserError` for ids without a film; `videos` is the folder of the films, `source` where the ids are from.
     """
-    named = name_films(find_films([videos]), {})
     ids = list(named.values())
     require_known(wanted, ids, f"film {{0}} in {videos}", source, "an id is a film's name without the extension")
     chosen = {film: video_id for film, video_id in named.items() if video_id in wanted}

@@ -1,8 +1,9 @@
 """All steps from features, labels and ratings to a localization model."""
 
 import logging
+import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.index import load_index
 from yt8m.data.partitions import NAMES_FILE, NO_FOLD, Fold
 from yt8m.data.vocabulary import FILE_NAME, RatingRow, Vocabulary, load_vocabulary
+from yt8m.films.film_files import find_films, ids_by_name, name_films
 from yt8m.fitting.annotated import Annotated, read_annotated, require_divided, require_enough, shortages
 from yt8m.fitting.data import (
     FOLD,
@@ -93,8 +95,10 @@ def fit(request: Request) -> Outcome:
     if launched():
         raise UserError("fit runs as a single process; start it without torchrun")
     device = resolve_device(request.device)
-    annotated = _enough(read_annotated(request.labels, request.ratings), request.skip_short)
-    films = _Films(request, annotated, device) if request.videos is not None else None
+    named = {} if request.videos is None else name_films(find_films([request.videos]), {})
+    annotated = read_annotated(request.labels, request.ratings, ids_by_name(named))
+    annotated = _enough(annotated, request.skip_short)
+    films = None if request.videos is None else _Films(request, named, request.videos, annotated, device)
     with open_fit_folder(request.data_dir / request.name, request.restart) as folder:
         folder.require(
             name=request.name,
@@ -127,12 +131,13 @@ def _enough(annotated: Annotated, skip_short: bool) -> Annotated:
 class _Films:
     """The annotated films. Imports PyAV, which reads them, only on use."""
 
-    def __init__(self, request: Request, annotated: Annotated, device: torch.device) -> None:
-        from yt8m.fitting.films import find_named_films
+    def __init__(
+        self, request: Request, named: Mapping[Path, str], videos: Path, annotated: Annotated, device: torch.device
+    ) -> None:
+        from yt8m.fitting.films import choose_films
 
-        assert request.videos is not None
         self._request, self._annotated, self._device = request, annotated, device
-        self._films = find_named_films(request.videos, annotated.videos, annotated.sources)
+        self._films = choose_films(named, annotated.videos, videos, annotated.sources)
 
     def extract(self, folder: Path) -> Annotated:
         """Extract arrays to a folder; returns the annotations of the films that could be read."""
@@ -262,13 +267,15 @@ class _Fit:
     def _fine_tune(self, data_dir: Path, model: Path, n_ratings: int, fold: Fold) -> None:
         config = data_dir / "segment.yaml"
         sizes = self._material.sizes(self._training, n_ratings)
-        line = self._command_line("train_pure_segment", config, f"{self._base} --fold {fold}", data_dir)
+        line = self._command_line("train_pure_segment", config, (self._base, "--fold", fold), data_dir)
         write_settings(config, segment_settings(sizes), line)
         self._train(model, data_dir, partial(agnostic_experiment, config=config, base_model=self._base, fold=fold))
 
-    def _command_line(self, command: str, config: Path, more: str = "", data_dir: Path | None = None) -> str:
-        words = f"python -m yt8m.{command} {config} {more}".rstrip()
-        return f"{words} --name {self._request.name} --data-dir {data_dir or self._path} --seed {self._seed}"
+    def _command_line(
+        self, command: str, config: Path, more: Iterable[object] = (), data_dir: Path | None = None
+    ) -> str:
+        options = "--name", self._request.name, "--data-dir", data_dir or self._path, "--seed", self._seed
+        return shlex.join(map(str, ("python", "-m", f"yt8m.{command}", config, *more, *options)))
 
     def _trial(self, name: str) -> Path:
         """A data folder with the same classes, for trials."""

@@ -1,6 +1,7 @@
 """The summary of a fit."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,13 @@ class Outcome:
         """The summary, line by line."""
         score = self.score
         (stem,) = (part.stem for part in PARTITIONS if part.folder == VALID)
-        example = "film.mp4" if self.is_of_films else self.folder / VALID / f"{stem}0000.tfrecord"
+        example = "film.mp4" if self.is_of_films else str(self.folder / VALID / f"{stem}0000.tfrecord")
+        command = shlex.join(("python", "-m", "yt8m.localize", example, "--data-dir", str(self.folder)))
         return [
             f"model: {self.model}; trained without {counted(len(self.held_out), 'video')}, which measure it",
             *(_rating_lines(score) if isinstance(score, RatingScore) else _label_lines(score)),
             f"settings: {self.folder / 'video.yaml'} and segment.yaml, with the commands that take them",
-            f"localize: python -m yt8m.localize {example} --data-dir {self.folder}",
+            f"localize: {command}",
         ]
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from helperbot.files import replacing
@@ -22,10 +23,10 @@ class RatingsFile:
     Only one process and thread may write at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ids: Mapping[str, str] | None = None) -> None:
         """Open or create the file; an unfinished last line, from a killed process, is removed.
 
-        Raises `UserError` for a file of another format.
+        `ids`: as for `read_labels`; the file then has the ids. Raises `UserError` for a file of another format.
         """
         self.path = path
         self.scores: dict[Key, int] = {}
@@ -44,7 +45,7 @@ class RatingsFile:
             with replacing(path) as temporary:
                 temporary.write_bytes(whole)
         if whole.partition(b"\n")[2].strip():
-            self.scores = {(row.video_id, row.start, row.label): row.score for row in read_ratings(path)}
+            self.scores = {(row.video_id, row.start, row.label): row.score for row in read_ratings(path, ids)}
         if whole != _table(self.scores):
             self._replace(self.scores)
 
