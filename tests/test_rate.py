@@ -685,7 +685,8 @@ def test_labels_of_films(films: Path, tmp_path: Path) -> None:
     rows = read_labels(labels)
     assert classes_of_films(found, rows, None, labels) == [["dog", "cat"], []]
     assert classes_of_films(found, rows, ["cat"], labels) == [["cat"], []]
-    assert classes_of_films(found, None, ["cat", "cat", "dog"], None) == [["cat", "dog"]] * 2
+    assert classes_of_films(found, rows, ["CAT"], labels) == [["cat"], []]
+    assert classes_of_films(found, None, ["cat", "cat", "dog", "Dog", " DOG"], None) == [["cat", "dog"]] * 2
 
 
 def test_tables_may_have_the_names_of_films_that_are_no_ids(films: Path, tmp_path: Path) -> None:
@@ -703,6 +704,15 @@ def test_tables_may_have_the_names_of_films_that_are_no_ids(films: Path, tmp_pat
     ratings.write_text(f"{HEADER}my garden,5,dog,1\nmy_garden,5,dog,0\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 3: rates the segment and label of line 2 again"):
         RatingsFile(ratings, ids)
+
+
+def test_a_class_has_one_spelling_in_a_file(films: Path, tmp_path: Path, command: Command) -> None:
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text(f"{HEADER}garden,5,dog,1\n", encoding="utf-8")
+    words = "--videos", films, "--name", "n", "--ratings", ratings, "--data-dir", tmp_path
+    outcome = command("rate", *words, "--classes", "cat", "Dog")
+    assert outcome.status == 2 and not outcome.out
+    assert f"{ratings}: has ratings of 'dog', which is now spelled 'Dog'; spell the class as in" in outcome.err
 
 
 def test_films_with_accents_in_parts_have_their_labels(films: Path, tmp_path: Path) -> None:

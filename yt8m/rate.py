@@ -96,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.films.film_folder import TABLE
     from yt8m.rating.choice import Chooser
     from yt8m.rating.films import list_films
-    from yt8m.rating.questions import classes_of_films, list_questions, shown_names, warn_of_other_ratings
+    from yt8m.rating.questions import check_other_ratings, classes_of_films, list_questions, shown_names
     from yt8m.rating.ratings_file import RatingsFile
     from yt8m.rating.server import RatingServer
     from yt8m.rating.windows import RatingWindows
@@ -128,7 +128,7 @@ def main(args: argparse.Namespace) -> None:
         try:
             command = _next_command(args, path)
             file = RatingsFile(path, ids)
-            warn_of_other_ratings(file.scores.keys(), films, path)
+            check_other_ratings(file.scores.keys(), labels, films, path)
             windows = RatingWindows(films, labels, names, Chooser(questions, args.seed), file, command)
             server = RatingServer(windows, args.videos, args.name, args.port)
             print(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from yt8m.common.errors import UserError, counted, did_you_mean, listed, with_suggestions
+from yt8m.common.errors import UserError, counted, listed, with_suggestions
 from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.vocabulary import LabelRow, Vocabulary, plain_label
-from yt8m.localization.spans import find_classes
+from yt8m.localization.spans import find_classes, suggestion
 from yt8m.rating.choice import Questions
 from yt8m.rating.films import Film
 from yt8m.rating.ratings_file import Key
@@ -21,29 +21,32 @@ LOGGER = logging.getLogger(__name__)
 def classes_of_films(
     films: Sequence[Film], rows: Sequence[LabelRow] | None, wanted: Sequence[str] | None, source: Path | None
 ) -> list[list[str]]:
-    """The classes to rate each film for: its labels among the `wanted` ones, None for all labels; without labels all
-    wanted ones.
+    """The classes to rate each film for: its labels among the `wanted` ones, in any case, None for all labels; without
+    labels all wanted ones, as first spelled.
 
     `rows` of labels come from the file `source`. Raises `UserError` for a wanted class without labelled films, and if
     nothing is left.
     """
-    chosen = None if wanted is None else list(dict.fromkeys(map(plain_label, wanted)))
-    for label in chosen or ():
+    chosen: dict[str, str] = {}
+    for label in map(plain_label, wanted or ()):
+        chosen.setdefault(label.casefold(), label)
+    for label in chosen.values():
         if not label or not label.isprintable():
             raise UserError(f"--classes: {label!r} is not a valid class name")
     if rows is None:
-        return [list(chosen or ()) for _ in films]
+        return [list(chosen.values()) for _ in films]
     own: dict[str, list[str]] = {film.video_id: [] for film in films}
     known = {row.label for row in rows}
-    for label in chosen or ():
-        if label not in known:
+    folded = {label.casefold() for label in known}
+    for key, label in chosen.items():
+        if key not in folded:
             raise UserError(
-                f"--classes {label}: no video of {source} has this label; {did_you_mean(label, known) or ''}"
+                f"--classes {label}: no video of {source} has this label; {suggestion(label, sorted(known))}"
             )
     for row in rows:
         if not row.label.isprintable():
             raise UserError(f"{source}: line {row.line}: label {row.label!r} has unprintable characters")
-        if row.video_id in own and (chosen is None or row.label in chosen):
+        if row.video_id in own and (wanted is None or row.label.casefold() in chosen):
             own[row.video_id].append(row.label)
     strangers = list(dict.fromkeys(row.video_id for row in rows if row.video_id not in own))
     bare = [video_id for video_id, labels in own.items() if not labels]
@@ -64,8 +67,18 @@ def classes_of_films(
     return [own[film.video_id] for film in films]
 
 
-def warn_of_other_ratings(keys: Collection[Key], films: Sequence[Film], source: Path) -> None:
-    """Warn of ratings in the file `source` that are of none of the films, or beyond the end of their film."""
+def check_other_ratings(keys: Collection[Key], labels: Sequence[str], films: Sequence[Film], source: Path) -> None:
+    """Warn of ratings in the file `source` that are of none of the films, or beyond the end of their film.
+
+    Raises `UserError` if the file has a class of `labels` in another case: new ratings would be of another class.
+    """
+    spelled = {label.casefold(): label for label in labels}
+    for other in sorted({label for _, _, label in keys}.difference(labels)):
+        if other.casefold() in spelled:
+            raise UserError(
+                f"{source}: has ratings of {other!r}, which is now spelled {spelled[other.casefold()]!r}; spell the class "
+                "as in the file, or correct the file"
+            )
     seconds = {film.video_id: film.seconds for film in films}
     strangers = list(dict.fromkeys(video_id for video_id, _, _ in keys if video_id not in seconds))
     late = [f"{video_id} at {start}" for video_id, start, _ in keys if start >= seconds.get(video_id, np.inf)]
