@@ -405,9 +405,18 @@ def test_mistakes_are_one_line(
 # --- processes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("processes", "ending"), [(1, "*.f32.*.tmp"), (1, "TWO.json"), (2, "*.json")])
+@pytest.mark.parametrize(
+    ("processes", "ending", "number"),
+    [
+        (1, "*.f32.*.tmp", signal.SIGKILL),
+        (1, "*.f32.*.tmp", signal.SIGTERM),
+        (1, "TWO.json", signal.SIGKILL),
+        (2, "*.json", signal.SIGKILL),
+        (2, "*.json", signal.SIGHUP),
+    ],
+)
 def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(
-    films: Path, tmp_path: Path, command: Command, processes: int, ending: str
+    films: Path, tmp_path: Path, command: Command, processes: int, ending: str, number: signal.Signals
 ) -> None:
     folder, output = tmp_path / "own", tmp_path / "output"
     arguments = ("extract_features", films, "--to", folder, "--processes", processes)
@@ -417,8 +426,15 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(
     process = start(output, output, Path.cwd(), os.environ, run_command, *arguments)
     while process.is_alive() and not list(folder.rglob(ending)):
         time.sleep(0.01)
-    process.kill()
-    assert wait_for([process])[0] == -signal.SIGKILL, output.read_text(encoding="utf-8")
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    (status,) = wait_for([process])
+    said = output.read_text(encoding="utf-8")
+    if number == signal.SIGKILL:
+        assert status == -number, said
+    else:
+        assert status == 128 + number, said
+        assert said.splitlines()[-1] == f"{folder}: interrupted; the same command resumes"
     assert contents(folder) != expected
     assert command(*arguments).status == 0
     assert contents(folder) == expected

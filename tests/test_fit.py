@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,15 +202,40 @@ def test_other_inputs_need_another_name(fitted: World, command: Command) -> None
     assert "--name" in line
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_between_trainings_it_says_that_it_resumes(
+    fitted: World,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: signal.Signals,
+) -> None:
+    unheeded: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        unheeded.append(number)
+
+    handler = signal.default_int_handler if number == signal.SIGINT else note
+    before = signal.signal(number, handler)
+    try:
+        monkeypatch.setattr("yt8m.fitting.fitting.score_ratings", lambda *_: os.kill(os.getpid(), number))
+        assert command("fit", *fitted.arguments()).status == 128 + number
+        assert signal.getsignal(number) == handler and not unheeded
+    finally:
+        signal.signal(number, before)
+    assert f"{fitted.data}: interrupted; the same command resumes" in caplog.text.splitlines()[-1]
+
+
+def test_an_ignored_signal_stays_ignored(
     fitted: World, command: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("yt8m.fitting.fitting.score_ratings", interrupt)
-    assert command("fit", *fitted.arguments()).status == 130
-    assert f"{fitted.data}: interrupted; the same command resumes" in caplog.text.splitlines()[-1]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        monkeypatch.setattr("yt8m.fitting.fitting.require_enough", lambda *_: os.kill(os.getpid(), signal.SIGHUP))
+        assert command("fit", *fitted.arguments()).status == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "interrupted" not in caplog.text
 
 
 def test_a_folder_may_be_moved_but_not_renamed(fitted: World, tmp_path: Path, command: Command) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from yt8m import __version__
 from yt8m.common.errors import UserError, counted
-from yt8m.common.exits import INTERRUPTED, ending_of, named_output, settle
+from yt8m.common.exits import INTERRUPTED, Terminated, ending_of, named_output, raised_terminations, settle
 from yt8m.data.partitions import N_FOLDS, NO_FOLD, Fold
 from yt8m.data.records import Damage
 
@@ -462,10 +462,11 @@ probability = number_type("number from 0 to 1", lambda value: 0 <= value <= 1)
 
 @contextmanager
 def resumable(what: object) -> Iterator[None]:
-    """Log on Ctrl-C that what is done there goes on with the same command."""
+    """Log on Ctrl-C, SIGTERM and SIGHUP that what is done there goes on with the same command."""
     try:
-        yield
-    except KeyboardInterrupt:
+        with raised_terminations():
+            yield
+    except (KeyboardInterrupt, Terminated):
         LOGGER.warning("%s: interrupted; the same command resumes", what)
         raise
 

@@ -4,9 +4,11 @@ import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, TextIO, cast
 
 from yt8m.common.errors import UserError
@@ -72,6 +74,38 @@ def _ending_of_runtime_error(text: str, fewer_threads: str) -> Ending | None:
     if "gloo" in text and "by peer" in text:  # a connection was reset or closed
         return Ending(MISTAKE, "another process of this run has ended; see its message for the reason")
     return None
+
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP; its `code` is the exit status."""
+
+
+@contextmanager
+def raised_terminations() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP raise `Terminated`, as Ctrl-C raises `KeyboardInterrupt`.
+
+    Ignored signals stay ignored, and a second signal acts as usual. No effect outside of the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    heeded = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+
+    def restore() -> None:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+
+    def end(number: int, _: FrameType | None) -> None:
+        restore()
+        raise Terminated(128 + number)
+
+    for number in heeded:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        restore()
 
 
 class _NamedOutput:
