@@ -1,6 +1,7 @@
 """From arrays, labels and ratings to a model in one command: what it holds out, says, refuses, and goes on with."""
 
 import csv
+import gc
 import json
 import os
 import shlex
@@ -23,6 +24,7 @@ from tests.films import write_coloured_films
 from tests.interrupted import run_interrupted
 from tests.processes import fork
 from tests.test_extract_features import Colours
+from yt8m.__main__ import main as run_yt8m
 from yt8m.common.config import ExtractorIdentity
 from yt8m.data.features import feature_contract, save_contract
 from yt8m.data.index import load_index, split_fold
@@ -191,6 +193,12 @@ def test_a_second_call_says_the_same_and_trains_nothing(fitted: World, command: 
     outcome = command("fit", *fitted.arguments())
     assert outcome.out == (fitted.folder / "out.txt").read_text(encoding="utf-8")
     assert before == {path: path.stat().st_mtime_ns for path in fitted.data.rglob("*.pth")} and len(before) == 4
+
+
+def test_the_hint_is_spelled_as_the_user_typed(fitted: World, capfd: pytest.CaptureFixture[str]) -> None:
+    run_yt8m(["fit", *map(str, fitted.arguments())])
+    assert capfd.readouterr().out.splitlines()[-1].startswith(f"localize: yt8m localize {fitted.data}")
+    gc.unfreeze()
 
 
 def test_other_inputs_need_another_name(fitted: World, command: Command) -> None:

@@ -1,5 +1,6 @@
 """Ratings made in the browser: by keys, in several windows, through a kill; and a server that answers no one else."""
 
+import gc
 import http.client
 import os
 import shutil
@@ -27,6 +28,7 @@ from tests.conftest import Outcome
 from tests.processes import run_command, start, wait_for
 from tests.shards import AUDIO, RGB, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, small_vocabulary, video_folder
+from yt8m.__main__ import main as run_yt8m
 from yt8m.common.errors import UserError
 from yt8m.data.index import load_index
 from yt8m.data.vocabulary import read_labels, read_ratings
@@ -347,6 +349,8 @@ def test_a_film_that_the_browser_cannot_play(films: Path, browser: Browser, tmp_
         told = tab.page.locator("#unplayable pre").text_content() or ""
         assert told.startswith("ffmpeg -i ") and f"{folder}/old" in told and "libx264" in told and ".mp4" in told
         assert {row[0] for row in rows_of(tmp_path / "ratings.csv")} == {"garden", "street"}
+        playable = sum(int(film.seconds // 5) for film in list_films(folder) if film.path != old)
+        expect(tab.page.locator("#progress")).to_contain_text(f"{playable - 3} left")
         assert not [complaint for complaint in tab.complaints if "Error" in complaint]
     made = make_film(tmp_path / "made.mp4", "libx264", 20)
     (film,) = (film for film in list_films(folder) if film.path == old)
@@ -713,6 +717,16 @@ def test_a_class_has_one_spelling_in_a_file(films: Path, tmp_path: Path, command
     outcome = command("rate", *words, "--classes", "cat", "Dog")
     assert outcome.status == 2 and not outcome.out
     assert f"{ratings}: has ratings of 'dog', which is now spelled 'Dog'; spell the class as in" in outcome.err
+
+
+def test_the_next_command_is_spelled_as_the_user_typed(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(RatingServer, "serve", lambda self: None)
+    words = "--videos", films, "--name", "n", "--classes", "dog", "--data-dir", tmp_path
+    run_yt8m(["rate", *map(str, words)])
+    assert f"next: yt8m fit --videos {films} --labels" in capfd.readouterr().out
+    gc.unfreeze()
 
 
 def test_films_with_accents_in_parts_have_their_labels(films: Path, tmp_path: Path) -> None:

@@ -512,13 +512,13 @@ def _parse_and_call(
     """Fill `args` and run the command."""
     if sys.platform != "linux":
         raise UserError(f"runs only on Linux, not on {sys.platform}; use the Docker image, or WSL 2 on Windows")
-    vars(args).update(vars(parser.parse_args(arguments)))  # all of them, or none
+    vars(args).update(vars(parser.parse_args(arguments)), prog=parser.prog)  # all of them, or none
     if "console_level" in args:
         _set_up_console(args.console_level)
     LOGGER.debug("%s", _versions())
     if "seed" in args and args.seed is None:
         args.seed = _seed_from_environment()
-    told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage")}
+    told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage", "prog")}
     LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in told.items()))
     _spin_briefly()
     main(args)

@@ -7,7 +7,7 @@ reports scores on the held-out videos. Without ratings it learns from the labels
 import argparse
 from pathlib import Path
 
-from yt8m.cli import folder_name, make_parser, positive, resumable, run
+from yt8m.cli import as_typed, folder_name, make_parser, positive, resumable, run
 
 DEFAULT_EXTRACTOR = "efficientnet-lite0"
 
@@ -95,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     )
     with resumable(args.data_dir / args.name):
         outcome = fit(request)
-    print("\n".join(outcome.lines()))
+    print(as_typed("\n".join(outcome.lines()), args.prog))
 
 
 if __name__ == "__main__":

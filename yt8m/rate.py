@@ -10,7 +10,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from yt8m.cli import folder_name, integer_type, make_parser, run
+from yt8m.cli import as_typed, folder_name, integer_type, make_parser, run
 
 _port = integer_type("port from 0 to 65535", 0, 2**16)
 
@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
     occupied = f"{path}: another process is writing ratings there; open its address in a second window instead"
     with locked(lock, UserError(occupied)):
         try:
-            command = _next_command(args, path)
+            command = as_typed(_next_command(args, path), args.prog)
             file = RatingsFile(path, ids)
             check_other_ratings(file.scores.keys(), labels, films, path)
             windows = RatingWindows(films, labels, names, Chooser(questions, args.seed), file, command)

@@ -177,10 +177,10 @@ class RatingWindows:
         }
 
     def _progress(self) -> list[dict[str, Any]]:
-        """The numbers of answers of each class, in order."""
+        """The numbers of answers of each class, and of the questions left, in order."""
         counts = {
-            status: np.bincount(self._questions.classes[self._status == status], minlength=len(self.labels)).tolist()
-            for status in (YES, NO, OPEN)
+            status: np.bincount(self._questions.classes[chosen], minlength=len(self.labels)).tolist()
+            for status, chosen in ((YES, self._status == YES), (NO, self._status == NO), (OPEN, self._open()))
         }
         return [
             {"class": name, "yes": yes, "no": no, "open": left}
