@@ -122,6 +122,19 @@ def test_subtitles_and_page(localize: Command, films: Path, tmp_path: Path) -> N
     assert outcome.status == 2 and "--format srt: 2 videos have a file each; name a folder with --output" in outcome.err
 
 
+def test_subtitles_of_a_film_whose_pictures_begin_late(localize: Command, tmp_path: Path) -> None:
+    """Players count from the first picture or sound, the other formats from the first picture."""
+    times = [3 + time for time in regular(70, 10)]
+    film = write_film(tmp_path / "late.mp4", times, rate=10, sound=tone(10))
+    every = "--classes", "dog", *EVERYTHING
+    assert "\n00:00:03.000 --> 00:00:10.000\n" in localize(film, "--format", "vtt", *every).out
+    assert "\n00:00:03,000 --> 00:00:10,000\n" in localize(film, "--format", "srt", *every).out
+    (span,) = answers(localize(film, "--format", "json", *every))["late"]["spans"]
+    assert (span["start"], span["end"]) == (0, 7)
+    film = write_film(tmp_path / "all-late.ts", [900 + time for time in times], rate=10, clock=90_000)
+    assert "\n00:00:00.000 --> 00:00:07.000\n" in localize(film, "--format", "vtt", *every).out
+
+
 def test_the_table_of_several_films_is_one(localize: Command, films: Path, tmp_path: Path) -> None:
     output = tmp_path / "spans.csv"
     assert localize(films / "two.mp4", films / "one.mp4", "--output", output, *EVERYTHING).status == 0

@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 import yt8m
 from tests.browser import DESKTOP, PHONE, running_browser
 from tests.conftest import Outcome
+from tests.films import regular, tone, write_film
 from tests.processes import run_command, start, wait_for
 from tests.shards import AUDIO, RGB, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, small_vocabulary, video_folder
@@ -358,6 +359,24 @@ def test_a_film_that_the_browser_cannot_play(films: Path, browser: Browser, tmp_
     made.rename(film.conversion[-1])
     assert [film.video_id for film in list_films(folder)] == ["garden", "street", "old's"]  # no further film
     assert film.played(folder) == Path(film.conversion[-1])
+
+
+def test_a_film_whose_pictures_begin_late(browser: Browser, tmp_path: Path) -> None:
+    """Second 0 is its first frame, as for its features; its sound begins earlier and ends later."""
+    folder = tmp_path / "films"
+    times = [3 + time for time in regular(70, 10)]
+    for name, codec in (("late.mp4", "libx264"), ("late.webm", "libvpx-vp9")):
+        write_film(folder / name, times, codec=codec, rate=10, sound=tone(10 if codec == "libvpx-vp9" else 30))
+    for film in list_films(folder):
+        assert film.seconds == pytest.approx(7, abs=0.05) and film.begins == pytest.approx(3, abs=0.01)
+    with serving(make_windows(folder, tmp_path / "ratings.csv", "dog"), folder) as address:
+        tab = Tab(browser.new_context(), address)
+        for _ in range(2):
+            assert tab.question[1] == 0
+            tab.page.wait_for_timeout(300)
+            assert 3 <= tab.page.evaluate("film.currentTime") < 8.5
+            tab.press("y")
+        expect(tab.page.locator("#end")).to_contain_text("Nothing is left to rate")
 
 
 def test_an_answer_that_cannot_be_written(films: Path, browser: Browser, tmp_path: Path) -> None:

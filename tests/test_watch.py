@@ -3,14 +3,18 @@
 import json
 import re
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import DESKTOP, PHONE, OpenPage, running_browser, wait_for
+from tests.films import SIZE, number_of, regular, tone
+from tests.films import write_film as write_timed_film
 from tests.made_films import SCENES, write_film
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.localization.spans import Localization, Query, find_spans
@@ -112,6 +116,33 @@ def test_a_click_plays_the_film_from_there(opened: OpenPage, folder: Path, film:
     assert files <= {path.absolute().as_uri() for path in [folder / "page.html", folder / "second.webm"]} | {
         (folder / "my films").as_uri() + "/100%25%20%231.mp4"
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("late.mp4", "libx264"), ("late.mkv", "libx264"), ("late.webm", "libvpx-vp9")]
+)
+@pytest.mark.parametrize("sound", [None, tone(10)])
+def test_a_film_whose_pictures_begin_late(
+    browser: Browser, tmp_path: Path, name: str, codec: str, sound: np.ndarray | None
+) -> None:
+    """Second 0 is its first frame, which the browser shows at 3 seconds."""
+    times = [3 + time for time in regular(100, 10)]
+    film = write_timed_film(tmp_path / name, times, codec=codec, rate=10, sound=sound)
+    values = np.full((10, 6), 0.1)
+    values[4, 0] = 0.9
+    found = find_spans("late", 10, values, VOCABULARY, Query(None, 1, 0.5), 1)
+    write_watch_page(tmp_path / "page.html", [FilmAnswer(found, film)])
+    page = OpenPage(browser, tmp_path / "page.html", viewport=DESKTOP).page
+    wait_for(page, "document.querySelector('video').readyState >= 1")
+    page.keyboard.press("n")
+    wait_for(page, "!document.querySelector('video').seeking && document.querySelector('video').readyState >= 2")
+    assert film_time(page) == pytest.approx(7, abs=0.01)
+    expect(page.locator("#now")).to_contain_text("0:04 of 0:10")
+    page.wait_for_timeout(300)  # until the frame is drawn
+    drawn = np.array(Image.open(BytesIO(page.locator("video").screenshot())).convert("RGB"))
+    wide = round(drawn.shape[0] * SIZE[0] / SIZE[1])  # the rest are bars
+    assert number_of(drawn[:, (drawn.shape[1] - wide) // 2 :][:, :wide]) == 40
+    page.context.close()
 
 
 def test_the_keyboard_is_enough(opened: OpenPage) -> None:

@@ -146,6 +146,26 @@ class Track:
                 yield None
 
 
+class Beginning(NamedTuple):
+    """The time of a film's first frame, which is second 0 of its features, by other clocks, in seconds.
+
+    `file`: that of the file; `browser`: that of browsers, which is the file's, or begins at 0 if that is negative;
+    `player`: that of other players, which begins with the first picture or sound.
+    """
+
+    file: float
+    browser: float
+    player: float
+
+
+def find_beginning(container: av.container.InputContainer, stream: av.VideoStream) -> Beginning:
+    """The beginning of a film, read from there on; 0 if its frames have no times, or cannot be decoded."""
+    frames = (frame for frame in Track(container, stream).frames() if frame is not None)
+    time = float(next((frame.time for frame in frames), None) or 0)
+    start = time if container.start_time is None else container.start_time / av.time_base
+    return Beginning(time, time - min(start, 0), max(time - start, 0))
+
+
 class Clock:
     """Presentation times of frames, in seconds from the first one.
 

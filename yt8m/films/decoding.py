@@ -18,7 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from yt8m.common.errors import RecordError
-from yt8m.films.container import Clock, Losses, Track, open_container, shown, what_an_index_lacks
+from yt8m.films.container import (
+    Beginning,
+    Clock,
+    Losses,
+    Track,
+    find_beginning,
+    open_container,
+    shown,
+    what_an_index_lacks,
+)
 from yt8m.films.extractors.base import SAMPLE_RATE
 from yt8m.films.pictures import to_picture
 from yt8m.films.pyav import av
@@ -54,7 +63,7 @@ class Film:
         self.path = path
         with ExitStack() as stack:
             self._container = stack.enter_context(open_container(path))
-            self._stream = _find_pictures(self._container, path)
+            self._stream = find_pictures(self._container, path)
             self._context = stack.pop_all()
         self._stream.codec_context.thread_count = threads
         self._stream.codec_context.thread_type = "AUTO" if threads > 1 else "NONE"
@@ -71,6 +80,10 @@ class Film:
 
     def __exit__(self, *error: object) -> None:
         self._context.close()
+
+    def find_beginning(self) -> Beginning:
+        """Its beginning; not to be called after `frames`, nor the other way round."""
+        return find_beginning(self._container, self._stream)
 
     # --- pictures -------------------------------------------------------------------------------------
 
@@ -283,7 +296,7 @@ class _SoundTrack:
         yield kept
 
 
-def _find_pictures(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+def find_pictures(container: av.container.InputContainer, path: Path) -> av.VideoStream:
     """The video stream of a film. Raises `RecordError` if there is none."""
     name = container.format.name
     if name.endswith(_PIPE) or name in _PICTURES:

@@ -7,7 +7,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -192,11 +192,12 @@ class _Film(_SingleVideo):
         self, path: Path, video_id: str, extractor: "Callable[[Localizer], Extractor]", damage: Damage
     ) -> None:
         super().__init__(path, video_id, path)
-        self._extractor, self._damage = extractor, damage
+        self._extractor, self._damage, self._begins = extractor, damage, 0.0
 
     def answers(self, localizer: Localizer, query: Query, chosen: Sequence[str]) -> Iterator[Answer]:
         try:
-            yield from super().answers(localizer, query, chosen)
+            for answer in super().answers(localizer, query, chosen):
+                yield replace(answer, localization=replace(answer.localization, begins=self._begins))
         except RecordError as error:
             self._damage.meet(error)
 
@@ -207,6 +208,7 @@ class _Film(_SingleVideo):
         extractor = self._extractor(localizer)
         with Film(self._path) as film:
             seconds = int(film.announced or 0)
+            self._begins = film.find_beginning().player
         parts: list[np.ndarray] = []
         cores = len(os.sched_getaffinity(0))
         encoding = cores if localizer.predictor.computation.device.type == "cpu" else 1

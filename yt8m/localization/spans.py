@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import numpy as np
@@ -63,13 +63,14 @@ class Localization:
 
     `spans`: by class, the most probable class first, then by time. `below`: the best segment of classes that never
     reach the threshold: of all such classes asked for by name, otherwise of the most probable class, and only if there
-    is no span.
+    is no span. `begins`: the second of a player's clock, by which subtitles are shown, at second 0 of the video.
     """
 
     video_id: str
     seconds: int
     spans: list[Span]
     below: list[Span]
+    begins: float = field(default=0.0, kw_only=True)
 
 
 def find_spans(
@@ -228,17 +229,19 @@ def write_srt(answers: Iterable[Localization], query: Query, output: TextIO) -> 
     output.flush()
 
 
-def _cues(answers: Iterable[Localization], query: Query) -> Iterator[tuple[int, int, str]]:
-    """Start, end and text of the cues, in order; classes below the threshold everywhere are only logged."""
+def _cues(answers: Iterable[Localization], query: Query) -> Iterator[tuple[float, float, str]]:
+    """Start, end and text of the cues, in order and by players' clocks; classes below the threshold everywhere are only logged."""
     for answer in answers:
         for span in sorted(answer.spans, key=lambda span: (span.start, span.end)):
-            yield span.start, span.end, f"{' '.join(span.name.split())} {digits(span.mean)}"
+            text = f"{' '.join(span.name.split())} {digits(span.mean)}"
+            yield answer.begins + span.start, answer.begins + span.end, text
         _log_missing(answer, query)
 
 
-def _timestamp(seconds: int, point: str) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}{point}000"
+def _timestamp(seconds: float, point: str) -> str:
+    whole, thousandths = divmod(round(1000 * seconds), 1000)
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}{point}{thousandths:03d}"
 
 
 WRITERS = {TABLE: write_table, "json": write_json, "csv": write_csv, "vtt": write_vtt, "srt": write_srt}

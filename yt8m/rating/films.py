@@ -1,7 +1,7 @@
 """The films of a folder: their ids, durations, and the files for the browser."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yt8m.common.errors import Faults, UserError
@@ -16,12 +16,13 @@ LOGGER = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Film:
     """A film: `video_id` as in the features, `path` of the file, `name` relative to the folder, and duration in
-    `seconds`."""
+    `seconds` from its first frame, which is on screen when the browser's player is at second `begins`."""
 
     video_id: str
     path: Path
     name: str
     seconds: float
+    begins: float = 0.0
 
     @property
     def converted(self) -> Path:
@@ -55,10 +56,13 @@ def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
     ids = name_films(paths, {path: known[path][0] for path in paths if path in known})
     films = []
     for path in paths:
-        seconds = film_seconds(path)
-        if seconds is not None:
+        times = film_times(path)
+        if times is not None:
+            seconds, begins = times
             _, listed_seconds = known.get(path, ("", seconds))
-            films.append(Film(ids[path], path, path.relative_to(root).as_posix(), min(seconds, listed_seconds)))
+            film = Film(ids[path], path, path.relative_to(root).as_posix(), min(seconds, listed_seconds), begins)
+            copied = film_times(film.converted) if is_inside(film.converted, root) else None
+            films.append(film if copied is None else replace(film, begins=copied[1]))
     if not films:
         raise UserError(f"--videos {folder}: no readable film in it")
     return films
@@ -76,9 +80,13 @@ def _is_own(path: Path, folder: Path) -> bool:
     return own
 
 
-def film_seconds(path: Path) -> float | None:
-    """The duration of a film; None, with a warning, for an unreadable file or one without moving pictures."""
-    from yt8m.films.container import open_container
+def film_times(path: Path) -> tuple[float, float] | None:
+    """The seconds from a film's first frame to its end, and the browser's time at the first frame.
+
+    None, with a warning, for an unreadable file or one without moving pictures.
+    """
+    from yt8m.films.container import find_beginning, open_container
+    from yt8m.films.decoding import find_pictures
     from yt8m.films.pyav import av
 
     try:
@@ -86,14 +94,21 @@ def film_seconds(path: Path) -> float | None:
             if not container.streams.video:
                 LOGGER.warning("%s: has no moving pictures; left out", path)
                 return None
+            stream = find_pictures(container, path)
+            begins = find_beginning(container, stream)
+            if stream.duration is not None and stream.time_base is not None:  # sound may be longer
+                return float(stream.duration * stream.time_base), begins.browser
             if container.duration is not None:
-                return container.duration / av.time_base
+                from_zero = container.format.name.startswith("matroska")  # others: from the first picture or sound
+                late = begins.file if from_zero else begins.player
+                return container.duration / av.time_base - late, begins.browser
+        with open_container(path) as container:
             ends = [
                 float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                for packet in container.demux(container.streams.video[0])
+                for packet in container.demux(find_pictures(container, path))
                 if packet.pts is not None and packet.time_base is not None
             ]
-            return max(ends, default=0.0)
+            return max(ends, default=0.0) - begins.file, begins.browser
     except av.FFmpegError as error:  # pylint: disable=no-member  # of a compiled package
         LOGGER.warning("%s: cannot be read as a film (%s); left out", path, error.strerror)
     except UserError as error:

@@ -173,6 +173,7 @@ class RatingWindows:
             "name": self.films[film].name,
             "start": start,
             "end": start + SEGMENT_SECONDS,
+            "begins": self.films[film].begins,
             "class": self.names[label],
         }
 

@@ -29,12 +29,13 @@ _JPEG_QUANTIZER = 6  # from 2 (best) to 31; about 5 KB per picture
 
 @dataclass(frozen=True)
 class FilmLook:
-    """JPEG `pictures` of a film by second, its `format` as text, and whether it has moving pictures. Empty for an
-    unreadable file."""
+    """JPEG `pictures` of a film by second, its `format` as text, whether it has moving pictures, and the second of
+    browsers' clock at which it `begins`. Empty for an unreadable file."""
 
     pictures: dict[float, bytes] = field(default_factory=dict)
     format: str = ""
     is_visual: bool = True
+    begins: float = 0.0
 
     def address(self, second: float) -> str | None:
         """The picture at a second, as a data URL."""
@@ -65,35 +66,36 @@ def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:
 
     An unreadable film causes only a warning, and a page without pictures. Raises `UserError` without PyAV.
     """
-    from yt8m.films.container import open_container
+    from yt8m.films.container import find_beginning, open_container
+    from yt8m.films.decoding import find_pictures
     from yt8m.films.pyav import av
 
     try:
         with open_container(path) as film:
             streams = [stream for stream in film.streams if isinstance(stream, av.VideoStream | av.AudioStream)]
             kind = f"{' and '.join(stream.codec_context.name for stream in streams)} in {film.format.name}"
-            video = next(iter(film.streams.video), None)
-            if video is None:
+            if not film.streams.video:
                 return FilmLook({}, kind, False)
+            video = find_pictures(film, path)
             video.thread_type = "AUTO"
-            pictures = {second: _picture_at(film, video, second) for second in sorted(set(seconds))}
-            return FilmLook({second: picture for second, picture in pictures.items() if picture is not None}, kind)
+            begins = find_beginning(film, video)
+            pictures = {second: _picture_at(film, video, begins.file + second) for second in sorted(set(seconds))}
+            known = {second: picture for second, picture in pictures.items() if picture is not None}
+            return FilmLook(known, kind, begins=round(begins.browser, 6))
     except UserError as error:
         LOGGER.warning("%s; the page has no pictures of it", error)
         return FilmLook()
 
 
-def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", second: float) -> bytes | None:
-    """The frame on screen at a second after the first frame, or else the last one before it, as a JPEG file."""
+def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", time: float) -> bytes | None:
+    """The frame on screen at a time of the file's clock, or else the last one before it, as a JPEG file."""
     from yt8m.films.container import Track
     from yt8m.films.pyav import av
 
-    start = video.start_time * video.time_base if video.start_time and video.time_base else 0
-    time = float(start) + second
     try:
         film.seek(round(time * av.time_base))
     except av.FFmpegError as error:  # pylint: disable=no-member  # made when av is imported
-        LOGGER.debug("%s: second %g: %s", film.name, second, error)
+        LOGGER.debug("%s: second %g: %s", film.name, time, error)
     chosen = None
     for frame in Track(film, video).frames():
         if not isinstance(frame, av.VideoFrame) or frame.time is None:
@@ -132,6 +134,7 @@ def film_source(film: Path, page: Path, look: FilmLook) -> dict[str, Any]:
         "name": film.name,
         "format": look.format,
         "visual": look.is_visual,
+        "begins": look.begins,
         "convert": f"ffmpeg -i {shlex.quote(film.name)} -c:v libx264 -pix_fmt yuv420p -c:a aac -movflags +faststart "
         f"{shlex.quote(film.stem + '-for-browsers.mp4')}",
     }

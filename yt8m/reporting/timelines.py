@@ -35,14 +35,7 @@ from yt8m.prediction.inference import (
 )
 from yt8m.prediction.prediction_files import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
-from yt8m.reporting.film_files import (
-    PICTURES_OF_A_FILM,
-    PICTURES_OF_A_PAGE,
-    FilmLook,
-    film_source,
-    films_by_id,
-    look_into,
-)
+from yt8m.reporting.film_files import PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE, film_source, films_by_id, look_into
 from yt8m.scoring.held_out import training_of
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth
 
@@ -364,7 +357,7 @@ def films_of(selection: Selection, folder: Path, page: Path) -> dict[int, dict[s
                     best = video.start + (first + int(row[first:last].argmax())) * SEGMENT_SECONDS
                     seconds.append((best + min(video.seconds, best + SEGMENT_SECONDS)) / 2)
         share = min(PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE // len(selection.notes))
-        look = look_into(path, seconds[:share]) if seconds else FilmLook()
+        look = look_into(path, seconds[:share])
         films[place] = film_source(path, page, look) | {"pictures": [look.address(second) for second in seconds]}
     if not films:
         raise UserError(f"--films {folder}: no film there is named after one of the videos")

@@ -129,8 +129,13 @@ function play(question) {
   }
 }
 
+// The player's times of a question's segment, second 0 of which is the film's first frame.
+function segment(question) {
+  return {from: question.begins + question.start, to: question.begins + question.end};
+}
+
 function begin() {
-  film.currentTime = state.question.start;
+  film.currentTime = segment(state.question).from;
   setPaused(false);
 }
 
@@ -173,8 +178,9 @@ film.addEventListener("seeked", () => {
 function loop() {
   const question = state?.question;
   if (question && loaded === question.film && ready && !film.seeking) {
-    if (film.currentTime >= question.end || film.ended || film.currentTime < question.start - 0.5) {
-      film.currentTime = question.start;
+    const {from, to} = segment(question);
+    if (film.currentTime >= to || film.ended || film.currentTime < from - 0.5) {
+      film.currentTime = from;
       if (!paused) start();
     }
   }
@@ -183,8 +189,8 @@ film.addEventListener("timeupdate", loop); // rare, but also sent while nothing 
 film.addEventListener("ended", loop);
 (function draw() {
   loop();
-  const {start: from, end} = state?.question ?? {start: 0, end: 1};
-  const share = Math.min(Math.max((film.currentTime - from) / (end - from), 0), 1);
+  const {from, to} = state?.question ? segment(state.question) : {from: 0, to: 1};
+  const share = Math.min(Math.max((film.currentTime - from) / (to - from), 0), 1);
   element("played").style.width = `${ready ? 100 * share : 0}%`;
   requestAnimationFrame(draw);
 })();

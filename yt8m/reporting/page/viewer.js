@@ -1,7 +1,7 @@
 // A film's timeline, under a player. A film is {
 //   name, seconds,
-//   source: null, or { file, name, format, visual, convert } (a relative address, and the command for a copy that
-//           browsers play), or { youtube, embed } (an id, and whether to embed the player),
+//   source: null, or { file, name, format, visual, begins, convert } (a relative address, the player's time at second 0,
+//           and the command for a copy that browsers play), or { youtube, embed } (an id, and whether to embed the player),
 //   rows: [{ name, start, values, spans, marks }], one per class: `values` are the probabilities of its segments from
 //         second `start` on, or null; a span is { start, end, mean, highest, at, below, picture }, `below` if it does not
 //         reach the threshold; a mark is { start, positive }, a rated segment }.
@@ -21,7 +21,8 @@ function noPlayer(moved) {
   return { seek: (second) => { at = second; moved(); }, play() {}, pause() {}, time: () => at, playing: () => false, close() {} };
 }
 
-function filePlayer(stage, address, name, moved, failed) {
+// `begins`: the player's time at second 0.
+function filePlayer(stage, address, name, begins, moved, failed) {
   const video = element("video", undefined, { controls: "", playsinline: "", preload: "metadata", "aria-label": `Film ${name}` });
   let frame = 0;
   const follow = () => { moved(); frame = video.paused ? 0 : requestAnimationFrame(follow); };
@@ -32,10 +33,10 @@ function filePlayer(stage, address, name, moved, failed) {
   video.src = address;
   stage.replaceChildren(video);
   return {
-    seek: (second) => { video.currentTime = second; },
+    seek: (second) => { video.currentTime = begins + second; },
     play: () => { video.play().catch(() => {}); }, // the error event reports failures
     pause: () => video.pause(),
-    time: () => video.currentTime,
+    time: () => Math.max(video.currentTime - begins, 0),
     playing: () => !video.paused,
     close: () => { cancelAnimationFrame(frame); video.removeAttribute("src"); video.load(); },
   };
@@ -344,7 +345,7 @@ function createViewer(everywhere) {
   }
 
   function openFile(address, name, source) {
-    return filePlayer(stage, address, name, moved, (entirely) => {
+    return filePlayer(stage, address, name, film.source?.begins ?? 0, moved, (entirely) => {
       if (!entirely && source?.visual === false) return;
       const kind = source?.format ? ` (${source.format})` : "";
       tellOfPlayer(entirely
