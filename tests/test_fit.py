@@ -295,6 +295,19 @@ def test_restart_begins_anew(tmp_path: Path, command: Command) -> None:
     assert kept.exists()
 
 
+def test_refused_tables_may_be_corrected(tmp_path: Path, command: Command) -> None:
+    world = World.make(tmp_path)
+    right = list(world.ratings)
+    world.ratings = [*right, (right[0][0], 500, right[0][2], 1)]
+    assert "start: 500 is beyond the end" in refused(command("fit", *world.arguments()))
+    zeros = [("toy00", start, name, 0) for name in NAMES for start in range(0, 20, 5)]
+    world.ratings = zeros + [row for row in right if row[3] and row[0] != "toy00"]
+    assert "too few videos to train on some and measure" in refused(command("fit", *world.arguments()))
+    assert not (world.data / "cache").exists()  # before any training
+    world.ratings = right
+    assert command("fit", *world.arguments()).status == 0
+
+
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, command: Command) -> None:
     world = World.make(tmp_path)
     world.data.mkdir(parents=True)

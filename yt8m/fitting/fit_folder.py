@@ -34,6 +34,18 @@ class FitFolder:
 
     def require(self, **inputs: Any) -> None:
         """Record inputs, plain values. Raises `UserError` if they differ from recorded ones."""
+        known = self._compared(inputs)
+        given = json.loads(json.dumps(inputs))
+        if given.keys() - known.keys():
+            with replacing(self._record) as temporary:
+                temporary.write_text(json.dumps(known | given, indent=1) + "\n", encoding="utf-8")
+
+    def compare(self, **inputs: Any) -> None:
+        """Raise `UserError` if inputs, plain values, differ from recorded ones."""
+        self._compared(inputs)
+
+    def _compared(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The recorded inputs, from which these do not differ."""
         known = self._known()
         given = json.loads(json.dumps(inputs))
         changed = [text for key in given if key in known for text in differences(known[key], given[key], key)]
@@ -42,9 +54,7 @@ class FitFolder:
                 f"{self.path}: was made with other inputs: {'; '.join(changed)}; choose another --name, or start over "
                 "with --restart"
             )
-        if given.keys() - known.keys():
-            with replacing(self._record) as temporary:
-                temporary.write_text(json.dumps(known | given, indent=1) + "\n", encoding="utf-8")
+        return known
 
     def _known(self) -> dict[str, Any]:
         try:
@@ -75,6 +85,8 @@ def open_fit_folder(path: Path, restart: bool) -> Iterator[FitFolder]:
                 _empty(path)
             path.mkdir(exist_ok=True)
             remove_leftovers(path, RECORD)
+            if not (path / RECORD).exists():
+                _mark(path)
             yield FitFolder(path)
         finally:
             lock.unlink()
@@ -85,6 +97,11 @@ def _empty(path: Path) -> None:
     for entry in path.iterdir():
         if entry.name not in (FILMS, RECORD):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()  # pylint: disable=expression-not-assigned
+    _mark(path)
+
+
+def _mark(path: Path) -> None:
+    """Make a folder a fit's, of no inputs yet."""
     (path / RECORD).write_text("{}\n", encoding="utf-8")
 
 

@@ -100,23 +100,25 @@ def fit(request: Request) -> Outcome:
     annotated = _enough(annotated, request.skip_short)
     films = None if request.videos is None else _Films(request, named, request.videos, annotated, device)
     with open_fit_folder(request.data_dir / request.name, request.restart) as folder:
-        folder.require(
-            name=request.name,
-            seed=request.seed,
-            labels=digest_files([request.labels]),
-            ratings=None if request.ratings is None else digest_files([request.ratings]),
-            classes=annotated.classes,
-            code=code_identity(),
-        )
+        inputs = {
+            "name": request.name,
+            "seed": request.seed,
+            "labels": digest_files([request.labels]),
+            "ratings": None if request.ratings is None else digest_files([request.ratings]),
+            "classes": annotated.classes,
+            "code": code_identity(),
+        }
+        folder.compare(**inputs)
         if films is not None:
             annotated = _enough(films.extract(folder.films), request.skip_short)
         sources = find_arrays(request.features or folder.films, request.audio)
         material = open_material(annotated, sources, folder.path)
+        steps = _Fit(request, folder, material, device)
         places = [place for place in (sources.rgb, sources.audio) if place is not None]
-        folder.require(
-            features=digest_files(array_path(place, video) for place in places for video in annotated.videos)
+        folder.require(  # only now, since faults of the tables may be corrected
+            **inputs, features=digest_files(array_path(place, video) for place in places for video in annotated.videos)
         )
-        return _Fit(request, folder, material, device).run()
+        return steps.run()
 
 
 def _enough(annotated: Annotated, skip_short: bool) -> Annotated:
@@ -156,13 +158,18 @@ class _Films:
 
 
 class _Fit:
-    """The steps after the data are checked; steps with existing results are skipped."""
+    """The steps after the data are checked; steps with existing results are skipped.
+
+    Raises `UserError` for ratings of too few videos to hold out any.
+    """
 
     def __init__(self, request: Request, folder: FitFolder, material: Material, device: torch.device) -> None:
         self._request, self._folder, self._material, self._device = request, folder, material, device
         self._path, self._seed = folder.path, request.seed
         self._annotated = material.annotated
         self._held_out = hold_out(self._annotated, request.seed)
+        if self._annotated.ratings_path is not None:
+            require_divided(self._annotated, self._held_out)
         self._training = sorted(set(self._annotated.videos) - set(self._held_out))
         self._base = self._path / "cache" / "video" / request.name
         self._model = self._path / "cache" / "segment" / f"{request.name}_{FOLD}"
@@ -192,7 +199,6 @@ class _Fit:
 
     def _from_ratings(self) -> RatingScore:
         rated = self._annotated.of_videos(self._training)
-        require_divided(self._annotated, self._held_out)
         half = rated.of_videos(hold_out(rated, self._seed, 0.5))
         trial = self._trial("half")
         if not (has_shards(self._path / RATED) and has_shards(trial / RATED)):
