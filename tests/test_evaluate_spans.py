@@ -53,6 +53,13 @@ def test_a_model_that_finds_nothing_scores_0(command: Callable[..., Outcome], tm
     assert outcome.status == 2 and "true.csv: no row" in outcome.err  # there has to be a truth
 
 
+def test_the_truth_may_have_names_of_films_that_are_no_ids(command: Callable[..., Outcome], tmp_path: Path) -> None:
+    (tmp_path / "found.csv").write_text(f"{FOUND}my_film__1,17,Taxi,5,20,.9,.9,5\n", encoding="utf-8")
+    (tmp_path / "true.csv").write_text(f"{TRUE}my film: 1,taxi,5,20\n", encoding="utf-8")
+    outcome = command("evaluate_spans", tmp_path / "found.csv", tmp_path / "true.csv")
+    assert "pair of a video and a class: 1.000" in outcome.out
+
+
 def test_label_ids(command: Callable[..., Outcome], tmp_path: Path) -> None:
     (tmp_path / "found.csv").write_text(f"{FOUND}a,17,Taxi,5,20,.9,.9,5\n")
     (tmp_path / "true.csv").write_text(f"{TRUE}a,17,5,20\n")

@@ -146,6 +146,9 @@ def test_opens_from_disk_without_complaints_and_without_network(opened: OpenPage
         expect(missing).to_be_hidden()
     for chart in ("score-chart", "calibration-chart", "curve-chart"):
         expect(opened.page.locator(f"#{chart} svg.main-svg").first).to_be_visible()
+    for chart in ("score-chart", "calibration-chart"):  # marks at 0 or 1 are drawn as a whole
+        assert opened.page.evaluate(f"document.getElementById('{chart}').data[0].cliponaxis") is False
+    expect(opened.page).to_have_title("When concepts appear")
 
 
 def test_scores(opened: OpenPage, folder: Path) -> None:

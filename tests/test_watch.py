@@ -145,6 +145,19 @@ def test_a_film_whose_pictures_begin_late(
     page.context.close()
 
 
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
+def test_long_names_are_not_cut_off(browser: Browser, tmp_path: Path, viewport: dict[str, int]) -> None:
+    film = write_film(tmp_path / "film.mp4", 10, codecs=("libx264", None))
+    names = ("a man who plays the violin, or a viola", "x" * 60)
+    found = find_spans("film", 10, np.full((2, 2), 0.9), Vocabulary(np.arange(2), names), Query(None, 2, 0.5))
+    write_watch_page(tmp_path / "page.html", [FilmAnswer(found, film)])
+    page = OpenPage(browser, tmp_path / "page.html", viewport=viewport).page
+    expect(page.locator(".card img")).to_have_count(2)
+    for card in page.locator(".card").all():
+        assert card.evaluate("(own) => own.scrollWidth <= own.clientWidth && own.scrollHeight <= own.clientHeight")
+    page.context.close()
+
+
 def test_the_keyboard_is_enough(opened: OpenPage) -> None:
     page = opened.page
     note_where_it_begins(page)

@@ -71,10 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="show a video's N strongest classes and its rated ones (default: 8)",
     )
     parser.add_argument(
-        "--title",
-        default="YouTube-8M segments: when concepts appear",
-        metavar="TEXT",
-        help="headline of the page (default: %(default)s)",
+        "--title", default="When concepts appear", metavar="TEXT", help="headline of the page (default: %(default)s)"
     )
     parser.add_argument(
         "--output", type=Path, metavar="HTML", help="the page (default: cache/report.html in the data folder)"

@@ -65,7 +65,7 @@ def name_films(films: Sequence[Path], known: Mapping[Path, str]) -> dict[Path, s
     Of films with the same name, all but the first get a number. `known` films keep their ids.
     """
     ids = {film: known[film] for film in films if film in known}
-    plain = {film: _fit(film.stem) for film in sorted(films) if film not in known}
+    plain = {film: plain_id(film.stem) for film in sorted(films) if film not in known}
     taken, wanted = set(map(composed, known.values())), set(plain.values())
     for film, name in plain.items():
         video_id, number = name, 1
@@ -87,8 +87,8 @@ def ids_by_name(ids: Mapping[Path, str]) -> dict[str, str]:
     return {name: own[0] for name, own in found.items() if len(own) == 1 and name not in known}
 
 
-def _fit(name: str) -> str:
-    """A name with composed accents, and underscores for the characters that ids cannot have."""
+def plain_id(name: str) -> str:
+    """A name as an id: with composed accents, and underscores for the characters that ids cannot have."""
     fit = "".join(
         _FILLER if character == "/" or unfit_ids([character.encode(errors="surrogatepass")]) else character
         for character in composed(name)

@@ -10,6 +10,7 @@ import pandas as pd
 from yt8m.common.errors import Faults, UserError
 from yt8m.data.tables import read_table
 from yt8m.data.vocabulary import SPAN_COLUMNS, plain_label, plain_name
+from yt8m.films.film_files import plain_id
 
 FOUND_COLUMNS = ("video_id", "label", "class", "start", "end")
 
@@ -78,7 +79,7 @@ def _read_spans(path: Path, columns: Sequence[str], may_be_empty: bool = False) 
                 f"found {start_text!r}, {end_text!r}"
             )
             continue
-        spans.setdefault((plain_name(video_id), plain_label(label).casefold()), []).append((start, end))
+        spans.setdefault((plain_id(plain_name(video_id)), plain_label(label).casefold()), []).append((start, end))
     faults.raise_any()
     return spans
 

@@ -96,7 +96,7 @@ function showScores() {
     .flatMap((own) => [element("dt", own.head), element("dd", `${own.title}.`)]));
   const reversed = [...subjects].reverse();
   const trace = {
-    type: "scatter", mode: "markers", x: reversed.map((own) => own.map), y: reversed.map((own) => plain(own.name)),
+    type: "scatter", mode: "markers", cliponaxis: false, x: reversed.map((own) => own.map), y: reversed.map((own) => plain(own.name)),
     marker: { size: 11, color: reversed.map((own) => (own.kind === "baseline" ? colour("quiet") : colour("accent"))) },
     error_x: {
       type: "data", symmetric: false, array: reversed.map((own) => own.map_high - own.map),
@@ -157,7 +157,7 @@ function showCalibration() {
   ["calibration-chart", "calibration-table"].forEach((id) => { byId(id).hidden = subjects.length === 0; });
   if (subjects.length === 0) return;
   const traces = subjects.map((own, number) => ({
-    type: "scatter", mode: "lines+markers", name: plain(own.name), x: own.calibration.map((bin) => bin.mean),
+    type: "scatter", mode: "lines+markers", cliponaxis: false, name: plain(own.name), x: own.calibration.map((bin) => bin.mean),
     y: own.calibration.map((bin) => bin.positive), customdata: own.calibration.map((bin) => bin.ratings),
     line: { color: COLOURS[number % COLOURS.length], width: 2 },
     hovertemplate: `${plain(own.name)}<br>probability %{x:.2f}, positive %{y:.2f}<br>%{customdata} ratings<extra></extra>`,
