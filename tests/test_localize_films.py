@@ -135,6 +135,28 @@ def test_subtitles_of_a_film_whose_pictures_begin_late(localize: Command, tmp_pa
     assert "\n00:00:00.000 --> 00:00:07.000\n" in localize(film, "--format", "vtt", *every).out
 
 
+def test_no_output_overwrites_another_file(localize: Command, films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    film = folder / "one.mp4"
+    film.write_bytes((films / "one.mp4").read_bytes())
+    for option in ("--output", "--html"):
+        outcome = localize(folder, option, film)
+        assert outcome.status == 2 and f"{option} {film}: is an input; write to another file" in outcome.err
+        outcome = localize(film, option, folder)
+        assert outcome.status == 2 and f"{option} {folder}: is a folder" in outcome.err
+    assert film.read_bytes() == (films / "one.mp4").read_bytes()
+    outcome = localize(film, "--output", tmp_path / "x.html", "--html", folder / ".." / "x.html")
+    assert outcome.status == 2 and "is --output, too; write to another file" in outcome.err
+    assert not (tmp_path / "x.html").exists()
+
+
+@pytest.mark.parametrize("words", [("--offset", 2**62), ("--shifts", -(2**70)), ("--offset", -1)])
+def test_shifts_and_offsets_beyond_any_use(localize: Command, films: Path, words: tuple[str, int]) -> None:
+    outcome = localize(films, *words)
+    assert outcome.status == 2 and f"argument {words[0]}: invalid number from" in outcome.err
+
+
 def test_the_table_of_several_films_is_one(localize: Command, films: Path, tmp_path: Path) -> None:
     output = tmp_path / "spans.csv"
     assert localize(films / "two.mp4", films / "one.mp4", "--output", output, *EVERYTHING).status == 0

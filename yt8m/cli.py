@@ -334,13 +334,13 @@ def add_prediction_options(parser: argparse.ArgumentParser, purpose: str) -> Non
     add_vocabulary(parser)
     parser.add_argument(
         "--offset",
-        type=count,
+        type=_offset,
         metavar="N",
         help="frames on either side of a segment (default: what each model was trained with)",
     )
     parser.add_argument(
         "--shifts",
-        type=int,
+        type=_shift,
         nargs="+",
         default=[0],
         metavar="S",
@@ -410,6 +410,8 @@ def integer_type(name: str, low: int, end: int) -> Callable[[str], int]:
 
 
 count = integer_type("number from 0 to 2^63 - 1", 0, 2**63)  # fits 64 bits, as a seed must
+_offset = integer_type("number from 0 to 3600", 0, 3601)
+_shift = integer_type("number from -3600 to 3600", -3600, 3601)
 positive = integer_type("number from 1 to 2^31 - 1", 1, 2**31)
 
 

@@ -111,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
+    from yt8m.common.errors import UserError
     from yt8m.data.frames import EVERYTHING
     from yt8m.localization.film_extractor import FilmExtractor
     from yt8m.localization.inputs import find_inputs, localize_all
@@ -119,10 +120,13 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.localization.spans import Query, find_classes
     from yt8m.reporting.watching import FilmAnswer, write_watch_page
 
-    check_output(args.output, args.files, args.format)
-    check_output(args.html, args.files, None)
     how = computation(args, EVERYTHING)
     inputs = find_inputs(args.files, args.damage, FilmExtractor(args.extractor, args.assets, how.device))
+    places = [own.place for own in inputs]
+    check_output("--output", args.output, places, args.format)
+    check_output("--html", args.html, places)
+    if args.html is not None and args.output is not None and args.html.resolve() == args.output.resolve():
+        raise UserError(f"--html {args.html}: is --output, too; write to another file")
     folders = model_choice(args).open_all()
     classes = None if args.classes is None else find_classes(args.classes, folders[0].vocabulary())
     query = Query(classes, args.top, args.threshold, args.step)

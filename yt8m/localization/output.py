@@ -45,15 +45,15 @@ def _with_progress(answers: Iterable[Localization], n_videos: int) -> Iterator[L
             progress.update(1)
 
 
-def check_output(path: Path | None, inputs: Iterable[Path], form: str | None) -> None:
-    """Raise `UserError` for an output that cannot be written, or would overwrite an input."""
+def check_output(option: str, path: Path | None, inputs: Iterable[Path], form: str | None = None) -> None:
+    """Raise `UserError` for an output of an option that cannot be written, or would overwrite an input."""
     if path is None:
         return
     if path.is_dir() and form not in SUBTITLES:
-        raise UserError(f"--output {path}: is a folder, expected the name of a file")
+        raise UserError(f"{option} {path}: is a folder, expected the name of a file")
     for own in inputs:
         if path.exists() and own.exists() and not own.is_dir() and path.samefile(own):
-            raise UserError(f"--output {path}: is an input; write to another file")
+            raise UserError(f"{option} {path}: is an input; write to another file")
 
 
 class _ExactOutput:
