@@ -311,6 +311,37 @@ def test_films_that_are_cut_off_are_used_up_to_there(tmp_path: Path, name: str, 
     assert any("10.00 s were announced" in note for note in notes), notes
 
 
+def test_a_stream_that_appears_in_between_changes_nothing(tmp_path: Path) -> None:
+    """As in recordings of broadcasts."""
+    alone = write_film(tmp_path / "alone.ts", regular(100, 10), rate=10, clock=90_000)
+    later = [10 + time for time in regular(50, 10)]
+    heard = write_film(tmp_path / "heard.ts", later, rate=10, clock=90_000, sound=tone(5), sound_start=10)
+    after = write_film(tmp_path / "after.ts", [5 + time for time in later], rate=10, clock=90_000)
+    nothing = (b"\x47\x1f\xff\x10" + b"\xff" * 184) * 3000  # packets beyond which FFmpeg does not look for streams
+    film = tmp_path / "film.ts"
+    film.write_bytes(nothing.join(path.read_bytes() for path in (alone, heard, after)))
+    with av.open(str(film)) as container:
+        assert len(container.streams) == 1
+    with Film(film) as opened:
+        numbers = [number_of(frame) for frame in opened.frames()]
+    assert numbers == [*range(0, 100, 10), *range(0, 50, 10), *range(0, 50, 10)]
+
+
+def test_a_title_in_another_encoding_is_no_damage(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "titled.avi"), "w") as container:
+        container.metadata["title"] = "TITLE"
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "titled.avi").read_bytes()
+    assert content.count(b"TITLE") == 1
+    (tmp_path / "titled.avi").write_bytes(content.replace(b"TITLE", "Gärtn".encode("latin-1")))
+    with Film(tmp_path / "titled.avi") as opened:
+        assert len(list(opened.frames())) >= 2 and not opened.notes
+
+
 def test_damaged_sound_is_reported(tmp_path: Path) -> None:
     path = write_film(tmp_path / "a.mkv", regular(100, 25), codec="mpeg4", sound=tone(4), size=(16, 16))
     damage(path, 0.4, 0.6)

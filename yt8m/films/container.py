@@ -52,7 +52,8 @@ def open_container(path: Path) -> av.container.InputContainer:
     except UnicodeEncodeError:  # nor could the tables of films hold it
         raise RecordError(path, "the name is not UTF-8; rename it") from None
     try:  # the prefix keeps names from being parsed as other protocols
-        container = av.open(f"file:{path}", options={"protocol_whitelist": _PROTOCOLS})
+        options = {"protocol_whitelist": _PROTOCOLS}
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")  # titles in any encoding
     except av.FFmpegError as error:
         no_film = isinstance(error, av.error.InvalidDataError)
         why = what_an_index_lacks(path) or f"cannot be opened as a film ({error.strerror})" + _NO_FILM * no_film
@@ -119,7 +120,7 @@ class Track:
 
     def frames(self) -> Iterator[Frame | None]:
         """The frames in presentation order; None for unreadable data."""
-        for packet in self._packets():
+        for packet in self.packets():
             if packet is None:
                 yield None
                 continue
@@ -130,7 +131,7 @@ class Track:
             except av.FFmpegError:
                 yield None
 
-    def _packets(self) -> Iterator["av.Packet[Any] | None"]:
+    def packets(self) -> Iterator["av.Packet[Any] | None"]:
         """The packets, ending with the empty one that flushes the decoder; None for an unreadable one."""
         failures = 0
         while failures < _PATIENCE:  # consecutive; data after a damaged part may be readable
@@ -144,6 +145,8 @@ class Track:
             except av.FFmpegError:
                 failures += 1
                 yield None
+            except IndexError:  # from flushing, after ours, streams that the file did not have at its beginning
+                return
 
 
 class Beginning(NamedTuple):

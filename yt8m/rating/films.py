@@ -85,7 +85,7 @@ def film_times(path: Path) -> tuple[float, float] | None:
 
     None, with a warning, for an unreadable file or one without moving pictures.
     """
-    from yt8m.films.container import find_beginning, open_container
+    from yt8m.films.container import Track, find_beginning, open_container
     from yt8m.films.decoding import find_pictures
     from yt8m.films.pyav import av
 
@@ -105,8 +105,8 @@ def film_times(path: Path) -> tuple[float, float] | None:
         with open_container(path) as container:
             ends = [
                 float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                for packet in container.demux(find_pictures(container, path))
-                if packet.pts is not None and packet.time_base is not None
+                for packet in Track(container, find_pictures(container, path)).packets()
+                if packet is not None and packet.pts is not None and packet.time_base is not None
             ]
             return max(ends, default=0.0) - begins.file, begins.browser
     except av.FFmpegError as error:  # pylint: disable=no-member  # of a compiled package

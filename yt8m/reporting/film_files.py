@@ -73,7 +73,8 @@ def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:
     try:
         with open_container(path) as film:
             streams = [stream for stream in film.streams if isinstance(stream, av.VideoStream | av.AudioStream)]
-            kind = f"{' and '.join(stream.codec_context.name for stream in streams)} in {film.format.name}"
+            codecs = [stream.codec_context.name if stream.codec_context else "an unknown codec" for stream in streams]
+            kind = f"{' and '.join(codecs)} in {film.format.name}"
             if not film.streams.video:
                 return FilmLook({}, kind, False)
             video = find_pictures(film, path)
