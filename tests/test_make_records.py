@@ -298,6 +298,13 @@ def test_arrays_that_are_no_features_are_refused(
 ) -> None:
     np.save(world.features / "video-3.npy", array, allow_pickle=True)
     assert_refused(command(*world.arguments("segment/train")), world.features, "video-3.npy", *parts)
+
+
+def test_a_text_is_no_array(world: World, command: Command) -> None:
+    (world.features / "video-3.npy").write_text("1,2,3\n", encoding="utf-8")
+    outcome = command(*world.arguments("segment/train"))
+    assert_refused(outcome, "video-3.npy: cannot be read as an array of numbers; save one with numpy.save")
+    assert "pickle" not in outcome.err
     assert not world.data_dir.exists()
 
 

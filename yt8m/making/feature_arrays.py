@@ -142,6 +142,8 @@ def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
+        if "pickle" in str(error):  # what numpy takes every foreign file for; its hint to load it is no remedy
+            raise UserError(f"{path}: cannot be read as an array of numbers; save one with numpy.save") from None
         raise UserError(f"{path}: cannot be read as an array ({' '.join(str(error).split())})") from None
     if not isinstance(array, np.ndarray):  # a zip file of arrays under this name
         raise UserError(f"{path}: not an array; save one with numpy.save")
