@@ -359,10 +359,16 @@ def test_films_are_extracted_and_those_that_cannot_be_read_left_out(
     (tmp_path / "films" / "film02.mp4").rename(name)  # its id is my_film__1
     for table in tmp_path.glob("*.csv"):
         table.write_text(table.read_text(encoding="utf-8").replace("film02", name.stem), encoding="utf-8")
+    namesake = tmp_path / "films" / "other" / "film03.mp4"
+    namesake.parent.mkdir()
+    shutil.copyfile(tmp_path / "films" / "film03.mp4", namesake)
     words = [f"--{name}={tmp_path / name}.csv" for name in ("labels", "ratings")]
     words += ["--name=my colours", f"--data-dir={tmp_path}", "--device=cpu", "--extractor=colours", "--processes=1"]
     outcome = command("fit", "--videos", tmp_path / "films", *words)
     assert outcome.status == 0 and "left out: 1 film" in caplog.text and "broken.mp4" in caplog.text
+    kept = tmp_path / "films" / "film03.mp4"
+    said = f"several films are named film03: film03 is {kept}; left out: {namesake} is film03-2"
+    assert caplog.text.count("several films are named") == caplog.text.count(said) == 1
     fitted = tmp_path / "my colours"
     assert outcome.out.splitlines()[-1] == f"localize: python -m yt8m.localize film.mp4 --data-dir '{fitted}'"
     for section in ("video", "segment"):
