@@ -428,7 +428,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_same_bytes(
         time.sleep(0.01)
     assert process.pid is not None
     os.kill(process.pid, number)
-    (status,) = wait_for([process])
+    status = wait_for([process])[0]
     said = output.read_text(encoding="utf-8")
     if number == signal.SIGKILL:
         assert status == -number, said

@@ -323,8 +323,8 @@ def test_a_stream_that_appears_in_between_changes_nothing(tmp_path: Path) -> Non
     with av.open(str(film)) as container:
         assert len(container.streams) == 1
     with Film(film) as opened:
-        numbers = [number_of(frame) for frame in opened.frames()]
-    assert numbers == [*range(0, 100, 10), *range(0, 50, 10), *range(0, 50, 10)]
+        seen = [number_of(frame) for frame in opened.frames()]
+    assert seen == [*range(0, 100, 10), *range(0, 50, 10), *range(0, 50, 10)]
 
 
 def test_a_title_in_another_encoding_is_no_damage(tmp_path: Path) -> None:

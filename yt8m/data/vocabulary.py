@@ -249,7 +249,8 @@ class RatingRow:
 def read_labels(path: Path, ids: Mapping[str, str] | None = None) -> list[LabelRow]:
     """The labels of a CSV with the columns vid and label, without repetitions.
 
-    `ids`: the ids of videos that the CSV may have under other names, by these. Raises `UserError` that lists all faults.
+    `ids`: the ids of videos that the CSV may have under other names, by these. Raises `UserError` that lists all
+    faults.
     """
     faults = Faults(path)
     rows: dict[tuple[str, str], LabelRow] = {}

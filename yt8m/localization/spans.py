@@ -230,7 +230,10 @@ def write_srt(answers: Iterable[Localization], query: Query, output: TextIO) -> 
 
 
 def _cues(answers: Iterable[Localization], query: Query) -> Iterator[tuple[float, float, str]]:
-    """Start, end and text of the cues, in order and by players' clocks; classes below the threshold everywhere are only logged."""
+    """Start, end and text of the cues, in order and by players' clocks.
+
+    Classes below the threshold everywhere are only logged.
+    """
     for answer in answers:
         for span in sorted(answer.spans, key=lambda span: (span.start, span.end)):
             text = f"{' '.join(span.name.split())} {digits(span.mean)}"

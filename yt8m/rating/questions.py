@@ -76,8 +76,8 @@ def check_other_ratings(keys: Collection[Key], labels: Sequence[str], films: Seq
     for other in sorted({label for _, _, label in keys}.difference(labels)):
         if other.casefold() in spelled:
             raise UserError(
-                f"{source}: has ratings of {other!r}, which is now spelled {spelled[other.casefold()]!r}; spell the class "
-                "as in the file, or correct the file"
+                f"{source}: has ratings of {other!r}, which is now spelled {spelled[other.casefold()]!r}; spell the "
+                "class as in the file, or correct the file"
             )
     seconds = {film.video_id: film.seconds for film in films}
     strangers = list(dict.fromkeys(video_id for video_id, _, _ in keys if video_id not in seconds))
