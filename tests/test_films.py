@@ -198,6 +198,15 @@ def test_pixels_come_square_and_frames_in_the_size_that_is_wanted(tmp_path: Path
     assert resize(small, 48) is small
 
 
+def test_impossible_pixels_count_as_square(tmp_path: Path) -> None:
+    pixels = Fraction(1, 100)
+    path = write_film(tmp_path / "film.mkv", regular(10, 10), rate=10, pixels=pixels)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == pixels
+    with Film(path) as film:
+        assert [frame.shape for frame in film.frames(48)] == [(48, 80, 3)]
+
+
 def test_any_number_of_threads_gives_the_same_frames(tmp_path: Path) -> None:
     path = write_film(tmp_path / "a.mp4", regular(100, 25))
     assert all(np.array_equal(*pair) for pair in zip(read(path)[0], read(path, threads=3)[0], strict=True))

@@ -10,14 +10,18 @@ import numpy as np
 
 from yt8m.films.pyav import av
 
+_MOST_OBLONG = 10  # sides of a pixel; more is damage, and would fill the memory
 _INTERPOLATION = "BICUBIC"  # over all source pixels of a pixel
 
 
 def to_picture(frame: av.VideoFrame, pixel_ratio: Fraction, shorter_side: int | None) -> np.ndarray:
     """A frame as (H, W, 3) uint8, RGB, rotated and flipped by its display matrix.
 
-    `pixel_ratio`: width of a pixel over its height; `shorter_side`: the smaller of H and W, None to keep the size.
+    `pixel_ratio`: width of a pixel over its height, taken for 1 where it is impossible; `shorter_side`: the smaller of
+    H and W, None to keep the size.
     """
+    if not Fraction(1, _MOST_OBLONG) <= pixel_ratio <= _MOST_OBLONG:
+        pixel_ratio = Fraction(1)
     width, height = max(round(frame.width * pixel_ratio), 1), frame.height
     if shorter_side is not None:
         width, height = _scaled(width, height, shorter_side)
