@@ -26,8 +26,7 @@ from yt8m.data.index import index_file
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.records import unfit_ids
 from yt8m.films.extraction import Threads, extract, identity, quantize, require_extractor
-from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options
-from yt8m.films.extractors.opening import open_extractor
+from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options, open_extractor
 from yt8m.films.film_files import find_films, name_films
 from yt8m.films.film_folder import read_like
 from yt8m.films.workers import work

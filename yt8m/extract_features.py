@@ -79,8 +79,7 @@ def main(args: argparse.Namespace) -> None:
     """Extract, write, and print a summary. Raises `UserError`."""
     from yt8m.common.devices import resolve_device
     from yt8m.common.errors import counted
-    from yt8m.films.extractors.base import Options
-    from yt8m.films.extractors.opening import open_extractor
+    from yt8m.films.extractors.base import Options, open_extractor
     from yt8m.films.film_files import find_films
     from yt8m.films.film_folder import Computing, open_film_folder, read_like
 

@@ -112,8 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
     from yt8m.data.frames import EVERYTHING
-    from yt8m.localization.film_extractor import FilmExtractor
-    from yt8m.localization.inputs import find_inputs, localize_all
+    from yt8m.localization.inputs import FilmExtractor, find_inputs, localize_all
     from yt8m.localization.localizer import Localizer
     from yt8m.localization.output import check_output, write_answers
     from yt8m.localization.spans import Query, find_classes
@@ -122,7 +121,7 @@ def main(args: argparse.Namespace) -> None:
     check_output(args.output, args.files, args.format)
     check_output(args.html, args.files, None)
     how = computation(args, EVERYTHING)
-    inputs = find_inputs(args.files, args.damage, FilmExtractor(args.extractor, args.assets, how.device))
+    inputs = find_inputs(args.files, args.damage, FilmExtractor(args.extractor, args.assets))
     folders = model_choice(args).open_all()
     classes = None if args.classes is None else find_classes(args.classes, folders[0].vocabulary())
     query = Query(classes, args.top, args.threshold, args.step)

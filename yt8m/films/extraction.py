@@ -18,8 +18,7 @@ from yt8m.common.errors import RecordError
 from yt8m.data.features import Scale, feature_contract, require_same
 from yt8m.data.threads import map_ahead
 from yt8m.films.decoding import Film
-from yt8m.films.extractors.base import Extractor
-from yt8m.films.extractors.shared import require_finite
+from yt8m.films.extractors.base import Extractor, require_finite
 from yt8m.films.pyav import av
 
 _PART_SECONDS = 16  # seconds per call of an extractor; always the same seconds together

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from yt8m.common.errors import UserError, counted
-from yt8m.films.extractors.base import Options
-from yt8m.films.extractors.opening import open_extractor
+from yt8m.films.extractors.base import Options, open_extractor
 from yt8m.films.film_files import find_films, name_films
 from yt8m.films.film_folder import Computing, open_film_folder
 from yt8m.making.feature_arrays import require_known

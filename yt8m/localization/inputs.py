@@ -6,8 +6,8 @@ Dimensions: L seconds of a video, D features of a second, S segments of a video,
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,12 +177,38 @@ class _Array(_SingleVideo):
             raise UserError(f"{self._path}: {error}") from None
 
 
+@dataclass
+class FilmExtractor:
+    """Opens an extractor for the first film: `name`, None for the models' own; `assets` as in its `Options`."""
+
+    name: str | None
+    assets: Path | None
+    _opened: "Extractor | None" = field(default=None, init=False)
+
+    def __call__(self, localizer: Localizer) -> "Extractor":
+        """The extractor of a localizer's features. Raises `UserError` if it is unknown, or not the one that made the
+        models' training features."""
+        if self._opened is None:
+            from yt8m.films.extraction import require_extractor  # needs PyAV, which shards and arrays do not
+            from yt8m.films.extractors.base import Options, open_extractor
+
+            whose = localizer.folders[0].path
+            own = localizer.features.extractor
+            name = self.name or (None if own is None else own.name)
+            if name is None:
+                raise UserError(
+                    f"{whose}: does not name the extractor of its training features; name it with "
+                    "--extractor (for models of the released data set: --extractor yt8m --assets FOLDER)"
+                )
+            self._opened = open_extractor(name, Options(self.assets, localizer.predictor.computation.device))
+            require_extractor(self._opened, localizer.features, whose)
+        return self._opened
+
+
 class _Film(_SingleVideo):
     """A film, whose features are extracted; left out if it is unreadable and damage is skipped."""
 
-    def __init__(
-        self, path: Path, video_id: str, extractor: "Callable[[Localizer], Extractor]", damage: Damage
-    ) -> None:
+    def __init__(self, path: Path, video_id: str, extractor: FilmExtractor, damage: Damage) -> None:
         super().__init__(path, video_id, path)
         self._extractor, self._damage = extractor, damage
 
@@ -214,11 +240,11 @@ class _Film(_SingleVideo):
         return np.concatenate(parts)
 
 
-def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Localizer], Extractor]") -> list[Input]:
+def find_inputs(places: Sequence[Path], damage: Damage, extractor: FilmExtractor) -> list[Input]:
     """The inputs in some files and folders: shards, arrays, and otherwise films, in order; those of a folder by name.
 
-    A folder is searched recursively, except hidden files and `audio/` beside `rgb/`. `extractor` returns a model's
-    extractor of films' features. Raises `UserError` for a missing place, or a folder without inputs.
+    A folder is searched recursively, except hidden files and `audio/` beside `rgb/`. `extractor` is for films. Raises
+    `UserError` for a missing place, or a folder without inputs.
     """
     from yt8m.films.film_files import SUFFIXES, name_films
 
