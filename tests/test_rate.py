@@ -32,10 +32,10 @@ from yt8m.data.index import load_index
 from yt8m.data.vocabulary import read_labels, read_ratings
 from yt8m.rating import windows as rating_windows
 from yt8m.rating.choice import TELLING_PROBABILITY, Chooser, Questions
-from yt8m.rating.films import list_films
+from yt8m.rating.film_list import list_films
 from yt8m.rating.predicting import SegmentJudge
 from yt8m.rating.questions import Judgement, classes_of_films, list_questions, shown_names
-from yt8m.rating.ratings_file import HEADER, Key, RatingsFile
+from yt8m.rating.ratings_file import HEADER, RatedSegment, RatingsFile
 from yt8m.rating.server import RatingServer
 from yt8m.rating.windows import NotAskedError, RatingWindows
 
@@ -491,7 +491,7 @@ def test_a_silent_window_loses_its_question(films: Path, tmp_path: Path, monkeyp
         windows.answer("silent", first, 1)
 
 
-Row = tuple[Key, int]
+Row = tuple[RatedSegment, int]
 ROWS = st.lists(
     st.tuples(
         st.tuples(

@@ -20,7 +20,7 @@ from yt8m.data.candidates import load_candidates
 from yt8m.data.index import load_index, split_fold
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.localization.spans import runs
-from yt8m.reporting.film_files import films_by_id
+from yt8m.reporting.film_previews import films_by_id
 from yt8m.reporting.timelines import PredictedTimelines
 from yt8m.scoring.ratings import ratings_of_table, read_truth
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.shards import index_videos, make_video
 from yt8m.common.errors import UserError
-from yt8m.data.vocabulary import FILE_NAME, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
+from yt8m.data.vocabulary import VOCABULARY_FILE, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
 
 RATED = [
     [make_video(0, 9, (9,), ((0, 20, 1.0), (0, 7, 0.0), (5, 20, 0.0))), make_video(1, 9)],
@@ -59,7 +59,7 @@ def test_names_come_from_the_official_vocabulary(tmp_path):
 def test_a_saved_table_loads_as_the_same_vocabulary(tmp_path):
     table = derive_vocabulary(index_videos(tmp_path, RATED), None)
     path = save_vocabulary(table, tmp_path)
-    assert path == tmp_path / FILE_NAME
+    assert path == tmp_path / VOCABULARY_FILE
     assert path.read_text().splitlines()[:2] == [
         "Index,KnowledgeGraphId,Name,PositiveSegmentCount,TotalSegmentCount",
         "7,,label 7,0,2",
@@ -75,7 +75,7 @@ def test_a_saved_table_loads_as_the_same_vocabulary(tmp_path):
     "content", ["Index\n31\n30\n", "Index;Name\r\n31;a\r\n30;b\r\n", "\ufeffName,Index\na,31\n,30\n"]
 )
 def test_any_order_and_dialect_is_taken_and_the_row_is_the_class(content, tmp_path):
-    (tmp_path / FILE_NAME).write_text(content, encoding="utf-8", newline="")
+    (tmp_path / VOCABULARY_FILE).write_text(content, encoding="utf-8", newline="")
     vocabulary = load_vocabulary(tmp_path)
     assert vocabulary.labels.tolist() == [31, 30]
     assert vocabulary.classes(np.array([30, 31, 29])).tolist() == [1, 0, -1]
@@ -102,7 +102,7 @@ def test_other_labels_are_refused_by_name():
 
 
 def test_names_that_look_like_missing_values_stay_names(tmp_path):
-    (tmp_path / FILE_NAME).write_text("Index,Name\n1,NA\n2,nan\n5,12\n")
+    (tmp_path / VOCABULARY_FILE).write_text("Index,Name\n1,NA\n2,nan\n5,12\n")
     assert load_vocabulary(tmp_path).names == ("NA", "nan", "12")
 
 
@@ -116,7 +116,7 @@ def test_no_ratings_is_an_error_naming_the_folder(tmp_path):
 def test_a_missing_file_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match="prepare_vocabulary") as caught:
         load_vocabulary(tmp_path)
-    assert str(tmp_path / FILE_NAME) in str(caught.value)
+    assert str(tmp_path / VOCABULARY_FILE) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_a_missing_file_is_an_error_that_says_what_to_run(tmp_path):
     ],
 )
 def test_a_malformed_file_is_an_error_naming_it(content, said, tmp_path):
-    (tmp_path / FILE_NAME).write_bytes(content.encode("latin-1"))
+    (tmp_path / VOCABULARY_FILE).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError) as caught:
         load_vocabulary(tmp_path)
-    assert str(tmp_path / FILE_NAME) in str(caught.value) and said in str(caught.value)
+    assert str(tmp_path / VOCABULARY_FILE) in str(caught.value) and said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

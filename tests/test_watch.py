@@ -14,7 +14,7 @@ from tests.browser import DESKTOP, PHONE, OpenPage, running_browser, wait_for
 from tests.made_films import SCENES, write_film
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.localization.spans import Localization, Query, find_spans
-from yt8m.reporting.film_files import look_into, relative_url
+from yt8m.reporting.film_previews import look_into, relative_url
 from yt8m.reporting.watching import FilmAnswer, write_watch_page
 
 SECONDS = 40

@@ -41,9 +41,9 @@ def main(args: argparse.Namespace) -> None:
 
     from yt8m.common.errors import UserError, listed
     from yt8m.data.index import check_folder, passed_over, shard_paths
-    from yt8m.data.records import RULE, shown_id
+    from yt8m.data.records import ID_RULE, shown_id
     from yt8m.data.statistics import UNFIT_IDS, contents, odd_videos, oddities
-    from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
+    from yt8m.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 
     folders = args.folders or [args.data_dir / name for name in FOLDERS if (args.data_dir / name).is_dir()]
     if not folders:
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
             f"{args.data_dir}: none of {', '.join(FOLDERS)} is in this folder; name the folders to "
             "check, or set --data-dir"
         )
-    vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
+    vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / VOCABULARY_FILE).is_file() else None
     for folder in folders:
         shard_paths(folder)  # find a wrong name before hours of reading
     columns, odd, named, faults = {}, {}, [], []
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
     if named:
         print("", *named, sep="\n")
     if UNFIT_IDS in table.index:
-        print(f"\n{RULE}; write the records of test videos with other ids")
+        print(f"\n{ID_RULE}; write the records of test videos with other ids")
     _print_faults(faults)
     if failed:
         sys.exit(1)

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from yt8m.data.frames import Trim
     from yt8m.prediction.inference import Computation, ModelChoice
     from yt8m.training.experiments import Builder
-    from yt8m.training.trainer import Options
+    from yt8m.training.trainer import TrainingOptions
 
 LOGGER = logging.getLogger(__name__)
 SPIN_COUNT = "3000"  # rounds of waiting, see benchmarks/busy_machine.py
 DEFAULT_SEED = 0
+DEFAULT_EXTRACTOR = "efficientnet-lite0"
 MODULE_PREFIX = "python -m yt8m."
 _TIMES = {"s": "seconds", "m": "minutes", "h": "hours"}
 _SEGMENT_METRICS = """\
@@ -40,7 +41,7 @@ _ID_OPTIONS = "--videos", "--video-id"
 _ID_WITH_DASH = re.compile(r"(?!--[a-z]+(-[a-z]+)*\Z)-[\w-]{10}", re.ASCII)  # but no option of that length
 
 
-class _Options(Protocol):  # pylint: disable=too-few-public-methods
+class _OptionGroup(Protocol):  # pylint: disable=too-few-public-methods
     """A parser, or a group of its options."""
 
     def add_argument(self, *names: Any, **properties: Any) -> Any:
@@ -120,7 +121,7 @@ def make_parser(
     return parser
 
 
-def add_shared(options: _Options, *names: str) -> None:
+def add_shared(options: _OptionGroup, *names: str) -> None:
     """Add the shared options of these names, see `make_parser`, to a parser or a group of it."""
     if "device" in names:
         options.add_argument(
@@ -160,7 +161,7 @@ def add_top_k(parser: argparse.ArgumentParser, purpose: str) -> None:
     parser.add_argument("--top-k", type=positive, default=100_000, metavar="K", help=f"{purpose} (default: 100000)")
 
 
-def add_truth(options: _Options, purpose: str) -> None:
+def add_truth(options: _OptionGroup, purpose: str) -> None:
     """Add `--truth`."""
     options.add_argument(
         "--truth",
@@ -218,11 +219,11 @@ def make_training_parser(
     return parser
 
 
-def training_options(args: argparse.Namespace) -> "Options":
+def training_options(args: argparse.Namespace) -> "TrainingOptions":
     """How to train, from the options common to the trainers."""
-    from yt8m.training.trainer import Options
+    from yt8m.training.trainer import TrainingOptions
 
-    return Options(
+    return TrainingOptions(
         seed=args.seed,
         device=args.device,
         amp=args.amp,
@@ -306,7 +307,7 @@ def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str 
     )
 
 
-def add_vocabulary(options: _Options) -> None:
+def add_vocabulary(options: _OptionGroup) -> None:
     """Add `--vocabulary`, for commands that use models."""
     options.add_argument(
         "--vocabulary",
@@ -317,7 +318,7 @@ def add_vocabulary(options: _Options) -> None:
     )
 
 
-def add_model_dir(options: _Options) -> None:
+def add_model_dir(options: _OptionGroup) -> None:
     """Add `--model-dir`."""
     options.add_argument(
         "--model-dir",
@@ -517,8 +518,8 @@ def _parse_and_call(
     LOGGER.debug("%s", _versions())
     if "seed" in args and args.seed is None:
         args.seed = _seed_from_environment()
-    told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage")}
-    LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in told.items()))
+    options = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage")}
+    LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in options.items()))
     _spin_briefly()
     main(args)
 

@@ -47,7 +47,7 @@ _SCRIPTS_PLAN = re.compile(
 
 
 @dataclass(frozen=True)
-class Selection:
+class ShardSelection:
     """A choice of shards, by number and server's file name; `last`: the highest number named."""
 
     chooses: Callable[[int, str], bool]
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shards",
         type=parse_selection,
-        default=Selection(lambda number, name: True),
+        default=ShardSelection(lambda number, name: True),
         metavar="RANGES|M/N|i,n",
         help=f"shards of each plan, by official number, 0 to {N_SHARDS - 1}: ranges such as 0-99 or 5 or "
         "0-9,20-29; every N-th from M, such as 3/100; or, as in the organizers' script, the i-th of n parts, such "
@@ -128,14 +128,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_selection(text: str) -> Selection:
+def parse_selection(text: str) -> ShardSelection:
     """Parse `0-9,20-29` or `5`, ranges; `M/N`, every N-th from M on; `i,n`, the i-th of n parts."""
     if share := re.fullmatch(r"(\d{1,9})([/,])(\d{1,9})", text, re.ASCII):
         i, n = int(share[1]), int(share[3])
         if share[2] == "/" and i < n:
-            return Selection(lambda number, name: number % n == i)
+            return ShardSelection(lambda number, name: number % n == i)
         if share[2] == "," and 1 <= i <= n:
-            return Selection(
+            return ShardSelection(
                 lambda number, name: int(md5(name.encode(), usedforsecurity=False).hexdigest(), 16) % n == i - 1
             )
         parts = f"i,n, the i-th of n parts, with i from 1 to n, or the shards {i}-{i},{n}-{n}"
@@ -148,7 +148,7 @@ def parse_selection(text: str) -> Selection:
             what = "ranges such as 0-99 or 0-9,20-29, or M/N, or i,n"
             raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}")
         ranges.append(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))
-    return Selection(lambda number, name: any(number in part for part in ranges), max(part[-1] for part in ranges))
+    return ShardSelection(lambda number, name: any(number in part for part in ranges), max(part[-1] for part in ranges))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -160,20 +160,21 @@ def main(args: argparse.Namespace) -> None:
     if len(args.plan) > 1 and (args.to is not None or args.base_url is not None):
         raise UserError("--to and --base-url are for a single --plan; download one after the other")
     fetcher = Fetcher(args.retries, args.timeout)
-    batches = [_read(plan, args, fetcher) for plan in args.plan]
+    downloads = [_read(plan, args, fetcher) for plan in args.plan]
     for name in VOCABULARIES if args.vocabulary else ():
         _vocabulary(name, args, fetcher)
-    for batch in batches:
-        if not batch.shards:
+    for download in downloads:
+        if not download.shards:
             print(
-                f"{batch.title}: nothing left to fetch; give the partition as --plan for --list to count what is there"
+                f"{download.title}: nothing left to fetch; give the partition as --plan for --list to count what is "
+                "there"
             )
-    batches = [batch for batch in batches if batch.shards]
+    downloads = [download for download in downloads if download.shards]
     if args.list:
-        for batch in batches:
-            _list(batch, fetcher)
+        for download in downloads:
+            _list(download, fetcher)
     else:
-        _download(batches, args, fetcher)
+        _download(downloads, args, fetcher)
 
 
 def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDownloads":
@@ -182,7 +183,7 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDown
     Raises `UserError` if the plan cannot be read, is invalid, or lacks such shards, or if their source or destination
     is unknown.
     """
-    from yt8m.data.downloads import SITE, Shard, ShardDownloads, parse_plan
+    from yt8m.data.downloads import SITE, PlannedShard, ShardDownloads, parse_plan
 
     location, base, folder = plan, "", args.to
     content: bytes | None = None
@@ -216,7 +217,8 @@ def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDown
     chosen = args.shards.of(list(files), location)
     if not chosen and (content is None or None in map(shard_number, files)):
         raise UserError(f"--shards: {location} lists {len(files)} shards, and none of them is chosen")
-    return ShardDownloads(plan, folder, [Shard(name, base + name, files[name]) for name in chosen], args.data_dir)
+    shards = [PlannedShard(name, base + name, files[name]) for name in chosen]
+    return ShardDownloads(plan, folder, shards, args.data_dir)
 
 
 def _content(path: str) -> bytes:
@@ -279,14 +281,14 @@ def _vocabulary(name: str, args: argparse.Namespace, fetcher: "Fetcher") -> None
     print(f"{url} -> {path}: fetched")
 
 
-def _list(batch: "ShardDownloads", fetcher: "Fetcher") -> None:
+def _list(download: "ShardDownloads", fetcher: "Fetcher") -> None:
     """Print what a download would do."""
-    states = {shard: batch.state(shard) for shard in batch.shards}
+    states = {shard: download.state(shard) for shard in download.shards}
     numbers = Counter(states.values())
     missing = [shard for shard, state in states.items() if state in ("begun", "missing")]
     size = fetcher.size_of(missing[0].url) if missing else 0
     print(
-        f"{batch.title} -> {batch.folder}: {len(batch.shards)} shards; {numbers['verified']} are there, "
+        f"{download.title} -> {download.folder}: {len(download.shards)} shards; {numbers['verified']} are there, "
         f"{numbers['unread']} are there and to be verified, {len(missing)} are to fetch"
         f"{f', about {_gigabytes(len(missing) * size)}' if size else ''}, {numbers['begun']} of them begun"
     )
@@ -294,25 +296,26 @@ def _list(batch: "ShardDownloads", fetcher: "Fetcher") -> None:
         print(f"  {shard.url} -> {shard.name}")
 
 
-def _download(batches: "list[ShardDownloads]", args: argparse.Namespace, fetcher: "Fetcher") -> None:
+def _download(downloads: "list[ShardDownloads]", args: argparse.Namespace, fetcher: "Fetcher") -> None:
     """Fetch what is missing and print a summary; exit with status 1 if any fails."""
     failed, aside = [], []
     with ExitStack() as stack:
-        for batch in batches:
-            batch.folder.mkdir(parents=True, exist_ok=True)
-            occupied = f"{batch.folder}: another download into this folder is running; wait until it has ended"
-            stack.enter_context(locked(batch.folder / ".download.lock", UserError(occupied)))
-        missing = [batch.look(args.verify, args.jobs) for batch in batches]
+        for download in downloads:
+            download.folder.mkdir(parents=True, exist_ok=True)
+            occupied = f"{download.folder}: another download into this folder is running; wait until it has ended"
+            stack.enter_context(locked(download.folder / ".download.lock", UserError(occupied)))
+        missing = [download.look(args.verify, args.jobs) for download in downloads]
         sizes = [fetcher.size_of(shards[0].url) if shards else 0 for shards in missing]
-        _warn_of_little_space([batch.folder for batch in batches], [len(a) * b for a, b in zip(missing, sizes)])
-        for batch, shards, size in zip(batches, missing, sizes):
-            reasons = batch.fetch(shards, size, fetcher, args.jobs) if shards else []
+        _warn_of_little_space([download.folder for download in downloads], [len(a) * b for a, b in zip(missing, sizes)])
+        for download, shards, size in zip(downloads, missing, sizes):
+            reasons = download.fetch(shards, size, fetcher, args.jobs) if shards else []
+            n_shards = len(download.shards)
             print(
-                f"{batch.title} -> {batch.folder}: {len(batch.shards)} shards, {len(batch.shards) - len(shards)} were "
-                f"there, {len(shards) - len(reasons)} fetched{f', {len(reasons)} failed' if reasons else ''}"
+                f"{download.title} -> {download.folder}: {n_shards} shards, {n_shards - len(shards)} were there, "
+                f"{len(shards) - len(reasons)} fetched{f', {len(reasons)} failed' if reasons else ''}"
             )
             failed += reasons
-            aside += batch.set_aside
+            aside += download.set_aside
     if aside:
         print(f"\nrenamed for a wrong MD5, {len(aside)} files; delete them at will:")
         print(*sorted(aside), sep="\n")

@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_parser, positive, resumable, run
+from yt8m.cli import DEFAULT_EXTRACTOR, make_parser, positive, resumable, run
 
 if TYPE_CHECKING:
     from yt8m.common.config import FeatureContract
 
-DEFAULT = "efficientnet-lite0"
 ARRAYS = "npy"
 
 
@@ -42,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--extractor",
         metavar="NAME",
         help="efficientnet-lite0 (needs no files), yt8m, onnx:MODEL.onnx or hf:NAME_OR_FOLDER (default: that of DIR or "
-        f"--like, else {DEFAULT})",
+        f"--like, else {DEFAULT_EXTRACTOR})",
     )
     parser.add_argument(
         "--assets",
@@ -90,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
     threads = cores if options.device.type == "cpu" else 1  # a GPU computes one thing at a time
     computing = Computing(args.processes or cores, threads, args.decode_threads)
     with resumable(args.data_dir), open_film_folder(args.data_dir) as folder:
-        name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT
+        name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT_EXTRACTOR
         opener = partial(open_extractor, name, options)
         done = folder.fill(films, opener, computing, like=like, as_arrays=args.format == ARRAYS)
     if done.contract is not None:

@@ -7,14 +7,12 @@ reports scores on the held-out videos. Without ratings it learns from the labels
 import argparse
 from pathlib import Path
 
-from yt8m.cli import folder_name, make_parser, positive, resumable, run
-
-DEFAULT_EXTRACTOR = "efficientnet-lite0"
+from yt8m.cli import DEFAULT_EXTRACTOR, folder_name, make_parser, positive, resumable, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    from yt8m.fitting.least import minimum_text
+    from yt8m.fitting.minimum import minimum_text
 
     parser = make_parser(
         f"{__doc__}\nIt needs {minimum_text(True)}.",

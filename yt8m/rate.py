@@ -92,9 +92,9 @@ def main(args: argparse.Namespace) -> None:
 
     from yt8m.common.errors import UserError, counted
     from yt8m.data.vocabulary import read_labels
-    from yt8m.films.film_folder import TABLE
+    from yt8m.films.film_folder import FILMS_TABLE
     from yt8m.rating.choice import Chooser
-    from yt8m.rating.films import list_films
+    from yt8m.rating.film_list import list_films
     from yt8m.rating.questions import classes_of_films, list_questions, shown_names, warn_of_other_ratings
     from yt8m.rating.ratings_file import RatingsFile
     from yt8m.rating.server import RatingServer
@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
     if args.model is not None and args.features is None:
         raise UserError("--model: needs --features, the folder of the films' features")
     rows = None if args.labels is None else read_labels(args.labels)
-    listing = None if args.features is None else args.features / TABLE
+    listing = None if args.features is None else args.features / FILMS_TABLE
     films = list_films(args.videos, listing if listing is not None and listing.exists() else None)
     classes = classes_of_films(films, rows, args.classes, args.labels)
     judgement = None

@@ -44,12 +44,12 @@ _MEMORY_VERSION = 2
 _PAGE = "an HTML or XML page came in its place; is there a login page or a proxy in between?"
 
 Job = TypeVar("Job")
-Result = TypeVar("Result")
+Output = TypeVar("Output")
 Advance = Callable[[int], None]  # takes the number of new bytes; negative if bytes were discarded
 
 
 @dataclass(frozen=True)
-class Shard:
+class PlannedShard:
     """A shard of a plan: name and address on its server, MD5 in lower case."""
 
     server_name: str
@@ -133,7 +133,7 @@ class Fetcher:
                 return int(answer.headers.get("Content-Length", ""))
         return 0
 
-    def fetch_shard(self, shard: Shard, partial: Path, advance: Advance) -> str:
+    def fetch_shard(self, shard: PlannedShard, partial: Path, advance: Advance) -> str:
         """Complete the shard in the file `partial`; return "", or why that failed.
 
         Partial content is kept for the next try. Raises `UserError` if the file cannot be written.
@@ -152,7 +152,7 @@ class Fetcher:
             raise UserError(f"{partial}: {error.strerror or error}; {remedy}") from None
         return ""
 
-    def _attempt(self, address: str, shard: Shard, file: FileIO, advance: Advance) -> None:
+    def _attempt(self, address: str, shard: PlannedShard, file: FileIO, advance: Advance) -> None:
         """Fetch the missing part of a shard. Raises `RequestException` if the result is not complete and correct."""
         with self._get(address, start=_size(file)) as answer:
             is_rest = answer.headers.get("Content-Range", "").startswith(f"bytes {_size(file)}-")
@@ -199,7 +199,7 @@ class Fetcher:
         both = [url, f"{_STORAGE}{parts.netloc}{parts.path}"]
         return both[::-1] if self._storage_first else both
 
-    def _persevere(self, url: str, attempt: Callable[[str], Result], size: Callable[[], int] = lambda: 0) -> Result:
+    def _persevere(self, url: str, attempt: Callable[[str], Output], size: Callable[[], int] = lambda: 0) -> Output:
         """The result of the first successful attempt, trying the file's addresses in turn.
 
         `size` returns the bytes fetched so far: attempts with much progress do not count as failures. Raises
@@ -247,8 +247,8 @@ def _discard(file: FileIO, advance: Advance) -> None:
 
 
 def in_threads(
-    title: str, total: int, unit: str, work: Callable[[Job, Advance], Result], tasks: Sequence[Job], n_threads: int
-) -> Generator[tuple[Job, Result], None, None]:
+    title: str, total: int, unit: str, work: Callable[[Job, Advance], Output], tasks: Sequence[Job], n_threads: int
+) -> Generator[tuple[Job, Output], None, None]:
     """Run `work` on each task in threads, with a progress bar; yield tasks and results as they complete.
 
     An exception, or leaving the iteration, stops all tasks without waiting for hanging connections.
@@ -263,7 +263,7 @@ def in_threads(
             progress.update(min(done + number, total) - min(done, total))  # the total may be an estimate
             done += number
 
-    def run(task: Job) -> tuple[Job, Result]:
+    def run(task: Job) -> tuple[Job, Output]:
         try:
             advance(0)
             return task, work(task, advance)
@@ -285,21 +285,21 @@ class ShardDownloads:
     are ignored once size or times of a file have changed.
     """
 
-    def __init__(self, title: str, folder: Path, shards: Sequence[Shard], data_dir: Path) -> None:
+    def __init__(self, title: str, folder: Path, shards: Sequence[PlannedShard], data_dir: Path) -> None:
         self.title, self.folder, self.shards = title, folder, shards
         self.set_aside: list[Path] = []
         digest = hashlib.sha256(os.path.relpath(folder, data_dir).encode()).hexdigest()[:8]
         self._memory = data_dir / "cache" / "downloads" / f"{folder.parent.name}-{folder.name}-{digest}.json"
         self._last_save = time.monotonic()
 
-    def state(self, shard: Shard) -> str:
+    def state(self, shard: PlannedShard) -> str:
         """The state of a shard: verified, unread (a file of unknown MD5), begun, or missing."""
         known = [self._md5_of(name) for name in self._files(shard)]
         if shard.md5 in known or None in known:
             return "verified" if shard.md5 in known else "unread"
         return "begun" if f"{shard.name}.partial" in self._names else "missing"
 
-    def look(self, verify: bool, n_threads: int) -> list[Shard]:
+    def look(self, verify: bool, n_threads: int) -> list[PlannedShard]:
         """The shards not yet there. Reads files of unknown MD5, or with `verify` all files."""
         names = [name for shard in self.shards for name in self._files(shard) if verify or self._md5_of(name) is None]
         if names:
@@ -318,10 +318,10 @@ class ShardDownloads:
                 LOGGER.warning("%s: a duplicate of %s, which other commands refuse; delete it", path, shard.name)
         return [shard for shard in self.shards if self.state(shard) != "verified"]
 
-    def fetch(self, missing: Sequence[Shard], size: int, fetcher: Fetcher, n_threads: int) -> list[str]:
+    def fetch(self, missing: Sequence[PlannedShard], size: int, fetcher: Fetcher, n_threads: int) -> list[str]:
         """Fetch shards of about `size` bytes (0: unknown), moving files in their places aside; return the failures."""
 
-        def work(shard: Shard, advance: Advance) -> str:
+        def work(shard: PlannedShard, advance: Advance) -> str:
             partial = self.folder / f"{shard.name}.partial"
             why = fetcher.fetch_shard(shard, partial, advance if size else lambda _: advance(0))
             advance(0 if size else 1)
@@ -350,7 +350,7 @@ class ShardDownloads:
             raise UserError(f"{self.folder / name}: {error.strerror}; move it away to fetch it again") from None
         return md5
 
-    def _files(self, shard: Shard) -> list[str]:
+    def _files(self, shard: PlannedShard) -> list[str]:
         """The names of a shard's existing files. Raises `UserError` if one is not a file."""
         names = [name for name in dict.fromkeys((shard.name, shard.server_name)) if name in self._names]
         for name in names:
@@ -358,7 +358,7 @@ class ShardDownloads:
                 raise UserError(f"{self.folder / name}: expected a file or nothing of this name; move it away")
         return names
 
-    def _set_others_aside(self, shard: Shard) -> None:
+    def _set_others_aside(self, shard: PlannedShard) -> None:
         """Rename files of a shard with the wrong MD5 to free names."""
         for name in self._files(shard):
             if self._md5_of(name) != shard.md5:

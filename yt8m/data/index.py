@@ -201,7 +201,7 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
             raise RecordError(first.path, f"{first.what}; {others}", first.offset, first.video_id)
         raise first
     for error in chain.from_iterable(errors.values()):
-        damage.meet(error)
+        damage.handle(error)
     index = _index(folder, paths, stamps, tables)
     if len(index) == 0:
         raise UserError(f"{folder}: no readable record in {len(paths)} shards; {DOWNLOAD}")
@@ -235,7 +235,7 @@ def index_file(path: Path, damage: Damage = RAISE) -> Index:
     for error in errors:
         if isinstance(error, ForeignRecordError):
             raise error
-        damage.meet(error)
+        damage.handle(error)
     if not table["offset"].size:
         raise UserError(f"{path}: no readable record; {DOWNLOAD}")
     return Index(folder=path, shards=np.array([""]), stamps=stamps, **_merge([table]))

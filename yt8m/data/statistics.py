@@ -5,11 +5,11 @@ import pandas as pd
 
 from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.index import Index
+from yt8m.data.partitions import N_LABELS
 from yt8m.data.records import shown_id, unfit_ids
 from yt8m.data.vocabulary import Vocabulary
 
 _MOST_FRAMES = 300  # of a video in the published data set
-N_LABELS = 3862  # in the published data set
 WITHOUT_FRAMES = "videos without frames"
 UNFIT_IDS = "videos whose id a submission cannot hold"
 DIFFERENT_COUNTS = "videos with different numbers of rgb and audio frames"

@@ -33,15 +33,14 @@ from yt8m.films.film_files import name_films
 from yt8m.films.film_store import FilmFile, FilmStore, begin_adding
 from yt8m.films.workers import work
 from yt8m.making.feature_arrays import array_path, usual_range
-from yt8m.making.shard_writing import NewFolder, VideoRecord, finish_interrupted, write_shard
+from yt8m.making.shard_writing import SHARD_VIDEOS, NewFolder, VideoRecord, finish_interrupted, write_shard
 from yt8m.models.model_files import CONFIG_NAME
 from yt8m.models.model_folders import open_folder
 
 LOGGER = logging.getLogger(__name__)
-TABLE = "films.csv"
-COLUMNS = ("video_id", "path", "seconds", "notes")
+FILMS_TABLE = "films.csv"
+FILMS_COLUMNS = ("video_id", "path", "seconds", "notes")
 (TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
-SHARD_VIDEOS = 1000
 _TRIM = 0, 0  # use all of a film; only the challenge's raters never saw its ends
 _STORE = Path("cache", "films")
 _SAMPLE_FILMS, _SAMPLE_ROWS = 16, 4096  # of the first films, for the ranges
@@ -93,7 +92,7 @@ def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
     with locked(store / ".lock", occupied):
         for place, name in (
             (store, "*"),
-            (folder, TABLE),
+            (folder, FILMS_TABLE),
             (folder, CONTRACT_NAME),
             *((folder / key, "*") for key in FEATURES),
         ):
@@ -161,11 +160,11 @@ class FilmFolder:
 
     def _require_results(self, video_ids: set[str]) -> None:
         """Raise `UserError` if results of earlier films are missing, so that they would be lost from the output."""
-        table = self._folder / TABLE
+        table = self._folder / FILMS_TABLE
         if not table.is_file():
             return
         with table.open(encoding="utf-8", newline="") as file:
-            listed_ids = [row.get(COLUMNS[0]) or "" for row in csv.DictReader(file)]
+            listed_ids = [row.get(FILMS_COLUMNS[0]) or "" for row in csv.DictReader(file)]
         gone = [video_id for video_id in listed_ids if video_id not in self._store.entries.keys() | video_ids]
         if gone:
             raise UserError(
@@ -219,9 +218,12 @@ class FilmFolder:
         return made.model_copy(update={"trim": _TRIM})
 
     def _write_table(self) -> None:
-        with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(self._folder / FILMS_TABLE) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(COLUMNS)
+            rows.writerow(FILMS_COLUMNS)
             for video_id, entry in sorted(self._store.entries.items()):
                 rows.writerow([video_id, entry.film.path, entry.seconds, "; ".join(entry.notes)])
 

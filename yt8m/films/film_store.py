@@ -34,7 +34,7 @@ class FilmFile(Section):
         return cls(path=str(path), size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-class Entry(Section):
+class StoredFilm(Section):
     """A film's features in a store; `visual` and `audio` are V and A."""
 
     film: FilmFile
@@ -100,7 +100,7 @@ class FilmStore:
 
             notes = stream_features(path, extractor, take, threads)
             self._path(video_id, _ENTRY).unlink(missing_ok=True)  # its values are about to be replaced
-        entry = Entry(
+        entry = StoredFilm(
             film=film,
             extractor=identity(extractor),
             visual=extractor.visual,
@@ -142,7 +142,7 @@ class FilmStore:
             )
         return Part(*np.split(values.reshape(-1, width), [entry.visual], axis=1))
 
-    def _save(self, video_id: str, entry: Entry) -> None:
+    def _save(self, video_id: str, entry: StoredFilm) -> None:
         with replacing(self._path(video_id, _ENTRY)) as temporary:
             temporary.write_text(entry.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -164,8 +164,8 @@ def _add(
     store.add(video_id, extractor, path, threads, report)
 
 
-def _read_entry(path: Path) -> Entry:
+def _read_entry(path: Path) -> StoredFilm:
     try:
-        return Entry.model_validate_json(path.read_text(encoding="utf-8"))
+        return StoredFilm.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):
         raise UserError(f"{path}: damaged, or of another program; remove it and run the command again") from None

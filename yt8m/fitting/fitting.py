@@ -17,9 +17,11 @@ from yt8m.common.devices import resolve_device
 from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.index import load_index
 from yt8m.data.partitions import NAMES_FILE, NO_FOLD, Fold
-from yt8m.data.vocabulary import FILE_NAME, RatingRow, Vocabulary, load_vocabulary
+from yt8m.data.vocabulary import VOCABULARY_FILE, RatingRow, Vocabulary, load_vocabulary
 from yt8m.fitting.annotated import Annotated, read_annotated, require_divided, require_enough, shortages
-from yt8m.fitting.data import (
+from yt8m.fitting.fit_folder import FitFolder, digest_files, open_fit_folder
+from yt8m.fitting.holding_out import SHARE, hold_out
+from yt8m.fitting.material import (
     FOLD,
     RATED,
     TRAIN,
@@ -30,8 +32,6 @@ from yt8m.fitting.data import (
     write_ratings,
     write_videos,
 )
-from yt8m.fitting.fit_folder import FitFolder, digest_files, open_fit_folder
-from yt8m.fitting.holding_out import SHARE, hold_out
 from yt8m.fitting.measuring import (
     AS_IT_IS,
     TUNED,
@@ -54,7 +54,7 @@ from yt8m.models.model_folders import copy_model, exported_config, load_video_mo
 from yt8m.scoring.evaluation import write_evaluation
 from yt8m.training.experiments import Builder, agnostic_experiment, video_experiment
 from yt8m.training.resume import code_identity
-from yt8m.training.trainer import Options, train
+from yt8m.training.trainer import TrainingOptions, train
 
 LOGGER = logging.getLogger(__name__)
 
@@ -94,7 +94,11 @@ def fit(request: Request) -> Outcome:
         raise UserError("fit runs as a single process; start it without torchrun")
     device = resolve_device(request.device)
     annotated = _enough(read_annotated(request.labels, request.ratings), request.skip_short)
-    films = _Films(request, annotated, device) if request.videos is not None else None
+    films = None
+    if request.videos is not None:
+        from yt8m.fitting.film_features import AnnotatedFilms  # needs PyAV
+
+        films = AnnotatedFilms(request.videos, annotated)
     with open_fit_folder(request.data_dir / request.name, request.restart) as folder:
         folder.require(
             name=request.name,
@@ -105,7 +109,8 @@ def fit(request: Request) -> Outcome:
             code=code_identity(),
         )
         if films is not None:
-            annotated = _enough(films.extract(folder.films), request.skip_short)
+            readable = films.extract(folder.films, request.extractor, request.assets, device, request.processes)
+            annotated = _enough(readable, request.skip_short)
         sources = find_arrays(request.features or folder.films, request.audio)
         material = open_material(annotated, sources, folder.path)
         places = [place for place in (sources.rgb, sources.audio) if place is not None]
@@ -122,32 +127,6 @@ def _enough(annotated: Annotated, skip_short: bool) -> Annotated:
         annotated = annotated.without(short)
     require_enough(annotated)
     return annotated
-
-
-class _Films:
-    """The annotated films. Imports PyAV, which reads them, only on use."""
-
-    def __init__(self, request: Request, annotated: Annotated, device: torch.device) -> None:
-        from yt8m.fitting.films import find_named_films
-
-        assert request.videos is not None
-        self._request, self._annotated, self._device = request, annotated, device
-        self._films = find_named_films(request.videos, annotated.videos, annotated.sources)
-
-    def extract(self, folder: Path) -> Annotated:
-        """Extract arrays to a folder; returns the annotations of the films that could be read."""
-        from yt8m.fitting.films import extract_films
-
-        request = self._request
-        failures = extract_films(
-            self._films, folder, request.extractor, request.assets, self._device, request.processes
-        )
-        if not failures:
-            return self._annotated
-        LOGGER.warning("left out: %s: %s", counted(len(failures), "film"), "; ".join(failures))
-        return self._annotated.of_videos(
-            {video for video in self._annotated.videos if array_path(folder / "rgb", video).exists()}
-        )
 
 
 class _Fit:
@@ -274,14 +253,14 @@ class _Fit:
         """A data folder with the same classes, for trials."""
         folder = self._folder.scratch / name
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (NAMES_FILE, FILE_NAME):
+        for file in (NAMES_FILE, VOCABULARY_FILE):
             if (self._path / file).exists():
                 with replacing(folder / file) as temporary:
                     shutil.copyfile(self._path / file, temporary)
         return folder
 
     def _train(self, model: Path, data_dir: Path, build: Builder) -> None:
-        options = Options(
+        options = TrainingOptions(
             seed=self._seed,
             device=self._request.device,
             save_every=timedelta(minutes=1),

@@ -216,7 +216,7 @@ class _Film(_SingleVideo):
         try:
             yield from super().answers(localizer, query, chosen)
         except RecordError as error:
-            self._damage.meet(error)
+            self._damage.handle(error)
 
     def frames(self, localizer: Localizer) -> np.ndarray:
         from yt8m.films.decoding import Film

@@ -22,10 +22,9 @@ from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS, N_FOLDS, NAMES_FILE, PARTITIONS
 from yt8m.data.vocabulary import LabelRow, RatingRow, save_names
 from yt8m.making.feature_arrays import Survey, array_path, read_array, survey
-from yt8m.making.shard_writing import NewFolder, Rating, VideoRecord, write_shard
+from yt8m.making.shard_writing import SHARD_VIDEOS, NewFolder, Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)
-SHARD_VIDEOS = 1000
 _LARGEST_RECORD = 2**31 - 2**20  # bytes: protobuf holds 2 GiB, and a record has more in it than frames
 _SHUFFLING = 17  # separates this from other uses of the same seed
 _TYPICAL_WIDTHS = frozenset((64, 128, 192, 256, 384, 512, 640, 768, 1024, 1152, 1280, 1536, 2048, 4096))

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
+from yt8m.data.partitions import N_LABELS
 from yt8m.making.shard_writing import Rating
 
-N_LABELS = 3862  # ids of the video-level label space
 RGB, AUDIO = 1024, 128
 _N_SCENES, _N_DISTRACTORS = 12, 6
 _NOISE, _DRIFT = 0.6, 0.06

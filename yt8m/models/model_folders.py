@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from yt8m.common.config import DEFAULT_OFFSET, FeatureContract, read_yaml
 from yt8m.common.errors import UserError
 from yt8m.data.features import feature_contract
-from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
-from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
+from yt8m.data.vocabulary import VOCABULARY_FILE, Vocabulary, challenge_vocabulary
 from yt8m.models.classifiers import (
     ContextAgnosticModel,
     ContextAwareModel,
@@ -182,7 +181,7 @@ def _log_assumed_classes(path: Path) -> None:
     LOGGER.info(
         "%s: does not say what its outputs are; assuming the challenge's 1,000 classes, in the order of its %s",
         path,
-        VOCABULARY_NAME,
+        VOCABULARY_FILE,
     )
 
 

@@ -8,13 +8,13 @@ from yt8m.common.errors import Faults, UserError
 from yt8m.data.records import composed
 from yt8m.data.tables import read_table
 from yt8m.films.film_files import find_films, name_films
-from yt8m.films.film_folder import COLUMNS
+from yt8m.films.film_folder import FILMS_COLUMNS
 
 LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Film:
+class ListedFilm:
     """A film: `video_id` as in the features, `path` of the file, `name` relative to the folder, and duration in
     `seconds`."""
 
@@ -40,7 +40,7 @@ class Film:
         return path.resolve() if is_inside(path, folder) else None
 
 
-def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
+def list_films(folder: Path, listing: Path | None = None) -> list[ListedFilm]:
     """The films in a folder and its subfolders, sorted by name.
 
     `listing`: the table of films by `extract_features`, or None; other films get the ids that `extract_features` would
@@ -58,7 +58,7 @@ def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
         seconds = film_seconds(path)
         if seconds is not None:
             _, listed_seconds = known.get(path, ("", seconds))
-            films.append(Film(ids[path], path, path.relative_to(root).as_posix(), min(seconds, listed_seconds)))
+            films.append(ListedFilm(ids[path], path, path.relative_to(root).as_posix(), min(seconds, listed_seconds)))
     if not films:
         raise UserError(f"--videos {folder}: no readable film in it")
     return films
@@ -105,7 +105,7 @@ def _read_listing(path: Path) -> dict[Path, tuple[str, float]]:
     """Ids and seconds of the films of a listing, by absolute path."""
     known: dict[Path, tuple[str, float]] = {}
     faults = Faults(path)
-    for line, (video_id, name, text) in read_table(path, COLUMNS[:3]):
+    for line, (video_id, name, text) in read_table(path, FILMS_COLUMNS[:3]):
         try:
             seconds = float(text)
         except ValueError:
