@@ -268,11 +268,6 @@ def make_fine_tuning_parser(description: str | None, examples: str | tuple[str, 
     return parser
 
 
-def fine_tuning_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of the experiments of both trainers on rated segments, all but the base models."""
-    return {"config": args.config, "fold": args.fold, "steps": args.steps, "vocabulary_file": args.vocabulary}
-
-
 def run_training(args: argparse.Namespace, build: "Builder") -> None:
     """Train and export the experiment that `build` makes. Raises `UserError`."""
     from yt8m.training.trainer import train
