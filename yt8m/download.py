@@ -41,9 +41,8 @@ VOCABULARIES = {  # files in the data folder: path below that URL, and columns
 }
 _PARTITION = re.compile(r"([23])/(frame|video)/(train|validate|test)")
 _PLAN_URL = re.compile(r"https?://data\.yt8m\.org/([23])/download_plans/(frame|video)_(train|validate|test)\.json")
-_SCRIPTS_PLAN = re.compile(
-    r"([23])_(frame|video)_(train|validate|test)_download_plan\.json"
-)  # the organizers' script's
+# A plan file as the organizers' script names it.
+_SCRIPTS_PLAN = re.compile(r"([23])_(frame|video)_(train|validate|test)_download_plan\.json")
 
 
 @dataclass(frozen=True)

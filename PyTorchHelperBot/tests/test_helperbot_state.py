@@ -14,7 +14,7 @@ import pytest
 import torch
 from helperbot import Bot, Callback, MovingAverage, StateError
 from helperbot.signals import SIGNALS
-from helperbot.state import STATE_VERSION, load_file, random_state, save_file, set_random_state
+from helperbot.state import STATE_VERSION, StateFiles, random_state, save_file, set_random_state
 from helperbot_runs import (
     QUIET,
     Die,
@@ -23,6 +23,7 @@ from helperbot_runs import (
     batches_of,
     flip,
     interrupted,
+    load_file,
     make_bot,
     outcome,
     regression,
@@ -267,12 +268,12 @@ def test_garbage_is_refused(tmp_path, content):
 
 def test_truncated_states_are_refused(tmp_path):
     make_bot(tmp_path).train(4, 4)
-    file = tmp_path / "state.pt"
+    file = (tmp_path / "state.pt").rename(tmp_path / "alone.pt")
     whole = file.read_bytes()
     for length in range(0, len(whole), len(whole) // 20):
         file.write_bytes(whole[:length])
-        with pytest.raises(StateError, match="state.pt: cannot be read as the state of a run"):
-            load_file(file)
+        with pytest.raises(StateError, match="alone.pt: cannot be read as the state of a run"):
+            StateFiles(file).load()
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -283,7 +284,7 @@ def test_any_bytes_are_refused_as_a_state(tmp_path_factory, content, opcodes):
     for some in (content, b"\x80\x02" + opcodes.encode()):
         file.write_bytes(some)
         with pytest.raises(StateError, match="any.pt: "):
-            load_file(file)
+            StateFiles(file).load()
 
 
 @pytest.mark.parametrize("version", [None, 0, 1, 3, "2.0"])

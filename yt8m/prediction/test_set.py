@@ -122,9 +122,7 @@ def _outdated(
         origin = origin_of_model(folder.path) | {
             "test_meta": candidates.digest,
             "vocabulary": vocabulary.digest,
-            "outputs": folder.vocabulary(
-                vocabulary
-            ).digest,  # of a folder without a list of classes, as the user has named them
+            "outputs": folder.vocabulary(vocabulary).digest,  # as named by the user, if the folder lists no classes
             "offset": folder.offset if offset is None else offset,
             "shifts": list(computation.shifts),
             "amp": str(computation.amp),

@@ -115,7 +115,7 @@ def top_rows(
 
 
 def _blocks(fusion: Fusion, size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Read ahead blocks of `size` rows: the first row, and the scores (R, C) of each map."""
+    """Read ahead blocks of `size` rows: the first row, and the scores (R, C) of each model."""
 
     def read(start: int) -> tuple[int, list[np.ndarray]]:
         return start, [values[start : start + size] for values in fusion.models]
