@@ -1,4 +1,4 @@
-"""Frames and sound for extractors, and how tests open them."""
+"""Sample frames and sound for extractors, and opening extractors in tests."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The library as a notebook uses it: load models, localize an array, look at the result."""
+"""The public Python API: loading models, localizing arrays, results."""
 
 import json
 import subprocess

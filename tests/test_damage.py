@@ -1,4 +1,4 @@
-"""Damaged shards: named by `check_data`, refused by a run or, with `--on-error skip`, left out and counted."""
+"""Damaged shards: reported by `check_data`, refused by a run or, with `--on-error skip`, left out and counted."""
 
 import dataclasses
 import json
@@ -55,7 +55,7 @@ def fixture_index(tmp_path: Path) -> Index:
 # --- a run -----------------------------------------------------------------------------------------------
 
 
-def test_damage_met_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixture) -> None:
     error = RecordError(Path("a.tfrecord"), "broken", 17, b"vid")
     with pytest.raises(RecordError) as caught:
         Damage().handle(error)

@@ -1,4 +1,4 @@
-"""Batches hold the bytes that were written, in an order that is a pure function of the seed."""
+"""Batches: their content equals the shards', their order is a pure function of the seed."""
 
 import dataclasses
 import logging

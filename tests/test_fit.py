@@ -1,4 +1,4 @@
-"""From arrays, labels and ratings to a model in one command: what it holds out, says, refuses, and goes on with."""
+"""`fit`: held-out videos, summary, refusals, and resuming."""
 
 import csv
 import json

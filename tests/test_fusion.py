@@ -1,4 +1,4 @@
-"""Every way to fuse scores against its definition, entry by entry."""
+"""Fusion of scores, against literal definitions."""
 
 from fractions import Fraction
 

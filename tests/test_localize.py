@@ -1,4 +1,4 @@
-"""Localization: all segments of a video as the models see them one by one, merged into spans, in three formats."""
+"""`localize`: spans equal those of literal predictions segment by segment; output formats."""
 
 import io
 import json

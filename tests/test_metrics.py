@@ -1,4 +1,4 @@
-"""Metrics against slow, literal implementations of their definitions, and how much memory they take."""
+"""Training metrics, against literal definitions, and their memory."""
 
 import errno
 import gc

@@ -1,4 +1,4 @@
-"""Messages by Telegram: their texts, silence, failures that cost a run nothing, and the token, which no log shows.
+"""Telegram messages: texts, failures that do not affect a run, and the secrecy of the token.
 
 All is sent to a look-alike of the Bot API on loopback.
 """
@@ -392,14 +392,14 @@ def test_long_messages_are_cut(api: Api, character: str, most: int) -> None:
     assert most - 30 < api.texts[1].count(character) <= most
 
 
-def test_a_message_has_neither_the_token_nor_bytes_that_are_no_text(api: Api) -> None:
+def test_a_message_has_neither_the_token_nor_undecodable_bytes(api: Api) -> None:
     with pytest.raises(ValueError), RunNotifier(os.fsdecode(b"caf\xe9")):
         raise ValueError(TOKEN)
     assert api.texts[0].startswith("started: caf? on ")
     assert api.texts[1] == "crashed: caf? after 0:00:00: ValueError: <token>"
 
 
-def test_no_thread_to_be_had_is_a_warning(
+def test_a_lack_of_threads_is_a_warning(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_thread: threading.Thread) -> None:

@@ -1,4 +1,4 @@
-"""The report, as a browser shows it: opened from disk, without network, with mouse and keyboard, on any screen."""
+"""The report in a browser: opened from disk, without network, by mouse and keyboard, on any screen."""
 
 import base64
 import json
@@ -470,7 +470,7 @@ def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(
     assert videos[unseen]["marks"] >= {("Tree", 30, True), ("Aardvark", 40, True)}
 
 
-def test_what_there_is_not_is_said(browser: Browser, folder: Path, tmp_path: Path, command: Command) -> None:
+def test_missing_parts_are_stated(browser: Browser, folder: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "segment_vocabulary.csv").write_bytes((folder / "segment_vocabulary.csv").read_bytes())
     outcome = command("report", "--data-dir", tmp_path)
     assert outcome.status == 0, outcome.err

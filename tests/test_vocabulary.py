@@ -1,4 +1,4 @@
-"""The vocabulary: label ids to classes and back, from its file or from the rated shards."""
+"""The vocabulary: classes and label ids, from its file or from rated shards."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ def test_classes_are_the_rows_of_the_labels_and_minus_one_for_all_others(known, 
     assert vocabulary.classes(vocabulary.labels).tolist() == list(range(len(vocabulary)))
 
 
-def test_classes_keep_the_shape():
+def test_classes_have_the_shape_of_the_labels():
     vocabulary = Vocabulary(np.array([3, 5]), ("a", "b"))
     assert vocabulary.classes(np.array([[5, 4], [3, 6]])).tolist() == [[1, -1], [0, -1]]
 

@@ -276,7 +276,7 @@ def test_states_of_another_run_do_not_stay(tmp_path):
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_whichever_rename_a_run_dies_before_a_whole_state_is_there(tmp_path, monkeypatch, failing):
+def test_a_whole_state_survives_a_death_at_any_rename(tmp_path, monkeypatch, failing):
     make_bot(tmp_path, valid_batches=None, save_every=2).train(4, 100)
     bot = make_bot(tmp_path, valid_batches=None)
     bot.resume()
