@@ -2,8 +2,8 @@
 
     python benchmarks/saving.py
 
-Saves the state of the published DBoF, weights and AdamW's averages, in turn as the trainers do, who go on as soon as it
-is copied to memory while a thread writes it, and the plain way, by writing it in the training thread. Checks first that
+Saves the state of the published DBoF, weights and AdamW's averages, in turn as the trainers do, which continue once it is
+copied to memory while a thread writes it, and the plain way, by writing it in the training thread. Checks first that
 both files load as the same state. Seconds are medians.
 """
 

@@ -383,7 +383,7 @@ def test_names_that_the_model_lacks_do_not_count(
 def test_a_vocabulary_does_not_count_for_a_model_that_says_its_classes(zoo: Path, heard: Command) -> None:
     write_names(zoo / "tools.csv", TOOLS)
     call = ("inference_memmap", "--data-dir", zoo, "--device", "cpu")
-    said = "zoo_0: says which its classes are; --vocabulary does not count for it"
+    said = "zoo_0: lists its classes; --vocabulary is ignored for it"
     assert said not in succeed(heard(*call)).err
     again = succeed(heard(*call, "--vocabulary", zoo / "tools.csv")).err
     assert said in again and "zoo_0.npy: up to date" in again

@@ -150,7 +150,7 @@ def test_names_in_a_spreadsheets_vocabulary(tmp_path: Path) -> None:
     assert resolve_labels([label], path).ids == {"Änderung": 7}
     path.write_text("Index,Name\n7,dog\nx,cat\n7,Änderung\n", encoding="utf-8")
     with pytest.raises(
-        UserError, match="line 3: Index 'x' is no label id; line 4: Index 7 is on line 2 already; expected"
+        UserError, match="line 3: Index 'x' is not a label id; line 4: Index 7 is on line 2 already; expected"
     ):
         resolve_labels([label], path)
 

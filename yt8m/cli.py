@@ -458,7 +458,7 @@ probability = number_type("number from 0 to 1", lambda value: 0 <= value <= 1)
 
 @contextmanager
 def resumable(what: object) -> Iterator[None]:
-    """Log on Ctrl-C that what is done there goes on with the same command."""
+    """Log on Ctrl-C that the same command resumes what is done in the block, on or in `what`."""
     try:
         yield
     except KeyboardInterrupt:

@@ -316,7 +316,7 @@ def _download(downloads: "list[ShardDownloads]", args: argparse.Namespace, fetch
             failed += reasons
             aside += download.set_aside
     if aside:
-        print(f"\nrenamed for a wrong MD5, {len(aside)} files; delete them at will:")
+        print(f"\nrenamed for a wrong MD5, {len(aside)} files; they can be deleted:")
         print(*sorted(aside), sep="\n")
     if failed:
         print(f"\nfailed, {len(failed)} shards; the same command retries and resumes them:")

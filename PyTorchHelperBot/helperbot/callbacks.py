@@ -69,7 +69,7 @@ class Callback:
     def on_state_saved(self, bot: BotLike) -> None:
         """Called in process 0 after the state of `bot.saved_step` has been written, before another one is taken.
 
-        Training has gone on meanwhile: `bot.step` may be later, and differ between runs.
+        Training has continued meanwhile: `bot.step` may be later, and differ between runs.
         """
 
     def on_train_end(self, bot: BotLike) -> None:
@@ -174,7 +174,7 @@ class BestCheckpoints(Callback):
 
     Files are written atomically, by process 0. The first of equal scores wins; NaN never does. If the Bot saves its
     state, of which it keeps the newest two, a beaten file is deleted only after two states without it have been saved,
-    so a killed run finds it from whichever it goes on. Files of earlier runs in the folder are ignored, or replaced if
+    so a killed run finds it whichever of them it resumes from. Files of earlier runs in the folder are ignored, or replaced if
     they have the same name. Use one instance per Bot.
 
     Args:

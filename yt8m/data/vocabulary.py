@@ -147,7 +147,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     for line, (text, name) in read_table(path, ("Index",), ("Name",)):
         label = whole_number(text)
         if label is None or not 0 <= label <= LARGEST_LABEL:
-            faults.add(f"line {line}: Index {text!r} is no label id")
+            faults.add(f"line {line}: Index {text!r} is not a label id")
         elif lines.setdefault(label, line) != line:
             faults.add(f"line {line}: Index {label} is on line {lines[label]} already")
         names.append(name)

@@ -52,7 +52,7 @@ class Material:
     n_frames: dict[str, int]
 
     def sizes(self, videos: Collection[str], n_ratings: int) -> Sizes:
-        """The sizes that settings depend on, for training on these videos and so many ratings."""
+        """The sizes that settings depend on, for training on these videos and `n_ratings`."""
         seconds = [self.n_frames[video] for video in videos]
         n_classes = len(self.annotated.classes)
         return Sizes(len(videos), round(float(np.median(seconds))), n_ratings, n_classes, *self.contract.widths)

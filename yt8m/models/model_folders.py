@@ -116,7 +116,7 @@ def open_folder(path: Path, named: Vocabulary | None = None) -> ModelFolder:
     segment = sections.get("segment_w_context") or sections.get("pure_segment") or {}
     offset = _mapping(segment.get("training") or {}, f"{source}: training").get("offset", DEFAULT_OFFSET)
     if config.vocabulary is not None and named is not None:
-        LOGGER.info("%s: says which its classes are; --vocabulary does not count for it", path)
+        LOGGER.info("%s: lists its classes; --vocabulary is ignored for it", path)
     if not isinstance(offset, int) or offset < 0:
         raise UserError(f"{source}: training.offset: expected a number of frames, found {offset!r}")
     base = config.video or required(config.context_base)
@@ -258,7 +258,9 @@ def _count_classes(folder: ModelFolder, state: dict[str, Tensor]) -> int:
         raise UserError(f"{problem}no {key}")
     n_classes, rest = divmod(len(state[key]), per_class)
     if rest:
-        raise UserError(f"{problem}{len(state[key])} rows of {key} are no multiple of {per_class}, the rows per class")
+        raise UserError(
+            f"{problem}{len(state[key])} rows of {key} are not a multiple of {per_class}, the rows per class"
+        )
     return n_classes
 
 

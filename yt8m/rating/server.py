@@ -132,7 +132,7 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
             abort(404)
         return send_file(path, conditional=True)
 
-    def told(kind: type, name: str) -> Any:
+    def field(kind: type, name: str) -> Any:
         """A value of this type from the request's JSON. Aborts the request if it is missing."""
         value = content.get(name) if isinstance(content := request.get_json(silent=True), dict) else None
         if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
@@ -143,7 +143,7 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
 
     def reply(act: Callable[[str], PageState]) -> tuple[PageState, int]:
         """The page's state after an action of its window; 409 for an answer to a question it was not asked."""
-        window = told(str, "window")
+        window = field(str, "window")
         try:
             return act(window) | {"title": title}, 200
         except NotAskedError:
@@ -157,12 +157,12 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
     @app.post(f"/{token}/answer")
     def answer() -> tuple[PageState, int]:
         """Yes or no."""
-        return reply(lambda window: windows.answer(window, told(int, "question"), int(told(bool, "yes"))))
+        return reply(lambda window: windows.answer(window, field(int, "question"), int(field(bool, "yes"))))
 
     @app.post(f"/{token}/skip")
     def skip() -> tuple[PageState, int]:
         """Neither."""
-        return reply(lambda window: windows.answer(window, told(int, "question"), None))
+        return reply(lambda window: windows.answer(window, field(int, "question"), None))
 
     @app.post(f"/{token}/undo")
     def undo() -> tuple[PageState, int]:
@@ -172,12 +172,12 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
     @app.post(f"/{token}/unplayable")
     def unplayable() -> tuple[PageState, int]:
         """The browser cannot play the film of a question."""
-        return reply(lambda window: windows.give_up(window, told(int, "question")))
+        return reply(lambda window: windows.give_up(window, field(int, "question")))
 
     @app.post(f"/{token}/leave")
     def leave() -> Response:
         """The window is closed."""
-        windows.leave(told(str, "window"))
+        windows.leave(field(str, "window"))
         return Response(status=204)
 
     return app
