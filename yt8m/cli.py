@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from yt8m import __version__
 from yt8m.common.errors import UserError, counted
@@ -266,6 +266,20 @@ def make_fine_tuning_parser(description: str | None, examples: str | tuple[str, 
     add_fold(parser)
     add_vocabulary(parser)
     return parser
+
+
+class FineTuningOptions(TypedDict):
+    """Arguments of the experiments of both trainers on rated segments, all but the base models."""
+
+    config: Path
+    fold: Fold
+    steps: int | None
+    vocabulary_file: Path | None
+
+
+def fine_tuning_options(args: argparse.Namespace) -> FineTuningOptions:
+    """The arguments, from the options common to both trainers."""
+    return {"config": args.config, "fold": args.fold, "steps": args.steps, "vocabulary_file": args.vocabulary}
 
 
 def run_training(args: argparse.Namespace, build: "Builder") -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_fine_tuning_parser, run, run_training
+from yt8m.cli import fine_tuning_options, make_fine_tuning_parser, run, run_training
 
 if TYPE_CHECKING:
     from yt8m.training.experiments import Builder
@@ -30,14 +30,7 @@ def builder(args: argparse.Namespace) -> "Builder":
     """The builder of the experiment."""
     from yt8m.training.experiments import agnostic_experiment
 
-    return partial(
-        agnostic_experiment,
-        config=args.config,
-        base_model=args.base_model,
-        fold=args.fold,
-        steps=args.steps,
-        vocabulary_file=args.vocabulary,
-    )
+    return partial(agnostic_experiment, base_model=args.base_model, **fine_tuning_options(args))
 
 
 def main(args: argparse.Namespace) -> None:

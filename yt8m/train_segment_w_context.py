@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_fine_tuning_parser, run, run_training
+from yt8m.cli import fine_tuning_options, make_fine_tuning_parser, run, run_training
 
 if TYPE_CHECKING:
     from yt8m.training.experiments import Builder
@@ -39,12 +39,9 @@ def builder(args: argparse.Namespace) -> "Builder":
 
     return partial(
         aware_experiment,
-        config=args.config,
         context_model=args.context_model,
         segment_model=args.segment_model,
-        fold=args.fold,
-        steps=args.steps,
-        vocabulary_file=args.vocabulary,
+        **fine_tuning_options(args),
     )
 
 
