@@ -56,7 +56,7 @@ def test_the_import_takes_no_library_along() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     with pytest.raises(AttributeError, match="no attribute 'loads'"):
-        _ = yt8m.loads  # pylint: disable=no-member
+        _ = yt8m.loads
 
 
 @pytest.mark.parametrize("name", yt8m.__all__)

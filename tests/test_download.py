@@ -120,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
 
-    def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
+    def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
 
     def do_HEAD(self) -> None:  # pylint: disable=invalid-name

@@ -287,7 +287,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             """What the system says."""
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())  # pylint: disable=redefined-builtin
+    monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())
     monkeypatch.setattr(metrics, "BLOCK_BYTES", 4)
     table = Columns(3862, tmp_path)
     with pytest.raises(

@@ -59,7 +59,7 @@ def _serving(status: int = 200, answer: str = json.dumps(MESSAGE)) -> Iterator[A
             self.end_headers()
             self.wfile.write(answer.encode())
 
-        def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
+        def log_message(self, format: str, *args: object) -> None:
             """Nothing: the test looks for the token in all that is printed."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -174,8 +174,8 @@ class BestCheckpoints(Callback):
 
     Files are written atomically, by process 0. The first of equal scores wins; NaN never does. If the Bot saves its
     state, of which it keeps the newest two, a beaten file is deleted only after two states without it have been saved,
-    so a killed run finds it whichever of them it resumes from. Files of earlier runs in the folder are ignored, or replaced if
-    they have the same name. Use one instance per Bot.
+    so a killed run finds it whichever of them it resumes from. Files of earlier runs in the folder are ignored, or
+    replaced if they have the same name. Use one instance per Bot.
 
     Args:
         folder: where the files go; created if missing.

@@ -140,7 +140,7 @@ def _read(path: Path) -> Any:
             raise zipfile.BadZipFile(f"wrong checksum of {changed}")
         return torch.load(path, map_location="cpu", weights_only=True)
     # Corrupt bytes make the unpickler raise nearly anything.
-    except Exception as error:  # pylint: disable=broad-exception-caught
+    except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise _unreadable(path, f"({reason[0]})") from None
 

@@ -114,7 +114,7 @@ def load_candidates(cache_dir: Path) -> Candidates:
         with np.load(path, allow_pickle=False) as file:
             trim = Trim(*map(int, file["trim"])) if "trim" in file else CANDIDATES  # from an earlier release
             candidates = Candidates(file["records"], file["video_ids"], file["row_ends"], trim)
-    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
+    except Exception as error:  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
     _check_ids(candidates.video_ids, path, f"write the records with other ids, and {remedy} again")
     return candidates

@@ -141,7 +141,7 @@ def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
         array = np.load(path, mmap_mode=None if values else "r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
+    except Exception as error:  # whatever a damaged header raises
         raise UserError(f"{path}: cannot be read as an array ({' '.join(str(error).split())})") from None
     if not isinstance(array, np.ndarray):  # a zip file of arrays under this name
         raise UserError(f"{path}: not an array; save one with numpy.save")

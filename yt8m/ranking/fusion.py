@@ -88,7 +88,7 @@ class Fusion:
             self._tables = [share * self._by_rank(values) for share, values in zip(shares, self.models)]
 
     def fuse(self, start: int, blocks: Sequence[np.ndarray], classes: slice) -> np.ndarray:
-        """Fused scores (R, C') of rows from `start` on for some classes, from the scores (R, C') in each of `models`."""
+        """Fused scores (R, C') of rows from `start` on for some classes, from those (R, C') of each of `models`."""
         if self._kind == "mean":
             scores = self._sum(blocks)
         else:

@@ -94,7 +94,7 @@ def film_seconds(path: Path) -> float | None:
                 if packet.pts is not None and packet.time_base is not None
             ]
             return max(ends, default=0.0)
-    except av.FFmpegError as error:  # pylint: disable=no-member  # of a compiled package
+    except av.FFmpegError as error:
         LOGGER.warning("%s: cannot be read as a film (%s); left out", path, error.strerror)
     except UserError as error:
         LOGGER.warning("%s; left out", error)

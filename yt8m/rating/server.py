@@ -44,7 +44,7 @@ PageState = dict[str, Any]
 class _QuietHandler(WSGIRequestHandler):
     """Prints no line per request: the address is a secret."""
 
-    def log(self, type: str, message: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
+    def log(self, type: str, message: str, *args: Any) -> None:
         """See `WSGIRequestHandler`."""
         LOGGER.debug(message, *args)
 
