@@ -3,6 +3,7 @@
 Dimensions: N seconds of a film, B seconds of a part of it, V visual and A audio features.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Threads:
 
 
 ONE_EACH = Threads()
+
+
+def encoding_threads(device: torch.device) -> int:
+    """How many threads encode on a device: one per core on a CPU; a GPU computes one thing at a time."""
+    return len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
 
 
 def extract(film: Path, extractor: Extractor, threads: Threads = ONE_EACH) -> FilmFeatures:

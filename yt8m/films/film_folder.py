@@ -5,12 +5,14 @@ Dimensions: N seconds of a film, V visual and A audio features.
 
 import csv
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from helperbot.files import locked, remove_leftovers, replacing
 
 from yt8m.common.config import FeatureContract
@@ -27,7 +29,7 @@ from yt8m.data.features import (
 from yt8m.data.partitions import PARTITIONS, SUFFIX
 from yt8m.data.sequence_example import FEATURES
 from yt8m.films.decoding import Film
-from yt8m.films.extraction import Threads, identity, quantize, require_extractor
+from yt8m.films.extraction import Threads, encoding_threads, identity, quantize, require_extractor
 from yt8m.films.extractors.base import Extractor, Range
 from yt8m.films.film_files import name_films
 from yt8m.films.film_store import FilmFile, FilmStore, begin_adding
@@ -60,13 +62,18 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Computing:
+class Parallelism:
     """How to extract films: with `processes` that share the encoding `threads`, neither of which changes a byte, and
     with `decode_threads` each, of which more than one may change frames of damaged films."""
 
     processes: int
     threads: int
     decode_threads: int = 1
+
+    @classmethod
+    def on(cls, device: torch.device, processes: int | None, decode_threads: int = 1) -> "Parallelism":
+        """What suits a device; `processes` None: one per core."""
+        return cls(processes or len(os.sched_getaffinity(0)), encoding_threads(device), decode_threads)
 
 
 def read_like(place: Path) -> FeatureContract:
@@ -112,7 +119,7 @@ class FilmFolder:
         self,
         films: Sequence[Path],
         open_it: Callable[[], Extractor],
-        computing: Computing,
+        parallelism: Parallelism,
         *,
         like: FeatureContract | None = None,
         as_arrays: bool = False,
@@ -122,7 +129,7 @@ class FilmFolder:
         Args:
             films: absolute paths.
             open_it: opens the extractor; called in each process.
-            computing: processes and threads.
+            parallelism: processes and threads.
             like: the contract to use, see `read_like`; None: that of the folder, or else one made from these films.
             as_arrays: write arrays instead of shards.
 
@@ -140,7 +147,7 @@ class FilmFolder:
             LOGGER.warning("films are gone, their features are kept: %s", listed(gone))
         names = name_films(films, self._store.known_films())
         self._require_results(set(names.values()))
-        failures = self._extract(names, extractor, open_it, computing)
+        failures = self._extract(names, extractor, open_it, parallelism)
         lines = [_line(film, failures[film]) for film in films if film in failures]
         if not self._store.entries:
             return Summary(None, 0, 0, lines)
@@ -173,7 +180,11 @@ class FilmFolder:
             )
 
     def _extract(
-        self, names: Mapping[Path, str], extractor: Extractor, open_it: Callable[[], Extractor], computing: Computing
+        self,
+        names: Mapping[Path, str],
+        extractor: Extractor,
+        open_it: Callable[[], Extractor],
+        parallelism: Parallelism,
     ) -> dict[Path, UserError]:
         """Extract the films without results; returns the errors of those that failed."""
         failures: dict[Path, UserError] = {}
@@ -188,8 +199,8 @@ class FilmFolder:
         if not seconds:
             return failures
         tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # the longest first
-        processes = min(computing.processes, len(tasks))
-        threads = Threads(max(computing.threads // processes, 1), computing.decode_threads)
+        processes = min(parallelism.processes, len(tasks))
+        threads = Threads(max(parallelism.threads // processes, 1), parallelism.decode_threads)
         opener = (lambda: extractor) if processes == 1 else open_it
         with Progress(_title(0, tasks), sum(seconds.values()), "second", LOGGER) as progress:
             results = work(tasks, processes, progress.update, begin_adding, self._store_path, opener, threads)

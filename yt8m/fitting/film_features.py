@@ -1,7 +1,6 @@
 """Features of the annotated films of a fit."""
 
 import logging
-import os
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 from yt8m.common.errors import UserError, counted
 from yt8m.films.extractors.base import Options, open_extractor
 from yt8m.films.film_files import find_films, name_films
-from yt8m.films.film_folder import Computing, open_film_folder
+from yt8m.films.film_folder import Parallelism, open_film_folder
 from yt8m.fitting.annotated import Annotated
 from yt8m.making.feature_arrays import array_path, require_known
 
@@ -33,11 +32,9 @@ class AnnotatedFilms:
 
         `assets` are the extractor's files; `processes` None: one per core. Raises `UserError` if no film could be read.
         """
-        cores = len(os.sched_getaffinity(0))
-        threads = cores if device.type == "cpu" else 1  # a GPU computes one thing at a time
         with open_film_folder(folder) as opened:
             opener = partial(open_extractor, extractor, Options(assets, device))
-            done = opened.fill(self._films, opener, Computing(processes or cores, threads), as_arrays=True)
+            done = opened.fill(self._films, opener, Parallelism.on(device, processes), as_arrays=True)
         if done.contract is None:
             raise UserError("; ".join(done.failures))
         if not done.failures:

@@ -220,21 +220,20 @@ class _Film(_SingleVideo):
 
     def frames(self, localizer: Localizer) -> np.ndarray:
         from yt8m.films.decoding import Film
-        from yt8m.films.extraction import Threads, quantize, stream_features
+        from yt8m.films.extraction import Threads, encoding_threads, quantize, stream_features
 
         extractor = self._extractor(localizer)
         with Film(self._path) as film:
             seconds = int(film.announced or 0)
         parts: list[np.ndarray] = []
-        cores = len(os.sched_getaffinity(0))
-        encoding = cores if localizer.predictor.computation.device.type == "cpu" else 1
+        threads = Threads(encode=encoding_threads(localizer.predictor.computation.device))
         with Progress(f"extracting features of {self._path.name}", seconds, "second", LOGGER) as progress:
 
             def take(part: "Part") -> None:
                 parts.append(quantize(part, localizer.features)[0])
                 progress.update(len(part.rgb))
 
-            notes = stream_features(self._path, extractor, take, Threads(encode=encoding))
+            notes = stream_features(self._path, extractor, take, threads)
         for note in notes:
             LOGGER.warning("%s: %s", self._path, note)
         return np.concatenate(parts)
