@@ -1,13 +1,15 @@
-"""Download of shards: plans, verification of existing files, resumable HTTP transfers."""
+"""Download of shards: plans, verification of existing files, resumable HTTP transfers; and of vocabularies."""
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,7 @@ from itertools import chain, count
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from helperbot.files import replacing
@@ -26,7 +28,7 @@ from urllib3.util.retry import Retry
 from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
-from yt8m.data.partitions import official_name
+from yt8m.data.partitions import N_SHARDS, PARTITIONS, official_name, shard_number
 from yt8m.data.records import stamp_of
 
 LOGGER = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ SMALL_BYTES = 64_000_000  # larger than any plan or vocabulary
 _STORAGE = "http://storage.googleapis.com/"  # mirrors the site's hosts under their names
 # Plain names of shards: no folders, hidden files or control characters.
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,190}\.tfrecord", re.ASCII)
+_PARTITION = re.compile(r"([23])/(frame|video)/(train|validate|test)")
+_PLAN_URL = re.compile(r"https?://data\.yt8m\.org/([23])/download_plans/(frame|video)_(train|validate|test)\.json")
+# A plan file as the organizers' script names it.
+_SCRIPTS_PLAN = re.compile(r"([23])_(frame|video)_(train|validate|test)_download_plan\.json")
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 _DEFINITE = set(range(300, 500)) - {408, 429}  # not worth a retry
 _PIECE_BYTES = 1 << 17
@@ -399,3 +405,104 @@ class ShardDownloads:
         self._last_save = time.monotonic()
         with replacing(self._memory) as temporary:
             temporary.write_text(json.dumps({"version": _MEMORY_VERSION, "files": self._known}), encoding="utf-8")
+
+
+def open_plan(
+    plan: str,
+    data_dir: Path,
+    choose: Callable[[Sequence[str], str], Sequence[str]],
+    fetcher: Fetcher,
+    *,
+    mirror: str,
+    folder: Path | None = None,
+    base_url: str | None = None,
+) -> ShardDownloads:
+    """The chosen shards of a plan: a partition, a URL or a path; none of a plan file from which all have been taken.
+
+    `choose` returns the chosen ones of the plan's sorted names, given its source; `mirror`: of the data set's servers;
+    `folder` for the shards and `base_url` above them, None for a partition's own. Raises `UserError` if the plan cannot
+    be read, is invalid, or lacks such shards, or if their source or destination is unknown.
+    """
+    location, base = plan, ""
+    content: bytes | None = None
+    partition = _PARTITION.fullmatch(plan) or _PLAN_URL.fullmatch(plan)
+    if partition:
+        location = f"http://{SITE}/{partition[1]}/download_plans/{partition[2]}_{partition[3]}.json"
+    elif "://" in plan:
+        base = urljoin(_checked_url(plan, "--plan"), ".")
+    elif Path(plan).is_file():
+        partition = _SCRIPTS_PLAN.fullmatch(Path(plan).name)
+        content = _content(plan)
+    else:
+        names = ", ".join(known.published for known in PARTITIONS)
+        raise UserError(f"--plan {plan}: expected {names}, the URL of a plan file or the path of one")
+    if partition:
+        known = _folder_of(partition, plan, data_dir)
+        folder = folder or known
+    if content is not None and not parse_plan(content, plan):
+        return ShardDownloads(plan, data_dir, [], data_dir)
+    if folder is None:
+        raise UserError(f"--plan {plan}: name the folder for its shards with --to")
+    if base_url is not None:
+        base = _checked_url(base_url, "--base-url").rstrip("/") + "/"
+    elif partition:
+        base = f"http://{mirror}.{SITE}/{'/'.join(partition.groups())}/"
+    if not base:
+        raise UserError(f"--plan {plan}: name the URL above its shards with --base-url")
+    files = parse_plan(fetcher.fetch_small(location) if content is None else content, location)
+    if partition and content is None and len(files) < N_SHARDS:
+        LOGGER.warning("%s: lists only %d of %d shards", location, len(files), N_SHARDS)
+    chosen = choose(list(files), location)
+    if not chosen and (content is None or None in map(shard_number, files)):
+        raise UserError(f"--shards: {location} lists {len(files)} shards, and none of them is chosen")
+    shards = [PlannedShard(name, base + name, files[name]) for name in chosen]
+    return ShardDownloads(plan, folder, shards, data_dir)
+
+
+def _content(path: str) -> bytes:
+    """The content of a plan file. Raises `UserError` if it is too large."""
+    with open(path, "rb") as file:
+        content = file.read(SMALL_BYTES + 1)
+    if len(content) > SMALL_BYTES:
+        raise UserError(f"{path}: more than {SMALL_BYTES:,} bytes; this cannot be a plan file")
+    return content
+
+
+def _folder_of(partition: "re.Match[str]", plan: str, data_dir: Path) -> Path | None:
+    """The folder for a partition's shards, None if no command needs them. Raises `UserError` for the video level."""
+    release, level, split = partition.groups()
+    if level == "video":
+        what = "has video-level features, but frame-level features are needed"
+        raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
+    published = f"{release}/{level}/{split}"
+    return next((data_dir / known.folder for known in PARTITIONS if known.published == published), None)
+
+
+def _checked_url(url: str, option: str) -> str:
+    """Check an http or https URL. Raises `UserError` for others, and for one with a password, which would be logged."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, half an IPv6 address
+        good = False
+    if not good:
+        raise UserError(f"{option} {url}: expected http:// or https:// and a host")
+    if parts.username is not None:
+        raise UserError(f"{option}: leave name and password out of the address and put them into ~/.netrc")
+    return url
+
+
+def fetch_vocabulary(url: str, columns: Collection[str], path: Path, fetcher: Fetcher) -> None:
+    """Fetch a table with these columns, among them Index. Raises `UserError` if it is anything else."""
+    content = fetcher.fetch_small(url)
+    try:
+        text = content.decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        labels = {int(row["Index"]) for row in rows}
+    except (ValueError, KeyError, TypeError, csv.Error):  # UnicodeDecodeError is a ValueError
+        rows, labels = [], set()
+    if not rows or len(labels) < len(rows) or min(labels) < 0 or not set(columns) <= set(rows[0]):
+        what = f"CSV with the columns {', '.join(columns)}, Index being different numbers of at least 0"
+        raise UserError(f"{url}: expected {what}")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
