@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> None:
     if UNFIT_IDS in oddities.index:
         print(f"\n{ID_RULE}; write the records of test videos with other ids")
     _print_faults([error for report in reports.values() for error in report.errors])
-    if not all(report.is_sound for report in reports.values()):
+    if not all(report.is_usable for report in reports.values()):
         sys.exit(1)
 
 

@@ -225,8 +225,8 @@ def _warn_of_missing_features(index: Index) -> None:
 def index_file(path: Path, damage: Damage = RAISE) -> Index:
     """The index of one shard anywhere, not cached. Its `folder` is the file, so that messages name it.
 
-    If `damage` is skipped, the index holds the sound records that can be found. Raises `UserError` for a missing file
-    and `RecordError` for the first damage.
+    If `damage` is skipped, the index holds the undamaged records that can be found. Raises `UserError` for a missing
+    file and `RecordError` for the first damage.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a .tfrecord file of frame features")
@@ -242,7 +242,7 @@ def index_file(path: Path, damage: Damage = RAISE) -> Index:
 
 
 def check_folder(folder: Path) -> tuple[Index, list[RecordError]]:
-    """Read every byte of a folder's shards: the index of the sound records, and the errors of the others.
+    """Read every byte of a folder's shards: the index of the undamaged records, and the errors of the others.
 
     Verifies checksums and locates every frame. Raises `UserError` for a missing or empty folder.
     """

@@ -25,13 +25,13 @@ DIFFERENT_COUNTS = "videos with different numbers of rgb and audio frames"
 @dataclass(frozen=True)
 class FolderReport:
     """What is in a folder: `contents` and counts of `oddities` by description; `remarks`: a line for each kind of odd
-    videos, naming them; `errors`: damage, and shards of another kind; `is_sound`: whether all can be used."""
+    videos, naming them; `errors`: damage, and shards of another kind; `is_usable`: whether all shards can be used."""
 
     contents: dict[str, str]
     oddities: dict[str, int]
     remarks: list[str]
     errors: list[RecordError]
-    is_sound: bool
+    is_usable: bool
 
 
 def report_folders(folders: Sequence[Path], vocabulary: Vocabulary | None) -> dict[Path, FolderReport]:
@@ -65,8 +65,8 @@ def _report(
     ]
     remarks += [f"{folder}: not checked: {', '.join(names)}" for names in [passed_over(folder)] if names]
     is_test_set = Path(os.path.abspath(folder)).parts[-2:] == ("segment", "test")
-    is_sound = not (errors or is_empty or is_test_set and videos[UNFIT_IDS])
-    return FolderReport(contents(index, vocabulary), odd, remarks, errors, is_sound)
+    is_usable = not (errors or is_empty or is_test_set and videos[UNFIT_IDS])
+    return FolderReport(contents(index, vocabulary), odd, remarks, errors, is_usable)
 
 
 def contents(index: Index, vocabulary: Vocabulary | None) -> dict[str, str]:

@@ -82,9 +82,9 @@ class FilmStore:
         return entry is not None and entry.film == film and entry.extractor == extractor
 
     def add(
-        self, video_id: str, extractor: Extractor, path: Path, threads: Threads, report: Callable[[int], object]
+        self, video_id: str, extractor: Extractor, path: Path, threads: Threads, advance: Callable[[int], object]
     ) -> None:
-        """Extract and store the features of a film; `report` is called with the number of seconds just done.
+        """Extract and store the features of a film; `advance` is called with the number of seconds just done.
 
         Raises `UserError` for a file that is not a film or has no readable frame.
         """
@@ -96,7 +96,7 @@ class FilmStore:
                 nonlocal seconds
                 file.write(np.concatenate(part, axis=1).astype("<f4").tobytes())
                 seconds += len(part.rgb)
-                report(len(part.rgb))
+                advance(len(part.rgb))
 
             notes = stream_features(path, extractor, take, threads)
             self._path(video_id, _ENTRY).unlink(missing_ok=True)  # its values are about to be replaced
@@ -158,10 +158,10 @@ def begin_adding(
 
 
 def _add(
-    store: FilmStore, extractor: Extractor, threads: Threads, named: tuple[str, Path], report: Callable[[int], object]
+    store: FilmStore, extractor: Extractor, threads: Threads, named: tuple[str, Path], advance: Callable[[int], object]
 ) -> None:
     video_id, path = named
-    store.add(video_id, extractor, path, threads, report)
+    store.add(video_id, extractor, path, threads, advance)
 
 
 def _read_entry(path: Path) -> StoredFilm:

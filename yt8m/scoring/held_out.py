@@ -120,12 +120,12 @@ class HeldOutRatings:
             share_context_encoders(models)
             for model in models:
                 fuse(model)
-            sound = np.flatnonzero(~np.isin(dataset.records, self._damaged))
-            batches = [[(0, example) for example in part.tolist()] for part in _parts(sound, batch_size)]
+            readable = np.flatnonzero(~np.isin(dataset.records, self._damaged))
+            batches = [[(0, example) for example in part.tolist()] for part in _parts(readable, batch_size)]
             loader = BatchLoader(dataset, batches, workers, device)
             names = ", ".join(folders[number].name for number in numbers)
             parts = []
-            with Progress(f"predicting with {names}", len(sound), "rating", LOGGER) as progress:
+            with Progress(f"predicting with {names}", len(readable), "rating", LOGGER) as progress:
                 for batch in loader:
                     parts.append(_predict(models, batch, device))
                     progress.update(len(batch.examples))
@@ -135,7 +135,7 @@ class HeldOutRatings:
                     raise UserError(
                         f"{folders[number].path}: predicts values that are not numbers; its weights are unusable"
                     )
-            probabilities[np.ix_(np.array(numbers), np.flatnonzero(chosen)[sound])] = found
+            probabilities[np.ix_(np.array(numbers), np.flatnonzero(chosen)[readable])] = found
         return probabilities[:, self._examples]
 
 
