@@ -207,7 +207,7 @@ def test_interrupted_between_trainings_it_says_that_it_resumes(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("yt8m.fitting.fitting.score_ratings", interrupt)
+    monkeypatch.setattr("yt8m.fitting.measuring.score_ratings", interrupt)
     assert command("fit", *fitted.arguments()).status == 130
     assert f"{fitted.data}: interrupted; the same command resumes" in caplog.text.splitlines()[-1]
 

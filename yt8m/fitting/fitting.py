@@ -18,6 +18,7 @@ from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.index import load_index
 from yt8m.data.partitions import NAMES_FILE, NO_FOLD, Fold
 from yt8m.data.vocabulary import VOCABULARY_FILE, RatingRow, Vocabulary, load_vocabulary
+from yt8m.fitting import measuring
 from yt8m.fitting.annotated import Annotated, read_annotated, require_divided, require_enough, shortages
 from yt8m.fitting.fit_folder import FitFolder, digest_files, open_fit_folder
 from yt8m.fitting.holding_out import SHARE, hold_out
@@ -31,16 +32,6 @@ from yt8m.fitting.material import (
     open_material,
     write_ratings,
     write_videos,
-)
-from yt8m.fitting.measuring import (
-    AS_IT_IS,
-    TUNED,
-    LabelScore,
-    RatingScore,
-    SeenVideo,
-    score_labels,
-    score_ratings,
-    see_videos,
 )
 from yt8m.fitting.outcome import Outcome
 from yt8m.fitting.pseudo_ratings import MOST_PER_RATING, limit, rate_surest
@@ -157,14 +148,14 @@ class _Fit:
         write_settings(config, video_settings(sizes), self._command_line("train_video", config))
         self._train(self._base, self._path, partial(video_experiment, config=config))
         if self._annotated.ratings_path is None:
-            score: RatingScore | LabelScore = self._from_labels()
+            score: measuring.RatingScore | measuring.LabelScore = self._from_labels()
         else:
             score = self._from_ratings()
         return Outcome(self._path, self._model, self._request.videos is not None, self._held_out, score)
 
     # --- with ratings ---------------------------------------------------------------------------------
 
-    def _from_ratings(self) -> RatingScore:
+    def _from_ratings(self) -> measuring.RatingScore:
         rated = self._annotated.of_videos(self._training)
         require_divided(self._annotated, self._held_out)
         half = rated.of_videos(hold_out(rated, self._seed, 0.5))
@@ -180,7 +171,7 @@ class _Fit:
         self._fine_tune(self._path, self._model, len(rated.ratings) + n_added, FOLD)
         self._fine_tune(trial, trial / "model", len(half.ratings) + n_added, NO_FOLD)
         models = {"model": self._model, "with half of the ratings": trial / "model"}
-        score, evaluation = score_ratings(self._path, models, len(half.ratings), self._device, self._seed)
+        score, evaluation = measuring.score_ratings(self._path, models, len(half.ratings), self._device, self._seed)
         write_evaluation(evaluation, self._path / "cache" / "evaluation")
         return replace(score, added=n_added)
 
@@ -197,7 +188,7 @@ class _Fit:
 
     # --- without ratings ------------------------------------------------------------------------------
 
-    def _from_labels(self) -> LabelScore:
+    def _from_labels(self) -> measuring.LabelScore:
         trial = self._trial("labels")
         vocabulary = load_vocabulary(self._path)
         as_it_is, tuned = self._export_as_it_is(trial / "as-it-is", vocabulary), trial / "fine-tuned"
@@ -205,20 +196,20 @@ class _Fit:
             ratings = [row for part in (TRAIN, VALID) for row in self._surest(as_it_is, part, vocabulary)]
             write_ratings(trial, self._material, ratings, self._held_out, self._seed)
         self._fine_tune(trial, tuned, round(_count_ratings(trial) * (1 - SHARE)), FOLD)
-        score = score_labels(
+        score = measuring.score_labels(
             {
                 name: list(self._see(folder, VALID, vocabulary))
-                for name, folder in ((AS_IT_IS, as_it_is), (TUNED, tuned))
+                for name, folder in ((measuring.AS_IT_IS, as_it_is), (measuring.TUNED, tuned))
             },
             vocabulary,
         )
         if not (self._model / WEIGHTS_NAME).exists():
-            copy_model({AS_IT_IS: as_it_is, TUNED: tuned}[score.chosen], self._model)
+            copy_model({measuring.AS_IT_IS: as_it_is, measuring.TUNED: tuned}[score.chosen], self._model)
         return score
 
-    def _see(self, model: Path, partition: str, vocabulary: Vocabulary) -> Iterator[SeenVideo]:
+    def _see(self, model: Path, partition: str, vocabulary: Vocabulary) -> Iterator[measuring.SeenVideo]:
         index = load_index(self._path / partition, self._path / "cache")
-        return see_videos(open_folder(model), index, vocabulary, self._device)
+        return measuring.see_videos(open_folder(model), index, vocabulary, self._device)
 
     def _surest(self, model: Path, partition: str, vocabulary: Vocabulary) -> list[RatingRow]:
         names = {label: name for name, label in self._material.ids.ids.items()}
