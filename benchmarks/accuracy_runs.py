@@ -25,7 +25,7 @@ from benchmarks.watched_training import SEEN, WORST
 from yt8m.data.candidates import CANDIDATES_FILE
 from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS
-from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
+from yt8m.data.vocabulary import VOCABULARY_FILE
 from yt8m.training.resume import code_identity
 
 ROOT = Path(__file__).parent.parent
@@ -175,7 +175,7 @@ class Run:
     def _link_data(self) -> None:
         shards = self.place.shards(self.data_seed).absolute()
         (self.folder / "cache").mkdir(parents=True, exist_ok=True)
-        for name in ("video", "segment", VOCABULARY_NAME, TRUTH, "cache/index", f"cache/{CANDIDATES_FILE}"):
+        for name in ("video", "segment", VOCABULARY_FILE, TRUTH, "cache/index", f"cache/{CANDIDATES_FILE}"):
             if not (self.folder / name).exists():
                 (self.folder / name).symlink_to(shards / name)
 

@@ -23,8 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 # pylint: disable=wrong-import-position
 from benchmarks.harness import add_repeats, make_parser, print_rates, rates
 from yt8m.films.extraction import Threads, extract
-from yt8m.films.extractors.base import SAMPLE_RATE, Extractor, Options
-from yt8m.films.extractors.opening import open_extractor
+from yt8m.films.extractors.base import SAMPLE_RATE, Extractor, Options, open_extractor
 from yt8m.films.pictures import to_picture
 
 SIZES = {"640 x 360": (640, 360), "1280 x 720": (1280, 720)}

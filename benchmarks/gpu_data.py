@@ -19,7 +19,7 @@ from yt8m.common.devices import resolve_half, resolve_workers
 from yt8m.data.features import feature_contract
 from yt8m.data.frames import HEAD_SEGMENTS, SEGMENT_SECONDS, TAIL_SEGMENTS
 from yt8m.data.partitions import PARTITIONS, Partition
-from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, challenge_vocabulary
+from yt8m.data.vocabulary import CHALLENGE_FILE, VOCABULARY_FILE, challenge_vocabulary
 from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
 from yt8m.models.classifiers import ContextAgnosticModel, ContextAwareModel, SegmentModel, VideoModel, build_video_model
 from yt8m.models.config import VideoSection, parse_config, required
@@ -152,7 +152,7 @@ def progress(text: str) -> None:
 def make_data(place: Place) -> None:
     """Make shards, configurations, untrained base models and the vocabulary, unless they exist."""
     folder, size = place.folder, place.size
-    if (folder / FILE_NAME).is_file():  # written last
+    if (folder / VOCABULARY_FILE).is_file():  # written last
         return
     if folder.exists():
         shutil.rmtree(folder)
@@ -173,7 +173,7 @@ def make_data(place: Place) -> None:
         section, model = size.video_model(name)
         features = feature_contract(*size.widths.values())
         save_model(place.base_folder(name), exported_config(video=section), model, challenge_vocabulary(), features)
-    shutil.copy(CHALLENGE_FILE, folder / FILE_NAME)
+    shutil.copy(CHALLENGE_FILE, folder / VOCABULARY_FILE)
 
 
 def random_videos(

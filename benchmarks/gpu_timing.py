@@ -76,7 +76,7 @@ class Stretches:
         self._marks: list[tuple[float, int]] = []  # time, and examples begun before
 
     def begin(self, n_examples: int, last: bool = False) -> None:
-        """Begin an item of so many examples; the `last` ends the stretch, whatever its length."""
+        """Begin an item of `n_examples`; the `last` ends the stretch, whatever its length."""
         self._n_items += 1
         due = last or not self._marks or time.perf_counter() - self._marks[-1][0] >= self._least
         if self._n_items > WARM_ITEMS and due:

@@ -68,7 +68,7 @@ class Work(ABC):
 
 
 class TimedLoader(TrainingLoader[Any]):
-    """The loader of a training of so many steps that reports each batch to `stretches`."""
+    """The loader of a training of `steps` steps that reports each batch to `stretches`."""
 
     def __init__(self, loader: TrainingLoader[Any], stretches: Stretches, steps: int) -> None:
         super().__init__(loader.dataset, loader.keys, loader.workers, loader.device)

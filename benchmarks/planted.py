@@ -30,14 +30,14 @@ sys.path.insert(0, str(ROOT))
 from helperbot.files import replacing
 
 from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
-from yt8m.data.partitions import PARTITIONS
-from yt8m.data.vocabulary import CHALLENGE_FILE, FILE_NAME, RATING_COLUMNS, challenge_vocabulary
+from yt8m.data.partitions import N_LABELS, PARTITIONS
+from yt8m.data.vocabulary import CHALLENGE_FILE, RATING_COLUMNS, VOCABULARY_FILE, challenge_vocabulary
 from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
 
 TRUTH = "truth.csv"  # written last
 SIZES = "20x100", "4x100", "16x60", "8x60"
 SIGNAL = 14.0
-RGB, FRAME_DIM, N_LABELS = 1024, 1152, 3862
+RGB, FRAME_DIM = 1024, 1152
 N_ACTIVE, N_SCENES = 50, 40
 SECONDS = 120, 300
 OWN, NEIGHBOURS = 0.75, 0.65  # shares of a prototype
@@ -171,7 +171,7 @@ def make_planted_data(
             rated = partition.folder == "segment/train"
             write_shard(path, records(range(first, first + n_videos), partition.labelled, rated))
             first += n_videos
-    shutil.copy(CHALLENGE_FILE, folder / FILE_NAME)
+    shutil.copy(CHALLENGE_FILE, folder / VOCABULARY_FILE)
     with replacing(folder / TRUTH) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(RATING_COLUMNS)

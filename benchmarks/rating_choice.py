@@ -39,13 +39,12 @@ from benchmarks.accuracy_runs import CONFIGS, Place, read_json, write_json
 from benchmarks.harness import make_parser
 from benchmarks.planted import FRAME_DIM, RGB, TRUTH, Video, World
 from yt8m.cli import run
-from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
-from yt8m.data.vocabulary import LABEL_COLUMNS
+from yt8m.data.vocabulary import LABEL_COLUMNS, VOCABULARY_FILE
 from yt8m.rating.choice import Chooser, Questions
-from yt8m.rating.films import Film
+from yt8m.rating.film_list import ListedFilm
 from yt8m.rating.predicting import SegmentJudge
 from yt8m.rating.questions import list_questions
-from yt8m.rating.ratings_file import Key, RatingsFile
+from yt8m.rating.ratings_file import RatedSegment, RatingsFile
 from yt8m.rating.windows import RatingWindows
 from yt8m.scoring.ratings import read_truth
 
@@ -103,7 +102,7 @@ class Trial:
         return [world.video(number) for number in POOL]
 
     @cached_property
-    def truth(self) -> dict[Key, int]:
+    def truth(self) -> dict[RatedSegment, int]:
         """The raters' answer to each question."""
         labels = World(self.seed).labels.tolist()
         return {
@@ -122,7 +121,7 @@ class Trial:
         command("train_video", config, *options, "--data-dir", self.folder)
         self._write_pool()
         self._make_records(self.folder / "pool-records", "segment/test")
-        films = [Film(video.video_id, Path(), "", float(len(video.frames))) for video in self.pool]
+        films = [ListedFilm(video.video_id, Path(), "", float(len(video.frames))) for video in self.pool]
         labels = World(self.seed).labels
         classes = [[str(label) for label in labels[video.classes].tolist()] for video in self.pool]
         judge = SegmentJudge(self.base, "cpu")
@@ -141,7 +140,7 @@ class Trial:
         write_json(self.folder / "result.json", result)
 
     def _rate(
-        self, way: str, films: list[Film], names: list[str], questions: Questions, file: RatingsFile, draw: int
+        self, way: str, films: list[ListedFilm], names: list[str], questions: Questions, file: RatingsFile, draw: int
     ) -> None:
         """Answer 50 questions about the challenge's candidate segments, which are in the truth."""
         if way == RANDOM:
@@ -184,7 +183,7 @@ class Trial:
         """Fine-tune the base model on a file of ratings; returns its folder."""
         folder = ratings.parent
         self._make_records(folder, "segment/train", "--labels", self.folder / "labels.csv", "--ratings", ratings)
-        (folder / VOCABULARY_NAME).symlink_to((self.folder / VOCABULARY_NAME).absolute())
+        (folder / VOCABULARY_FILE).symlink_to((self.folder / VOCABULARY_FILE).absolute())
         config = folder / "tuning.yaml"
         config.write_text(yaml.safe_dump({"pure_segment": {"training": TUNING}}), encoding="utf-8")
         options = "--fold", "none", "--name", "tuned", "--seed", draw, "--device", "cpu", "--data-dir", folder

@@ -43,7 +43,7 @@ COMMANDS = {
 
 
 def seen_examples(train_set: ShardDataset[Any], n_examples: int) -> list[Key]:
-    """Draw so many training examples, once, in order."""
+    """Draw `n_examples` training examples, once, in order."""
     drawn = np.random.default_rng(0).permutation(len(train_set))[:n_examples]
     return [(0, example) for example in np.sort(drawn).tolist()]
 

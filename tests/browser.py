@@ -1,4 +1,4 @@
-"""A real browser, without a window, for pages that open from disk; also takes the screenshots of the documentation:
+"""A headless browser for pages that open from disk; also takes the screenshots of the documentation:
 
 python -m tests.browser report data/demo/cache/report.html docs
 python -m tests.browser watch data/demo-film/watch.html docs

@@ -1,4 +1,4 @@
-"""Frames and sound for extractors, and how tests open them."""
+"""Sample frames and sound for extractors, and opening extractors in tests."""
 
 from typing import Any
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from yt8m.common.errors import UserError
-from yt8m.films.extractors.base import Extractor, Options
-from yt8m.films.extractors.opening import open_extractor
+from yt8m.films.extractors.base import Extractor, Options, open_extractor
 
 _RNG = np.random.default_rng(0)
 FRAMES = [_RNG.integers(0, 256, (height, width, 3), np.uint8) for height, width in ((40, 56), (33, 33), (64, 20))]

@@ -1,4 +1,4 @@
-"""Commands where few files may be open."""
+"""Running commands with a low limit of open files."""
 
 import resource
 

@@ -1,4 +1,4 @@
-"""Films for tests, which say in their pictures which frame each is, and in their sound which second.
+"""Generated films whose pictures encode the number of each frame and whose sound the second.
 
 Dimensions: H, W pixels of a frame.
 """

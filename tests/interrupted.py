@@ -1,4 +1,4 @@
-"""Run a command of the package that kills itself at a chosen moment: `interrupted.py MOMENT N MODULE ARGUMENTS...`.
+"""Run a command that kills itself at a chosen moment: `interrupted.py MOMENT N MODULE ARGUMENTS...`.
 
 Moments: `step N` after the N-th step of this process and what is being saved; `save N` with the N-th file written but
 not in its place; `write N` with the N-th state half written; `aside N` between the two renames by which a state becomes

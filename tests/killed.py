@@ -1,4 +1,4 @@
-"""Run a command of the package again and again, killed at random moments, until enough kills have been seen."""
+"""Run a command repeatedly, killed at random moments, until enough kills have happened."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Films that are drawn and sung by numpy: four landscapes, one after the other, with a hum.
+"""Generated films: four landscapes in a row, each with its own hum.
 
 As a program it makes a page to watch such a film on, for a picture of the documentation:
 

@@ -1,4 +1,4 @@
-"""Processes that start in a moment: forks by the standard library's fork server, which has imported what they need.
+"""Processes that start quickly: forks by the standard library's fork server, with preloaded libraries.
 
 Tests that are about starting, or about what is imported, use `sys.executable`.
 """

@@ -1,4 +1,4 @@
-"""Programs, such as shell scripts, that find stand-ins for `python` and `torchrun`, whose work forks do."""
+"""Running shell scripts with stand-ins for `python` and `torchrun`, whose work forked processes do."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The library as a notebook uses it: load models, localize an array, look at the result."""
+"""The public Python API: loading models, localizing arrays, results."""
 
 import json
 import subprocess
@@ -56,7 +56,7 @@ def test_the_import_takes_no_library_along() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     with pytest.raises(AttributeError, match="no attribute 'loads'"):
-        _ = yt8m.loads  # pylint: disable=no-member
+        _ = yt8m.loads
 
 
 @pytest.mark.parametrize("name", yt8m.__all__)
@@ -110,6 +110,8 @@ def test_bytes_floats_and_tensors_are_the_same_features(model: yt8m.Localizer) -
         (VIDEO.frames.astype(float), ("rgb goes from", "expected -1.99", "extractor")),
         (np.full((5, 11), np.nan), ("rgb has values that are not finite",)),
         (np.array([["a"] * 11]), ("values are <U1",)),
+        ([[0.0] * 11, [0.0]], ("cannot be converted to an array",)),
+        (torch.zeros(5, 11, requires_grad=True), ("cannot be converted to an array", "requires grad")),
     ],
 )
 def test_other_features_are_refused_in_words(
@@ -133,12 +135,21 @@ def test_mistakes_with_models_and_classes(models: Path, model: yt8m.Localizer, t
     wider = agnostic_folder(tmp_path / "wider_0", {**DBOF, **WIDTHS, "video_dim": RGB + 1}, VOCABULARY, 1)
     with pytest.raises(yt8m.UserError, match="wider_0: features are 9"):
         yt8m.load([models / "dbof-3_0", wider], device="cpu")
+    for options, message in (
+        ({"device": "gpu"}, "^device gpu: expected auto"),
+        ({"amp": "half"}, "^amp half: expected"),
+        ({"shifts": ()}, "shifts: none given"),
+        ({"offset": -1}, "offset: -1, expected at least 0"),
+    ):
+        with pytest.raises(yt8m.UserError, match=message):
+            yt8m.load(models, **options)
     named = yt8m.load(models / "dbof-3_0", device="cpu", vocabulary=None)
     assert named.vocabulary.digest == open_folder(models / "dbof-3_0").vocabulary().digest
 
 
 def test_a_result_draws_itself(model: yt8m.Localizer) -> None:
-    result = model.localize(VIDEO.frames, ["Guitar", "Drums & <bass>", "3000"], threshold=0.4)
+    result = model.localize(VIDEO.frames, ["Guitar", "Drums & <bass>", 3000], threshold=0.4)
+    assert repr(result).startswith("<Result: video, 0:43; ")
     axes = result.plot()
     assert sorted(label.get_text() for label in axes.get_yticklabels()) == sorted(result.classes)
     assert axes.get_xlim() == (0, 43)

@@ -1,4 +1,4 @@
-"""Training with centered inputs and a prior, as users meet it: folders hold the same kind of weights as ever."""
+"""Training with centered inputs and a prior: model folders keep the format of raw inputs."""
 
 from collections.abc import Callable
 from pathlib import Path

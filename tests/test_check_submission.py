@@ -1,4 +1,4 @@
-"""What `check_submission` says of good and bad submissions."""
+"""`check_submission` on valid and invalid submissions."""
 
 import gzip
 from collections.abc import Callable
@@ -99,14 +99,14 @@ def test_the_largest_label_ids(command: Command, data_dir: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_named(lines: list[str], problem: str, command: Command, data_dir: Path) -> None:
+def test_faults_are_named(lines: list[str], problem: str, command: Command, data_dir: Path) -> None:
     outcome = _check(command, data_dir, lines, "--top-k", 3)
     assert outcome.status == 1
     assert f"  {problem}" in outcome.out or problem in outcome.out
     assert outcome.out.splitlines()[-1] == "NOT VALID"
 
 
-def test_what_cannot_be_checked_is_an_error(command: Command, data_dir: Path) -> None:
+def test_unreadable_files_are_errors(command: Command, data_dir: Path) -> None:
     for path, said in ((data_dir / "none.csv", "cannot be read as a submission"), (data_dir, "cannot be read")):
         outcome = command("check_submission", path, "--data-dir", data_dir)
         assert outcome.status == 2 and said in outcome.err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The command line as such: all commands under one name, options that mean the same everywhere, how commands end."""
+"""The command line: the entry point, options of the same meaning everywhere, exit statuses."""
 
 import argparse
 import csv
@@ -170,7 +170,7 @@ def test_an_unknown_command(word: str, part: str, capsys: pytest.CaptureFixture[
 
 @given(st.from_regex(r"[\w./ ][\w./ -]*", fullmatch=True).filter(lambda word: word.replace("-", "_") not in COMMANDS))
 @settings(deadline=None, max_examples=30)
-def test_no_other_word_is_a_command(word: str) -> None:
+def test_other_words_are_refused(word: str) -> None:
     with redirect_stderr(io.StringIO()) as printed:
         assert call([word]) == 2
     assert printed.getvalue().count("\n") == 1 and f"unknown command {word!r}" in printed.getvalue()
@@ -286,7 +286,9 @@ def test_quiet_predictions_say_nothing_and_their_log_is_complete(command: Comman
         assert f"{name}.npy" in log.read_text(encoding="utf-8")
 
 
-def test_warnings_are_said_quietly_or_not(command: Command, data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_shown_even_in_quiet_mode(
+    command: Command, data_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0]
     shard.write_bytes(shard.read_bytes()[:-100])
     outcome = command("prepare_test_meta", "--data-dir", data_dir, "--on-error", "skip", "-q")
@@ -506,7 +508,7 @@ def test_ids_of_videos_may_begin_with_a_dash(ids: list[str], read: list[str]) ->
         assert (args.videos if module == "report" else args.video_id) == read
 
 
-def test_an_unknown_option_as_long_as_an_id_is_no_id(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_option_as_long_as_an_id_is_not_an_id(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         importlib.import_module("yt8m.report").build_parser().parse_args(["--videos", "a", "--model-dri", "x"])
     assert "--model-dri" in capsys.readouterr().err
@@ -537,7 +539,7 @@ def test_states_are_saved_every_so_many_steps_seconds_minutes_or_hours(module: s
 @pytest.mark.parametrize(
     "text", ["0", "-5", "0m", "-1h", "5x", "5d", "m", "", "1.5h", "10 minutes", "1h30m", "5M", "nan", "2147483648"]
 )
-def test_nothing_else_says_how_often_states_are_saved(text: str, command: Command, tmp_path: Path) -> None:
+def test_other_save_intervals_are_refused(text: str, command: Command, tmp_path: Path) -> None:
     line = ("train_video", tmp_path / "video.yaml", "--name", "x", "--data-dir", tmp_path, f"--save-every={text}")
     outcome = command(*line)
     assert outcome.status == 2

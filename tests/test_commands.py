@@ -1,4 +1,4 @@
-"""What a user sees who makes a mistake: one line that names it, status 2, nothing lost."""
+"""User errors of all commands: one line that names the fault, status 2, nothing lost."""
 
 import errno
 import importlib
@@ -175,7 +175,7 @@ def test_a_damaged_shard_is_named(command: Command, data_dir: Path, video_config
     )
 
 
-def test_damage_met_by_a_loader_thread_is_named(command: Command, data_dir: Path, tmp_path: Path) -> None:
+def test_damage_in_a_loader_thread_is_named(command: Command, data_dir: Path, tmp_path: Path) -> None:
     command("prepare_test_meta", "--data-dir", data_dir)
     agnostic_folder(data_dir / "cache" / "segment" / "m_0", DBOF, data_dir)
     shard = sorted((data_dir / "segment" / "test").glob("*.tfrecord"))[0]
@@ -266,7 +266,7 @@ def test_a_run_that_diverges_says_what_to_do(command: Command, data_dir: Path, t
     assert not (data_dir / "cache" / "video" / "x" / "model.pth").exists()
 
 
-def test_a_run_whose_evaluations_are_no_numbers_exports_nothing(
+def test_a_run_with_nan_evaluations_exports_nothing(
     command: Command, data_dir: Path, video_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from helperbot import Bot
@@ -358,7 +358,9 @@ def test_compilation_without_a_compiler(
     assert_refused(outcome, "--compile: torch.compile does not work here (", "g++", "leave out --compile")
 
 
-def test_no_more_threads(command: Command, video_config: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_threads_is_one_line(
+    command: Command, video_config: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = "train_video", video_config, "--name", "x", "--data-dir", data_dir, "--device", "cpu"
 
     def refuse(thread: threading.Thread) -> None:

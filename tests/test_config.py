@@ -1,4 +1,4 @@
-"""Configurations: what is taken, what is refused, and that one message names everything that is wrong."""
+"""Configurations: accepted values, refused ones, and one message that names all faults."""
 
 import json
 import re
@@ -146,7 +146,7 @@ def test_shipped_training_is_as_published(name: str, section: str, published: tu
 
 
 @pytest.mark.parametrize("section", DEFAULTS_2019)
-def test_what_a_training_does_not_say_is_as_in_2019(section: str, tmp_path: Path) -> None:
+def test_omitted_training_keys_are_as_in_2019(section: str, tmp_path: Path) -> None:
     config = _load(tmp_path, WHOLE)  # as exported before there were these keys
     numbers = {key: float(value) if isinstance(value, str) else value for key, value in TRAINING.items()}
     assert getattr(config, section).training.model_dump() == numbers | DEFAULTS_2019[section] | UNLIKE_2019[section]
@@ -314,7 +314,7 @@ def test_an_unknown_key_called_like_a_model_type_keeps_its_path(path: str, tmp_p
     ],
 )
 @pytest.mark.parametrize("value", [True, False, "many", None, [1]])
-def test_what_is_no_number_is_refused(path: str, value: object, tmp_path: Path) -> None:
+def test_values_that_are_not_numbers_are_refused(path: str, value: object, tmp_path: Path) -> None:
     problem = _only_problem(tmp_path, {path: value})
     assert problem.startswith(f"{path}: expected ")
     assert problem.endswith(f", found {value!r}")
@@ -415,14 +415,14 @@ def test_a_missing_section_is_named_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [3, "dbof", [1, 2]])
-def test_a_section_that_is_no_mapping_is_named(value: object, tmp_path: Path) -> None:
+def test_a_section_that_is_not_a_mapping_is_named(value: object, tmp_path: Path) -> None:
     problem = _only_problem(tmp_path, {"video": value})
     assert problem.startswith("video: expected a valid dictionary")
     assert problem.endswith(f"found {value!r}")
 
 
 @pytest.mark.parametrize("text", ["", "- video\n", "video\n", "3\n"])
-def test_a_file_that_is_no_mapping_is_named(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_mapping_is_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=f"{path}: expected a mapping of sections, found "):
@@ -440,7 +440,7 @@ def test_a_file_that_is_no_mapping_is_named(text: str, tmp_path: Path) -> None:
         "{[1]: 2}\n",
     ],
 )
-def test_what_is_not_plain_yaml_is_named_in_one_line(text: str, tmp_path: Path) -> None:
+def test_unsupported_yaml_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
@@ -456,7 +456,7 @@ def test_what_is_not_plain_yaml_is_named_in_one_line(text: str, tmp_path: Path) 
         ("pure_segment:\n  training:\n    lr: 2e-4\n    steps: 10\n    lr: 3e-4\n", "lr", 5),
     ],
 )
-def test_a_key_that_comes_twice_is_named(text: str, key: str, line: int, tmp_path: Path) -> None:
+def test_a_duplicate_key_is_named(text: str, key: str, line: int, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=f"{path}: not valid YAML: duplicate key '{key}' .*line {line},"):
@@ -551,7 +551,7 @@ def test_groups_divide_the_features_that_there_are(video_dim: int, audio_dim: in
         parse_config({"video": {"model": model}}, "c.yaml")
 
 
-def test_there_is_no_less_audio_than_none() -> None:
+def test_a_negative_audio_width_is_refused() -> None:
     with pytest.raises(UserError, match="video.model.audio_dim: expected .*, found -1"):
         parse_config({"video": {"model": {**DBOF, "audio_dim": -1}}}, "c.yaml")
     found = parse_config({"video": {"model": {**DBOF, "audio_dim": 0}}}, "c.yaml")

@@ -1,4 +1,4 @@
-"""Damaged shards: named by `check_data`, refused by a run or, with `--on-error skip`, left out and counted."""
+"""Damaged shards: reported by `check_data`, refused by a run or, with `--on-error skip`, left out and counted."""
 
 import dataclasses
 import json
@@ -55,15 +55,15 @@ def fixture_index(tmp_path: Path) -> Index:
 # --- a run -----------------------------------------------------------------------------------------------
 
 
-def test_damage_met_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_damage_is_raised_or_remembered_once(caplog: pytest.LogCaptureFixture) -> None:
     error = RecordError(Path("a.tfrecord"), "broken", 17, b"vid")
     with pytest.raises(RecordError) as caught:
-        Damage().meet(error)
+        Damage().handle(error)
     assert str(caught.value) == "a.tfrecord: record at byte 17, video vid: broken"
     damage = Damage(skip=True)
     for _ in range(3):
-        damage.meet(error)
-    damage.meet(RecordError(Path("b.tfrecord"), "empty"))
+        damage.handle(error)
+    damage.handle(RecordError(Path("b.tfrecord"), "empty"))
     damage.report()
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["left out"] * 2 + [
         "left out because of damage"

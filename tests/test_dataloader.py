@@ -1,4 +1,4 @@
-"""Batches read ahead: the same whatever the number of workers, from any batch on, and no thread left behind."""
+"""Prefetched batches: independent of the number of workers, resumable, no leftover threads."""
 
 import threading
 import time

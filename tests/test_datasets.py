@@ -1,4 +1,4 @@
-"""Batches hold the bytes that were written, in an order that is a pure function of the seed."""
+"""Batches: their content equals the shards', their order is a pure function of the seed."""
 
 import dataclasses
 import logging
@@ -322,9 +322,9 @@ def test_whole_videos_are_checked_against_their_checksums(tmp_path):
         )
     )
 )
-def test_arrays_in_one_memory_do_not_meet(layouts) -> None:
-    memory, arrays = allocate(layouts, pinned=False)
-    assert [(array.shape, array.dtype.type) for array in arrays] == layouts
+def test_arrays_in_one_memory_do_not_meet(specs) -> None:
+    memory, arrays = allocate(specs, pinned=False)
+    assert [(array.shape, array.dtype.type) for array in arrays] == specs
     first, behind = memory.data_ptr(), memory.data_ptr() + len(memory)
     for array in arrays:
         place = array.__array_interface__["data"][0]

@@ -1,4 +1,4 @@
-"""The made-up world: the same for the same seed, its truth and ratings true, its twins alike."""
+"""The synthetic data set: deterministic, with consistent truth and ratings, and look-alikes."""
 
 import numpy as np
 import pytest

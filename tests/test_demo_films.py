@@ -1,4 +1,4 @@
-"""`make_demo_films`: films whose scenes are known, from an archive of clips."""
+"""`make_demo_films`: films with known scenes, from an archive of clips."""
 
 import csv
 import zipfile

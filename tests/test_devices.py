@@ -1,4 +1,4 @@
-"""A GPU that this torch has no kernels for is refused before the first of them, with what to install."""
+"""Devices: a GPU without kernels in this torch is refused early, with the remedy."""
 
 import logging
 from collections.abc import Callable
@@ -105,7 +105,7 @@ def test_a_process_of_torchrun_has_a_gpu_of_its_own(
 
 
 @pytest.mark.parametrize("cuda, reason", [(None, "built without CUDA"), ("13.0", "driver")])
-def test_a_gpu_that_is_not_used_is_not_passed_over_in_silence(
+def test_an_unused_gpu_is_reported(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path, cuda: str | None, reason: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,4 +1,4 @@
-"""Several processes train as one with larger batches: here two, with gloo, on the CPU.
+"""Training in two processes, with gloo on the CPU, equals one process with larger batches.
 
 One kind of model is trained as torchrun starts it, the others in forks that find in their environment what it sets.
 """
@@ -173,7 +173,7 @@ def test_a_process_whose_batch_is_all_damaged_goes_on_with_the_others(
 
 
 @pytest.mark.parametrize("kind, options", [("dbof", ("--accumulate", 2)), ("nextvlad", ()), (FINETUNED, ())])
-def test_so_it_does_in_parts_and_half_precision(
+def test_a_process_with_a_damaged_batch_goes_on_in_parts_and_half_precision(
     kind: str, options: tuple[object, ...], data_dir: Path, tmp_path: Path
 ) -> None:
     """Where batch norms see other parts, or some videos twice, than in one process, the numbers are not the same."""
@@ -187,7 +187,7 @@ def test_so_it_does_in_parts_and_half_precision(
 
 @pytest.mark.parametrize("part", ["train", "valid"])
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_where_nobody_has_an_example_the_run_ends_in_one_line(
+def test_a_step_without_any_example_ends_the_run_in_one_line(
     ranks: int, part: str, data_dir: Path, tmp_path: Path
 ) -> None:
     train, valid = sets("dbof", data_dir)

@@ -1,4 +1,4 @@
-"""Every command and snippet of the documentation is run, in the order in which a reader meets it, on tiny data."""
+"""All commands and snippets of the documentation, run in reading order on tiny data."""
 
 import importlib
 import json
@@ -283,7 +283,7 @@ def test_the_image_is_used_as_it_is_built(walked: Path) -> None:
         "CONTRIBUTING.md",
     ],
 )
-def test_what_the_other_pages_say_works_after_these(page: str, walked: Path, read: Callable[..., None]) -> None:
+def test_the_other_pages_work_after_these(page: str, walked: Path, read: Callable[..., None]) -> None:
     read(page, walked)
 
 
@@ -351,7 +351,7 @@ def test_features_of_films_are_compared_with_released_ones(tmp_path: Path) -> No
 def test_every_page_with_something_to_run_is_run() -> None:
     run_above = {*WALK, "docs/own-features.md", "docs/adding-a-model.md", "docs/yt8m-features.md"} | OF_HELPERBOT
     run_above |= {"docs/extractors.md", "docs/films.md", "docs/fit.md"}  # the former by tests/test_extractors.py
-    (mark,) = test_what_the_other_pages_say_works_after_these.pytestmark  # type: ignore[attr-defined]
+    (mark,) = test_the_other_pages_work_after_these.pytestmark  # type: ignore[attr-defined]
     run_above |= set(mark.args[1])
     for page in PAGES:
         if any(block.language not in NOTHING_TO_RUN for block in blocks(page)):
@@ -359,7 +359,7 @@ def test_every_page_with_something_to_run_is_run() -> None:
 
 
 @pytest.mark.parametrize("page", ELSEWHERE)
-def test_what_is_typed_otherwise_is_on_its_page(page: str) -> None:
+def test_commands_that_are_typed_differently_are_on_their_pages(page: str) -> None:
     commands = "".join(block.text for block in blocks(page))
     for written in ELSEWHERE[page]:
         assert written in commands

@@ -1,5 +1,4 @@
-"""`yt8m.download` against a server on this machine that has the data set's layout, reached as a proxy for its hosts,
-and that misbehaves as servers and networks do."""
+"""`download`, against a local server with the data set's layout that misbehaves in the usual ways."""
 
 import argparse
 import dataclasses
@@ -121,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: Server
 
-    def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
+    def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
 
     def do_HEAD(self) -> None:  # pylint: disable=invalid-name
@@ -358,7 +357,7 @@ def test_damage_since_the_download_is_found(fetch: Fetch, folder: Path, tmp_path
     assert path.read_bytes() == FILES[NAMES[3]]
 
 
-def test_what_was_remembered_cannot_be_read(fetch: Fetch, tmp_path: Path) -> None:
+def test_an_unreadable_record_is_ignored(fetch: Fetch, tmp_path: Path) -> None:
     fetch()
     (record,) = (tmp_path / "data" / "cache" / "downloads").iterdir()
     for content in ("{", "[]", '{"version": 2, "files": {"a": 1}}', '{"version": 2, "files": [1]}'):
@@ -493,7 +492,7 @@ def test_shards_by_number(fetch: Fetch, text: str, numbers: list[int]) -> None:
     assert chosen(fetch("--list", "--shards", text)) == [ALL[number] for number in numbers]
 
 
-def test_shards_that_there_are_not(command: Command, server: Server, fetch: Fetch, tmp_path: Path) -> None:
+def test_nonexistent_shards_are_refused(command: Command, server: Server, fetch: Fetch, tmp_path: Path) -> None:
     assert_refused(fetch("--shards", "3840-3844"), "numbered 0 to 3843; found 3844")
     server.files[PLAN] = plan_of(dict(zip(SERVER_NAMES, CONTENTS)))
     outcome = fetch("--shards", "4-7")
@@ -668,7 +667,7 @@ def test_a_hostile_plan_writes_nothing(server: Server, fetch: Fetch, tmp_path: P
     ],
     ids=range(11),
 )
-def test_what_is_no_plan(
+def test_files_that_are_not_plans_are_refused(
     command: Command,
     server: Server,
     fetch: Fetch,
@@ -764,7 +763,7 @@ def test_servers_that_recover(server: Server, fetch: Fetch, folder: Path, waits:
     assert len(waits) == 4 and all(2 <= seconds <= 3 for seconds in waits)  # none before the other address is asked
 
 
-def test_servers_that_do_not(server: Server, fetch: Fetch, folder: Path, waits: list[float]) -> None:
+def test_servers_that_do_not_recover(server: Server, fetch: Fetch, folder: Path, waits: list[float]) -> None:
     """One failure does not keep the other shards from coming, and each is named."""
     for site in (SITE, STORAGE):
         server.disturb(0, site, status=500, content=b"")
@@ -856,7 +855,9 @@ def test_a_server_says_how_long_to_wait(
         (b"other" * 100, {}),
     ],
 )
-def test_what_was_broken_off(server: Server, fetch: Fetch, folder: Path, start: bytes, what: dict[str, Any]) -> None:
+def test_interrupted_downloads_resume_or_start_over(
+    server: Server, fetch: Fetch, folder: Path, start: bytes, what: dict[str, Any]
+) -> None:
     """A part is gone on with or, where that cannot be, begun anew."""
     (folder / f"{NAMES[0]}.partial").write_bytes(start)
     server.disturb(0, **what)
@@ -875,7 +876,7 @@ def test_a_login_page_does_not_cost_what_was_there(server: Server, fetch: Fetch,
     assert partial.read_bytes() == FILES[NAMES[0]][:500_000]
 
 
-def test_a_connection_that_always_breaks_still_gets_there(server: Server, fetch: Fetch, folder: Path) -> None:
+def test_an_unstable_connection_still_completes(server: Server, fetch: Fetch, folder: Path) -> None:
     """Attempts that bring something are not counted."""
     content = os.urandom(1 << 23)
     server.serve("2/frame/validate", {SERVER_NAMES[0]: content})
@@ -908,7 +909,7 @@ def test_a_redirect_is_followed(server: Server, fetch: Fetch, folder: Path) -> N
     assert found(folder) == {NAMES[0]: FILES[NAMES[0]]} and server.sent["moved.example/x"] == 100_000
 
 
-def test_nobody_listens(command: Command, tmp_path: Path, waits: list[float]) -> None:
+def test_an_unreachable_server_is_named(command: Command, tmp_path: Path, waits: list[float]) -> None:
     with Server() as closed:
         url = closed.url
     outcome = command("download", "--plan", f"{url}/plan.json", "--to", tmp_path / "shards", "--data-dir", tmp_path)

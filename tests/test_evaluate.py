@@ -1,4 +1,4 @@
-"""`evaluate`: submissions and predictions against ratings of the test set, models on shards they have not seen."""
+"""`evaluate`: submissions and predictions against ratings of the test set, models on unseen shards."""
 
 import json
 import shutil
@@ -87,7 +87,7 @@ def test_map_equals_its_definition(
     assert [row["label"] for row in document["classes"]] == sorted(aps)
 
 
-def test_what_is_printed_and_written(folder: Path, command: Command) -> None:
+def test_output_and_files(folder: Path, command: Command) -> None:
     write_case(
         folder,
         {("a", 30, 3): 1, ("a", 35, 3): 0, ("b", 30, 3): 1, ("b", 30, 7): 1, ("b", 35, 99): 1},
@@ -385,7 +385,7 @@ def test_other_models_are_measured_when_told_so_and_marked(
     assert document["subjects"][0]["map_low"] is None  # no resamples, no interval
 
 
-def test_nobody_left_to_measure(rated_dir: Path, command: Command) -> None:
+def test_no_model_is_left_to_measure(rated_dir: Path, command: Command) -> None:
     before = sorted(path for path in (rated_dir / "cache").iterdir() if path.is_file())
     outcome = command("evaluate", "--data-dir", rated_dir, "--fold", 5)
     assert outcome.status == 2
@@ -451,7 +451,7 @@ def test_out_of_fold_refuses_a_model_that_has_seen_the_fold(rated_dir: Path, com
     assert outcome.status == 2 and f"{models}/cv_4: no such model folder" in outcome.err
 
 
-def test_a_model_that_predicts_no_numbers_is_named(rated_dir: Path, command: Command) -> None:
+def test_a_model_that_predicts_nan_is_named(rated_dir: Path, command: Command) -> None:
     weights = rated_dir / "cache" / "segment" / "dbof_2" / "model.pth"
     state = torch.load(weights, weights_only=True)
     torch.save(
@@ -462,7 +462,7 @@ def test_a_model_that_predicts_no_numbers_is_named(rated_dir: Path, command: Com
     assert f"{weights.parent}: predicts values that are not numbers" in outcome.err
 
 
-def test_videos_that_come_twice_do_not_count(
+def test_videos_with_a_duplicate_id_do_not_count(
     rated_dir: Path, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = rated_dir / "segment" / "train"

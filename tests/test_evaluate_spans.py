@@ -1,4 +1,4 @@
-"""`python -m yt8m.evaluate_spans`: found spans against true ones."""
+"""`evaluate_spans`: found spans against true ones."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Exported models: other programs get the numbers that the model gives here, or there is no file."""
+"""`export_model`: exported files give the model's own numbers, or there is no file."""
 
 import json
 import logging
@@ -242,7 +242,7 @@ def test_logits_count_where_probabilities_say_nothing(
         (0.0, float("nan"), False),
     ],
 )
-def test_what_float32_is_too_coarse_for(exact: float, found: float, agrees: bool) -> None:
+def test_the_tolerance_grows_with_float32s_own_error(exact: float, found: float, agrees: bool) -> None:
     def run(_: object) -> tuple[torch.Tensor, torch.Tensor]:
         logits = torch.tensor([[0.0, found]])
         return logits.sigmoid(), logits

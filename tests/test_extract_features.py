@@ -1,4 +1,4 @@
-"""Films become features: the same bytes by however many processes, after any interruption, and by one contract."""
+"""`extract_features`: the same bytes for any number of processes and after any interruption."""
 
 import csv
 import json
@@ -26,8 +26,7 @@ from yt8m.data.index import index_file
 from yt8m.data.reader import Frames, ShardReader
 from yt8m.data.records import unfit_ids
 from yt8m.films.extraction import Threads, extract, identity, quantize, require_extractor
-from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options
-from yt8m.films.extractors.opening import open_extractor
+from yt8m.films.extractors.base import EXTRACTORS, Extractor, Options, open_extractor
 from yt8m.films.film_files import find_films, name_films
 from yt8m.films.film_folder import read_like
 from yt8m.films.workers import work
@@ -284,7 +283,7 @@ def test_more_films_are_added_by_the_same_contract(films: Path, tmp_path: Path, 
     assert contents(tmp_path / "like") == contents(tmp_path / "own")
 
 
-def test_what_a_folder_has_is_of_one_extractor_and_range(films: Path, tmp_path: Path, colours: Command) -> None:
+def test_a_folder_has_one_extractor_and_range(films: Path, tmp_path: Path, colours: Command) -> None:
     film = films / "c"
     assert colours(film, "--to", tmp_path / "own").status == 0
     path = tmp_path / "own" / CONTRACT_NAME
@@ -339,7 +338,7 @@ def test_films_that_were_moved_are_the_same_films(
     ]
 
 
-def test_a_film_that_has_changed_is_looked_at_again(tmp_path: Path, colours: Command) -> None:
+def test_a_changed_film_is_extracted_again(tmp_path: Path, colours: Command) -> None:
     film = write_film(tmp_path / "film.mp4", regular(50, 25), codec="mpeg4")
     assert colours(film, "--to", tmp_path / "own").status == 0
     write_film(film, regular(75, 25), codec="mpeg4")
@@ -480,7 +479,7 @@ def begin_nothing(message: str) -> Callable[[int, Callable[[int], object]], None
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_what_no_process_can_begin_fails_as_a_whole(processes: int) -> None:
+def test_work_that_no_process_can_begin_fails(processes: int) -> None:
     with pytest.raises(UserError, match="no memory"):
         list(work([1, 2, 3], processes, lambda count: None, begin_nothing, "no memory"))
 

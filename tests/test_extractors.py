@@ -246,7 +246,7 @@ def test_wrong_settings_are_refused(change: dict[str, Any], what: str, tmp_path:
     assert said.startswith(f"{tmp_path / 'model.yaml'}: ") and what in said
 
 
-def test_what_is_no_onnx_model_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_onnx_models_are_refused(tmp_path: Path) -> None:
     assert refused("onnx").startswith("extractor onnx: expected the file of a model")
     assert refused(f"onnx:{tmp_path / 'none.onnx'}") == f"{tmp_path / 'none.onnx'}: no such ONNX model"
     path = write_onnx(tmp_path / "model.onnx", None)

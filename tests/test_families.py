@@ -1,4 +1,4 @@
-"""A family of models in one file outside of the package goes all the way, whatever it pools frames with."""
+"""Model families and heads in a file outside the package, through all commands."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -303,7 +303,7 @@ def test_mistakes_in_the_section_of_a_family(changes: dict[str, Any], problem: s
     [{"head": "logistic"}, {"head": "moe", "n_mixtures": 2}, {"head": "moe", "n_mixtures": 3, "per_class": True}],
 )
 @torch.no_grad()
-def test_what_heads_do_class_by_class(head: dict[str, Any], tmp_path: Path) -> None:
+def test_heads_reorder_classes_and_begin_with_shares(head: dict[str, Any], tmp_path: Path) -> None:
     made = video_model({**RECURRENT, **head})
     frames, rows = random_frames(2, 6, 1152), np.array([2, 0, 1])
     before = made(frames)

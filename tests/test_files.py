@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic writes and advisory locks."""
 
 import os
 import stat

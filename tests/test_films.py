@@ -1,4 +1,4 @@
-"""One frame and one second of sound for each second of a film, whatever kind of film it is; log-mel spectra."""
+"""Reading films: one frame and one second of sound per second, in any format; log-mel spectra."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ def test_frames_of_a_variable_rate(tmp_path: Path) -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(gaps=st.lists(st.integers(1, 75), min_size=3, max_size=12), late=st.integers(0, 90))
-def test_whatever_times_frames_have(tmp_path_factory: pytest.TempPathFactory, gaps: list[int], late: int) -> None:
+def test_frames_with_any_times(tmp_path_factory: pytest.TempPathFactory, gaps: list[int], late: int) -> None:
     times = [Fraction(sum(gaps[:number]), 30) for number in range(len(gaps) + 1)]
     path = tmp_path_factory.mktemp("film") / "a.mkv"
     write_film(path, [time + Fraction(late, 30) for time in times], codec="mpeg4", clock=30_000)
@@ -145,7 +145,7 @@ class Stamped:
 
 
 @pytest.mark.parametrize(("moment", "shift"), [(5, -200), (5, 3000), (5, -4.5)])
-def test_a_clock_that_is_set_anew_goes_on(moment: int, shift: float) -> None:
+def test_a_reset_clock_continues(moment: int, shift: float) -> None:
     clock = Clock(latest=20)
     stamps = [time / 10 + (shift if time >= moment * 10 else 0) for time in range(100)]
     times = [clock.time(Stamped(stamp), Fraction(1, 10)) for stamp in stamps]  # type: ignore[arg-type]
@@ -279,7 +279,7 @@ def test_films_without_sound_and_silent_ones(tmp_path: Path) -> None:
         ("a.ts", "libx264", {}),
     ],
 )
-def test_of_damaged_films_what_is_readable_is_used(
+def test_readable_parts_of_damaged_films_are_used(
     tmp_path: Path, name: str, codec: str, options: dict[str, str]
 ) -> None:
     path = write_film(tmp_path / name, regular(250, 25), codec=codec, options=options)
@@ -301,7 +301,7 @@ def test_of_damaged_films_what_is_readable_is_used(
     ("name", "codec", "clock", "options"),
     [("a.avi", "mpeg4", 25, {}), ("a.mp4", "libx264", 30_000, {"movflags": "frag_keyframe+empty_moov"})],
 )
-def test_where_damage_moves_or_ends_all_that_follows_the_length_tells(
+def test_damage_that_shifts_or_ends_a_film_is_reported(
     tmp_path: Path, name: str, codec: str, clock: int, options: dict[str, str]
 ) -> None:
     path = write_film(tmp_path / name, regular(250, 25), codec=codec, clock=clock, options=options)
@@ -476,7 +476,9 @@ def write_broken_frames(path: Path) -> None:
         (Path.mkdir, "not a file"),
     ],
 )
-def test_what_is_no_film_is_one_line(tmp_path: Path, write: Callable[[Path], object], what: str) -> None:
+def test_files_that_are_not_films_are_refused_in_one_line(
+    tmp_path: Path, write: Callable[[Path], object], what: str
+) -> None:
     path = tmp_path / "a.mp4"
     write(path)
     with pytest.raises(UserError, match=what) as error:
@@ -484,7 +486,7 @@ def test_what_is_no_film_is_one_line(tmp_path: Path, write: Callable[[Path], obj
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_names_are_no_addresses(tmp_path: Path) -> None:
+def test_file_names_are_not_parsed_as_urls(tmp_path: Path) -> None:
     name = tmp_path / "concat:a|b?%03d#é.mp4"
     write_film(tmp_path / "a.mp4", regular(30, 25)).rename(name)
     assert numbers(name) == [0, 25]

@@ -1,4 +1,4 @@
-"""The learning-rate range test: a curve, a picture and a rate for each of the three trainings, and no model."""
+"""`find_lr`: a curve, a picture and a rate for each of the three trainings, and no model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -192,7 +192,7 @@ def test_it_ends_where_the_loss_explodes(command: Command, made: Path, tiny_data
     assert not exploded[:-1].any()
 
 
-def test_a_loss_that_is_no_number_ends_it_and_is_left_out(
+def test_a_nan_loss_ends_the_test_and_is_left_out(
     command: Command, made: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from yt8m.training.losses import VideoTask
@@ -290,6 +290,6 @@ def test_the_ends_do_not_count() -> None:
     assert steepest_descent(curve_of(lr[:10], np.linspace(2, 1, 10))) in lr[5:7]
 
 
-def test_there_is_no_suggestion_where_the_loss_falls_nowhere() -> None:
+def test_a_loss_that_never_falls_gives_no_suggestion() -> None:
     lr = np.geomspace(1e-6, 1, 30)
     assert steepest_descent(curve_of(lr, np.linspace(1, 2, 30))) is None

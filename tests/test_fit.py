@@ -1,4 +1,4 @@
-"""From arrays, labels and ratings to a model in one command: what it holds out, says, refuses, and goes on with."""
+"""`fit`: held-out videos, summary, refusals, and resuming."""
 
 import csv
 import gc
@@ -226,7 +226,7 @@ def test_interrupted_between_trainings_it_says_that_it_resumes(
     handler = signal.default_int_handler if number == signal.SIGINT else note
     before = signal.signal(number, handler)
     try:
-        monkeypatch.setattr("yt8m.fitting.fitting.score_ratings", lambda *_: os.kill(os.getpid(), number))
+        monkeypatch.setattr("yt8m.fitting.measuring.score_ratings", lambda *_: os.kill(os.getpid(), number))
         assert command("fit", *fitted.arguments()).status == 128 + number
         assert signal.getsignal(number) == handler and not unheeded
     finally:

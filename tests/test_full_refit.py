@@ -1,4 +1,4 @@
-"""`--fold none`: trained on all rated shards, without validation; the last weights are exported."""
+"""`--fold none`: training on all rated shards, without validation."""
 
 import copy
 import json
@@ -86,7 +86,7 @@ def test_an_epoch_has_every_rating_of_every_shard(
         np.testing.assert_array_equal(np.sort(records), index.owners(index.rating_ends))
 
 
-def test_what_a_refit_leaves_and_tells(command: Command, data_dir: Path, tmp_path: Path) -> None:
+def test_files_and_output_of_a_refit(command: Command, data_dir: Path, tmp_path: Path) -> None:
     line = arguments("agnostic", tmp_path, data_dir, "--log-every", 4)
     outcome = command(*line)
     assert outcome.status == 0, outcome.err

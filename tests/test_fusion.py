@@ -1,4 +1,4 @@
-"""Every way to fuse scores against its definition, entry by entry."""
+"""Fusion of scores, against literal definitions."""
 
 from fractions import Fraction
 
@@ -24,7 +24,7 @@ def _maps(n_maps: int, n_rows: int, levels: int, seed: int) -> list[np.ndarray]:
 
 def _fuse(maps: list[np.ndarray], classes: slice = slice(0, N_CLASSES), **options: object) -> np.ndarray:
     fusion = Fusion(maps, **options)
-    return fusion.fuse(0, [values[:, classes] for values in fusion.maps], classes)
+    return fusion.fuse(0, [values[:, classes] for values in fusion.models], classes)
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
@@ -199,7 +199,7 @@ def test_models_without_a_weight_are_not_read(kind: str) -> None:
     maps = _maps(3, 30, 40, 9)
     watched = [Watched(values) for values in maps]
     fusion = Fusion(watched, kind, [2, 0, 1])
-    assert fusion.maps == [watched[0], watched[2]] and not watched[1].read
+    assert fusion.models == [watched[0], watched[2]] and not watched[1].read
     fused = fusion.fuse(0, [maps[0], maps[2]], slice(0, N_CLASSES))
     assert np.array_equal(fused, _fuse([maps[0], maps[2]], kind=kind, weights=[2, 1]))
 

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, on the CPU with tiny models: all its rows, and what it refuses."""
+"""The GPU benchmark, run on the CPU with tiny models."""
 
 import gc
 import json
@@ -116,7 +116,7 @@ def _shift(results: list[np.ndarray]) -> None:
         ),
     ],
 )
-def test_unequal_results_end_it(
+def test_unequal_results_end_the_benchmark(
     function: str,
     change: Callable[[Any], None],
     expected: str,

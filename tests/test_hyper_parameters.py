@@ -1,4 +1,4 @@
-"""Each hyper-parameter of a training section changes what it says, and what is exported trains the same again."""
+"""Hyper-parameters: each key of a training section has its effect, and exported configurations repeat the training."""
 
 import shutil
 from collections.abc import Callable

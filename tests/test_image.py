@@ -1,4 +1,4 @@
-"""The script that builds the image without a daemon: what it asks buildah for, and what it says where that fails."""
+"""The script that builds the image without a daemon: its calls of buildah, and its error messages."""
 
 import importlib
 import re
@@ -142,7 +142,7 @@ def test_debian_itself_takes_the_place_of_an_image_that_cannot_be_pulled(builder
         (("--tag=",), "", {}, "--tag: expected a value"),
     ],
 )
-def test_what_an_image_cannot_be_built_without(
+def test_missing_programs_of_the_image_build_are_named(
     builder: ImageBuilder, options: tuple[str, ...], missing: str, environment: dict[str, str], line: str
 ) -> None:
     if missing:

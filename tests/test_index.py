@@ -1,4 +1,4 @@
-"""The index of a folder: the same with and without its cache, which is never trusted and never in the way."""
+"""The index of a folder: the same with and without its cache."""
 
 import dataclasses
 import errno
@@ -292,7 +292,7 @@ def test_a_shard_under_both_of_its_names_would_count_twice(tmp_path):
     assert len(load_index(folder, tmp_path / "cache").shards) == 3
 
 
-def test_hidden_files_are_no_shards(tmp_path):
+def test_hidden_files_are_not_shards(tmp_path):
     folder = index_videos(tmp_path, [[make_video(0, 9)]]).folder
     (folder / "._train0000.tfrecord").write_bytes(b"of macOS")
     assert len(load_index(folder, tmp_path / "cache").shards) == 1
@@ -536,14 +536,14 @@ def test_a_disk_that_fails_is_named_with_the_shard(way, data):
     assert len(damage.left_out) == 1
 
 
-def test_what_comes_in_pieces_is_put_together(data, monkeypatch):
+def test_short_reads_are_completed(data, monkeypatch):
     """As from a file system on the network that is interrupted."""
     pread = os.pread
     monkeypatch.setattr("os.pread", lambda handle, size, place: pread(handle, min(size, 7), place))
     assert_reads(load(data), [shard_videos(number) for number in range(4)])
 
 
-def test_that_no_more_files_may_be_open_is_no_damage(data, monkeypatch):
+def test_the_limit_of_open_files_is_not_damage(data, monkeypatch):
     index = load(data)
 
     def refuse(*_, **__):
@@ -667,7 +667,7 @@ def test_the_index_of_a_file_holds_its_records_and_leaves_nothing_beside_it(tmp_
     assert [path.name for path in alone.parent.iterdir()] == ["some.name"]
 
 
-def test_what_is_no_whole_file_is_named(tmp_path):
+def test_missing_and_incomplete_files_are_named(tmp_path):
     with pytest.raises(UserError, match="none.tfrecord: no such file"):
         index_file(tmp_path / "none.tfrecord")
     path = write_videos(tmp_path / "one.tfrecord", shard_videos(1))
@@ -683,7 +683,7 @@ def test_what_is_no_whole_file_is_named(tmp_path):
         index_file(path, Damage(skip=True))
 
 
-def test_as_many_files_may_be_open_as_the_process_may_allow_itself(data):
+def test_the_limit_of_open_files_is_raised_as_far_as_allowed(data):
     """The usual limit of 1,024 is too low for the 3,844 shards of a partition."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

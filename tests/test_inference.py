@@ -1,4 +1,4 @@
-"""Inference: the numbers of one segment at a time, whatever the neighbours, each frame looked at once."""
+"""Inference equals predicting one segment at a time, and encodes each frame once."""
 
 import copy
 
@@ -240,7 +240,7 @@ def test_video_models_see_videos_without_head_and_tail(videos: list[torch.Tensor
             torch.testing.assert_close(found, literal.sigmoid(), rtol=1e-4, atol=1e-5)
 
 
-def test_what_arrives_is_handed_out_when_the_next_is_under_way() -> None:
+def test_results_are_yielded_once_the_next_item_has_started() -> None:
     events: list[str] = []
 
     def items():

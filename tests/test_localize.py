@@ -1,4 +1,4 @@
-"""Localization: all segments of a video as the models see them one by one, merged into spans, in three formats."""
+"""`localize`: spans equal those of literal predictions segment by segment; output formats."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from helperbot.files import replacing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import Outcome
+from tests.processes import Outcome, fork, run_command
 from tests.shards import AUDIO, RGB, Video, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, aware_folder, group_sizes
 from yt8m.data.candidates import load_candidates
@@ -621,3 +621,16 @@ def test_standard_output_that_lacks_letters_of_class_names(form: str, data_dir: 
         error = found["ascii"].stderr.decode().splitlines()[-1]
         assert found["ascii"].returncode == 2
         assert f"standard output: ascii has no {odd!a}; set PYTHONIOENCODING=utf-8" in error
+
+
+def localize_without_av(*arguments: object) -> None:
+    """`localize` where PyAV is not installed."""
+    sys.modules["av"] = None  # type: ignore[assignment]
+    for name in [name for name in sys.modules if name.startswith(("yt8m.films", "yt8m.localization"))]:
+        del sys.modules[name]
+    run_command("localize", *arguments)
+
+
+def test_shards_need_no_av(data_dir: Path, features: Path) -> None:
+    outcome = fork(localize_without_av, features, "--data-dir", data_dir, "--device", "cpu", "--model-names", MODELS[0])
+    assert outcome.status == 0 and "video " in outcome.out, outcome

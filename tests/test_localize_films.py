@@ -1,4 +1,4 @@
-"""`localize` on films, arrays and folders of them, with times to the second, as subtitles and as a page."""
+"""`localize` on films, arrays and folders: times to the second, subtitles, and the page."""
 
 import csv
 import json

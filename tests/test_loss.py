@@ -1,4 +1,4 @@
-"""The losses against literal loops, against the 2019 release's number, and at extremes."""
+"""Losses, against literal loops, the 2019 release's numbers, and at extremes."""
 
 import math
 

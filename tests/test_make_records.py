@@ -1,4 +1,4 @@
-"""Users' arrays become shards: what is read back is what was given, and what cannot be is refused as a whole."""
+"""`make_records`: shards hold the given arrays; invalid input is refused as a whole."""
 
 import csv
 import re
@@ -142,7 +142,7 @@ def _videos(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=25, deadline=None)
 @given(videos=_videos())
-def test_what_is_read_back_is_what_was_given(videos: dict[str, Any]) -> None:
+def test_records_hold_the_given_values(videos: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rgb, sound, audio = videos["rgb"], videos["sound"], videos["audio"]
@@ -293,7 +293,7 @@ def test_names_without_their_vocabulary_are_refused_beside_shards(world: World, 
         (np.array([[{"a": 1}] * 6] * 9, dtype=object), ["cannot be read as an array"]),
     ],
 )
-def test_arrays_that_are_no_features_are_refused(
+def test_arrays_that_are_not_features_are_refused(
     world: World, command: Command, array: np.ndarray, parts: list[str]
 ) -> None:
     np.save(world.features / "video-3.npy", array, allow_pickle=True)
@@ -328,7 +328,7 @@ def test_transposed_arrays_are_recognized(world: World, command: Command, caplog
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\x93NUMPY\x01\x00"])
-def test_files_that_are_no_arrays_are_refused(world: World, command: Command, content: bytes) -> None:
+def test_files_that_are_not_arrays_are_refused(world: World, command: Command, content: bytes) -> None:
     (world.features / "video-3.npy").write_bytes(content)
     assert_refused(command(*world.arguments("segment/train")), "video-3.npy", "cannot be read as an array")
 
@@ -398,7 +398,7 @@ def test_a_range_for_values_that_are_nearly_the_same(world: World, command: Comm
     assert_refused(command(*world.arguments("segment/train")), "--range 1000.1 1000.2")
 
 
-def test_audio_of_a_single_value_says_nothing(world: World, command: Command) -> None:
+def test_constant_audio_is_refused(world: World, command: Command) -> None:
     values = np.linspace(0, 1, 40 * 6).reshape(40, 6)
     values[:, 4:] = -3
     save_arrays(world.features, dict.fromkeys(world.arrays, values))
@@ -409,7 +409,7 @@ def test_audio_of_a_single_value_says_nothing(world: World, command: Command) ->
 
 
 @pytest.mark.parametrize("delimiter", [";", ","])
-def test_what_excel_puts_before_the_header_is_passed_over(world: World, command: Command, delimiter: str) -> None:
+def test_excels_separator_line_is_skipped(world: World, command: Command, delimiter: str) -> None:
     for path in (world.labels_path, world.ratings_path):
         text = path.read_text(encoding="utf-8").replace(",", delimiter).replace("\n", "\r\n")
         path.write_bytes(f"\ufeffsep={delimiter}\r\n{text}".encode())
@@ -551,9 +551,7 @@ def test_shards_are_replaced_only_when_told_so_and_only_as_a_whole(
     assert {path.name for path in folder.parent.iterdir()} == {"train", ".train.lock"}
 
 
-def test_what_cannot_be_written_leaves_the_old_shards(
-    world: World, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_shards(world: World, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from yt8m.making import array_records
 
     assert command(*world.arguments("segment/train")).status == 0

@@ -1,4 +1,4 @@
-"""Metrics against slow, literal implementations of their definitions, and how much memory they take."""
+"""Training metrics, against literal definitions, and their memory."""
 
 import errno
 import gc
@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from yt8m.common.errors import UserError
-from yt8m.data.batch_memory import Layout, allocate
+from yt8m.data.batch_memory import ArraySpec, allocate
 from yt8m.data.datasets import SegmentBatch, VideoBatch
 from yt8m.data.packed_frames import PackedFrames
 from yt8m.training import metrics
@@ -287,7 +287,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             """What the system says."""
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())  # pylint: disable=redefined-builtin
+    monkeypatch.setattr(metrics.tempfile, "TemporaryFile", lambda dir: Full())
     monkeypatch.setattr(metrics, "BLOCK_BYTES", 4)
     table = Columns(3862, tmp_path)
     with pytest.raises(
@@ -339,8 +339,8 @@ def test_segment_metrics_do_not_depend_on_the_batches_and_forget() -> None:
 
 def test_segment_metrics_do_not_keep_the_memory_of_a_batch() -> None:
     """On a CPU, where nothing is copied from it to another device."""
-    layouts: list[Layout] = [((2,), np.int64), ((2,), np.float32), ((2, 3), np.bool_)]
-    memory, arrays = allocate(layouts, pinned=False)
+    specs: list[ArraySpec] = [((2,), np.int64), ((2,), np.float32), ((2, 3), np.bool_)]
+    memory, arrays = allocate(specs, pinned=False)
     memory.fill_(0)
     arrays[2][...] = True
     kept = StorageWeakRef(memory.untyped_storage())

@@ -1,4 +1,4 @@
-"""Model folders: what is written is read back; what does not fit is refused in one line."""
+"""Model folders: round trips, and refusals in one line."""
 
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def test_a_folder_without_training_keys_has_the_published_offset(tmp_path: Path)
 
 
 @pytest.mark.parametrize("offset", [-1, 2.5, "3"])
-def test_an_offset_that_is_no_number_of_frames_is_refused(offset: object, tmp_path: Path) -> None:
+def test_an_invalid_offset_is_refused(offset: object, tmp_path: Path) -> None:
     folder = agnostic_folder(tmp_path / "a", DBOF, N_CLASSES)
     edit_config(folder, pure_segment={"training": {"offset": offset}})
     with pytest.raises(UserError, match="training.offset: expected a number of frames") as error:

@@ -1,4 +1,4 @@
-"""A model folder says what its outputs and its inputs are, and every command that uses it goes by that."""
+"""Classes and features recorded in model folders, and their use by every command."""
 
 import json
 import logging
@@ -383,7 +383,7 @@ def test_names_that_the_model_lacks_do_not_count(
 def test_a_vocabulary_does_not_count_for_a_model_that_says_its_classes(zoo: Path, heard: Command) -> None:
     write_names(zoo / "tools.csv", TOOLS)
     call = ("inference_memmap", "--data-dir", zoo, "--device", "cpu")
-    said = "zoo_0: says which its classes are; --vocabulary does not count for it"
+    said = "zoo_0: lists its classes; --vocabulary is ignored for it"
     assert said not in succeed(heard(*call)).err
     again = succeed(heard(*call, "--vocabulary", zoo / "tools.csv")).err
     assert said in again and "zoo_0.npy: up to date" in again
@@ -435,7 +435,7 @@ def test_the_two_tables_of_a_data_folder_have_to_agree(
     assert f"is {names[0]!r} there and 'axe' here" in succeed(heard("check_data", *where)).err
 
 
-def test_further_labels_of_a_data_folder_are_no_other_names(zoo: Path, heard: Command) -> None:
+def test_further_labels_of_a_data_folder_do_not_count_as_other_names(zoo: Path, heard: Command) -> None:
     """The table of all labels may have more than are rated, and need not have all of those."""
     for rows in (["3,axe", "10,ant", "11,BEE", "900,hob"], ["900,hob"], [f"{label}," for label in LABELS]):
         (zoo / "vocabulary.csv").write_text("\n".join(["Index,Name", *rows, ""]), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Models: the published formulas taken literally, independence of padding, freezing, initialization."""
+"""Models: literal formulas, independence of padding, freezing, initialization."""
 
 import copy
 from unittest import mock

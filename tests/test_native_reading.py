@@ -1,4 +1,4 @@
-"""Compiled reading: the frames that were asked for and no others, without Python's lock, wherever it is installed."""
+"""Compiled reading: exactly the requested frames, without the GIL, wherever the package is installed."""
 
 import os
 import shutil
@@ -67,7 +67,7 @@ def test_the_rows_that_were_asked_for_and_no_others_are_written(
     np.testing.assert_array_equal(out, expected)
 
 
-def test_what_is_as_usual_is_not_read_in_the_slow_way(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_records_are_read_by_compiled_code(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = ShardReader(index)
     monkeypatch.setattr(reader, "read", lambda requests: np.zeros(len(requests), bool))
     wanted = [(record, range(len(video.frames))) for record, video in enumerate(VIDEOS)]
@@ -91,7 +91,7 @@ def test_a_data_set_without_sound_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, video.rgb[[2, 3, 8]])
 
 
-def test_what_is_damaged_spoils_nothing_else_of_the_batch(tmp_path: Path) -> None:
+def test_damage_does_not_affect_the_rest_of_a_batch(tmp_path: Path) -> None:
     index = index_videos(tmp_path, WIDE)
     path = index.path(3)
     stat, content = path.stat(), bytearray(path.read_bytes())
@@ -181,7 +181,7 @@ def test_processes_that_start_at_once_keep_one_compiled_copy(installed: Path, tm
     assert not compiled_files(installed)
 
 
-def test_where_nothing_can_be_written_it_is_compiled_anew_and_said_so(installed: Path, tmp_path: Path) -> None:
+def test_without_a_writable_cache_code_is_compiled_again_with_a_log_line(installed: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "file"
     nowhere.touch()  # where folders would have to be: of these even root cannot make any
     cache = installed / "yt8m" / "data" / "__pycache__"
@@ -193,7 +193,7 @@ def test_where_nothing_can_be_written_it_is_compiled_anew_and_said_so(installed:
     assert said.count("\n") == 1 and "cannot be cached" in said and "NUMBA_CACHE_DIR" in said
 
 
-def test_what_is_broken_of_the_kept_code_is_compiled_anew(installed: Path, tmp_path: Path) -> None:
+def test_damaged_cached_code_is_compiled_again(installed: Path, tmp_path: Path) -> None:
     finish(start(installed, NUMBA_CACHE_DIR=tmp_path))
     for path in tmp_path.rglob("*.nbi"):
         path.write_bytes(path.read_bytes()[:-20])

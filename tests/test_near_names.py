@@ -1,4 +1,4 @@
-"""Names that are probably one: found as the plain comparison of all pairs finds them."""
+"""Near-identical names, against a comparison of all pairs."""
 
 from itertools import combinations
 
@@ -37,7 +37,7 @@ def test_near_names_are_those_of_all_pairs_that_are_near(names: list[str]) -> No
     assert near_names(names) == expected
 
 
-def test_series_are_no_misspellings() -> None:
+def test_names_in_a_series_are_not_misspellings() -> None:
     assert not near_names([f"label {number}" for number in range(2000)])
     assert near_names(["dog", "dgo", "god", "Cat", "cat", "cart", "A", "B", "3D film", "2D film"]) == [
         ("Cat", "cart"),

@@ -1,4 +1,4 @@
-"""A folder of shards is replaced as a whole, whenever it is interrupted."""
+"""Atomic replacement of a folder of shards, with interruptions."""
 
 from pathlib import Path
 
@@ -47,14 +47,14 @@ def test_shards_are_replaced_and_the_rest_is_kept(folder: Path) -> None:
     assert read(folder) == NEW and alone(folder)
 
 
-def test_what_the_new_folder_has_itself_is_not_replaced(folder: Path) -> None:
+def test_files_of_the_new_folder_are_not_replaced(folder: Path) -> None:
     with NewFolder(folder) as new:
         write(new.path, {"b.tfrecord": "new", "notes.txt": "newer"})
         new.publish()
     assert read(folder) == {"b.tfrecord": "new", "notes.txt": "newer"} and alone(folder)
 
 
-def test_what_is_not_published_leaves_nothing(folder: Path) -> None:
+def test_an_unpublished_folder_leaves_nothing(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt), NewFolder(folder) as new:
         (new.path / "b.tfrecord").write_text("half", encoding="utf-8")
         raise KeyboardInterrupt
@@ -103,7 +103,7 @@ def test_two_processes_do_not_write_at_once(folder: Path) -> None:
     assert read(folder) == NEW and alone(folder)
 
 
-def test_nobody_puts_back_what_another_process_is_replacing(folder: Path) -> None:
+def test_a_folder_that_another_process_is_replacing_is_left_alone(folder: Path) -> None:
     with NewFolder(folder):
         folder.rename(folder.parent / ".partition.old")  # the first of the renames
         with pytest.raises(UserError, match="another process"):

@@ -1,4 +1,4 @@
-"""Messages by Telegram: their texts, silence, failures that cost a run nothing, and the token, which no log shows.
+"""Telegram messages: texts, failures that do not affect a run, and the secrecy of the token.
 
 All is sent to a look-alike of the Bot API on loopback.
 """
@@ -21,7 +21,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from yt8m.training import notifications
-from yt8m.training.notifications import reporting
+from yt8m.training.notifications import RunNotifier
 
 SECRET = "AAsecret_secret-secret_secret-5ecre"
 TOKEN = f"123456789:{SECRET}"
@@ -59,7 +59,7 @@ def _serving(status: int = 200, answer: str = json.dumps(MESSAGE)) -> Iterator[A
             self.end_headers()
             self.wfile.write(answer.encode())
 
-        def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
+        def log_message(self, format: str, *args: object) -> None:
             """Nothing: the test looks for the token in all that is printed."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -134,8 +134,8 @@ def _assert_token_not_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_start_and_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.node", lambda: "gpu-7")
-    with reporting("cache/video/dbof-3: 100 steps") as report:
-        report.result = "loss 0.0028"
+    with RunNotifier("cache/video/dbof-3: 100 steps") as notifier:
+        notifier.result = "loss 0.0028"
     assert api.texts == [
         "started: cache/video/dbof-3: 100 steps on gpu-7",
         "finished: cache/video/dbof-3: 100 steps in 0:00:00: loss 0.0028",
@@ -148,13 +148,13 @@ def test_start_and_end(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_end_without_result_and_its_duration(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(monotonic=lambda: 1000.0)
     monkeypatch.setattr(notifications, "time", clock)
-    with reporting("a run"):
+    with RunNotifier("a run"):
         clock.monotonic = lambda: 1000.0 + 3 * 3600 + 125.3
     assert api.texts[-1] == "finished: a run in 3:02:05"
 
 
 def test_the_start_is_sent_at_the_start(api: Api) -> None:
-    with reporting("a run"):
+    with RunNotifier("a run"):
         deadline = time.monotonic() + 15
         while not api.texts and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -171,8 +171,8 @@ def test_the_start_is_sent_at_the_start(api: Api) -> None:
     ],
 )
 def test_an_exception_is_reported_and_passes_unchanged(api: Api, error: BaseException, end: str) -> None:
-    with pytest.raises(type(error)) as caught, reporting("a run") as report:
-        report.result = "not shown"
+    with pytest.raises(type(error)) as caught, RunNotifier("a run") as notifier:
+        notifier.result = "not shown"
         raise error
     assert caught.value is error
     assert error.__cause__ is None and error.__context__ is None
@@ -188,7 +188,7 @@ def test_an_exception_without_text_passes_unchanged(api: Api) -> None:
             raise TypeError
 
     error = Faulty()
-    with pytest.raises(Faulty) as caught, reporting("a run"):
+    with pytest.raises(Faulty) as caught, RunNotifier("a run"):
         raise error
     assert caught.value is error
     assert api.texts[1:] == ["crashed: a run after 0:00:00: Faulty"]
@@ -199,10 +199,10 @@ def test_unconfigured_is_silent() -> None:
     process, _ = _run_script(
         "import logging, sys, threading\n"
         "logging.basicConfig(level=logging.DEBUG)\n"
-        "from yt8m.training.notifications import reporting\n"
-        "with reporting('a run') as report:\n"
+        "from yt8m.training.notifications import RunNotifier\n"
+        "with RunNotifier('a run') as notifier:\n"
         "    assert threading.active_count() == 1\n"
-        "    report.result = 'done'\n"
+        "    notifier.result = 'done'\n"
         "assert not {'telegram', 'httpx', 'torch', 'numpy'} & set(sys.modules)\n"
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
@@ -222,7 +222,7 @@ def test_half_a_configuration_warns_once(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv(variable, value)
-    with reporting("a run"):
+    with RunNotifier("a run"):
         pass
     assert api.texts == []
     [warning] = _warnings(caplog)
@@ -235,12 +235,12 @@ def test_only_the_first_rank_reports(
     api: Api, rank: str, n_messages: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    with reporting("a run"):
+    with RunNotifier("a run"):
         pass
     assert len(api.texts) == n_messages
     if not n_messages:  # nor does another rank complain about what the first one complains about
         monkeypatch.delenv("TELEGRAM_CHAT_ID")
-        with reporting("a run"):
+        with RunNotifier("a run"):
             pass
         assert _warnings(caplog) == []
 
@@ -267,7 +267,7 @@ def test_failures_are_warnings_without_the_token(
     done = False
     with _refusing() if status is None else _serving(status, answer) as api:
         configure(api)
-        with reporting("a run"):
+        with RunNotifier("a run"):
             done = True
     assert done
     warnings = _warnings(caplog)
@@ -283,7 +283,7 @@ def test_a_wrong_address_is_a_warning_without_the_token(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     configure(Api(url, [], []))
-    with reporting("a run"):
+    with RunNotifier("a run"):
         pass
     assert 1 <= len(_warnings(caplog)) <= 2
     _assert_token_not_logged(caplog)
@@ -292,7 +292,7 @@ def test_a_wrong_address_is_a_warning_without_the_token(
 @pytest.mark.usefixtures("api")
 def test_success_logs_nothing_at_info(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with reporting("a run"):
+    with RunNotifier("a run"):
         pass
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
     _assert_token_not_logged(caplog)
@@ -302,7 +302,7 @@ def test_the_log_of_the_libraries_elsewhere_is_left_alone(api: Api, caplog: pyte
     import httpx
 
     caplog.set_level(logging.DEBUG)
-    with reporting("a run"):
+    with RunNotifier("a run"):
         pass
     caplog.clear()
     httpx.post(api.url, data={"text": "mine"})
@@ -318,8 +318,8 @@ def test_a_hanging_server_delays_a_run_by_the_limit_at_most(
     with _hanging() as api:
         configure(api)
         began = time.monotonic()
-        report = reporting("a run")
-        with report:
+        notifier = RunNotifier("a run")
+        with notifier:
             entered = time.monotonic() - began
         ended = time.monotonic() - began
         [sender] = [thread for thread in threading.enumerate() if thread.name == "telegram"]
@@ -335,7 +335,7 @@ def test_one_message_may_not_take_forever(
     monkeypatch.setattr(notifications, "SEND_SECONDS", 0.2)
     with _hanging() as api:
         configure(api)
-        with reporting("a run"):
+        with RunNotifier("a run"):
             pass
     assert _warnings(caplog) == ["Telegram message not sent: TimeoutError"] * 2
 
@@ -356,7 +356,7 @@ def test_a_process_ends_in_time_and_prints_no_token(
             "logging.basicConfig(level=logging.DEBUG)\n"
             "from yt8m.training import notifications\n"
             "notifications.WAIT_SECONDS = 1.5\n"
-            "with notifications.reporting('a run'):\n"
+            "with notifications.RunNotifier('a run'):\n"
             "    time.sleep(1)\n"
             "    raise ValueError('of the run')\n"
         )
@@ -370,8 +370,8 @@ def test_a_process_ends_in_time_and_prints_no_token(
 def test_stderr_of_a_process_that_succeeds_or_is_refused_has_no_token(configure: Callable[[Api], None]) -> None:
     script = (
         "import logging; logging.basicConfig(level=logging.DEBUG)\n"
-        "from yt8m.training.notifications import reporting\n"
-        "with reporting('a run'): pass\n"
+        "from yt8m.training.notifications import RunNotifier\n"
+        "with RunNotifier('a run'): pass\n"
     )
     for server, n_warnings in ((_serving(), 0), (_serving(401, f'{{"description": "{TOKEN}"}}'), 2)):
         with server as api:
@@ -385,21 +385,21 @@ def test_stderr_of_a_process_that_succeeds_or_is_refused_has_no_token(configure:
 
 @pytest.mark.parametrize(("character", "most"), [("a", 4096), ("é", 4096), ("😀", 2048)])
 def test_long_messages_are_cut(api: Api, character: str, most: int) -> None:
-    with reporting("a run") as report:
-        report.result = character * 9000
+    with RunNotifier("a run") as notifier:
+        notifier.result = character * 9000
     assert api.texts[1].startswith("finished: a run in 0:00:00: ")
     assert len(api.texts[1].encode("utf-16-le")) // 2 in (4095, 4096)
     assert most - 30 < api.texts[1].count(character) <= most
 
 
-def test_a_message_has_neither_the_token_nor_bytes_that_are_no_text(api: Api) -> None:
-    with pytest.raises(ValueError), reporting(os.fsdecode(b"caf\xe9")):
+def test_a_message_has_neither_the_token_nor_undecodable_bytes(api: Api) -> None:
+    with pytest.raises(ValueError), RunNotifier(os.fsdecode(b"caf\xe9")):
         raise ValueError(TOKEN)
     assert api.texts[0].startswith("started: caf? on ")
     assert api.texts[1] == "crashed: caf? after 0:00:00: ValueError: <token>"
 
 
-def test_no_thread_to_be_had_is_a_warning(
+def test_a_lack_of_threads_is_a_warning(
     api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_thread: threading.Thread) -> None:
@@ -407,7 +407,7 @@ def test_no_thread_to_be_had_is_a_warning(
 
     with monkeypatch.context() as patch:
         patch.setattr("yt8m.training.notifications._Sender.start", fail)
-        with reporting("a run"):
+        with RunNotifier("a run"):
             pass
     assert api.texts == []
     assert _warnings(caplog) == ["No Telegram messages: can't start new thread"]

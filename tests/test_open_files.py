@@ -1,4 +1,4 @@
-"""With as few files open as a process may have on a careful machine, everything is only slower."""
+"""All commands under a low limit of open files."""
 
 import resource
 import shutil
@@ -36,7 +36,7 @@ def commands(data_dir: Path, configs: Path) -> list[list[str]]:
     return [[str(part) for part in line] for line in lines]
 
 
-def test_as_much_is_done_with_64_open_files(tmp_path: Path) -> None:
+def test_all_commands_work_with_64_open_files(tmp_path: Path) -> None:
     made = tmp_path / "made"
     for command, arguments in ((make_demo_data, SHARDS_OF_ONE_VIDEO), (prepare_vocabulary, [])):
         command.main(command.build_parser().parse_args([*arguments, "--data-dir", str(made)]))

@@ -1,4 +1,4 @@
-"""Features of other widths, without audio, and vocabularies of other sizes, through every command."""
+"""Features of other widths, data without audio, and other vocabularies, through all commands."""
 
 import csv
 import json
@@ -76,12 +76,12 @@ def test_without_any_audio_the_frames_are_the_visual_ones(tmp_path: Path) -> Non
     assert_frames(index, videos)
 
 
-def test_empty_lists_of_audio_are_no_audio(tmp_path: Path) -> None:
+def test_empty_audio_lists_count_as_no_audio(tmp_path: Path) -> None:
     videos = [make_video(0, 12, n_audio=0), make_video(1, 9, n_audio=0)]
     assert_frames(index_videos(tmp_path, [videos]), videos)
 
 
-def test_where_some_have_audio_a_video_without_has_no_frames(tmp_path: Path) -> None:
+def test_a_video_without_audio_among_others_has_no_frames(tmp_path: Path) -> None:
     videos = [silent_video(0, 12), make_video(1, 9)]
     index = index_videos(tmp_path, [videos])
     assert index.n_frames.tolist() == [0, 9]

@@ -1,4 +1,4 @@
-"""What is installed: wheels that work outside the repository, and lists of requirements that agree."""
+"""Wheels that work outside the repository, and consistent lists of requirements."""
 
 import os
 import re
@@ -44,7 +44,7 @@ def dependencies(project: Path) -> set[str]:
     return {normalized(re.match(r"[\w.-]+", line)[0]) for line in asked}
 
 
-def test_what_the_packages_ask_for_is_pinned_and_nothing_else() -> None:
+def test_exactly_the_dependencies_of_the_packages_are_pinned() -> None:
     pinned = set(requirements("requirements.txt"))
     of_tests = set(requirements("requirements-dev.txt"))
     asked = (dependencies(ROOT) | dependencies(ROOT / "PyTorchHelperBot")) - {"pytorch-helper-bot"}

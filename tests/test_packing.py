@@ -1,4 +1,4 @@
-"""Examples cut out of rows one by one against what packings pool."""
+"""Layouts of rows, against pooling example by example."""
 
 import numpy as np
 import torch

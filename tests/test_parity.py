@@ -1,4 +1,4 @@
-"""Models of the 2019 release, as it saved them, give the logits that it gave."""
+"""Models saved by the 2019 release give its logits."""
 
 import json
 import shutil

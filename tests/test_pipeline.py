@@ -1,4 +1,4 @@
-"""The commands chained as a user chains them, on generated shards, in processes of their own."""
+"""The chain of commands on generated shards, in separate processes."""
 
 import json
 import re

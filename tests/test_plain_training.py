@@ -1,4 +1,4 @@
-"""The trainers that accuracy is compared with: they read, pad and train as they say."""
+"""The plain trainers of the accuracy benchmark."""
 
 import shutil
 import subprocess
@@ -61,7 +61,7 @@ def run(script: str, *arguments: object) -> None:
 
 
 @pytest.mark.parametrize("model", [DBOF, NEXTVLAD], ids=["dbof", "nextvlad"])
-def test_with_no_aspect_as_in_2019_it_is_the_packages_trainer(model: dict, data_dir: Path, tmp_path: Path) -> None:
+def test_without_aspects_of_2019_it_is_the_packages_trainer(model: dict, data_dir: Path, tmp_path: Path) -> None:
     settings = {**TRAINING, "steps": 4, "ckpt_interval": 2}
     config = write_config(
         tmp_path / "config.yaml",

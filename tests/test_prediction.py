@@ -1,4 +1,4 @@
-"""Predicting all test segments: interrupted, in several processes, on a full disk, with damaged videos."""
+"""Predicting all test segments: interruptions, several processes, full disks, damaged videos."""
 
 import json
 import os
@@ -177,7 +177,7 @@ def test_other_settings_are_other_predictions(command: Command, data_dir: Path) 
     assert outcome.status == 2 and f"--model-names: {NAMES[0]} is named more than once" in outcome.err
 
 
-def test_what_is_in_the_making_with_other_settings_is_left_alone(command: Command, data_dir: Path) -> None:
+def test_unfinished_predictions_with_other_settings_are_left_alone(command: Command, data_dir: Path) -> None:
     options = ("--model-names", NAMES[0])
     predict(command, data_dir, *options)
     folder = data_dir / "cache" / "predictions"
@@ -213,7 +213,7 @@ def test_a_full_disk_ends_with_a_line_and_nothing_is_lost(command: Command, data
     assert set(stored(data_dir)) == {NAMES[0]}
 
 
-def test_what_was_done_before_an_error_is_kept(
+def test_predictions_before_an_error_are_kept(
     command: Command, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = predict(command, data_dir, "--batch-size", 1)

@@ -1,4 +1,4 @@
-"""Prediction files: no half-made file is taken for a whole, no stale one for a new."""
+"""Prediction files: neither incomplete nor outdated ones are used."""
 
 import errno
 import json
@@ -82,7 +82,7 @@ def test_predictions_appear_only_when_complete(tmp_path: Path) -> None:
     assert _names(file.path.parent) == {"nextvlad-2_0.npy", "nextvlad-2_0.json"}
 
 
-def test_what_is_in_the_journal_is_kept_and_nothing_else(tmp_path: Path) -> None:
+def test_only_rows_in_the_journal_are_kept(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     partial = _begin(file, ORIGIN)
     partial.write(slice(1, 2), np.array([[5, 6]], np.int16), np.array([True]))
@@ -201,7 +201,7 @@ def test_only_what_is_left_out_is_made_again(tmp_path: Path) -> None:
     partial.release()
 
 
-def test_no_place_on_the_disk_is_said_at_once(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_at_once(tmp_path: Path) -> None:
     file = PredictionFile(tmp_path / "a.npy")
     _write(file, 1, ORIGIN, 2)
     wide = PartialPredictions(file, _meta(), 100_000, NEWER)

@@ -1,4 +1,4 @@
-"""A bar on a terminal, else a line in the log now and then; neither where nobody would see it."""
+"""Progress: a bar on a terminal, else occasional log lines."""
 
 import io
 import logging
@@ -65,7 +65,7 @@ def test_elsewhere_a_line_is_written_now_and_then(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-def test_no_line_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_line_is_logged_before_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     lines = io.StringIO()
     with Progress("predicting", 400, "video", logger_to(lines)) as counted:

@@ -1,4 +1,4 @@
-"""The exact ranking against a full sort, whatever the block size, and the fairness of its ties."""
+"""The top-K, against a full sort, for any block size; the fairness of ties."""
 
 from collections import Counter
 from fractions import Fraction
@@ -105,7 +105,7 @@ def test_top_rows_are_those_of_a_full_sort(
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(**CASES, excluded=st.floats(0, 1))
-def test_what_is_no_candidate_is_not_listed(
+def test_only_candidates_are_listed(
     n_maps: int,
     n_rows: int,
     n_classes: int,

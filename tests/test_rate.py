@@ -1,4 +1,4 @@
-"""Ratings made in the browser: by keys, in several windows, through a kill; and a server that answers no one else."""
+"""`rate`: rating in the browser by keys, in several windows, through a kill; security of the server."""
 
 import gc
 import http.client
@@ -36,10 +36,10 @@ from yt8m.data.vocabulary import read_labels, read_ratings
 from yt8m.films.film_files import ids_by_name
 from yt8m.rating import windows as rating_windows
 from yt8m.rating.choice import TELLING_PROBABILITY, Chooser, Questions
-from yt8m.rating.films import list_films
+from yt8m.rating.film_list import list_films
 from yt8m.rating.predicting import SegmentJudge
 from yt8m.rating.questions import Judgement, classes_of_films, list_questions, shown_names
-from yt8m.rating.ratings_file import HEADER, Key, RatingsFile
+from yt8m.rating.ratings_file import HEADER, RatedSegment, RatingsFile
 from yt8m.rating.server import RatingServer
 from yt8m.rating.windows import NotAskedError, RatingWindows
 
@@ -473,7 +473,7 @@ def test_strangers_get_nothing(films: Path, tmp_path: Path) -> None:
 # Windows and answers
 
 
-def test_threads_are_never_asked_the_same(films: Path, tmp_path: Path) -> None:
+def test_threads_never_get_the_same_question(films: Path, tmp_path: Path) -> None:
     windows = make_windows(films, tmp_path / "ratings.csv", "dog", "guitar")
     showing: dict[str, tuple[int, int]] = {}
     clashes: list[object] = []
@@ -515,7 +515,7 @@ def test_a_silent_window_loses_its_question(films: Path, tmp_path: Path, monkeyp
         windows.answer("silent", first, 1)
 
 
-Row = tuple[Key, int]
+Row = tuple[RatedSegment, int]
 ROWS = st.lists(
     st.tuples(
         st.tuples(
@@ -533,7 +533,7 @@ ROWS = st.lists(
 
 @given(ROWS, st.data())
 @settings(deadline=None, max_examples=40)
-def test_a_torn_line_goes_and_no_other(rows: list[Row], data: st.DataObject) -> None:
+def test_only_an_incomplete_last_line_is_removed(rows: list[Row], data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder, "ratings.csv")
         file = RatingsFile(path)
@@ -552,7 +552,7 @@ def test_a_torn_line_goes_and_no_other(rows: list[Row], data: st.DataObject) -> 
         assert rows_of(path) == [(*key, score) for key, score in [*kept, (("z", 0, "new"), 1)]]
 
 
-def test_a_key_stands_once(tmp_path: Path) -> None:
+def test_duplicate_keys_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ratings.csv"
     file = RatingsFile(path)
     for score in (0, 1):
@@ -578,7 +578,7 @@ def test_a_key_stands_once(tmp_path: Path) -> None:
 # What is asked
 
 
-def test_the_rule() -> None:
+def test_the_choice_follows_the_rule() -> None:
     rng = np.random.default_rng(1)
     n = 400
     questions = Questions(rng.integers(0, 20, n), 5 * np.arange(n), rng.integers(0, 4, n), rng.random(n))
@@ -615,7 +615,7 @@ def test_without_a_model_the_seed_decides() -> None:
 
 
 @pytest.mark.parametrize("kind", ["video", "segment"])
-def test_a_model_chooses(films: Path, tmp_path: Path, kind: str) -> None:
+def test_a_model_chooses_the_segments(films: Path, tmp_path: Path, kind: str) -> None:
     widths = {"video_dim": RGB, "audio_dim": AUDIO}
     videos = [make_video(1, 90), make_video(2, 62)]
     write_videos(tmp_path / "features" / "films.tfrecord", videos)
@@ -652,7 +652,7 @@ def test_a_model_chooses(films: Path, tmp_path: Path, kind: str) -> None:
     assert rows_of(file.path)[0][2] == labels[questions.classes[number]]
 
 
-def test_what_a_model_does_not_know(films: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_questions_unknown_to_a_model(films: Path, caplog: pytest.LogCaptureFixture) -> None:
     found = list_films(films)
     vocabulary = small_vocabulary(2)
     known = Judgement({"garden": np.full((18, 2), 0.5)}, vocabulary)

@@ -1,4 +1,4 @@
-"""Files that users really have, none of them made by this project: see `tests/real_files/README.md`."""
+"""Files not made by this project: see `tests/real_files/README.md`."""
 
 import gzip
 import json
@@ -200,7 +200,7 @@ def test_audioset_is_told_apart(tmp_path: Path, command: Command) -> None:
     assert_refused(command("localize", AUDIOSET, "--data-dir", tmp_path), "--cB2ZVjpnA", *expected)
 
 
-def test_what_is_true_of_all_shards_of_a_folder_is_said_once(tmp_path: Path, command: Command) -> None:
+def test_a_fault_of_all_shards_is_reported_once(tmp_path: Path, command: Command) -> None:
     for folder, source, count in (("train", AUDIOSET, 3), ("valid", VIDEO_LEVEL[0], 1), ("other", VIDEO_LEVEL[0], 2)):
         (tmp_path / "video" / folder).mkdir(parents=True)
         for number in range(count):
@@ -252,7 +252,7 @@ def npy() -> bytes:
     ],
     ids=["own gzip", "gzip", "bare example", "lfs", "xml", "npy"],
 )
-def test_files_that_are_no_shards_are_named_for_what_they_are(
+def test_files_that_are_not_shards_are_named_for_what_they_are(
     content: Callable[[bytes], bytes], expected: tuple[str, ...], tmp_path: Path, command: Command
 ) -> None:
     path = tmp_path / "video" / "train" / "train0000.tfrecord"

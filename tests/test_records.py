@@ -1,4 +1,4 @@
-"""Records decode to what protobuf decodes, in every legal layout, and damage is named, never a crash."""
+"""Records decode as protobuf decodes them, in every legal layout; damage is named."""
 
 import gzip
 import os
@@ -148,7 +148,7 @@ def refuse_protobuf(*_: object) -> None:
 
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(video_lists(), st.data())
-def test_what_protobuf_writes_is_read_without_it(videos: list[Video], data: st.DataObject) -> None:
+def test_records_written_by_protobuf_are_read_without_it(videos: list[Video], data: st.DataObject) -> None:
     """Context and frames, by the bytes of the shard alone, and no byte that was not asked for."""
     with tempfile.TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
         path = write_videos(Path(temporary) / "a.tfrecord", videos)
@@ -444,7 +444,7 @@ def test_a_flipped_bit_in_a_payload_or_its_checksum_is_noticed_when_the_whole_re
         (b"short", ": truncated"),
     ],
 )
-def test_what_is_no_shard_is_told_apart(content, said, tmp_path):
+def test_files_that_are_not_shards_are_recognized(content, said, tmp_path):
     path = tmp_path / "train" / "a.tfrecord"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -577,7 +577,7 @@ def overlong(number: int, content: bytes) -> bytes:
         context_field(CONTEXT) + lists_field(LISTS) + b"\x00\x00",
     ],
 )
-def test_what_protobuf_refuses_is_an_error(payload, tmp_path):
+def test_payloads_that_protobuf_refuses_are_errors(payload, tmp_path):
     with pytest.raises(Exception, match="Error parsing message"):
         decode(payload)
     path = write_payloads(tmp_path / "a.tfrecord", [payload])

@@ -1,4 +1,4 @@
-"""The report, as a browser shows it: opened from disk, without network, with mouse and keyboard, on any screen."""
+"""The report in a browser: opened from disk, without network, by mouse and keyboard, on any screen."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from yt8m.data.candidates import load_candidates
 from yt8m.data.index import load_index, split_fold
 from yt8m.data.vocabulary import load_vocabulary
 from yt8m.localization.spans import runs
-from yt8m.reporting.film_files import films_by_id
+from yt8m.reporting.film_previews import films_by_id
 from yt8m.reporting.timelines import PredictedTimelines
 from yt8m.scoring.ratings import ratings_of_table, read_truth
 
@@ -473,7 +473,7 @@ def test_rated_videos_are_predicted_by_models_that_have_not_seen_them(
     assert videos[unseen]["marks"] >= {("Tree", 30, True), ("Aardvark", 40, True)}
 
 
-def test_what_there_is_not_is_said(browser: Browser, folder: Path, tmp_path: Path, command: Command) -> None:
+def test_missing_parts_are_stated(browser: Browser, folder: Path, tmp_path: Path, command: Command) -> None:
     (tmp_path / "segment_vocabulary.csv").write_bytes((folder / "segment_vocabulary.csv").read_bytes())
     outcome = command("report", "--data-dir", tmp_path)
     assert outcome.status == 0, outcome.err

@@ -1,4 +1,4 @@
-"""What the report says of models: a folder that cannot be understood is left out, with a warning."""
+"""Data of the report: unreadable model folders are left out with a warning."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run killed at any instant and started again with the same command ends in the same weights, bit by bit."""
+"""Killed runs: the same command resumes them and ends in the same weights, bit by bit."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from helperbot.saving import StateSaver
-from helperbot.state import load_file, save_file
+from helperbot.state import save_file
 
 from tests.conftest import Outcome
 from tests.interrupted import await_state, run_interrupted
@@ -241,7 +241,7 @@ def test_a_run_does_not_go_on_with_other_frames_than_it_began_with(
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).status == KILLED
     path = folder_of("dbof", data_dir) / "checkpoints" / "state.pt"
-    state = load_file(path)
+    state = torch.load(path, weights_only=True)
     state["batches"]["version"] -= 1  # as a release before left it
     save_file(state, path)
     outcome = command(*command_line)
@@ -250,7 +250,7 @@ def test_a_run_does_not_go_on_with_other_frames_than_it_began_with(
     assert command(*command_line, "--restart").status == 0
 
 
-def test_what_is_cut_off_a_shard_may_be_left_out(made: Path, data_dir: Path) -> None:
+def test_a_truncated_shard_may_be_skipped(made: Path, data_dir: Path) -> None:
     load_index(data_dir / "video" / "train", data_dir / "cache")
     load_index(data_dir / "video" / "valid", data_dir / "cache")
     ended = interrupt("cut", 1, [*arguments("dbof", made, data_dir), "--on-error", "skip"])
@@ -259,7 +259,7 @@ def test_what_is_cut_off_a_shard_may_be_left_out(made: Path, data_dir: Path) -> 
     assert (folder_of("dbof", data_dir) / "model.pth").exists()
 
 
-def test_a_run_killed_again_and_again_gets_there(
+def test_a_run_killed_repeatedly_completes(
     made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path]
 ) -> None:
     command_line = arguments("agnostic", made, data_dir)
@@ -381,7 +381,7 @@ def test_a_run_does_not_go_on_with_other_code_unless_it_may(
     assert codes(folder) == [*(before if isinstance(before, list) else []), code_identity()]
 
 
-def test_what_went_on_with_other_code_goes_on_with_that(
+def test_a_run_resumed_with_other_code_resumes_with_that(
     made: Path, data_dir: Path, command: Command, uninterrupted: Callable[[str], Path]
 ) -> None:
     command_line = arguments("agnostic", made, data_dir)
@@ -443,7 +443,7 @@ def test_a_finished_run_is_left_as_it_is_whatever_the_code_and_the_keys_it_knew(
     assert outcome.status == 2 and "training.learning_rate was 3, is None" in outcome.err
 
 
-def test_what_was_trained_by_other_code_is_evaluated_and_reported(
+def test_models_trained_by_other_code_are_evaluated_and_reported(
     data_dir: Path, uninterrupted: Callable[[str], Path], command: Command
 ) -> None:
     folder = shutil.copytree(uninterrupted("agnostic"), folder_of("agnostic", data_dir))
@@ -517,9 +517,7 @@ def test_a_run_whose_newest_state_is_damaged_goes_on_from_the_one_before(
     assert_same_run(folder_of(kind, data_dir), uninterrupted(kind))
 
 
-def test_where_both_states_are_damaged_they_are_named_and_left_alone(
-    made: Path, data_dir: Path, command: Command
-) -> None:
+def test_two_damaged_states_are_named_and_left_alone(made: Path, data_dir: Path, command: Command) -> None:
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).status == KILLED
     state = folder_of("dbof", data_dir) / "checkpoints" / "state.pt"
@@ -536,7 +534,7 @@ def test_where_both_states_are_damaged_they_are_named_and_left_alone(
     assert command(*command_line).status == 0
 
 
-def test_restart_heeds_neither_state(made: Path, data_dir: Path, command: Command) -> None:
+def test_restart_ignores_both_states(made: Path, data_dir: Path, command: Command) -> None:
     command_line = arguments("dbof", made, data_dir)
     assert interrupt("step", 5, command_line).status == KILLED
     checkpoints = folder_of("dbof", data_dir) / "checkpoints"

@@ -1,4 +1,4 @@
-"""Which shards, examples and frames: a pure function of the data and the seed."""
+"""The choice of shards, examples and frames: a pure function of data and seed."""
 
 import dataclasses
 from collections import Counter

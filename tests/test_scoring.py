@@ -1,4 +1,4 @@
-"""MAP@K and the other measures against slow, literal implementations of their definitions."""
+"""MAP@K and other measures, against literal definitions."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The chained scripts: their commands, skipping what is finished, stopping at the first failure."""
+"""The chained scripts: their commands, skipping finished steps, stopping at the first failure."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""The package's own messages and framing are TensorFlow's, to the byte."""
+"""Serialized messages and framing equal TensorFlow's, byte by byte."""
 
 import importlib
 import os

@@ -1,4 +1,4 @@
-"""Stand-ins: the forks that do their work have the input, surroundings and end that Python's own processes have."""
+"""Stand-ins: forked processes get the input, environment and exit status of Python's own."""
 
 import json
 import os

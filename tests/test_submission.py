@@ -1,4 +1,4 @@
-"""Submission files, and the command that makes them from predictions."""
+"""Submission files, and the command that writes them."""
 
 import gzip
 import resource
@@ -111,7 +111,7 @@ def test_a_wrong_line_is_named(text: str, problem: str, path: Path) -> None:
     assert str(caught.value) == f"{path}: {problem}"
 
 
-def test_what_is_no_text_file_is_named(path: Path) -> None:
+def test_binary_files_are_named(path: Path) -> None:
     path.write_bytes(b"Class,Segments\n3,\xff\xfe\n")
     for odd in (path, path.parent, path.parent / "missing.csv"):
         with pytest.raises(UserError, match=f"{odd}: cannot be read as a submission"):

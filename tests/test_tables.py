@@ -1,4 +1,4 @@
-"""Tables: what spreadsheets and csv.writer write is read as it was meant, and anything else is named."""
+"""Users' tables: dialects of spreadsheets and csv.writer; anything else is named."""
 
 import csv
 import tempfile
@@ -45,7 +45,7 @@ def _tables(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=200, deadline=None)
 @given(table=_tables())
-def test_what_csv_writers_write_comes_back(table: dict[str, Any]) -> None:
+def test_tables_of_csv_writers_are_read_back(table: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         with path.open("w", newline="", encoding=table["encoding"]) as file:
@@ -105,7 +105,7 @@ def test_tables_of_many_programs(tmp_path: Path, content: bytes, rows: list[tupl
         (None, "no such file"),
     ],
 )
-def test_what_is_no_such_table_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_files_without_the_columns_are_named(tmp_path: Path, content: bytes | None, said: str) -> None:
     path = tmp_path / "table.csv"
     if content is not None:
         path.write_bytes(content)
@@ -134,7 +134,7 @@ def test_lists_of_ids_need_no_header(tmp_path: Path) -> None:
             read_video_ids(path)
 
 
-def test_blanks_around_ids_and_labels_are_none_of_them(tmp_path: Path) -> None:
+def test_blanks_around_ids_and_labels_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "ratings.csv"
     path.write_text("vid; start; label; score\nv1 ;30; dog ;1\n v1;30;dog;1\n", encoding="utf-8")
     assert [(row.video_id, row.label) for row in read_ratings(path)] == [("v1", "dog")]
@@ -150,7 +150,7 @@ def test_names_in_a_spreadsheets_vocabulary(tmp_path: Path) -> None:
     assert resolve_labels([label], path).ids == {"Änderung": 7}
     path.write_text("Index,Name\n7,dog\nx,cat\n7,Änderung\n", encoding="utf-8")
     with pytest.raises(
-        UserError, match="line 3: Index 'x' is no label id; line 4: Index 7 is on line 2 already; expected"
+        UserError, match="line 3: Index 'x' is not a label id; line 4: Index 7 is on line 2 already; expected"
     ):
         resolve_labels([label], path)
 

@@ -1,4 +1,4 @@
-"""Test metadata: which row is which segment of which video."""
+"""Test metadata: the segment and video of each row."""
 
 import logging
 from collections.abc import Callable

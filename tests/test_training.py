@@ -1,4 +1,4 @@
-"""How a run trains: in parts, in half precision; what it tells, and how it stops."""
+"""Training runs: batches in parts, half precision, log lines, signals."""
 
 import os
 import pty
@@ -162,7 +162,7 @@ def test_a_run_tells_how_it_goes(command: Command, data_dir: Path, tmp_path: Pat
     assert list((folder / "tensorboard").glob("events.*"))
 
 
-def test_a_loss_that_is_no_number_ends_the_run_naming_step_videos_and_the_last_good_state(
+def test_a_nan_loss_ends_the_run_naming_step_videos_and_the_last_good_state(
     command: Command, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, seen = VideoTask.criterion, []

@@ -1,4 +1,4 @@
-"""Truth tables: what is read as it stands, and what is refused."""
+"""Truth tables: accepted and refused ones."""
 
 from pathlib import Path
 

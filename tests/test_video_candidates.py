@@ -1,4 +1,4 @@
-"""Video candidates: which segments of which videos are listed, and what a video's own score is worth."""
+"""Video candidates: the videos whose segments are listed, and the weight of a video's score."""
 
 import json
 import shutil
@@ -147,7 +147,7 @@ def test_videos_are_scored_once_for_each_model(command: Command, predicted: Path
     assert set(json.loads(str(np.load(kept)["origin"]))) == {"model", "test_meta", "vocabulary", "outputs"}
 
 
-def test_what_does_not_fit_is_refused(command: Command, predicted: Path) -> None:
+def test_options_that_do_not_fit_are_refused(command: Command, predicted: Path) -> None:
     def submit(*options: object) -> str:
         outcome = command(
             "create_submission_from_memmaps", "--data-dir", predicted, "--output", predicted / "x.csv", *options

@@ -1,4 +1,4 @@
-"""The vocabulary: label ids to classes and back, from its file or from the rated shards."""
+"""The vocabulary: classes and label ids, from its file or from rated shards."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.shards import index_videos, make_video
 from yt8m.common.errors import UserError
-from yt8m.data.vocabulary import FILE_NAME, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
+from yt8m.data.vocabulary import VOCABULARY_FILE, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
 
 RATED = [
     [make_video(0, 9, (9,), ((0, 20, 1.0), (0, 7, 0.0), (5, 20, 0.0))), make_video(1, 9)],
@@ -28,7 +28,7 @@ def test_classes_are_the_rows_of_the_labels_and_minus_one_for_all_others(known, 
     assert vocabulary.classes(vocabulary.labels).tolist() == list(range(len(vocabulary)))
 
 
-def test_classes_keep_the_shape():
+def test_classes_have_the_shape_of_the_labels():
     vocabulary = Vocabulary(np.array([3, 5]), ("a", "b"))
     assert vocabulary.classes(np.array([[5, 4], [3, 6]])).tolist() == [[1, -1], [0, -1]]
 
@@ -59,7 +59,7 @@ def test_names_come_from_the_official_vocabulary(tmp_path):
 def test_a_saved_table_loads_as_the_same_vocabulary(tmp_path):
     table = derive_vocabulary(index_videos(tmp_path, RATED), None)
     path = save_vocabulary(table, tmp_path)
-    assert path == tmp_path / FILE_NAME
+    assert path == tmp_path / VOCABULARY_FILE
     assert path.read_text().splitlines()[:2] == [
         "Index,KnowledgeGraphId,Name,PositiveSegmentCount,TotalSegmentCount",
         "7,,label 7,0,2",
@@ -75,7 +75,7 @@ def test_a_saved_table_loads_as_the_same_vocabulary(tmp_path):
     "content", ["Index\n31\n30\n", "Index;Name\r\n31;a\r\n30;b\r\n", "\ufeffName,Index\na,31\n,30\n"]
 )
 def test_any_order_and_dialect_is_taken_and_the_row_is_the_class(content, tmp_path):
-    (tmp_path / FILE_NAME).write_text(content, encoding="utf-8", newline="")
+    (tmp_path / VOCABULARY_FILE).write_text(content, encoding="utf-8", newline="")
     vocabulary = load_vocabulary(tmp_path)
     assert vocabulary.labels.tolist() == [31, 30]
     assert vocabulary.classes(np.array([30, 31, 29])).tolist() == [1, 0, -1]
@@ -102,7 +102,7 @@ def test_other_labels_are_refused_by_name():
 
 
 def test_names_that_look_like_missing_values_stay_names(tmp_path):
-    (tmp_path / FILE_NAME).write_text("Index,Name\n1,NA\n2,nan\n5,12\n")
+    (tmp_path / VOCABULARY_FILE).write_text("Index,Name\n1,NA\n2,nan\n5,12\n")
     assert load_vocabulary(tmp_path).names == ("NA", "nan", "12")
 
 
@@ -116,7 +116,7 @@ def test_no_ratings_is_an_error_naming_the_folder(tmp_path):
 def test_a_missing_file_is_an_error_that_says_what_to_run(tmp_path):
     with pytest.raises(UserError, match="prepare_vocabulary") as caught:
         load_vocabulary(tmp_path)
-    assert str(tmp_path / FILE_NAME) in str(caught.value)
+    assert str(tmp_path / VOCABULARY_FILE) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -125,21 +125,21 @@ def test_a_missing_file_is_an_error_that_says_what_to_run(tmp_path):
         ("", "expected a header with the columns Index"),
         ("Label,Name\n1,a\n", "expected a header with the columns Index, found 'Label,Name'"),
         ("Index,Name\n", "no row below the header"),
-        ("Index,Name\n1,a\ntwo,b\n", "line 3: Index 'two' is no label id; expected in column Index distinct"),
-        ("Index,Name\n1,a\n,b\n", "line 3: Index '' is no label id"),
-        ("Index,Name\n1.5,a\n2,b\n", "line 2: Index '1.5' is no label id"),
+        ("Index,Name\n1,a\ntwo,b\n", "line 3: Index 'two' is not a label id; expected in column Index distinct"),
+        ("Index,Name\n1,a\n,b\n", "line 3: Index '' is not a label id"),
+        ("Index,Name\n1.5,a\n2,b\n", "line 2: Index '1.5' is not a label id"),
         ("Index,Name\n1,a\n2,c\n1,b\n", "line 4: Index 1 is on line 2 already"),
-        ("Index,Name\n-1,a\n1,b\n", "line 2: Index '-1' is no label id"),
-        ("Index,Name\n99999999999,a\n", "line 2: Index '99999999999' is no label id"),
+        ("Index,Name\n-1,a\n1,b\n", "line 2: Index '-1' is not a label id"),
+        ("Index,Name\n99999999999,a\n", "line 2: Index '99999999999' is not a label id"),
         ("Index,Name\n1,a\n2,b,c,d\n", "line 3: expected 2 fields"),
         ("Index,Name\n1,\xe9\n", "not UTF-8"),
     ],
 )
 def test_a_malformed_file_is_an_error_naming_it(content, said, tmp_path):
-    (tmp_path / FILE_NAME).write_bytes(content.encode("latin-1"))
+    (tmp_path / VOCABULARY_FILE).write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError) as caught:
         load_vocabulary(tmp_path)
-    assert str(tmp_path / FILE_NAME) in str(caught.value) and said in str(caught.value)
+    assert str(tmp_path / VOCABULARY_FILE) in str(caught.value) and said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

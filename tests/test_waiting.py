@@ -1,4 +1,4 @@
-"""No step of training or prediction waits for its device, and a compiler sees a training step as one graph.
+"""Steps of training and prediction do not wait for the device; a compiler sees a step as one graph.
 
 What a step has to know on the CPU comes along with the batch. A tensor on the device `meta` has no values: whatever
 would read one, and so wait for a GPU, raises there. On a GPU torch raises for each such read, too.

@@ -1,4 +1,4 @@
-"""The page to watch films on, in a real browser: films play, a click or a key seeks, nothing else is fetched."""
+"""The page to watch films on, in a browser: films play, clicks and keys seek, nothing else is fetched."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.films import write_film as write_timed_film
 from tests.made_films import SCENES, write_film
 from yt8m.data.vocabulary import Vocabulary
 from yt8m.localization.spans import Localization, Query, find_spans
-from yt8m.reporting.film_files import look_into, relative_url
+from yt8m.reporting.film_previews import look_into, relative_url
 from yt8m.reporting.watching import FilmAnswer, write_watch_page
 
 SECONDS = 40
@@ -282,7 +282,7 @@ def test_pictures_are_of_the_spans(opened: OpenPage, folder: Path) -> None:
     assert (folder / "page.html").stat().st_size < 300_000
 
 
-def test_what_a_browser_cannot_play_is_said(opened: OpenPage) -> None:
+def test_films_that_a_browser_cannot_play_are_named(opened: OpenPage) -> None:
     page = opened.page
     page.get_by_role("button", name=re.compile("^old's")).click()
     note = page.locator("#player-note")
@@ -387,7 +387,7 @@ def test_youtube_plays_what_is_there_and_only_if_asked(browser: Browser, tmp_pat
     page.context.close()
 
 
-def test_pictures_of_what_is_no_film(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pictures_of_files_that_are_not_films(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "text.mp4").write_text("no film", encoding="utf-8")
     assert not look_into(tmp_path / "text.mp4", [1.0]).pictures
     assert "the page has no pictures of it" in caplog.text

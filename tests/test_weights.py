@@ -1,4 +1,4 @@
-"""The best weights of an ensemble: what `evaluate` finds, and what `--weights auto` makes of it."""
+"""The best weights of an ensemble: search by `evaluate`, and use by `--weights auto`."""
 
 import json
 import math
@@ -244,7 +244,7 @@ def test_an_ensemble_below_its_best_member_is_told_with_an_interval(folder: Path
     assert f"on the other half, {weighted['difference']:+.4f} MAP (95 % interval" in remark
 
 
-def test_a_good_ensemble_is_not_told_to_be_bad(folder: Path, command: Command) -> None:
+def test_a_good_ensemble_gets_no_remark(folder: Path, command: Command) -> None:
     how = "--data-dir", folder, "--truth", folder / "truth.csv", "--resamples", 0
     outcome = command("evaluate", *how, "--model-names", "fair_2", "good_1")
     assert "below" not in outcome.out and "best weights" in outcome.out and "(95 % interval" not in outcome.out

@@ -1,4 +1,4 @@
-"""The extractor `yt8m`: features equal the organizers' recipe, and wrong files are refused."""
+"""The extractor `yt8m`: features by the organizers' recipe; wrong files are refused."""
 
 import io
 import logging

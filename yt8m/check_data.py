@@ -5,7 +5,6 @@ if a folder segment/test has video ids that a submission cannot hold, 2 if somet
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,14 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Print tables, names and damage; exit with status 1 if there is damage, or test videos cannot be submitted.
     Raises `UserError`."""
-    import numpy as np
     import pandas as pd
 
-    from yt8m.common.errors import UserError, listed
-    from yt8m.data.index import check_folder, passed_over, shard_paths
-    from yt8m.data.records import RULE, shown_id
-    from yt8m.data.statistics import UNFIT_IDS, contents, odd_videos, oddities
-    from yt8m.data.vocabulary import FILE_NAME, load_vocabulary
+    from yt8m.common.errors import UserError
+    from yt8m.data.records import ID_RULE
+    from yt8m.data.statistics import UNFIT_IDS, report_folders
+    from yt8m.data.vocabulary import VOCABULARY_FILE, load_vocabulary
 
     folders = args.folders or [args.data_dir / name for name in FOLDERS if (args.data_dir / name).is_dir()]
     if not folders:
@@ -51,42 +48,19 @@ def main(args: argparse.Namespace) -> None:
             f"{args.data_dir}: none of {', '.join(FOLDERS)} is in this folder; name the folders to "
             "check, or set --data-dir"
         )
-    vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / FILE_NAME).is_file() else None
-    for folder in folders:
-        shard_paths(folder)  # find a wrong name before hours of reading
-    columns, odd, named, faults = {}, {}, [], []
-    failed = False
-    earlier = np.empty(0, np.bytes_)
-    for folder in folders:
-        index, errors = check_folder(folder)
-        columns[str(folder)] = contents(index, vocabulary)
-        odd[str(folder)], videos = oddities(index), odd_videos(index)
-        ids = np.unique(index.video_id)
-        again = "videos whose id is in an earlier folder"
-        videos[again] = [shown_id(video_id) for video_id in np.intersect1d(ids, earlier).tolist()]
-        odd[str(folder)][again] = len(videos[again])
-        if len(index) and not index.rgb_count.any():
-            named.append(f"{folder}: no record has any rgb frame, so that they are of no use")
-            failed = True
-        failed |= bool(errors or videos[UNFIT_IDS] and Path(os.path.abspath(folder)).parts[-2:] == ("segment", "test"))
-        named += [
-            f"{folder}: {what}: {', '.join(names) if what == UNFIT_IDS else listed(names)}"
-            for what, names in videos.items()
-            if names
-        ]
-        named += [f"{folder}: not checked: {', '.join(names)}" for names in [passed_over(folder)] if names]
-        earlier = np.union1d(earlier, ids)
-        faults += errors
-    print(pd.DataFrame(columns).to_string())
-    table = pd.DataFrame(odd)
-    table = table[(table > 0).any(axis=1)]
-    print("\noddities: none" if table.empty else f"\noddities:\n{table.to_string()}")
-    if named:
-        print("", *named, sep="\n")
-    if UNFIT_IDS in table.index:
-        print(f"\n{RULE}; write the records of test videos with other ids")
-    _print_faults(faults)
-    if failed:
+    vocabulary = load_vocabulary(args.data_dir) if (args.data_dir / VOCABULARY_FILE).is_file() else None
+    reports = {str(folder): report for folder, report in report_folders(folders, vocabulary).items()}
+    print(pd.DataFrame({folder: report.contents for folder, report in reports.items()}).to_string())
+    oddities = pd.DataFrame({folder: report.oddities for folder, report in reports.items()})
+    oddities = oddities[(oddities > 0).any(axis=1)]
+    print("\noddities: none" if oddities.empty else f"\noddities:\n{oddities.to_string()}")
+    remarks = [line for report in reports.values() for line in report.remarks]
+    if remarks:
+        print("", *remarks, sep="\n")
+    if UNFIT_IDS in oddities.index:
+        print(f"\n{ID_RULE}; write the records of test videos with other ids")
+    _print_faults([error for report in reports.values() for error in report.errors])
+    if not all(report.is_usable for report in reports.values()):
         sys.exit(1)
 
 

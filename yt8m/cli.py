@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from yt8m import __version__
 from yt8m.common.errors import UserError, counted
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from yt8m.data.frames import Trim
     from yt8m.prediction.inference import Computation, ModelChoice
     from yt8m.training.experiments import Builder
-    from yt8m.training.trainer import Options
+    from yt8m.training.trainer import TrainingOptions
 
 LOGGER = logging.getLogger(__name__)
 SPIN_COUNT = "3000"  # rounds of waiting, see benchmarks/busy_machine.py
 DEFAULT_SEED = 0
+DEFAULT_EXTRACTOR = "efficientnet-lite0"
 MODULE_PREFIX = "python -m yt8m."
 _TIMES = {"s": "seconds", "m": "minutes", "h": "hours"}
 _SEGMENT_METRICS = """\
@@ -40,7 +41,7 @@ _ID_OPTIONS = "--videos", "--video-id"
 _ID_WITH_DASH = re.compile(r"(?!--[a-z]+(-[a-z]+)*\Z)-[\w-]{10}", re.ASCII)  # but no option of that length
 
 
-class _Options(Protocol):  # pylint: disable=too-few-public-methods
+class _OptionGroup(Protocol):  # pylint: disable=too-few-public-methods
     """A parser, or a group of its options."""
 
     def add_argument(self, *names: Any, **properties: Any) -> Any:
@@ -120,7 +121,7 @@ def make_parser(
     return parser
 
 
-def add_shared(options: _Options, *names: str) -> None:
+def add_shared(options: _OptionGroup, *names: str) -> None:
     """Add the shared options of these names, see `make_parser`, to a parser or a group of it."""
     if "device" in names:
         options.add_argument(
@@ -160,7 +161,7 @@ def add_top_k(parser: argparse.ArgumentParser, purpose: str) -> None:
     parser.add_argument("--top-k", type=positive, default=100_000, metavar="K", help=f"{purpose} (default: 100000)")
 
 
-def add_truth(options: _Options, purpose: str) -> None:
+def add_truth(options: _OptionGroup, purpose: str) -> None:
     """Add `--truth`."""
     options.add_argument(
         "--truth",
@@ -218,11 +219,11 @@ def make_training_parser(
     return parser
 
 
-def training_options(args: argparse.Namespace) -> "Options":
+def training_options(args: argparse.Namespace) -> "TrainingOptions":
     """How to train, from the options common to the trainers."""
-    from yt8m.training.trainer import Options
+    from yt8m.training.trainer import TrainingOptions
 
-    return Options(
+    return TrainingOptions(
         seed=args.seed,
         device=args.device,
         amp=args.amp,
@@ -267,8 +268,17 @@ def make_fine_tuning_parser(description: str | None, examples: str | tuple[str, 
     return parser
 
 
-def fine_tuning_options(args: argparse.Namespace) -> dict[str, Any]:
+class FineTuningOptions(TypedDict):
     """Arguments of the experiments of both trainers on rated segments, all but the base models."""
+
+    config: Path
+    fold: Fold
+    steps: int | None
+    vocabulary_file: Path | None
+
+
+def fine_tuning_options(args: argparse.Namespace) -> FineTuningOptions:
+    """The arguments, from the options common to both trainers."""
     return {"config": args.config, "fold": args.fold, "steps": args.steps, "vocabulary_file": args.vocabulary}
 
 
@@ -306,7 +316,7 @@ def add_model_names(parser: argparse.ArgumentParser, purpose: str, default: str 
     )
 
 
-def add_vocabulary(options: _Options) -> None:
+def add_vocabulary(options: _OptionGroup) -> None:
     """Add `--vocabulary`, for commands that use models."""
     options.add_argument(
         "--vocabulary",
@@ -317,7 +327,7 @@ def add_vocabulary(options: _Options) -> None:
     )
 
 
-def add_model_dir(options: _Options) -> None:
+def add_model_dir(options: _OptionGroup) -> None:
     """Add `--model-dir`."""
     options.add_argument(
         "--model-dir",
@@ -464,7 +474,7 @@ probability = number_type("number from 0 to 1", lambda value: 0 <= value <= 1)
 
 @contextmanager
 def resumable(what: object) -> Iterator[None]:
-    """Log on Ctrl-C, SIGTERM and SIGHUP that what is done there goes on with the same command."""
+    """Log on Ctrl-C, SIGTERM and SIGHUP that the same command resumes what is done in the block, on or in `what`."""
     try:
         with raised_terminations():
             yield
@@ -520,8 +530,8 @@ def _parse_and_call(
     LOGGER.debug("%s", _versions())
     if "seed" in args and args.seed is None:
         args.seed = _seed_from_environment()
-    told = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage", "prog")}
-    LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in told.items()))
+    options = {name: value for name, value in vars(args).items() if name not in ("console_level", "damage", "prog")}
+    LOGGER.debug("%s", ", ".join(f"{name} {value}" for name, value in options.items()))
     _spin_briefly()
     main(args)
 

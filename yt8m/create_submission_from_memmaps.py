@@ -137,7 +137,7 @@ def main(args: argparse.Namespace) -> None:
     cache = args.data_dir / "cache"
     candidates = load_candidates(cache)
     files = prediction_files(cache, args.model_names)
-    maps = [file.read(candidates, vocabulary) for file in files]
+    scores = [file.read(candidates, vocabulary) for file in files]
     names = [file.path.stem for file in files]
     if weights == [AUTO]:
         from yt8m.scoring.weights import newest_weights
@@ -146,7 +146,7 @@ def main(args: argparse.Namespace) -> None:
         weights = found.weights
         print(f"--weights {AUTO}: {weights_text(names, weights)}, {found.origin}")
     factors = _factors(args, candidates, vocabulary)
-    fusion = Fusion(maps, args.fusion, weights, factors, None if factors is None else candidates.row_videos())
+    fusion = Fusion(scores, args.fusion, weights, factors, None if factors is None else candidates.row_videos())
     with Progress("ranking", candidates.n_rows, "row", LOGGER) as progress:
         ranked = top_rows(fusion, args.top_k, args.seed, progress.update)
     with Progress("writing", len(vocabulary), "class", LOGGER) as progress:

@@ -9,8 +9,6 @@ The exit status is 0 if all shards are there, 1 if any could not be fetched, 2 f
 """
 
 import argparse
-import csv
-import io
 import logging
 import re
 import shutil
@@ -19,12 +17,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from hashlib import md5
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
 
-from helperbot.files import locked, replacing
+from helperbot.files import locked
 
 from yt8m.cli import Distinct, count, make_parser, number_type, positive, run
 from yt8m.common.errors import UserError
@@ -39,15 +37,10 @@ VOCABULARIES = {  # files in the data folder: path below that URL, and columns
     NAMES_FILE: ("2/vocabulary.csv", NAME_COLUMNS),
     "segment_vocabulary.csv": ("segments/vocabulary.csv", NAME_COLUMNS[:1]),
 }
-_PARTITION = re.compile(r"([23])/(frame|video)/(train|validate|test)")
-_PLAN_URL = re.compile(r"https?://data\.yt8m\.org/([23])/download_plans/(frame|video)_(train|validate|test)\.json")
-_SCRIPTS_PLAN = re.compile(
-    r"([23])_(frame|video)_(train|validate|test)_download_plan\.json"
-)  # the organizers' script's
 
 
 @dataclass(frozen=True)
-class Selection:
+class ShardSelection:
     """A choice of shards, by number and server's file name; `last`: the highest number named."""
 
     chooses: Callable[[int, str], bool]
@@ -83,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--shards",
         type=parse_selection,
-        default=Selection(lambda number, name: True),
+        default=ShardSelection(lambda number, name: True),
         metavar="RANGES|M/N|i,n",
         help=f"shards of each plan, by official number, 0 to {N_SHARDS - 1}: ranges such as 0-99 or 5 or "
         "0-9,20-29; every N-th from M, such as 3/100; or, as in the organizers' script, the i-th of n parts, such "
@@ -128,14 +121,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_selection(text: str) -> Selection:
+def parse_selection(text: str) -> ShardSelection:
     """Parse `0-9,20-29` or `5`, ranges; `M/N`, every N-th from M on; `i,n`, the i-th of n parts."""
     if share := re.fullmatch(r"(\d{1,9})([/,])(\d{1,9})", text, re.ASCII):
         i, n = int(share[1]), int(share[3])
         if share[2] == "/" and i < n:
-            return Selection(lambda number, name: number % n == i)
+            return ShardSelection(lambda number, name: number % n == i)
         if share[2] == "," and 1 <= i <= n:
-            return Selection(
+            return ShardSelection(
                 lambda number, name: int(md5(name.encode(), usedforsecurity=False).hexdigest(), 16) % n == i - 1
             )
         parts = f"i,n, the i-th of n parts, with i from 1 to n, or the shards {i}-{i},{n}-{n}"
@@ -148,145 +141,59 @@ def parse_selection(text: str) -> Selection:
             what = "ranges such as 0-99 or 0-9,20-29, or M/N, or i,n"
             raise argparse.ArgumentTypeError(f"expected {what}, found {text!r}")
         ranges.append(range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1))
-    return Selection(lambda number, name: any(number in part for part in ranges), max(part[-1] for part in ranges))
+    return ShardSelection(lambda number, name: any(number in part for part in ranges), max(part[-1] for part in ranges))
 
 
 def main(args: argparse.Namespace) -> None:
     """Fetch what is missing and print a summary; exit with status 1 if any fails. Raises `UserError`."""
-    from yt8m.data.downloads import Fetcher
+    from yt8m.data.downloads import Fetcher, open_plan
 
     if not args.plan and not args.vocabulary:
         raise UserError("nothing to download: name a --plan or --vocabulary")
     if len(args.plan) > 1 and (args.to is not None or args.base_url is not None):
         raise UserError("--to and --base-url are for a single --plan; download one after the other")
     fetcher = Fetcher(args.retries, args.timeout)
-    batches = [_read(plan, args, fetcher) for plan in args.plan]
+    open_one = partial(open_plan, mirror=args.mirror, folder=args.to, base_url=args.base_url)
+    downloads = [open_one(plan, args.data_dir, args.shards.of, fetcher) for plan in args.plan]
     for name in VOCABULARIES if args.vocabulary else ():
-        _vocabulary(name, args, fetcher)
-    for batch in batches:
-        if not batch.shards:
+        _vocabulary(name, args.data_dir, args.list, fetcher)
+    for download in downloads:
+        if not download.shards:
             print(
-                f"{batch.title}: nothing left to fetch; give the partition as --plan for --list to count what is there"
+                f"{download.title}: nothing left to fetch; give the partition as --plan for --list to count what is "
+                "there"
             )
-    batches = [batch for batch in batches if batch.shards]
+    downloads = [download for download in downloads if download.shards]
     if args.list:
-        for batch in batches:
-            _list(batch, fetcher)
+        for download in downloads:
+            _list(download, fetcher)
     else:
-        _download(batches, args, fetcher)
+        _download(downloads, fetcher, args.verify, args.jobs)
 
 
-def _read(plan: str, args: argparse.Namespace, fetcher: "Fetcher") -> "ShardDownloads":
-    """The chosen shards of a plan: a partition, a URL or a path; none of a plan file from which all have been taken.
-
-    Raises `UserError` if the plan cannot be read, is invalid, or lacks such shards, or if their source or destination
-    is unknown.
-    """
-    from yt8m.data.downloads import SITE, Shard, ShardDownloads, parse_plan
-
-    location, base, folder = plan, "", args.to
-    content: bytes | None = None
-    partition = _PARTITION.fullmatch(plan) or _PLAN_URL.fullmatch(plan)
-    if partition:
-        location = f"http://{SITE}/{partition[1]}/download_plans/{partition[2]}_{partition[3]}.json"
-    elif "://" in plan:
-        base = urljoin(_checked_url(plan, "--plan"), ".")
-    elif Path(plan).is_file():
-        partition = _SCRIPTS_PLAN.fullmatch(Path(plan).name)
-        content = _content(plan)
-    else:
-        names = ", ".join(known.published for known in PARTITIONS)
-        raise UserError(f"--plan {plan}: expected {names}, the URL of a plan file or the path of one")
-    if partition:
-        known = _folder_of(partition, plan, args.data_dir)
-        folder = folder or known
-    if content is not None and not parse_plan(content, plan):
-        return ShardDownloads(plan, args.data_dir, [], args.data_dir)
-    if folder is None:
-        raise UserError(f"--plan {plan}: name the folder for its shards with --to")
-    if args.base_url is not None:
-        base = _checked_url(args.base_url, "--base-url").rstrip("/") + "/"
-    elif partition:
-        base = f"http://{args.mirror}.{SITE}/{'/'.join(partition.groups())}/"
-    if not base:
-        raise UserError(f"--plan {plan}: name the URL above its shards with --base-url")
-    files = parse_plan(fetcher.fetch_small(location) if content is None else content, location)
-    if partition and content is None and len(files) < N_SHARDS:
-        LOGGER.warning("%s: lists only %d of %d shards", location, len(files), N_SHARDS)
-    chosen = args.shards.of(list(files), location)
-    if not chosen and (content is None or None in map(shard_number, files)):
-        raise UserError(f"--shards: {location} lists {len(files)} shards, and none of them is chosen")
-    return ShardDownloads(plan, folder, [Shard(name, base + name, files[name]) for name in chosen], args.data_dir)
-
-
-def _content(path: str) -> bytes:
-    """The content of a plan file. Raises `UserError` if it is too large."""
-    from yt8m.data.downloads import SMALL_BYTES
-
-    with open(path, "rb") as file:
-        content = file.read(SMALL_BYTES + 1)
-    if len(content) > SMALL_BYTES:
-        raise UserError(f"{path}: more than {SMALL_BYTES:,} bytes; this cannot be a plan file")
-    return content
-
-
-def _folder_of(partition: "re.Match[str]", plan: str, data_dir: Path) -> Path | None:
-    """The folder for a partition's shards, None if no command needs them. Raises `UserError` for the video level."""
-    release, level, split = partition.groups()
-    if level == "video":
-        what = "has video-level features, but frame-level features are needed"
-        raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
-    published = f"{release}/{level}/{split}"
-    return next((data_dir / known.folder for known in PARTITIONS if known.published == published), None)
-
-
-def _checked_url(url: str, option: str) -> str:
-    """Check an http or https URL. Raises `UserError` for others, and for one with a password, which would be logged."""
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:  # a port that is no number, half an IPv6 address
-        good = False
-    if not good:
-        raise UserError(f"{option} {url}: expected http:// or https:// and a host")
-    if parts.username is not None:
-        raise UserError(f"{option}: leave name and password out of the address and put them into ~/.netrc")
-    return url
-
-
-def _vocabulary(name: str, args: argparse.Namespace, fetcher: "Fetcher") -> None:
+def _vocabulary(name: str, data_dir: Path, only_list: bool, fetcher: "Fetcher") -> None:
     """Fetch a vocabulary, unless it exists."""
-    path, (where, columns) = args.data_dir / name, VOCABULARIES[name]
+    from yt8m.data.downloads import fetch_vocabulary
+
+    path, (where, columns) = data_dir / name, VOCABULARIES[name]
     url = VOCABULARY_URL + where
     if path.exists():
         print(f"{path}: exists; left as it is")
-        return
-    if args.list:
+    elif only_list:
         print(f"{url} -> {path}: to fetch")
-        return
-    content = fetcher.fetch_small(url)
-    try:
-        text = content.decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        labels = {int(row["Index"]) for row in rows}
-    except (ValueError, KeyError, TypeError, csv.Error):  # UnicodeDecodeError is a ValueError
-        rows, labels = [], set()
-    if not rows or len(labels) < len(rows) or min(labels) < 0 or not set(columns) <= set(rows[0]):
-        what = f"CSV with the columns {', '.join(columns)}, Index being different numbers of at least 0"
-        raise UserError(f"{url}: expected {what}")
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
-    print(f"{url} -> {path}: fetched")
+    else:
+        fetch_vocabulary(url, columns, path, fetcher)
+        print(f"{url} -> {path}: fetched")
 
 
-def _list(batch: "ShardDownloads", fetcher: "Fetcher") -> None:
+def _list(download: "ShardDownloads", fetcher: "Fetcher") -> None:
     """Print what a download would do."""
-    states = {shard: batch.state(shard) for shard in batch.shards}
+    states = {shard: download.state(shard) for shard in download.shards}
     numbers = Counter(states.values())
     missing = [shard for shard, state in states.items() if state in ("begun", "missing")]
     size = fetcher.size_of(missing[0].url) if missing else 0
     print(
-        f"{batch.title} -> {batch.folder}: {len(batch.shards)} shards; {numbers['verified']} are there, "
+        f"{download.title} -> {download.folder}: {len(download.shards)} shards; {numbers['verified']} are there, "
         f"{numbers['unread']} are there and to be verified, {len(missing)} are to fetch"
         f"{f', about {_gigabytes(len(missing) * size)}' if size else ''}, {numbers['begun']} of them begun"
     )
@@ -294,27 +201,28 @@ def _list(batch: "ShardDownloads", fetcher: "Fetcher") -> None:
         print(f"  {shard.url} -> {shard.name}")
 
 
-def _download(batches: "list[ShardDownloads]", args: argparse.Namespace, fetcher: "Fetcher") -> None:
+def _download(downloads: "list[ShardDownloads]", fetcher: "Fetcher", verify: bool, jobs: int) -> None:
     """Fetch what is missing and print a summary; exit with status 1 if any fails."""
     failed, aside = [], []
     with ExitStack() as stack:
-        for batch in batches:
-            batch.folder.mkdir(parents=True, exist_ok=True)
-            occupied = f"{batch.folder}: another download into this folder is running; wait until it has ended"
-            stack.enter_context(locked(batch.folder / ".download.lock", UserError(occupied)))
-        missing = [batch.look(args.verify, args.jobs) for batch in batches]
+        for download in downloads:
+            download.folder.mkdir(parents=True, exist_ok=True)
+            occupied = f"{download.folder}: another download into this folder is running; wait until it has ended"
+            stack.enter_context(locked(download.folder / ".download.lock", UserError(occupied)))
+        missing = [download.look(verify, jobs) for download in downloads]
         sizes = [fetcher.size_of(shards[0].url) if shards else 0 for shards in missing]
-        _warn_of_little_space([batch.folder for batch in batches], [len(a) * b for a, b in zip(missing, sizes)])
-        for batch, shards, size in zip(batches, missing, sizes):
-            reasons = batch.fetch(shards, size, fetcher, args.jobs) if shards else []
+        _warn_of_little_space([download.folder for download in downloads], [len(a) * b for a, b in zip(missing, sizes)])
+        for download, shards, size in zip(downloads, missing, sizes):
+            reasons = download.fetch(shards, size, fetcher, jobs) if shards else []
+            n_shards = len(download.shards)
             print(
-                f"{batch.title} -> {batch.folder}: {len(batch.shards)} shards, {len(batch.shards) - len(shards)} were "
-                f"there, {len(shards) - len(reasons)} fetched{f', {len(reasons)} failed' if reasons else ''}"
+                f"{download.title} -> {download.folder}: {n_shards} shards, {n_shards - len(shards)} were there, "
+                f"{len(shards) - len(reasons)} fetched{f', {len(reasons)} failed' if reasons else ''}"
             )
             failed += reasons
-            aside += batch.set_aside
+            aside += download.set_aside
     if aside:
-        print(f"\nrenamed for a wrong MD5, {len(aside)} files; delete them at will:")
+        print(f"\nrenamed for a wrong MD5, {len(aside)} files; they can be deleted:")
         print(*sorted(aside), sep="\n")
     if failed:
         print(f"\nfailed, {len(failed)} shards; the same command retries and resumes them:")

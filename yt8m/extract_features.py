@@ -5,18 +5,16 @@ are listed at the end, with status 1; the others are written.
 """
 
 import argparse
-import os
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yt8m.cli import make_parser, positive, resumable, run
+from yt8m.cli import DEFAULT_EXTRACTOR, make_parser, positive, resumable, run
 
 if TYPE_CHECKING:
     from yt8m.common.config import FeatureContract
 
-DEFAULT = "efficientnet-lite0"
 ARRAYS = "npy"
 
 
@@ -42,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--extractor",
         metavar="NAME",
         help="efficientnet-lite0 (needs no files), yt8m, onnx:MODEL.onnx or hf:NAME_OR_FOLDER (default: that of DIR or "
-        f"--like, else {DEFAULT})",
+        f"--like, else {DEFAULT_EXTRACTOR})",
     )
     parser.add_argument(
         "--assets",
@@ -79,21 +77,18 @@ def main(args: argparse.Namespace) -> None:
     """Extract, write, and print a summary. Raises `UserError`."""
     from yt8m.common.devices import resolve_device
     from yt8m.common.errors import counted
-    from yt8m.films.extractors.base import Options
-    from yt8m.films.extractors.opening import open_extractor
+    from yt8m.films.extractors.base import Options, open_extractor
     from yt8m.films.film_files import find_films
-    from yt8m.films.film_folder import Computing, open_film_folder, read_like
+    from yt8m.films.film_folder import Parallelism, open_film_folder, read_like
 
     films = find_films(args.films)
     like = None if args.like is None else read_like(args.like)
     options = Options(args.assets, resolve_device(args.device))
-    cores = len(os.sched_getaffinity(0))
-    threads = cores if options.device.type == "cpu" else 1  # a GPU computes one thing at a time
-    computing = Computing(args.processes or cores, threads, args.decode_threads)
+    parallelism = Parallelism.on(options.device, args.processes, args.decode_threads)
     with resumable(args.data_dir), open_film_folder(args.data_dir) as folder:
-        name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT
+        name = args.extractor or _name_in(folder.contract) or _name_in(like) or DEFAULT_EXTRACTOR
         opener = partial(open_extractor, name, options)
-        done = folder.fill(films, opener, computing, like=like, as_arrays=args.format == ARRAYS)
+        done = folder.fill(films, opener, parallelism, like=like, as_arrays=args.format == ARRAYS)
     if done.contract is not None:
         rgb, audio = done.contract.widths
         print(

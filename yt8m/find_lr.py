@@ -74,9 +74,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Run the test, write table and plot, print the rate. Raises `UserError`."""
     from yt8m.training.lr_range import Rates, configured_experiment, run_range_test
-    from yt8m.training.trainer import Options
+    from yt8m.training.trainer import TrainingOptions
 
-    options = Options(args.seed, args.device, args.amp, args.workers, args.damage, console_level=args.console_level)
+    options = TrainingOptions(
+        args.seed, args.device, args.amp, args.workers, args.damage, console_level=args.console_level
+    )
     picture = args.output or args.data_dir / "cache" / "find_lr" / f"{args.config.stem}.png"
     build = configured_experiment(args.config, args.base_models, args.fold, args.vocabulary)
     print(run_range_test(build, Rates(args.start, args.end, args.steps), picture, args.data_dir, options))

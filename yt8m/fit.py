@@ -5,19 +5,18 @@ reports scores on the held-out videos. Without ratings it learns from the labels
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
-from yt8m.cli import as_typed, folder_name, make_parser, positive, resumable, run
-
-DEFAULT_EXTRACTOR = "efficientnet-lite0"
+from yt8m.cli import DEFAULT_EXTRACTOR, as_typed, folder_name, make_parser, positive, resumable, run
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    from yt8m.fitting.least import minimum_text
+    from yt8m.fitting.minimum import minimum_text
 
     parser = make_parser(
-        f"{__doc__}\nIt needs {minimum_text(True)}.",
+        f"{__doc__}\n{textwrap.fill(f'It needs {minimum_text(True)}.', 120)}",
         (
             "python -m yt8m.fit --videos films --labels labels.csv --ratings ratings.csv --name mine",
             "python -m yt8m.fit --features features --labels labels.csv --name mine",

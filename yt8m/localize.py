@@ -113,15 +113,14 @@ def main(args: argparse.Namespace) -> None:
     """Print the spans. Raises `UserError`."""
     from yt8m.common.errors import UserError
     from yt8m.data.frames import EVERYTHING
-    from yt8m.localization.film_extractor import FilmExtractor
-    from yt8m.localization.inputs import find_inputs, localize_all
+    from yt8m.localization.inputs import FilmExtractor, find_inputs, localize_all
     from yt8m.localization.localizer import Localizer
     from yt8m.localization.output import check_output, write_answers
     from yt8m.localization.spans import Query, find_classes
     from yt8m.reporting.watching import FilmAnswer, write_watch_page
 
     how = computation(args, EVERYTHING)
-    inputs = find_inputs(args.files, args.damage, FilmExtractor(args.extractor, args.assets, how.device))
+    inputs = find_inputs(args.files, args.damage, FilmExtractor(args.extractor, args.assets))
     places = [own.place for own in inputs]
     check_output("--output", args.output, places, args.format)
     check_output("--html", args.html, places)

@@ -171,7 +171,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.data.features import Scale
     from yt8m.data.partitions import N_FOLDS, NAMES_FILE
     from yt8m.data.vocabulary import read_labels, read_ratings
-    from yt8m.making import array_records as own
+    from yt8m.making import array_records
     from yt8m.making.feature_arrays import list_arrays
     from yt8m.making.shard_writing import finish_interrupted
 
@@ -183,23 +183,23 @@ def main(args: argparse.Namespace) -> None:
     resolved = _label_ids(args, labels, ratings)
     videos = _choose_videos(args, labels, ratings)
     scale, audio_scale = (None if bounds is None else Scale(*bounds) for bounds in (args.range, args.audio_range))
-    sources = own.ArraySources(args.features, args.audio, args.audio_width, scale, audio_scale)
-    features = own.open_features(sources, videos)
-    contract = own.contract_of(features, tuple(args.trim))
-    n_frames = own.count_frames(features, videos)
-    annotations = own.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
-    own.check_ratings(annotations, n_frames)
+    sources = array_records.ArraySources(args.features, args.audio, args.audio_width, scale, audio_scale)
+    features = array_records.open_features(sources, videos)
+    contract = array_records.contract_of(features, tuple(args.trim))
+    n_frames = array_records.count_frames(features, videos)
+    annotations = array_records.annotate(resolved.ids, None if args.labels is None else labels, ratings, args.ratings)
+    array_records.check_ratings(annotations, n_frames)
     names = args.data_dir / NAMES_FILE
-    own.warn_of_transposed_arrays(features)
-    own.warn_of_names(resolved.new_names, [*labels, *ratings], names)
-    own.warn_of_ratings(labels, ratings, videos, args.labels)
+    array_records.warn_of_transposed_arrays(features)
+    array_records.warn_of_names(resolved.new_names, [*labels, *ratings], names)
+    array_records.warn_of_ratings(labels, ratings, videos, args.labels)
     arrays = set(list_arrays(args.features))
     for rows, source in ((labels, args.labels), (ratings, args.ratings)):
-        own.warn_of_other_videos(rows, arrays, source, args.features)
-    own.warn_of_shared_videos(videos, args.data_dir, args.partition)
-    shards = own.divide(videos, args.shard_videos, args.seed)
-    writer = own.RecordWriter(features, n_frames, annotations)
-    own.write_partition(args.data_dir, args.partition, writer, contract, shards, resolved.new_names)
+        array_records.warn_of_other_videos(rows, arrays, source, args.features)
+    array_records.warn_of_shared_videos(videos, args.data_dir, args.partition)
+    shards = array_records.divide(videos, args.shard_videos, args.seed)
+    writer = array_records.RecordWriter(features, n_frames, annotations)
+    array_records.write_partition(args.data_dir, args.partition, writer, contract, shards, resolved.new_names)
     writer.log_losses(args.labels)
     if args.partition == RATED and len(shards) < N_FOLDS:
         logging.getLogger(__name__).warning(

@@ -35,14 +35,14 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError
     from yt8m.data.index import load_index
     from yt8m.data.partitions import NAMES_FILE
-    from yt8m.data.vocabulary import FILE_NAME, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
+    from yt8m.data.vocabulary import VOCABULARY_FILE, Vocabulary, derive_vocabulary, load_vocabulary, save_vocabulary
 
     names = args.names
     if names is None and (args.data_dir / NAMES_FILE).is_file():
         names = args.data_dir / NAMES_FILE
     index = load_index(args.data_dir / "segment" / "train", args.data_dir / "cache", args.damage)
     table = derive_vocabulary(index, names)
-    path = args.data_dir / FILE_NAME
+    path = args.data_dir / VOCABULARY_FILE
     if path.exists() and not args.overwrite:
         known = load_vocabulary(args.data_dir)  # raises if no command would accept it
         derived = Vocabulary(table["Index"].to_numpy(np.int64), tuple(table["Name"]), str(index.folder))

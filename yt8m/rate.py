@@ -8,9 +8,14 @@ a model, a random one. A restart resumes. Ctrl-C ends it.
 
 import argparse
 import shlex
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yt8m.cli import as_typed, folder_name, integer_type, make_parser, run
+
+if TYPE_CHECKING:
+    from yt8m.rating.server import RatingServer
 
 _port = integer_type("port from 0 to 65535", 0, 2**16)
 
@@ -70,20 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _next_command(args: argparse.Namespace, ratings: Path) -> str:
     """The command to run when enough is rated."""
     labels = "LABELS.csv" if args.labels is None else str(args.labels)
-    command = (
-        "python",
-        "-m",
-        "yt8m.fit",
-        "--videos",
-        str(args.videos),
-        "--labels",
-        labels,
-        "--ratings",
-        str(ratings),
-        "--name",
-        args.name,
-    )
-    return shlex.join(command)
+    options = {"--videos": str(args.videos), "--labels": labels, "--ratings": str(ratings), "--name": args.name}
+    return shlex.join(("python", "-m", "yt8m.fit", *chain.from_iterable(options.items())))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -93,9 +86,9 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.common.errors import UserError, counted
     from yt8m.data.vocabulary import read_labels
     from yt8m.films.film_files import ids_by_name
-    from yt8m.films.film_folder import TABLE
+    from yt8m.films.film_folder import FILMS_TABLE
     from yt8m.rating.choice import Chooser
-    from yt8m.rating.films import list_films
+    from yt8m.rating.film_list import list_films
     from yt8m.rating.questions import check_other_ratings, classes_of_films, list_questions, shown_names
     from yt8m.rating.ratings_file import RatingsFile
     from yt8m.rating.server import RatingServer
@@ -107,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError("--model: needs --features, the folder of the films' features")
     if args.labels is not None:
         read_labels(args.labels)  # its faults before all films are looked at
-    listing = None if args.features is None else args.features / TABLE
+    listing = None if args.features is None else args.features / FILMS_TABLE
     films = list_films(args.videos, listing if listing is not None and listing.exists() else None)
     ids = ids_by_name({film.path: film.video_id for film in films})
     rows = None if args.labels is None else read_labels(args.labels, ids)
@@ -137,17 +130,24 @@ def main(args: argparse.Namespace) -> None:
                 f"{server.address}",
                 flush=True,
             )
-            if args.open:
-                import webbrowser
-
-                webbrowser.open(server.address)
             try:
-                server.serve()
+                _serve(server, args.open)
             finally:
-                server.close()
                 print(f"{path}: {counted(len(file.scores), 'rating')}; next: {command}")
         finally:
             lock.unlink()
+
+
+def _serve(server: "RatingServer", opens_browser: bool) -> None:
+    """Serve the page until Ctrl-C, and open it in the browser if wanted."""
+    try:
+        if opens_browser:
+            import webbrowser
+
+            webbrowser.open(server.address)
+        server.serve()
+    finally:
+        server.close()
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def main(args: argparse.Namespace) -> None:
     from yt8m.reporting.pages import write_page
     from yt8m.reporting.report import describe_models, read_evaluations, render_page
     from yt8m.reporting.timelines import films_of, page_values, select_videos
+    from yt8m.scoring.evaluation import evaluation_files
 
     cache = args.data_dir / "cache"
     vocabulary = load_vocabulary(args.data_dir)
@@ -104,7 +105,7 @@ def main(args: argparse.Namespace) -> None:
         damage=args.damage,
     )
     films = {} if args.films is None else films_of(selection, args.films, output)
-    evaluations = args.evaluations or [*cache.glob("evaluation*.json"), *cache.glob("cross-validation*.json")]
+    evaluations = args.evaluations or evaluation_files(cache)
     data = {
         "title": args.title,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

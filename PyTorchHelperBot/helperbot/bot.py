@@ -295,7 +295,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         the training batches, history. On a CPU, a run that is killed and resumed ends with bit-identical weights.
 
         Raises:
-            OSError: this or the state before could not be written; those on the disk are as before.
+            OSError: this or the state before could not be written; the files are unchanged.
         """
         self._begin_save()
         self._finish_save()
@@ -319,7 +319,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
-        """Have the state written that has been taken in the block, however that ends."""
+        """Ensure that the state last taken in the block is written, however the block ends."""
         if self._saver is not None:
             self._saver.begin()
         try:
@@ -327,22 +327,22 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         except BaseException:
             try:
                 self._finish_save()
-            except OSError as error:  # not in the place of the error that has ended the block
+            except OSError as error:  # must not hide the error that ended the block
                 self.logger.warning("the last state is not saved: %s", error)
             raise
         self._finish_save()
 
     def resume(self) -> bool:
-        """Load the newest state that is whole, if there is one; the next `train` continues from there.
+        """Load the newest undamaged state, if there is one; the next `train` continues from there.
 
-        If `state_file` is damaged (checksums tell) or gone, that is the state before it. All processes must call this
-        together.
+        If `state_file` is missing or damaged, by its checksums, that is the state before it. All processes must call
+        this together.
 
         Returns:
             Whether a state was loaded.
 
         Raises:
-            StateError: no file is whole, or the newest that is does not fit this Bot.
+            StateError: all files are damaged, or the newest undamaged one does not fit this Bot.
         """
         if self._saver is None:
             return False
@@ -415,9 +415,9 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         return self.valid_batches is None or last == self.step
 
     def _read_signal(self, flag: SignalFlag) -> bool:
-        """Learn of a signal to any process, so that all end after the same step.
+        """Read the signals of all processes, so that all end after the same step.
 
-        Returns whether it is time to save, which is for process 0 to say.
+        Returns whether it is time to save, which process 0 decides.
         """
         if self._saver is None:
             return False
@@ -603,7 +603,7 @@ class Bot:  # pylint: disable=too-many-instance-attributes
         )
 
     def _log_step(self, progress_bar: "tqdm[Any]") -> None:
-        loss = self._average.statistics()["loss"]  # waits for the device, so before the clock
+        loss = self._average.loss()  # waits for the device, so before the clock
         steps, seconds = self._clock.measure(self.step)
         examples = self._examples / seconds
         self._examples = 0

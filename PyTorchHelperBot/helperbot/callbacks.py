@@ -40,9 +40,6 @@ class BotLike(Protocol):
     @property
     def last_loss(self) -> torch.Tensor | None: ...  # pylint: disable=missing-function-docstring
 
-    @property
-    def last_grad_norm(self) -> torch.Tensor | None: ...  # pylint: disable=missing-function-docstring
-
     def stop(self, reason: str) -> None: ...  # pylint: disable=missing-function-docstring
 
     def in_log(self, results: dict[str, float]) -> dict[str, float]: ...  # pylint: disable=missing-function-docstring
@@ -60,8 +57,7 @@ class Callback:
     def on_step_end(self, bot: BotLike) -> None:
         """Called after each step; `bot.step` includes it.
 
-        Reading `bot.last_loss` or `bot.last_grad_norm` (with `item`, for example) waits for a GPU; avoid it in every
-        step.
+        Reading a value on a GPU (`bot.last_loss.item()`, for example) waits for it; avoid that in every step.
         """
 
     def on_eval_end(self, bot: BotLike, results: dict[str, float]) -> None:
@@ -73,7 +69,7 @@ class Callback:
     def on_state_saved(self, bot: BotLike) -> None:
         """Called in process 0 after the state of `bot.saved_step` has been written, before another one is taken.
 
-        Training has gone on meanwhile: `bot.step` may be later, and differ between runs.
+        Training has continued meanwhile: `bot.step` may be later, and differ between runs.
         """
 
     def on_train_end(self, bot: BotLike) -> None:
@@ -135,7 +131,7 @@ class LearningRateSchedule(Callback):
 
 
 class MovingAverage(Callback):
-    """Averages of the training loss and the gradient norm over the last steps, kept on the device until read.
+    """The average of the training loss over the last steps, kept on the device until read.
 
     Args:
         window: maximum number of steps, at least 1.
@@ -147,26 +143,22 @@ class MovingAverage(Callback):
     def __init__(self, window: int = 100) -> None:
         if window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
-        self._values: dict[str, deque[torch.Tensor]] = {"loss": deque(maxlen=window), "grad_norm": deque(maxlen=window)}
+        self._losses: deque[torch.Tensor] = deque(maxlen=window)
 
     def on_step_end(self, bot: BotLike) -> None:
-        for name, value in (("loss", bot.last_loss), ("grad_norm", bot.last_grad_norm)):
-            if value is not None:
-                self._values[name].append(value)
+        if bot.last_loss is not None:
+            self._losses.append(bot.last_loss)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: list(values) for name, values in self._values.items()}
+        return {"loss": list(self._losses)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, values in self._values.items():
-            values.clear()
-            values.extend(state[name])
+        self._losses.clear()
+        self._losses.extend(state["loss"])
 
-    def statistics(self) -> dict[str, float]:
-        """The averages "loss" and "grad_norm" (before clipping, if measured), without those that have no values."""
-        return {
-            name: torch.stack(list(values)).double().mean().item() for name, values in self._values.items() if values
-        }
+    def loss(self) -> float:
+        """The average, NaN before the first step; waits for a GPU."""
+        return torch.stack(list(self._losses)).double().mean().item() if self._losses else math.nan
 
 
 class Checkpoint(NamedTuple):
@@ -182,8 +174,8 @@ class BestCheckpoints(Callback):
 
     Files are written atomically, by process 0. The first of equal scores wins; NaN never does. If the Bot saves its
     state, of which it keeps the newest two, a beaten file is deleted only after two states without it have been saved,
-    so a killed run finds it from whichever it goes on. Files of earlier runs in the folder are ignored, or replaced if
-    they have the same name. Use one instance per Bot.
+    so a killed run finds it whichever of them it resumes from. Files of earlier runs in the folder are ignored, or
+    replaced if they have the same name. Use one instance per Bot.
 
     Args:
         folder: where the files go; created if missing.

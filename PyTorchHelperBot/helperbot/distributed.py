@@ -297,7 +297,7 @@ class _SumOverRanks(torch.autograd.Function):  # pylint: disable=abstract-method
         return sum_over_ranks(value)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # pylint: disable=arguments-differ,unused-argument
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # pylint: disable=arguments-differ
         return sum_over_ranks(grad)
 
 
@@ -308,7 +308,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
     does, if all processes together have a single value per channel.
     """
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # pylint: disable=redefined-builtin
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """As `nn.BatchNorm1d`: (N, C) or (N, C, L)."""
         if not (self.training and is_distributed()):
             return super().forward(input)

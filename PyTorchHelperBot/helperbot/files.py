@@ -18,13 +18,12 @@ _SUFFIX = ".tmp"
 def replacing(path: Path, aside: Path | None = None) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it replaces `path` if the block ends without an error.
 
-    What is written is on the disk before the old file is gone, and so is the new name when the block
-    has ended. Links are followed, and what is no regular file, such as a pipe or `/dev/null`, is
-    written to as it is. Missing folders are made. An `OSError` that does not say which file it is
-    about, such as that the disk is full, gets the name of `path`. Threads may do this at the same time.
+    The new content is synced to disk before the old file is replaced, and the new name before the block ends. Links are
+    followed, and anything but a regular file, such as a pipe or `/dev/null`, is written to directly. Missing folders
+    are created. An `OSError` without a file name, such as that of a full disk, gets that of `path`. Thread-safe.
 
-    `aside`: where the old file goes, in place of what is there, once the new one is on the disk; the same
-    file system. A process that is killed in between leaves the old file there, and none at `path`.
+    `aside`: where to move the old file, replacing any file there, once the new one is on disk; on the same file system.
+    A process killed in between leaves the old file there, and none at `path`.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -46,9 +45,9 @@ def replacing(path: Path, aside: Path | None = None) -> Iterator[Path]:
 
 
 def _make_temporary(path: Path) -> Path:
-    """Make an empty file beside `path`, with the permissions that the umask gives to new files."""
+    """Create an empty file beside `path`, with the permissions of new files under the umask."""
     while True:
-        # Not by tempfile: its files are for their owner alone, and reading the umask sets it, for all threads.
+        # Not by tempfile, whose files only their owner may read; and the umask cannot be read without setting it.
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
         try:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -58,9 +57,9 @@ def _make_temporary(path: Path) -> Path:
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes have left of files of this name, a pattern, that they were writing.
+    """Remove the temporary files that killed processes left beside files of this name, a pattern.
 
-    Only for where no other process is writing.
+    Call only where no other process is writing.
     """
     for path in folder.glob(f".{name}.*{_SUFFIX}"):
         path.unlink(missing_ok=True)
@@ -68,24 +67,24 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 @contextmanager
 def locked(path: Path, occupied: Exception) -> Iterator[None]:
-    """Hold the lock that is the file `path`, which is made, and stays unless the holder removes it.
+    """Hold an advisory lock on the file `path`, which is created, and stays unless the holder removes it.
 
-    Raises `occupied` if another process holds it. Warns where a file system has no locks.
+    Raises `occupied` if another process holds the lock. Logs a warning on file systems without locks.
     """
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 raise occupied
-        except (BlockingIOError, FileNotFoundError):  # at work, or just done and the file gone
+        except (BlockingIOError, FileNotFoundError):  # held, or just released and removed
             raise occupied from None
         except OSError as error:
-            LOGGER.warning("%s: no locks here (%s); have no other process write there", path.parent, error.strerror)
+            LOGGER.warning("%s: no locks here (%s); let no other process write there", path.parent, error.strerror)
         yield
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what a file has, or which names a folder has."""
+    """Sync a file's content, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

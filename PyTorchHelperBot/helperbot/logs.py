@@ -35,8 +35,8 @@ class _ConsoleHandler(logging.StreamHandler[_TqdmStderr]):
 class _LogFileHandler(logging.FileHandler):
     """A file handler of `get_logger`, recognized by its class."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # pylint: disable=invalid-name  # logging's name
-        """Raise what has kept a line from being written, such as a full disk; logging prints tracebacks and goes on."""
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise the error that kept a line from being written, such as a full disk; logging would only print it."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             return super().handleError(record)

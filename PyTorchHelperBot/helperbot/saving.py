@@ -1,4 +1,4 @@
-"""States written to the disk while training goes on."""
+"""Saving states of a run in the background."""
 
 import threading
 import time
@@ -21,18 +21,18 @@ def check_interval(every: int | timedelta) -> None:
 
 
 class StateSaver:
-    """Knows when to save the state of a run, and has process 0 write it in a thread of its own.
+    """Decides when to save the state of a run; process 0 writes it in a thread.
 
-    The caller is held while tensors are copied to host memory, which takes as much memory as a state and is kept for
+    The caller waits only while tensors are copied to host memory, which takes as much memory as a state and is kept for
     the next one, see `HostCopies`. At most one state is being written at a time.
 
     Args:
-        path: the newest state; the one before is kept beside it, see `StateFiles`.
+        path: file of the newest state; the one before is kept beside it, see `StateFiles`.
         every: steps (int) or time between states, see `check_interval`.
 
     Attributes:
-        taken: number of states taken in this process since it began or resumed the run; without those that could not be
-            written.
+        taken: number of states taken in this process since it began or resumed the run, except those that could not
+            be written.
     """
 
     def __init__(self, path: Path, every: int | timedelta) -> None:
@@ -46,7 +46,7 @@ class StateSaver:
         self._time = time.monotonic()  # when it was taken
 
     def begin(self) -> None:
-        """Count the time to the next state from now."""
+        """Start the clock for the next state."""
         self._time = time.monotonic()
 
     def due_after(self, step: int) -> bool:
@@ -54,18 +54,18 @@ class StateSaver:
         return not isinstance(self.every, timedelta) and step % self.every == 0
 
     def due_by_time(self) -> bool:
-        """Whether it is time to save, by the clock of this process; not while a state is being written."""
+        """Whether a state is due by the clock of this process; never while one is being written."""
         if not isinstance(self.every, timedelta) or self.writing:
             return False
         return time.monotonic() - self._time >= self.every.total_seconds()
 
     @property
     def writing(self) -> bool:
-        """Whether a state is being written at this moment."""
+        """Whether a state is being written now."""
         return self._thread is not None and self._thread.is_alive()
 
     def save(self, state: dict[str, Any], step: int) -> None:
-        """Copy the state of a step, and begin to write it. `finish` must have been called for the one before."""
+        """Copy the state of a step and start writing it. `finish` must have been called for the one before."""
         assert self._thread is None
         self.taken += 1
         self._step, self._time = step, time.monotonic()
@@ -82,10 +82,10 @@ class StateSaver:
             self._error = error
 
     def finish(self) -> int | None:
-        """Wait until the state last taken is written; returns its step, or None if it was before.
+        """Wait until the state last taken is written; returns its step, or None if it already had been.
 
         Raises:
-            OSError: it could not be written (disk full, for example); those on the disk are as before.
+            OSError: it could not be written (disk full, for example); the files are unchanged.
         """
         if self._thread is None:
             return None

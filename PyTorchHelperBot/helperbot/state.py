@@ -19,11 +19,11 @@ class StateError(RuntimeError):
 
 
 class DamagedStateError(StateError):
-    """A state file is not what has been written, or no state file at all."""
+    """A file has changed since the state was written to it, or is no state file at all."""
 
 
 class LoadedState(NamedTuple):
-    """A state, the file it comes from, and what is wrong with the newer one, if there is one."""
+    """A state, the file it comes from, and the damage of the newer one, if there is a newer one."""
 
     state: dict[str, Any]
     path: Path
@@ -31,7 +31,7 @@ class LoadedState(NamedTuple):
 
 
 def previous_path(path: Path) -> Path:
-    """Where the state before the one in `path` is kept: `state.previous.pt` for `state.pt`. Links are followed."""
+    """The file of the state before the one in `path`: `state.previous.pt` for `state.pt`. Links are followed."""
     path = Path(os.path.realpath(path))
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
@@ -39,8 +39,8 @@ def previous_path(path: Path) -> Path:
 class StateFiles:
     """The newest two states of a run, in `path` and `previous_path(path)`.
 
-    A file only makes way for a new one that is whole and on the disk, so that a damaged file is never the only one once
-    two states have been written. Files of another run, which `load` has not been asked for, are replaced.
+    A file is only replaced by a new one that is whole and on disk, so that a damaged file is never the only one once
+    two states have been written. Files of another run, which `load` did not read, are replaced.
 
     Args:
         path: the newest state.
@@ -53,10 +53,10 @@ class StateFiles:
         self._previous_counts = False
 
     def write(self, state: Any) -> None:
-        """Write a state, to be the newest.
+        """Write a state, which becomes the newest.
 
         Raises:
-            OSError: the file cannot be written (disk full, for example); it names the path. The others are as before.
+            OSError: the file cannot be written (disk full, for example); it names the path. Other files are unchanged.
         """
         with replacing(self.path, aside=self.previous if self._newest_counts else None) as temporary:
             write_state(state, temporary)
@@ -66,13 +66,13 @@ class StateFiles:
         self._newest_counts = True
 
     def load(self) -> LoadedState | None:
-        """Read the newest state that is whole in all processes, which must call this together.
+        """Read the newest state that is undamaged in all processes, which must call this together.
 
         Returns:
             None if there are no files.
 
         Raises:
-            StateError: no file is whole, the one to take is of another version, or only some processes find it.
+            StateError: all files are damaged, the chosen one is of another version, or only some processes find it.
         """
         damage: list[DamagedStateError] = []
         for path in (self.path, self.previous):
@@ -96,7 +96,7 @@ class StateFiles:
 
 
 def _look(path: Path) -> tuple[Any, int, DamagedStateError | None]:
-    """What a file has: the state, `_WHOLE`, `_DAMAGED` or `_MISSING`, and why it is damaged."""
+    """The state in a file, `_WHOLE`, `_DAMAGED` or `_MISSING`, and why it is damaged."""
     if not path.exists():
         return None, _MISSING, None
     try:
@@ -131,18 +131,8 @@ def write_state(state: Any, path: Path) -> None:
             raise
 
 
-def load_file(path: Path) -> dict[str, Any]:
-    """Read a state onto the CPU: tensors and plain values, never pickled code.
-
-    Raises:
-        DamagedStateError: the file is unreadable, or its checksums say that it has changed since it was written.
-        StateError: it is of another version.
-    """
-    return _of_this_version(_read(path), path)
-
-
 def _read(path: Path) -> Any:
-    """See `load_file`."""
+    """Read a state onto the CPU: tensors and plain values, never pickled code. Raises `DamagedStateError`."""
     try:
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()  # torch writes checksums, but does not check them
@@ -150,7 +140,7 @@ def _read(path: Path) -> Any:
             raise zipfile.BadZipFile(f"wrong checksum of {changed}")
         return torch.load(path, map_location="cpu", weights_only=True)
     # Corrupt bytes make the unpickler raise nearly anything.
-    except Exception as error:  # pylint: disable=broad-exception-caught
+    except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise _unreadable(path, f"({reason[0]})") from None
 

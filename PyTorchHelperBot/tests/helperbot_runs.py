@@ -19,7 +19,7 @@ from helperbot import (
     warmup_linear_decay,
 )
 from helperbot.saving import StateSaver
-from helperbot.state import StateFiles, load_file
+from helperbot.state import StateFiles
 from torch import nn
 
 QUIET = logging.getLogger("helperbot-test-quiet")
@@ -201,6 +201,11 @@ def uninterrupted(folder, kind="list", interval=4, **arguments):
     bot = make_bot(folder, train_batches=batches_of(kind), **arguments)
     bot.train(arguments.get("steps", 11), interval)
     return outcome(bot, folder)
+
+
+def load_file(path):
+    """The content of a state file."""
+    return torch.load(path, weights_only=True)
 
 
 def truncate(file):

@@ -145,7 +145,7 @@ def test_tensors_in_one_memory_are_moved_with_it_at_once(layouts):
 
 
 @pytest.mark.parametrize("size, start, alone", [(24, 8, False), (24, 15, True), (23, 8, True)])
-def test_what_is_not_aligned_with_its_memory_is_moved_alone(size, start, alone):
+def test_unaligned_tensors_are_moved_one_by_one(size, start, alone):
     memory = torch.arange(size, dtype=torch.uint8)
     copies = []
     move = _MovedMemory(memory, lambda tensor: copies.append(tensor.clone()) or copies[-1])

@@ -55,7 +55,7 @@ def test_the_digits_are_learnt_by_a_run_that_is_killed(tmp_path, monkeypatch, ca
     assert history_of(tmp_path / "killed") == history_of(tmp_path / "all")
 
 
-def test_a_file_that_is_no_state_is_told_in_a_line(tmp_path, monkeypatch):
+def test_a_file_that_is_not_a_state_is_reported_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "state.pt").write_bytes(b"garbage")
     monkeypatch.setattr(sys, "argv", ["digits.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="state.pt: cannot be read as the state of a run"):

@@ -21,9 +21,9 @@ from helperbot import (
     saving,
 )
 from helperbot.signals import SIGNALS
-from helperbot.state import STATE_VERSION, DamagedStateError, StateFiles, load_file, save_file
+from helperbot.state import STATE_VERSION, DamagedStateError, StateFiles, save_file
 from helperbot_mean import Mean
-from helperbot_runs import Die, Killed, flip, make_bot, regression, same, truncate, writing
+from helperbot_runs import Die, Killed, flip, load_file, make_bot, regression, same, truncate, writing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -263,7 +263,7 @@ def test_a_changed_bit_is_found_or_changes_nothing(tmp_path_factory, place, bit)
     changed[int(place * len(changed))] ^= 1 << bit
     file.write_bytes(changed)
     try:
-        found = load_file(file)
+        found = StateFiles(file).load().state
     except DamagedStateError:
         return
     assert same(found, content)
@@ -276,7 +276,7 @@ def test_states_of_another_run_do_not_stay(tmp_path):
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_whichever_rename_a_run_dies_before_a_whole_state_is_there(tmp_path, monkeypatch, failing):
+def test_a_whole_state_survives_a_death_at_any_rename(tmp_path, monkeypatch, failing):
     make_bot(tmp_path, valid_batches=None, save_every=2).train(4, 100)
     bot = make_bot(tmp_path, valid_batches=None)
     bot.resume()

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helperbot import Bot, Callback, MovingAverage, StateError
 from helperbot.signals import SIGNALS
-from helperbot.state import STATE_VERSION, load_file, random_state, save_file, set_random_state
+from helperbot.state import STATE_VERSION, StateFiles, random_state, save_file, set_random_state
 from helperbot_runs import (
     QUIET,
     Die,
@@ -23,6 +23,7 @@ from helperbot_runs import (
     batches_of,
     flip,
     interrupted,
+    load_file,
     make_bot,
     outcome,
     regression,
@@ -83,7 +84,7 @@ def test_a_run_that_died_at_any_step_ends_as_if_it_had_not(tmp_path, kind, way):
 )
 @example(10, 2, 3, 1, "list", Die(4, "on_state_saved"), False, None)
 @example(8, 4, 3, 50, "stream", Die(8, "on_eval_end", signal.SIGTERM), True, flip)
-def test_whenever_a_run_dies_it_ends_the_same(steps, interval, save_every, patience, kind, die, late, damage):
+def test_a_run_that_dies_at_any_moment_ends_the_same(steps, interval, save_every, patience, kind, die, late, damage):
     # Hypothesis may show an object again when it looks for a simpler example.
     die = Die(die.step, die.hook, die.way)
     rest = {"interval": interval, "steps": steps, "save_every": save_every, "patience": patience}
@@ -182,7 +183,7 @@ class Failing(Stream):
 
 
 @pytest.mark.parametrize("at", [1, 2, 5, 6, 8, 11])
-def test_where_a_batch_cannot_be_read_no_step_is_lost(tmp_path, at):
+def test_an_unreadable_batch_loses_no_step(tmp_path, at):
     expected = uninterrupted(tmp_path / "all", "stream", save_every=50)
     folder = tmp_path / "failed"
     bot = make_bot(folder, train_batches=Failing(regression(4, 4), at), save_every=50)
@@ -200,7 +201,7 @@ def test_where_a_batch_cannot_be_read_no_step_is_lost(tmp_path, at):
 
 
 @pytest.mark.filterwarnings("ignore:for .* which is a no-op")  # weights of meta have no values
-def test_what_callbacks_keep_of_steps_is_loaded_to_the_device(tmp_path):
+def test_tensors_of_callbacks_are_loaded_to_the_device(tmp_path):
     """Else a resumed run would average losses of two devices."""
     state = tmp_path / "state.pt"
     bots = [make_bot(tmp_path, state_file=state, device=device) for device in ("cpu", "meta")]
@@ -210,7 +211,7 @@ def test_what_callbacks_keep_of_steps_is_loaded_to_the_device(tmp_path):
     assert {value.device.type for values in average.state_dict().values() for value in values} == {"meta"}
 
 
-def test_resume_without_a_state_is_no_resume(tmp_path):
+def test_resume_without_a_state_does_nothing(tmp_path):
     assert make_bot(tmp_path).resume() is False
     bot = make_bot(tmp_path, state_file=None)
     assert bot.resume() is False
@@ -267,12 +268,12 @@ def test_garbage_is_refused(tmp_path, content):
 
 def test_truncated_states_are_refused(tmp_path):
     make_bot(tmp_path).train(4, 4)
-    file = tmp_path / "state.pt"
+    file = (tmp_path / "state.pt").rename(tmp_path / "alone.pt")
     whole = file.read_bytes()
     for length in range(0, len(whole), len(whole) // 20):
         file.write_bytes(whole[:length])
-        with pytest.raises(StateError, match="state.pt: cannot be read as the state of a run"):
-            load_file(file)
+        with pytest.raises(StateError, match="alone.pt: cannot be read as the state of a run"):
+            StateFiles(file).load()
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -283,7 +284,7 @@ def test_any_bytes_are_refused_as_a_state(tmp_path_factory, content, opcodes):
     for some in (content, b"\x80\x02" + opcodes.encode()):
         file.write_bytes(some)
         with pytest.raises(StateError, match="any.pt: "):
-            load_file(file)
+            StateFiles(file).load()
 
 
 @pytest.mark.parametrize("version", [None, 0, 1, 3, "2.0"])

@@ -13,7 +13,7 @@ from yt8m.common.errors import UserError, listed
 from yt8m.data.features import CONTRACT_NAME, read_trim
 from yt8m.data.frames import CANDIDATES, SEGMENT_SECONDS, Trim
 from yt8m.data.index import Index, load_index
-from yt8m.data.records import RULE, Damage, shown_id, unfit_ids
+from yt8m.data.records import ID_RULE, Damage, shown_id, unfit_ids
 
 LOGGER = logging.getLogger(__name__)
 CANDIDATES_FILE = "test_meta.npz"
@@ -114,7 +114,7 @@ def load_candidates(cache_dir: Path) -> Candidates:
         with np.load(path, allow_pickle=False) as file:
             trim = Trim(*map(int, file["trim"])) if "trim" in file else CANDIDATES  # from an earlier release
             candidates = Candidates(file["records"], file["video_ids"], file["row_ends"], trim)
-    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged zip file raises
+    except Exception as error:  # whatever a damaged zip file raises
         raise UserError(f"{path}: cannot be read ({error}); {remedy} again") from None
     _check_ids(candidates.video_ids, path, f"write the records with other ids, and {remedy} again")
     return candidates
@@ -136,4 +136,4 @@ def _check_ids(video_ids: np.ndarray, source: Path, remedy: str) -> None:
     unfit = unfit_ids(video_ids.tolist())
     if unfit:
         names = listed([shown_id(video_id) for video_id in unfit])
-        raise UserError(f"{source}: a submission cannot hold the video ids {names}; {RULE}; {remedy}")
+        raise UserError(f"{source}: a submission cannot hold the video ids {names}; {ID_RULE}; {remedy}")

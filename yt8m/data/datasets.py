@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from yt8m.common.errors import UserError, counted
-from yt8m.data.batch_memory import Layout, allocate
+from yt8m.data.batch_memory import ArraySpec, allocate
 from yt8m.data.frames import SEGMENT_SECONDS, sample_frames, trim_of
 from yt8m.data.index import Index, index_file
 from yt8m.data.order import Key
@@ -185,8 +185,8 @@ class VideoDataset(ShardDataset[VideoBatch]):
         epochs, examples = _columns(keys)
         records = self.records[examples]
         sample = self._sample(records, epochs)
-        video_layouts = PackedFrames.layouts(sample[0], self.reader.frame_dim)
-        memory, (labels, *arrays) = allocate([((len(keys), self.n_classes), np.bool_), *video_layouts], self.pinned)
+        video_arrays = PackedFrames.specs(sample[0], self.reader.frame_dim)
+        memory, (labels, *arrays) = allocate([((len(keys), self.n_classes), np.bool_), *video_arrays], self.pinned)
         videos, met = self._read_videos(records, sample, arrays)
         if not met.all():
             return self.__getitems__(_readable(keys, met))
@@ -256,16 +256,16 @@ class RatedSegmentDataset(ShardDataset[SegmentBatch]):
         epoch, record = np.divmod(videos_of_epochs, len(self.index))
         sample = self._sample(record, epoch) if self.context else None
         size, width = len(keys), self.reader.frame_dim
-        layouts: list[Layout] = [
+        specs: list[ArraySpec] = [
             ((size, SEGMENT_SECONDS + 2 * self.offset, width), np.uint8),
             ((size,), np.int64),
             ((size,), self.scores.dtype.type),
             ((size, self.n_classes), np.bool_),
             ((size,), np.int64),
             ((2,), np.int64),
-            *([] if sample is None else PackedFrames.layouts(sample[0], width)),
+            *([] if sample is None else PackedFrames.specs(sample[0], width)),
         ]
-        memory, arrays = allocate(layouts, self.pinned)
+        memory, arrays = allocate(specs, self.pinned)
         segments, classes, scores, negatives, video_index, totals = arrays[:6]
         met = self._read_segments(records, self.starts[examples], segments)
         videos = None

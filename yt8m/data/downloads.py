@@ -1,13 +1,15 @@
-"""Download of shards: plans, verification of existing files, resumable HTTP transfers."""
+"""Download of shards: plans, verification of existing files, resumable HTTP transfers; and of vocabularies."""
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,7 @@ from itertools import chain, count
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from helperbot.files import replacing
@@ -26,7 +28,7 @@ from urllib3.util.retry import Retry
 from yt8m import __version__
 from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
-from yt8m.data.partitions import official_name
+from yt8m.data.partitions import N_SHARDS, PARTITIONS, official_name, shard_number
 from yt8m.data.records import stamp_of
 
 LOGGER = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ SMALL_BYTES = 64_000_000  # larger than any plan or vocabulary
 _STORAGE = "http://storage.googleapis.com/"  # mirrors the site's hosts under their names
 # Plain names of shards: no folders, hidden files or control characters.
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,190}\.tfrecord", re.ASCII)
+_PARTITION = re.compile(r"([23])/(frame|video)/(train|validate|test)")
+_PLAN_URL = re.compile(r"https?://data\.yt8m\.org/([23])/download_plans/(frame|video)_(train|validate|test)\.json")
+# A plan file as the organizers' script names it.
+_SCRIPTS_PLAN = re.compile(r"([23])_(frame|video)_(train|validate|test)_download_plan\.json")
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII | re.IGNORECASE)
 _DEFINITE = set(range(300, 500)) - {408, 429}  # not worth a retry
 _PIECE_BYTES = 1 << 17
@@ -44,12 +50,12 @@ _MEMORY_VERSION = 2
 _PAGE = "an HTML or XML page came in its place; is there a login page or a proxy in between?"
 
 Job = TypeVar("Job")
-Result = TypeVar("Result")
+Output = TypeVar("Output")
 Advance = Callable[[int], None]  # takes the number of new bytes; negative if bytes were discarded
 
 
 @dataclass(frozen=True)
-class Shard:
+class PlannedShard:
     """A shard of a plan: name and address on its server, MD5 in lower case."""
 
     server_name: str
@@ -133,7 +139,7 @@ class Fetcher:
                 return int(answer.headers.get("Content-Length", ""))
         return 0
 
-    def fetch_shard(self, shard: Shard, partial: Path, advance: Advance) -> str:
+    def fetch_shard(self, shard: PlannedShard, partial: Path, advance: Advance) -> str:
         """Complete the shard in the file `partial`; return "", or why that failed.
 
         Partial content is kept for the next try. Raises `UserError` if the file cannot be written.
@@ -152,7 +158,7 @@ class Fetcher:
             raise UserError(f"{partial}: {error.strerror or error}; {remedy}") from None
         return ""
 
-    def _attempt(self, address: str, shard: Shard, file: FileIO, advance: Advance) -> None:
+    def _attempt(self, address: str, shard: PlannedShard, file: FileIO, advance: Advance) -> None:
         """Fetch the missing part of a shard. Raises `RequestException` if the result is not complete and correct."""
         with self._get(address, start=_size(file)) as answer:
             is_rest = answer.headers.get("Content-Range", "").startswith(f"bytes {_size(file)}-")
@@ -199,7 +205,7 @@ class Fetcher:
         both = [url, f"{_STORAGE}{parts.netloc}{parts.path}"]
         return both[::-1] if self._storage_first else both
 
-    def _persevere(self, url: str, attempt: Callable[[str], Result], size: Callable[[], int] = lambda: 0) -> Result:
+    def _persevere(self, url: str, attempt: Callable[[str], Output], size: Callable[[], int] = lambda: 0) -> Output:
         """The result of the first successful attempt, trying the file's addresses in turn.
 
         `size` returns the bytes fetched so far: attempts with much progress do not count as failures. Raises
@@ -247,8 +253,8 @@ def _discard(file: FileIO, advance: Advance) -> None:
 
 
 def in_threads(
-    title: str, total: int, unit: str, work: Callable[[Job, Advance], Result], tasks: Sequence[Job], n_threads: int
-) -> Generator[tuple[Job, Result], None, None]:
+    title: str, total: int, unit: str, work: Callable[[Job, Advance], Output], tasks: Sequence[Job], n_threads: int
+) -> Generator[tuple[Job, Output], None, None]:
     """Run `work` on each task in threads, with a progress bar; yield tasks and results as they complete.
 
     An exception, or leaving the iteration, stops all tasks without waiting for hanging connections.
@@ -263,7 +269,7 @@ def in_threads(
             progress.update(min(done + number, total) - min(done, total))  # the total may be an estimate
             done += number
 
-    def run(task: Job) -> tuple[Job, Result]:
+    def run(task: Job) -> tuple[Job, Output]:
         try:
             advance(0)
             return task, work(task, advance)
@@ -285,21 +291,21 @@ class ShardDownloads:
     are ignored once size or times of a file have changed.
     """
 
-    def __init__(self, title: str, folder: Path, shards: Sequence[Shard], data_dir: Path) -> None:
+    def __init__(self, title: str, folder: Path, shards: Sequence[PlannedShard], data_dir: Path) -> None:
         self.title, self.folder, self.shards = title, folder, shards
         self.set_aside: list[Path] = []
         digest = hashlib.sha256(os.path.relpath(folder, data_dir).encode()).hexdigest()[:8]
         self._memory = data_dir / "cache" / "downloads" / f"{folder.parent.name}-{folder.name}-{digest}.json"
         self._last_save = time.monotonic()
 
-    def state(self, shard: Shard) -> str:
+    def state(self, shard: PlannedShard) -> str:
         """The state of a shard: verified, unread (a file of unknown MD5), begun, or missing."""
         known = [self._md5_of(name) for name in self._files(shard)]
         if shard.md5 in known or None in known:
             return "verified" if shard.md5 in known else "unread"
         return "begun" if f"{shard.name}.partial" in self._names else "missing"
 
-    def look(self, verify: bool, n_threads: int) -> list[Shard]:
+    def look(self, verify: bool, n_threads: int) -> list[PlannedShard]:
         """The shards not yet there. Reads files of unknown MD5, or with `verify` all files."""
         names = [name for shard in self.shards for name in self._files(shard) if verify or self._md5_of(name) is None]
         if names:
@@ -318,10 +324,10 @@ class ShardDownloads:
                 LOGGER.warning("%s: a duplicate of %s, which other commands refuse; delete it", path, shard.name)
         return [shard for shard in self.shards if self.state(shard) != "verified"]
 
-    def fetch(self, missing: Sequence[Shard], size: int, fetcher: Fetcher, n_threads: int) -> list[str]:
+    def fetch(self, missing: Sequence[PlannedShard], size: int, fetcher: Fetcher, n_threads: int) -> list[str]:
         """Fetch shards of about `size` bytes (0: unknown), moving files in their places aside; return the failures."""
 
-        def work(shard: Shard, advance: Advance) -> str:
+        def work(shard: PlannedShard, advance: Advance) -> str:
             partial = self.folder / f"{shard.name}.partial"
             why = fetcher.fetch_shard(shard, partial, advance if size else lambda _: advance(0))
             advance(0 if size else 1)
@@ -350,7 +356,7 @@ class ShardDownloads:
             raise UserError(f"{self.folder / name}: {error.strerror}; move it away to fetch it again") from None
         return md5
 
-    def _files(self, shard: Shard) -> list[str]:
+    def _files(self, shard: PlannedShard) -> list[str]:
         """The names of a shard's existing files. Raises `UserError` if one is not a file."""
         names = [name for name in dict.fromkeys((shard.name, shard.server_name)) if name in self._names]
         for name in names:
@@ -358,7 +364,7 @@ class ShardDownloads:
                 raise UserError(f"{self.folder / name}: expected a file or nothing of this name; move it away")
         return names
 
-    def _set_others_aside(self, shard: Shard) -> None:
+    def _set_others_aside(self, shard: PlannedShard) -> None:
         """Rename files of a shard with the wrong MD5 to free names."""
         for name in self._files(shard):
             if self._md5_of(name) != shard.md5:
@@ -399,3 +405,104 @@ class ShardDownloads:
         self._last_save = time.monotonic()
         with replacing(self._memory) as temporary:
             temporary.write_text(json.dumps({"version": _MEMORY_VERSION, "files": self._known}), encoding="utf-8")
+
+
+def open_plan(
+    plan: str,
+    data_dir: Path,
+    choose: Callable[[Sequence[str], str], Sequence[str]],
+    fetcher: Fetcher,
+    *,
+    mirror: str,
+    folder: Path | None = None,
+    base_url: str | None = None,
+) -> ShardDownloads:
+    """The chosen shards of a plan: a partition, a URL or a path; none of a plan file from which all have been taken.
+
+    `choose` returns the chosen ones of the plan's sorted names, given its source; `mirror`: of the data set's servers;
+    `folder` for the shards and `base_url` above them, None for a partition's own. Raises `UserError` if the plan cannot
+    be read, is invalid, or lacks such shards, or if their source or destination is unknown.
+    """
+    location, base = plan, ""
+    content: bytes | None = None
+    partition = _PARTITION.fullmatch(plan) or _PLAN_URL.fullmatch(plan)
+    if partition:
+        location = f"http://{SITE}/{partition[1]}/download_plans/{partition[2]}_{partition[3]}.json"
+    elif "://" in plan:
+        base = urljoin(_checked_url(plan, "--plan"), ".")
+    elif Path(plan).is_file():
+        partition = _SCRIPTS_PLAN.fullmatch(Path(plan).name)
+        content = _content(plan)
+    else:
+        names = ", ".join(known.published for known in PARTITIONS)
+        raise UserError(f"--plan {plan}: expected {names}, the URL of a plan file or the path of one")
+    if partition:
+        known = _folder_of(partition, plan, data_dir)
+        folder = folder or known
+    if content is not None and not parse_plan(content, plan):
+        return ShardDownloads(plan, data_dir, [], data_dir)
+    if folder is None:
+        raise UserError(f"--plan {plan}: name the folder for its shards with --to")
+    if base_url is not None:
+        base = _checked_url(base_url, "--base-url").rstrip("/") + "/"
+    elif partition:
+        base = f"http://{mirror}.{SITE}/{'/'.join(partition.groups())}/"
+    if not base:
+        raise UserError(f"--plan {plan}: name the URL above its shards with --base-url")
+    files = parse_plan(fetcher.fetch_small(location) if content is None else content, location)
+    if partition and content is None and len(files) < N_SHARDS:
+        LOGGER.warning("%s: lists only %d of %d shards", location, len(files), N_SHARDS)
+    chosen = choose(list(files), location)
+    if not chosen and (content is None or None in map(shard_number, files)):
+        raise UserError(f"--shards: {location} lists {len(files)} shards, and none of them is chosen")
+    shards = [PlannedShard(name, base + name, files[name]) for name in chosen]
+    return ShardDownloads(plan, folder, shards, data_dir)
+
+
+def _content(path: str) -> bytes:
+    """The content of a plan file. Raises `UserError` if it is too large."""
+    with open(path, "rb") as file:
+        content = file.read(SMALL_BYTES + 1)
+    if len(content) > SMALL_BYTES:
+        raise UserError(f"{path}: more than {SMALL_BYTES:,} bytes; this cannot be a plan file")
+    return content
+
+
+def _folder_of(partition: "re.Match[str]", plan: str, data_dir: Path) -> Path | None:
+    """The folder for a partition's shards, None if no command needs them. Raises `UserError` for the video level."""
+    release, level, split = partition.groups()
+    if level == "video":
+        what = "has video-level features, but frame-level features are needed"
+        raise UserError(f"--plan {plan}: {what}; name {release}/frame/{split}")
+    published = f"{release}/{level}/{split}"
+    return next((data_dir / known.folder for known in PARTITIONS if known.published == published), None)
+
+
+def _checked_url(url: str, option: str) -> str:
+    """Check an http or https URL. Raises `UserError` for others, and for one with a password, which would be logged."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # a port that is no number, half an IPv6 address
+        good = False
+    if not good:
+        raise UserError(f"{option} {url}: expected http:// or https:// and a host")
+    if parts.username is not None:
+        raise UserError(f"{option}: leave name and password out of the address and put them into ~/.netrc")
+    return url
+
+
+def fetch_vocabulary(url: str, columns: Collection[str], path: Path, fetcher: Fetcher) -> None:
+    """Fetch a table with these columns, among them Index. Raises `UserError` if it is anything else."""
+    content = fetcher.fetch_small(url)
+    try:
+        text = content.decode("utf-8-sig")
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        labels = {int(row["Index"]) for row in rows}
+    except (ValueError, KeyError, TypeError, csv.Error):  # UnicodeDecodeError is a ValueError
+        rows, labels = [], set()
+    if not rows or len(labels) < len(rows) or min(labels) < 0 or not set(columns) <= set(rows[0]):
+        what = f"CSV with the columns {', '.join(columns)}, Index being different numbers of at least 0"
+        raise UserError(f"{url}: expected {what}")
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")

@@ -201,7 +201,7 @@ def load_index(folder: Path, cache_dir: Path, damage: Damage = RAISE) -> Index:
             raise RecordError(first.path, f"{first.what}; {others}", first.offset, first.video_id)
         raise first
     for error in chain.from_iterable(errors.values()):
-        damage.meet(error)
+        damage.handle(error)
     index = _index(folder, paths, stamps, tables)
     if len(index) == 0:
         raise UserError(f"{folder}: no readable record in {len(paths)} shards; {DOWNLOAD}")
@@ -225,8 +225,8 @@ def _warn_of_missing_features(index: Index) -> None:
 def index_file(path: Path, damage: Damage = RAISE) -> Index:
     """The index of one shard anywhere, not cached. Its `folder` is the file, so that messages name it.
 
-    If `damage` is skipped, the index holds the sound records that can be found. Raises `UserError` for a missing file,
-    `RecordError` for the first damage, or if all records are left out.
+    If `damage` is skipped, the index holds the undamaged records that can be found. Raises `UserError` for a missing
+    file, `RecordError` for the first damage, or if all records are left out.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a .tfrecord file of frame features")
@@ -235,14 +235,14 @@ def index_file(path: Path, damage: Damage = RAISE) -> Index:
     for error in errors:
         if isinstance(error, ForeignRecordError):
             raise error
-        damage.meet(error)
+        damage.handle(error)
     if not table["offset"].size:
         raise RecordError(path, f"no readable record; {DOWNLOAD}")
     return Index(folder=path, shards=np.array([""]), stamps=stamps, **_merge([table]))
 
 
 def check_folder(folder: Path) -> tuple[Index, list[RecordError]]:
-    """Read every byte of a folder's shards: the index of the sound records, and the errors of the others.
+    """Read every byte of a folder's shards: the index of the undamaged records, and the errors of the others.
 
     Verifies checksums and locates every frame. Raises `UserError` for a missing or empty folder.
     """

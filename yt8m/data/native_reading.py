@@ -54,14 +54,14 @@ def _read(  # pragma: no cover  # compiled code is not traced
     read = piece.ctypes.data
     for request, file in enumerate(files):
         end, column = ends[request], 0
-        sound = file >= 0
+        good = file >= 0
         for feature, width in enumerate(widths):
             header_size = header_sizes[feature]
             stride = header_size + width
             header = headers.ctypes.data + feature * headers.shape[1]
             target = out.ctypes.data + rows[request] * out.shape[1] + column
             first = begins[request]
-            while sound and first < end:
+            while good and first < end:
                 behind = first + 1  # the end of the frames read together
                 while (
                     behind < end
@@ -71,16 +71,16 @@ def _read(  # pragma: no cover  # compiled code is not traced
                     behind += 1
                 size = (seconds[behind - 1] + 1 - seconds[first]) * stride
                 place = blocks[feature, request] + seconds[first] * stride
-                sound = _pread(file, read, size, place) == size
-                if sound:
+                good = _pread(file, read, size, place) == size
+                if good:
                     for number in range(first, behind):
                         source = read + (seconds[number] - seconds[first]) * stride
-                        sound &= _memcmp(source, header, header_size) == 0
+                        good &= _memcmp(source, header, header_size) == 0
                         _memcpy(target, source + header_size, width)
                         target += out.shape[1]
                 first = behind
             column += width
-        met[request] = sound
+        met[request] = good
 
 
 def _mix(value: np.uint64) -> np.uint64:  # pragma: no cover

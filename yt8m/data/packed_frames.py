@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yt8m.data.batch_memory import Layout
+from yt8m.data.batch_memory import ArraySpec
 
 
 class PackedFrames(NamedTuple):
@@ -30,14 +30,14 @@ class PackedFrames(NamedTuple):
         return cls(frames, torch.from_numpy(lengths), torch.from_numpy(places_of(lengths, longest)), longest)
 
     @staticmethod
-    def layouts(lengths: np.ndarray, width: int) -> list[Layout]:
+    def specs(lengths: np.ndarray, width: int) -> list[ArraySpec]:
         """Of the arrays of `inside`, for videos of these lengths (V,) and frames of a `width`."""
         n_frames = int(lengths.sum())
         return [((n_frames, width), np.uint8), (lengths.shape, np.int64), ((n_frames,), np.int64)]
 
     @classmethod
     def inside(cls, arrays: Sequence[np.ndarray], lengths: np.ndarray) -> "PackedFrames":
-        """In arrays of these `layouts`, the first of which is for the frames; runs no torch operation."""
+        """In arrays of these `specs`, the first of which is for the frames; runs no torch operation."""
         longest = int(lengths.max(initial=1))
         frames, kept, places = arrays
         kept[:] = lengths

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 NAMES_FILE = "vocabulary.csv"  # the official names of all labels, in the data folder
 NAME_COLUMNS = ("Index", "KnowledgeGraphId", "Name")
+N_LABELS = 3862  # of the published data set
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,6 @@ PARTITIONS = (
     Partition("segment/test", "3/frame/test", "test", False),
 )
 FOLDERS = tuple(partition.folder for partition in PARTITIONS)
-
 
 SUFFIX = ".tfrecord"
 _DIGITS = string.ascii_lowercase + string.ascii_uppercase + string.digits

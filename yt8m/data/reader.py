@@ -110,14 +110,14 @@ class ShardReader:
             try:
                 blocks[row] = self._announce(request, whole)
             except RecordError as error:
-                self.damage.meet(error)
+                self.damage.handle(error)
                 met[row] = False
         # Shards are not held in between: there may be more of them than the limit of open files.
         for row in np.flatnonzero(met).tolist():
             try:
                 self._copy(requests[row], whole, blocks[row])
             except RecordError as error:
-                self.damage.meet(error)
+                self.damage.handle(error)
                 met[row] = False
         return met
 

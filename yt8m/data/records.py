@@ -31,7 +31,7 @@ class Damage:
         self.left_out: dict[str, RecordError] = {}
         self._lock = threading.Lock()
 
-    def meet(self, error: RecordError) -> None:
+    def handle(self, error: RecordError) -> None:
         """Raise the error, or record that what it names is left out."""
         if not self.skip:
             raise error
@@ -291,7 +291,7 @@ def wire_fields(buffer: Buffer, position: int, end: int) -> Iterator[tuple[int, 
         position = stop
 
 
-RULE = "an id may have no blank, comma, colon, double quote or unprintable character, and is UTF-8"
+ID_RULE = "an id may have no blank, comma, colon, double quote or unprintable character, and is UTF-8"
 _PLAIN = re.compile(rb"[!#-+\--9;-~]+")  # ASCII, like all ids of the published data set
 _SEPARATORS = frozenset(' ,:"')
 

@@ -1,18 +1,72 @@
-"""Contents and oddities of a folder of shards, from its index."""
+"""Contents, oddities and damage of folders of shards."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from yt8m.common.errors import RecordError, listed
 from yt8m.data.frames import SEGMENT_SECONDS
-from yt8m.data.index import Index
+from yt8m.data.index import Index, check_folder, passed_over, shard_paths
+from yt8m.data.partitions import N_LABELS
 from yt8m.data.records import shown_id, unfit_ids
 from yt8m.data.vocabulary import Vocabulary
 
 _MOST_FRAMES = 300  # of a video in the published data set
-N_LABELS = 3862  # in the published data set
 WITHOUT_FRAMES = "videos without frames"
 UNFIT_IDS = "videos whose id a submission cannot hold"
+REPEATED_IDS = "videos whose id is in an earlier folder"
 DIFFERENT_COUNTS = "videos with different numbers of rgb and audio frames"
+
+
+@dataclass(frozen=True)
+class FolderReport:
+    """What is in a folder: `contents` and counts of `oddities` by description; `remarks`: a line for each kind of odd
+    videos, naming them; `errors`: damage, and shards of another kind; `is_usable`: whether all shards can be used."""
+
+    contents: dict[str, str]
+    oddities: dict[str, int]
+    remarks: list[str]
+    errors: list[RecordError]
+    is_usable: bool
+
+
+def report_folders(folders: Sequence[Path], vocabulary: Vocabulary | None) -> dict[Path, FolderReport]:
+    """Read every byte of folders of shards. Raises `UserError` for a folder without shards, before reading any."""
+    for folder in folders:
+        shard_paths(folder)
+    reports: dict[Path, FolderReport] = {}
+    earlier = np.empty(0, np.bytes_)
+    for folder in folders:
+        index, errors = check_folder(folder)
+        reports[folder] = _report(folder, index, errors, earlier, vocabulary)
+        earlier = np.union1d(earlier, index.video_id)
+    return reports
+
+
+def _report(
+    folder: Path, index: Index, errors: list[RecordError], earlier: np.ndarray, vocabulary: Vocabulary | None
+) -> FolderReport:
+    """The report on a folder; `earlier`: the video ids of the folders before it."""
+    odd, videos = oddities(index), odd_videos(index)
+    again = np.intersect1d(index.video_id, earlier).tolist()
+    odd[REPEATED_IDS], videos[REPEATED_IDS] = len(again), [shown_id(video_id) for video_id in again]
+    remarks = []
+    is_empty = bool(len(index)) and not index.rgb_count.any()
+    if is_empty:
+        remarks.append(f"{folder}: no record has any rgb frame, so that they are of no use")
+    remarks += [
+        f"{folder}: {what}: {', '.join(names) if what == UNFIT_IDS else listed(names)}"
+        for what, names in videos.items()
+        if names
+    ]
+    remarks += [f"{folder}: not checked: {', '.join(names)}" for names in [passed_over(folder)] if names]
+    is_test_set = Path(os.path.abspath(folder)).parts[-2:] == ("segment", "test")
+    is_usable = not (errors or is_empty or is_test_set and videos[UNFIT_IDS])
+    return FolderReport(contents(index, vocabulary), odd, remarks, errors, is_usable)
 
 
 def contents(index: Index, vocabulary: Vocabulary | None) -> dict[str, str]:

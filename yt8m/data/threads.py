@@ -7,24 +7,24 @@ from itertools import islice
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Output = TypeVar("Output")
 
 
 def map_ahead(
-    function: Callable[[Item], Result],
+    function: Callable[[Item], Output],
     items: Iterable[Item],
     workers: int,
     ahead: int,
     initializer: Callable[..., Any] | None = None,
     arguments: tuple[Any, ...] = (),
-) -> Iterator[Result]:
+) -> Iterator[Output]:
     """`map(function, items)` by `workers` threads, computing at most `ahead` results in advance.
 
     Threads start with `initializer(*arguments)`. An error is raised in place of its result.
     """
     rest = iter(items)
     with ThreadPoolExecutor(workers, "ahead", initializer, arguments) as pool:
-        waiting: deque[Future[Result]] = deque()
+        waiting: deque[Future[Output]] = deque()
         try:
             waiting.extend(pool.submit(function, item) for item in islice(rest, ahead))
             while waiting:

@@ -22,8 +22,8 @@ from yt8m.data.records import composed
 from yt8m.data.tables import read_column, read_table, whole_number
 
 LOGGER = logging.getLogger(__name__)
-FILE_NAME = "segment_vocabulary.csv"
-CHALLENGE_FILE = Path(__file__).with_name(FILE_NAME)  # as published, CC BY 4.0
+VOCABULARY_FILE = "segment_vocabulary.csv"
+CHALLENGE_FILE = Path(__file__).with_name(VOCABULARY_FILE)  # as published, CC BY 4.0
 LARGEST_LABEL = 2**31 - 1
 
 
@@ -117,7 +117,7 @@ def _listed(vocabulary: Vocabulary, rows: np.ndarray) -> str:
 
 def load_vocabulary(data_dir: Path) -> Vocabulary:
     """Read `segment_vocabulary.csv` of a data folder. Raises `UserError` if it is missing or malformed."""
-    path = data_dir / FILE_NAME
+    path = data_dir / VOCABULARY_FILE
     if not path.is_file():
         raise UserError(
             f"{path}: no vocabulary; put the challenge's file there or run "
@@ -147,7 +147,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     for line, (text, name) in read_table(path, ("Index",), ("Name",)):
         label = whole_number(text)
         if label is None or not 0 <= label <= LARGEST_LABEL:
-            faults.add(f"line {line}: Index {text!r} is no label id")
+            faults.add(f"line {line}: Index {text!r} is not a label id")
         elif lines.setdefault(label, line) != line:
             faults.add(f"line {line}: Index {label} is on line {lines[label]} already")
         names.append(name)
@@ -170,7 +170,7 @@ def challenge_vocabulary() -> Vocabulary:
     return Vocabulary(vocabulary.labels, vocabulary.names, "the challenge's vocabulary")
 
 
-COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
+VOCABULARY_COLUMNS = (*NAME_COLUMNS, "PositiveSegmentCount", "TotalSegmentCount")
 
 
 def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
@@ -200,12 +200,12 @@ def derive_vocabulary(index: Index, official: Path | None) -> pd.DataFrame:
         for column in ("KnowledgeGraphId", "Name"):
             found = counts["Index"].map(known[column])
             counts[column] = found.where(found.notna() & (found != ""), counts[column])
-    return counts[list(COLUMNS)]
+    return counts[list(VOCABULARY_COLUMNS)]
 
 
 def save_vocabulary(table: pd.DataFrame, data_dir: Path) -> Path:
     """Write a vocabulary table into a data folder; return its path."""
-    path = data_dir / FILE_NAME
+    path = data_dir / VOCABULARY_FILE
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False)
     return path

@@ -208,7 +208,7 @@ class Film:
         if self._clock.untimed:
             notes.append(f"frames have no times, taken for {float(self._stream.guessed_rate or 0):.6g} a second")
         if self._clock.restarts:
-            notes.append(f"the clock was set anew at {shown(self._clock.restarts[0])} s")
+            notes.append(f"the clock was reset at {shown(self._clock.restarts[0])} s")
         if self._lost_frames:
             notes.append(f"frames lost or damaged from {self._lost_frames}")
         if self._missing_frames:

@@ -3,6 +3,7 @@
 Dimensions: N seconds of a film, B seconds of a part of it, V visual and A audio features.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +19,7 @@ from yt8m.common.errors import RecordError
 from yt8m.data.features import Scale, feature_contract, require_same
 from yt8m.data.threads import map_ahead
 from yt8m.films.decoding import Film
-from yt8m.films.extractors.base import Extractor
-from yt8m.films.extractors.shared import require_finite
+from yt8m.films.extractors.base import Extractor, require_finite
 from yt8m.films.pyav import av
 
 _PART_SECONDS = 16  # seconds per call of an extractor; always the same seconds together
@@ -51,6 +51,11 @@ class Threads:
 
 
 ONE_EACH = Threads()
+
+
+def encoding_threads(device: torch.device) -> int:
+    """How many threads encode on a device: one per core on a CPU; a GPU computes one thing at a time."""
+    return len(os.sched_getaffinity(0)) if device.type == "cpu" else 1
 
 
 def extract(film: Path, extractor: Extractor, threads: Threads = ONE_EACH) -> FilmFeatures:

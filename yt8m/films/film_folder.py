@@ -5,12 +5,14 @@ Dimensions: N seconds of a film, V visual and A audio features.
 
 import csv
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from helperbot.files import locked, remove_leftovers, replacing
 
 from yt8m.common.config import FeatureContract
@@ -27,21 +29,20 @@ from yt8m.data.features import (
 from yt8m.data.partitions import PARTITIONS, SUFFIX
 from yt8m.data.sequence_example import FEATURES
 from yt8m.films.decoding import Film
-from yt8m.films.extraction import Threads, identity, quantize, require_extractor
+from yt8m.films.extraction import Threads, encoding_threads, identity, quantize, require_extractor
 from yt8m.films.extractors.base import Extractor, Range
 from yt8m.films.film_files import name_films
 from yt8m.films.film_store import FilmFile, FilmStore, begin_adding
 from yt8m.films.workers import work
 from yt8m.making.feature_arrays import array_path, usual_range
-from yt8m.making.shard_writing import NewFolder, VideoRecord, finish_interrupted, write_shard
+from yt8m.making.shard_writing import SHARD_VIDEOS, NewFolder, VideoRecord, finish_interrupted, write_shard
 from yt8m.models.model_files import CONFIG_NAME
 from yt8m.models.model_folders import open_folder
 
 LOGGER = logging.getLogger(__name__)
-TABLE = "films.csv"
-COLUMNS = ("video_id", "path", "seconds", "notes")
+FILMS_TABLE = "films.csv"
+FILMS_COLUMNS = ("video_id", "path", "seconds", "notes")
 (TEST,) = (partition for partition in PARTITIONS if not partition.labelled)
-SHARD_VIDEOS = 1000
 _TRIM = 0, 0  # use all of a film; only the challenge's raters never saw its ends
 _STORE = Path("cache", "films")
 _SAMPLE_FILMS, _SAMPLE_ROWS = 16, 4096  # of the first films, for the ranges
@@ -61,13 +62,18 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Computing:
+class Parallelism:
     """How to extract films: with `processes` that share the encoding `threads`, neither of which changes a byte, and
     with `decode_threads` each, of which more than one may change frames of damaged films."""
 
     processes: int
     threads: int
     decode_threads: int = 1
+
+    @classmethod
+    def on(cls, device: torch.device, processes: int | None, decode_threads: int = 1) -> "Parallelism":
+        """What suits a device; `processes` None: one per core."""
+        return cls(processes or len(os.sched_getaffinity(0)), encoding_threads(device), decode_threads)
 
 
 def read_like(place: Path) -> FeatureContract:
@@ -93,7 +99,7 @@ def open_film_folder(folder: Path) -> Iterator["FilmFolder"]:
     with locked(store / ".lock", occupied):
         for place, name in (
             (store, "*"),
-            (folder, TABLE),
+            (folder, FILMS_TABLE),
             (folder, CONTRACT_NAME),
             *((folder / key, "*") for key in FEATURES),
         ):
@@ -113,7 +119,7 @@ class FilmFolder:
         self,
         films: Sequence[Path],
         open_it: Callable[[], Extractor],
-        computing: Computing,
+        parallelism: Parallelism,
         *,
         like: FeatureContract | None = None,
         as_arrays: bool = False,
@@ -123,7 +129,7 @@ class FilmFolder:
         Args:
             films: absolute paths.
             open_it: opens the extractor; called in each process.
-            computing: processes and threads.
+            parallelism: processes and threads.
             like: the contract to use, see `read_like`; None: that of the folder, or else one made from these films.
             as_arrays: write arrays instead of shards.
 
@@ -141,7 +147,7 @@ class FilmFolder:
             LOGGER.warning("films are gone, their features are kept: %s", listed(gone))
         names = name_films(films, self._store.known_films())
         self._require_results(set(names.values()))
-        failures = self._extract(names, extractor, open_it, computing)
+        failures = self._extract(names, extractor, open_it, parallelism)
         lines = [_line(film, failures[film]) for film in films if film in failures]
         if not self._store.entries:
             return Summary(None, 0, 0, lines)
@@ -161,11 +167,11 @@ class FilmFolder:
 
     def _require_results(self, video_ids: set[str]) -> None:
         """Raise `UserError` if results of earlier films are missing, so that they would be lost from the output."""
-        table = self._folder / TABLE
+        table = self._folder / FILMS_TABLE
         if not table.is_file():
             return
         with table.open(encoding="utf-8", newline="") as file:
-            listed_ids = [row.get(COLUMNS[0]) or "" for row in csv.DictReader(file)]
+            listed_ids = [row.get(FILMS_COLUMNS[0]) or "" for row in csv.DictReader(file)]
         gone = [video_id for video_id in listed_ids if video_id not in self._store.entries.keys() | video_ids]
         if gone:
             raise UserError(
@@ -174,7 +180,11 @@ class FilmFolder:
             )
 
     def _extract(
-        self, names: Mapping[Path, str], extractor: Extractor, open_it: Callable[[], Extractor], computing: Computing
+        self,
+        names: Mapping[Path, str],
+        extractor: Extractor,
+        open_it: Callable[[], Extractor],
+        parallelism: Parallelism,
     ) -> dict[Path, UserError]:
         """Extract the films without results; returns the errors of those that failed."""
         failures: dict[Path, UserError] = {}
@@ -189,8 +199,8 @@ class FilmFolder:
         if not seconds:
             return failures
         tasks = sorted(seconds, key=lambda task: (-seconds[task], task))  # the longest first
-        processes = min(computing.processes, len(tasks))
-        threads = Threads(max(computing.threads // processes, 1), computing.decode_threads)
+        processes = min(parallelism.processes, len(tasks))
+        threads = Threads(max(parallelism.threads // processes, 1), parallelism.decode_threads)
         opener = (lambda: extractor) if processes == 1 else open_it
         with Progress(_title(0, tasks), sum(seconds.values()), "second", LOGGER) as progress:
             results = work(tasks, processes, progress.update, begin_adding, self._store_path, opener, threads)
@@ -219,9 +229,12 @@ class FilmFolder:
         return made.model_copy(update={"trim": _TRIM})
 
     def _write_table(self) -> None:
-        with replacing(self._folder / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(self._folder / FILMS_TABLE) as temporary,
+            temporary.open("w", encoding="utf-8", newline="") as file,
+        ):
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(COLUMNS)
+            rows.writerow(FILMS_COLUMNS)
             for video_id, entry in sorted(self._store.entries.items()):
                 rows.writerow([video_id, entry.film.path, entry.seconds, "; ".join(entry.notes)])
 

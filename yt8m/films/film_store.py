@@ -37,7 +37,7 @@ class FilmFile(Section):
         return cls(path=str(path), size=status.st_size, mtime_ns=status.st_mtime_ns)
 
 
-class Entry(Section):
+class StoredFilm(Section):
     """A film's features in a store; `visual` and `audio` are V and A."""
 
     film: FilmFile
@@ -88,9 +88,9 @@ class FilmStore:
         return entry is not None and entry.film == film and entry.extractor == extractor
 
     def add(
-        self, video_id: str, extractor: Extractor, path: Path, threads: Threads, report: Callable[[int], object]
+        self, video_id: str, extractor: Extractor, path: Path, threads: Threads, advance: Callable[[int], object]
     ) -> None:
-        """Extract and store the features of a film; `report` is called with the number of seconds just done.
+        """Extract and store the features of a film; `advance` is called with the number of seconds just done.
 
         Raises `UserError` for a file that is not a film or has no readable frame.
         """
@@ -102,11 +102,11 @@ class FilmStore:
                 nonlocal seconds
                 file.write(np.concatenate(part, axis=1).astype("<f4").tobytes())
                 seconds += len(part.rgb)
-                report(len(part.rgb))
+                advance(len(part.rgb))
 
             notes = stream_features(path, extractor, take, threads)
             self._path(video_id, _ENTRY).unlink(missing_ok=True)  # its values are about to be replaced
-        entry = Entry(
+        entry = StoredFilm(
             film=film,
             extractor=identity(extractor),
             visual=extractor.visual,
@@ -148,7 +148,7 @@ class FilmStore:
             )
         return Part(*np.split(values.reshape(-1, width), [entry.visual], axis=1))
 
-    def _save(self, video_id: str, entry: Entry) -> None:
+    def _save(self, video_id: str, entry: StoredFilm) -> None:
         with replacing(self._path(video_id, _ENTRY)) as temporary:
             temporary.write_text(entry.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -164,14 +164,14 @@ def begin_adding(
 
 
 def _add(
-    store: FilmStore, extractor: Extractor, threads: Threads, named: tuple[str, Path], report: Callable[[int], object]
+    store: FilmStore, extractor: Extractor, threads: Threads, named: tuple[str, Path], advance: Callable[[int], object]
 ) -> None:
     video_id, path = named
-    store.add(video_id, extractor, path, threads, report)
+    store.add(video_id, extractor, path, threads, advance)
 
 
-def _read_entry(path: Path) -> Entry:
+def _read_entry(path: Path) -> StoredFilm:
     try:
-        return Entry.model_validate_json(path.read_text(encoding="utf-8"))
+        return StoredFilm.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, UnicodeDecodeError):
         raise UserError(f"{path}: damaged, or of another program; remove it and run the command again") from None

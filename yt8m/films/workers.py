@@ -14,26 +14,26 @@ from typing import Any, Generic, TypeVar
 
 from yt8m.common.errors import UserError
 
-Task = TypeVar("Task")
-Report = Callable[[int], object]  # called with the amount of work just done
-Work = Callable[[Task, Report], None]
+Job = TypeVar("Job")
+Advance = Callable[[int], object]  # called with the amount of work just done
+Work = Callable[[Job, Advance], None]
 
 
 def work(
-    tasks: Sequence[Task], processes: int, report: Report, begin: Callable[..., Work[Task]], *arguments: Any
-) -> Iterator[tuple[Task, UserError | None]]:
-    """Do tasks in some processes, 1 for this one; yields each finished task and its error, if any.
+    jobs: Sequence[Job], processes: int, advance: Advance, begin: Callable[..., Work[Job]], *arguments: Any
+) -> Iterator[tuple[Job, UserError | None]]:
+    """Do jobs in some processes, 1 for this one; yields each finished job and its error, if any.
 
-    `begin(*arguments)`, called once in each process, gives the function that does a task and reports progress. The
-    death of a process is an error of its task. Errors of `begin` and exceptions other than `UserError` are raised here.
+    `begin(*arguments)`, called once in each process, gives the function that does a job and reports progress. The
+    death of a process is an error of its job. Errors of `begin` and exceptions other than `UserError` are raised here.
     """
     if processes == 1:
         do = begin(*arguments)
-        for task in tasks:
-            yield task, _attempt(do, task, report)
+        for job in jobs:
+            yield job, _attempt(do, job, advance)
         return
-    rest = deque(tasks)
-    running: list[_Process[Task]] = []
+    rest = deque(jobs)
+    running: list[_Process[Job]] = []
     try:
         while rest or running:
             while rest and len(running) < processes:
@@ -42,9 +42,9 @@ def work(
             for process in [process for process in running if process.connection in ready]:
                 answer = process.receive()
                 if isinstance(answer, int):
-                    report(answer)
+                    advance(answer)
                     continue
-                yield process.task, answer
+                yield process.job, answer
                 if rest and not isinstance(answer, _Died):
                     process.give(rest.popleft())
                 else:
@@ -55,41 +55,41 @@ def work(
             process.end()
 
 
-def _attempt(do: Work[Task], task: Task, report: Report) -> UserError | None:
+def _attempt(do: Work[Job], job: Job, advance: Advance) -> UserError | None:
     try:
-        do(task, report)
+        do(job, advance)
     except UserError as error:
         return error
     return None
 
 
 class _Died(UserError):
-    """A process ended before its task was done."""
+    """A process ended before its job was done."""
 
 
 class _Unready(UserError):
-    """A process cannot begin work on any task."""
+    """A process cannot begin work on any job."""
 
 
-class _Process(Generic[Task]):
-    """A process, the connection to it, and its current task."""
+class _Process(Generic[Job]):
+    """A process, the connection to it, and its current job."""
 
-    def __init__(self, begin: Callable[..., Work[Task]], arguments: tuple[Any, ...], task: Task) -> None:
+    def __init__(self, begin: Callable[..., Work[Job]], arguments: tuple[Any, ...], job: Job) -> None:
         context = multiprocessing.get_context("forkserver")  # inherits no threads
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, begin, arguments), daemon=True)
         self._process.start()
         theirs.close()
-        self.give(task)
+        self.give(job)
 
-    def give(self, task: Task) -> None:
-        """Give it a task."""
-        self.task = task
+    def give(self, job: Job) -> None:
+        """Give it a job."""
+        self.job = job
         with suppress(BrokenPipeError):  # it has died, as `receive` will notice
-            self.connection.send(task)
+            self.connection.send(job)
 
     def receive(self) -> int | UserError | None:
-        """The amount of work just done or, at the end of the task, its error or None."""
+        """The amount of work just done or, at the end of the job, its error or None."""
         try:
             answer = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -109,34 +109,34 @@ class _Process(Generic[Task]):
 
 
 def _serve(connection: Connection, begin: Callable[..., Work[Any]], arguments: tuple[Any, ...]) -> None:
-    """Do the tasks received over a connection."""
+    """Do the jobs received over a connection."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    tasks: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_read_tasks, args=(connection, tasks), daemon=True).start()
+    jobs: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(connection, jobs), daemon=True).start()
     do: Work[Any] | None = None
     while True:
-        task = tasks.get()
+        job = jobs.get()
         answer: Exception | None
         try:
             do = do or _begun(begin, arguments)
-            answer = _attempt(do, task, connection.send)
+            answer = _attempt(do, job, connection.send)
         except Exception as error:  # pylint: disable=broad-exception-caught  # raised in the parent
             error.add_note(traceback.format_exc())
             answer = error
         connection.send(answer)
 
 
-def _begun(begin: Callable[..., Work[Task]], arguments: tuple[Any, ...]) -> Work[Task]:
+def _begun(begin: Callable[..., Work[Job]], arguments: tuple[Any, ...]) -> Work[Job]:
     try:
         return begin(*arguments)
     except UserError as error:
         raise _Unready(str(error)) from error
 
 
-def _read_tasks(connection: Connection, tasks: "SimpleQueue[Any]") -> None:
-    """Read tasks, and end this process at once when its parent has ended."""
+def _read_jobs(connection: Connection, jobs: "SimpleQueue[Any]") -> None:
+    """Read jobs, and end this process at once when its parent has ended."""
     try:
         while True:
-            tasks.put(connection.recv())
+            jobs.put(connection.recv())
     except (EOFError, ConnectionResetError):
         os._exit(1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from yt8m.common.errors import Faults, UserError, counted, did_you_mean
 from yt8m.data.partitions import N_FOLDS
 from yt8m.data.vocabulary import LabelRow, LabelText, RatingRow, read_labels, read_ratings
-from yt8m.fitting.least import LEAST_CLASSES, LEAST_RATED_VIDEOS, LEAST_RATINGS, LEAST_VIDEOS, minimum_text
+from yt8m.fitting.minimum import LEAST_CLASSES, LEAST_RATED_VIDEOS, LEAST_RATINGS, LEAST_VIDEOS, minimum_text
 
 
 @dataclass(frozen=True)

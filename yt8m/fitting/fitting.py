@@ -3,7 +3,7 @@
 import logging
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -18,10 +18,13 @@ from yt8m.common.devices import resolve_device
 from yt8m.common.errors import UserError, counted, listed
 from yt8m.data.index import load_index
 from yt8m.data.partitions import NAMES_FILE, NO_FOLD, Fold
-from yt8m.data.vocabulary import FILE_NAME, RatingRow, Vocabulary, load_vocabulary
+from yt8m.data.vocabulary import VOCABULARY_FILE, RatingRow, Vocabulary, load_vocabulary
 from yt8m.films.film_files import find_films, ids_by_name, name_films
+from yt8m.fitting import measuring
 from yt8m.fitting.annotated import Annotated, read_annotated, require_divided, require_enough, shortages
-from yt8m.fitting.data import (
+from yt8m.fitting.fit_folder import FitFolder, digest_files, open_fit_folder
+from yt8m.fitting.holding_out import SHARE, hold_out
+from yt8m.fitting.material import (
     FOLD,
     RATED,
     TRAIN,
@@ -31,18 +34,6 @@ from yt8m.fitting.data import (
     open_material,
     write_ratings,
     write_videos,
-)
-from yt8m.fitting.fit_folder import FitFolder, digest_files, open_fit_folder
-from yt8m.fitting.holding_out import SHARE, hold_out
-from yt8m.fitting.measuring import (
-    AS_IT_IS,
-    TUNED,
-    LabelScore,
-    RatingScore,
-    SeenVideo,
-    score_labels,
-    score_ratings,
-    see_videos,
 )
 from yt8m.fitting.outcome import Outcome
 from yt8m.fitting.pseudo_ratings import MOST_PER_RATING, limit, rate_surest
@@ -56,7 +47,7 @@ from yt8m.models.model_folders import copy_model, exported_config, load_video_mo
 from yt8m.scoring.evaluation import write_evaluation
 from yt8m.training.experiments import Builder, agnostic_experiment, video_experiment
 from yt8m.training.resume import code_identity
-from yt8m.training.trainer import Options, train
+from yt8m.training.trainer import TrainingOptions, train
 
 LOGGER = logging.getLogger(__name__)
 
@@ -96,9 +87,12 @@ def fit(request: Request) -> Outcome:
         raise UserError("fit runs as a single process; start it without torchrun")
     device = resolve_device(request.device)
     named = {} if request.videos is None else name_films(find_films([request.videos]), {})
-    annotated = read_annotated(request.labels, request.ratings, ids_by_name(named))
-    annotated = _enough(annotated, request.skip_short)
-    films = None if request.videos is None else _Films(request, named, request.videos, annotated, device)
+    annotated = _enough(read_annotated(request.labels, request.ratings, ids_by_name(named)), request.skip_short)
+    films = None
+    if request.videos is not None:
+        from yt8m.fitting.film_features import AnnotatedFilms  # needs PyAV
+
+        films = AnnotatedFilms(request.videos, named, annotated)
     with open_fit_folder(request.data_dir / request.name, request.restart) as folder:
         inputs = {
             "name": request.name,
@@ -110,7 +104,8 @@ def fit(request: Request) -> Outcome:
         }
         folder.compare(**inputs)
         if films is not None:
-            annotated = _enough(films.extract(folder.films), request.skip_short)
+            readable = films.extract(folder.films, request.extractor, request.assets, device, request.processes)
+            annotated = _enough(readable, request.skip_short)
         sources = find_arrays(request.features or folder.films, request.audio)
         material = open_material(annotated, sources, folder.path)
         steps = _Fit(request, folder, material, device)
@@ -128,33 +123,6 @@ def _enough(annotated: Annotated, skip_short: bool) -> Annotated:
         annotated = annotated.without(short)
     require_enough(annotated)
     return annotated
-
-
-class _Films:
-    """The annotated films. Imports PyAV, which reads them, only on use."""
-
-    def __init__(
-        self, request: Request, named: Mapping[Path, str], videos: Path, annotated: Annotated, device: torch.device
-    ) -> None:
-        from yt8m.fitting.films import choose_films
-
-        self._request, self._annotated, self._device = request, annotated, device
-        self._films = choose_films(named, annotated.videos, videos, annotated.sources)
-
-    def extract(self, folder: Path) -> Annotated:
-        """Extract arrays to a folder; returns the annotations of the films that could be read."""
-        from yt8m.fitting.films import extract_films
-
-        request = self._request
-        failures = extract_films(
-            self._films, folder, request.extractor, request.assets, self._device, request.processes
-        )
-        if not failures:
-            return self._annotated
-        LOGGER.warning("left out: %s: %s", counted(len(failures), "film"), "; ".join(failures))
-        return self._annotated.of_videos(
-            {video for video in self._annotated.videos if array_path(folder / "rgb", video).exists()}
-        )
 
 
 class _Fit:
@@ -190,14 +158,14 @@ class _Fit:
         write_settings(config, video_settings(sizes), self._command_line("train_video", config))
         self._train(self._base, self._path, partial(video_experiment, config=config))
         if self._annotated.ratings_path is None:
-            score: RatingScore | LabelScore = self._from_labels()
+            score: measuring.RatingScore | measuring.LabelScore = self._from_labels()
         else:
             score = self._from_ratings()
         return Outcome(self._path, self._model, self._request.videos is not None, self._held_out, score)
 
     # --- with ratings ---------------------------------------------------------------------------------
 
-    def _from_ratings(self) -> RatingScore:
+    def _from_ratings(self) -> measuring.RatingScore:
         rated = self._annotated.of_videos(self._training)
         half = rated.of_videos(hold_out(rated, self._seed, 0.5))
         trial = self._trial("half")
@@ -212,7 +180,7 @@ class _Fit:
         self._fine_tune(self._path, self._model, len(rated.ratings) + n_added, FOLD)
         self._fine_tune(trial, trial / "model", len(half.ratings) + n_added, NO_FOLD)
         models = {"model": self._model, "with half of the ratings": trial / "model"}
-        score, evaluation = score_ratings(self._path, models, len(half.ratings), self._device, self._seed)
+        score, evaluation = measuring.score_ratings(self._path, models, len(half.ratings), self._device, self._seed)
         write_evaluation(evaluation, self._path / "cache" / "evaluation")
         return replace(score, added=n_added)
 
@@ -229,7 +197,7 @@ class _Fit:
 
     # --- without ratings ------------------------------------------------------------------------------
 
-    def _from_labels(self) -> LabelScore:
+    def _from_labels(self) -> measuring.LabelScore:
         trial = self._trial("labels")
         vocabulary = load_vocabulary(self._path)
         as_it_is, tuned = self._export_as_it_is(trial / "as-it-is", vocabulary), trial / "fine-tuned"
@@ -237,20 +205,20 @@ class _Fit:
             ratings = [row for part in (TRAIN, VALID) for row in self._surest(as_it_is, part, vocabulary)]
             write_ratings(trial, self._material, ratings, self._held_out, self._seed)
         self._fine_tune(trial, tuned, round(_count_ratings(trial) * (1 - SHARE)), FOLD)
-        score = score_labels(
+        score = measuring.score_labels(
             {
                 name: list(self._see(folder, VALID, vocabulary))
-                for name, folder in ((AS_IT_IS, as_it_is), (TUNED, tuned))
+                for name, folder in ((measuring.AS_IT_IS, as_it_is), (measuring.TUNED, tuned))
             },
             vocabulary,
         )
         if not (self._model / WEIGHTS_NAME).exists():
-            copy_model({AS_IT_IS: as_it_is, TUNED: tuned}[score.chosen], self._model)
+            copy_model({measuring.AS_IT_IS: as_it_is, measuring.TUNED: tuned}[score.chosen], self._model)
         return score
 
-    def _see(self, model: Path, partition: str, vocabulary: Vocabulary) -> Iterator[SeenVideo]:
+    def _see(self, model: Path, partition: str, vocabulary: Vocabulary) -> Iterator[measuring.SeenVideo]:
         index = load_index(self._path / partition, self._path / "cache")
-        return see_videos(open_folder(model), index, vocabulary, self._device)
+        return measuring.see_videos(open_folder(model), index, vocabulary, self._device)
 
     def _surest(self, model: Path, partition: str, vocabulary: Vocabulary) -> list[RatingRow]:
         names = {label: name for name, label in self._material.ids.ids.items()}
@@ -287,14 +255,14 @@ class _Fit:
         """A data folder with the same classes, for trials."""
         folder = self._folder.scratch / name
         folder.mkdir(parents=True, exist_ok=True)
-        for file in (NAMES_FILE, FILE_NAME):
+        for file in (NAMES_FILE, VOCABULARY_FILE):
             if (self._path / file).exists():
                 with replacing(folder / file) as temporary:
                     shutil.copyfile(self._path / file, temporary)
         return folder
 
     def _train(self, model: Path, data_dir: Path, build: Builder) -> None:
-        options = Options(
+        options = TrainingOptions(
             seed=self._seed,
             device=self._request.device,
             save_every=timedelta(minutes=1),

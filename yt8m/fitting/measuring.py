@@ -14,7 +14,7 @@ from yt8m.data.datasets import WholeVideoDataset
 from yt8m.data.frames import EVERYTHING
 from yt8m.data.index import Index, load_index, split_fold
 from yt8m.data.vocabulary import Vocabulary, load_vocabulary
-from yt8m.fitting.data import FOLD, RATED
+from yt8m.fitting.material import FOLD, RATED
 from yt8m.localization.localizer import Localizer
 from yt8m.models.model_folders import ModelFolder, open_folder
 from yt8m.prediction.inference import Computation

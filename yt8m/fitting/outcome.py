@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yt8m.common.errors import counted, listed
 from yt8m.data.partitions import PARTITIONS
-from yt8m.fitting.data import VALID
+from yt8m.fitting.material import VALID
 from yt8m.fitting.measuring import AS_IT_IS, THRESHOLD, Area, ClassScore, LabelScore, RatingScore
 
 WEAK = 0.8  # AUC below which a class is weak

@@ -70,7 +70,7 @@ def video_settings(sizes: Sizes) -> dict[str, Any]:
 
 
 def segment_settings(sizes: Sizes) -> dict[str, Any]:
-    """The section `pure_segment` for fine-tuning on so many ratings.
+    """The section `pure_segment` for fine-tuning on this many ratings.
 
     Steps: 28 times the square root of the ratings, 320 for 132; batches of a quarter of the ratings, 8 to 128, a power
     of 2. Segments include a second on either side; without, spans are worse. Negatives weigh more than in the

@@ -6,8 +6,8 @@ Dimensions: L seconds of a video, D features of a second, S segments of a video,
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -185,12 +185,38 @@ class _Array(_SingleVideo):
             raise UserError(f"{self._path}: {error}") from None
 
 
+@dataclass
+class FilmExtractor:
+    """Opens an extractor for the first film: `name`, None for the models' own; `assets` as in its `Options`."""
+
+    name: str | None
+    assets: Path | None
+    _opened: "Extractor | None" = field(default=None, init=False)
+
+    def __call__(self, localizer: Localizer) -> "Extractor":
+        """The extractor of a localizer's features. Raises `UserError` if it is unknown, or not the one that made the
+        models' training features."""
+        if self._opened is None:
+            from yt8m.films.extraction import require_extractor  # needs PyAV, which shards and arrays do not
+            from yt8m.films.extractors.base import Options, open_extractor
+
+            whose = localizer.folders[0].path
+            own = localizer.features.extractor
+            name = self.name or (None if own is None else own.name)
+            if name is None:
+                raise UserError(
+                    f"{whose}: does not name the extractor of its training features; name it with "
+                    "--extractor (for models of the released data set: --extractor yt8m --assets FOLDER)"
+                )
+            self._opened = open_extractor(name, Options(self.assets, localizer.predictor.computation.device))
+            require_extractor(self._opened, localizer.features, whose)
+        return self._opened
+
+
 class _Film(_SingleVideo):
     """A film, whose features are extracted; left out if it is unreadable and damage is skipped."""
 
-    def __init__(
-        self, path: Path, video_id: str, extractor: "Callable[[Localizer], Extractor]", damage: Damage
-    ) -> None:
+    def __init__(self, path: Path, video_id: str, extractor: FilmExtractor, damage: Damage) -> None:
         super().__init__(path, video_id, path)
         self._extractor, self._damage, self._begins = extractor, damage, 0.0
 
@@ -199,36 +225,35 @@ class _Film(_SingleVideo):
             for answer in super().answers(localizer, query, chosen):
                 yield replace(answer, localization=replace(answer.localization, begins=self._begins))
         except RecordError as error:
-            self._damage.meet(error)
+            self._damage.handle(error)
 
     def frames(self, localizer: Localizer) -> np.ndarray:
         from yt8m.films.decoding import Film
-        from yt8m.films.extraction import Threads, quantize, stream_features
+        from yt8m.films.extraction import Threads, encoding_threads, quantize, stream_features
 
         extractor = self._extractor(localizer)
         with Film(self._path) as film:
             seconds = int(film.announced or 0)
             self._begins = film.find_beginning().player
         parts: list[np.ndarray] = []
-        cores = len(os.sched_getaffinity(0))
-        encoding = cores if localizer.predictor.computation.device.type == "cpu" else 1
+        threads = Threads(encode=encoding_threads(localizer.predictor.computation.device))
         with Progress(f"extracting features of {self._path.name}", seconds, "second", LOGGER) as progress:
 
             def take(part: "Part") -> None:
                 parts.append(quantize(part, localizer.features)[0])
                 progress.update(len(part.rgb))
 
-            notes = stream_features(self._path, extractor, take, Threads(encode=encoding))
+            notes = stream_features(self._path, extractor, take, threads)
         for note in notes:
             LOGGER.warning("%s: %s", self._path, note)
         return np.concatenate(parts)
 
 
-def find_inputs(places: Sequence[Path], damage: Damage, extractor: "Callable[[Localizer], Extractor]") -> list[Input]:
+def find_inputs(places: Sequence[Path], damage: Damage, extractor: FilmExtractor) -> list[Input]:
     """The inputs in some files and folders: shards, arrays, and otherwise films, in order; those of a folder by name.
 
-    A folder is searched recursively, except hidden files and `audio/` beside `rgb/`. `extractor` returns a model's
-    extractor of films' features. Raises `UserError` for a missing place, or a folder without inputs.
+    A folder is searched recursively, except hidden files and `audio/` beside `rgb/`. `extractor` is for films. Raises
+    `UserError` for a missing place, or a folder without inputs.
     """
     from yt8m.films.film_files import SUFFIXES, name_films
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from yt8m.common.config import FeatureMeaning
 from yt8m.common.devices import keep_freed_memory, resolve_device, resolve_half
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted, first_line
 from yt8m.data.features import Scale, require_same
 from yt8m.data.frames import EVERYTHING, SEGMENT_SECONDS
 from yt8m.data.vocabulary import Vocabulary, named_vocabulary
@@ -44,7 +44,7 @@ MOST_CLIPPED = 0.05  # share of float features beyond the model's range: other f
 FolderPath = str | Path
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result(Localization):
     """A video's spans, and the `probabilities` (S, C) of its segments, float64, that they were found in.
 
@@ -60,6 +60,9 @@ class Result(Localization):
     def classes(self) -> tuple[str, ...]:
         """The names of the C columns of `probabilities`."""
         return self.vocabulary.names
+
+    def __repr__(self) -> str:
+        return f"<Result: {self.video_id}, {clock(self.seconds)}; {counted(len(self.spans), 'span')}>"
 
     def to_frame(self) -> "pd.DataFrame":
         """A row for each span, with the columns of `localize --format csv`; times in seconds."""
@@ -182,7 +185,7 @@ class Localizer:
     def localize(
         self,
         features: Any,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str | int] | None = None,
         *,
         top: int = 5,
         threshold: float = 0.5,
@@ -193,7 +196,8 @@ class Localizer:
         Args:
             features: (L, D), one row per second: rgb, then audio if the models take it. uint8 as in shards, or floats
                 in the range that those bytes stand for; anything that numpy converts to such an array.
-            classes: names in the vocabulary, in any case, or label ids; by default the `top` most probable.
+            classes: one or several names in the vocabulary, in any case, or label ids; by default the `top` most
+                probable.
             top: how many classes count if none are named.
             threshold: segments of at least this probability make a span, 0 to 1.
             video_id: the video's id in the result.
@@ -207,8 +211,13 @@ class Localizer:
             raise UserError(f"threshold: {threshold}, expected a probability, 0 to 1")
         if isinstance(classes, str):
             classes = [classes]
-        query = Query(None if classes is None else find_classes(classes, self.vocabulary), top, threshold)
-        frames = self.quantized(np.asarray(features))
+        wanted = None if classes is None else find_classes(list(map(str, classes)), self.vocabulary)
+        try:
+            values = np.asarray(features)
+        except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a tensor on a GPU or with a gradient
+            raise UserError(f"features: cannot be converted to an array: {first_line(error)}") from None
+        query = Query(wanted, top, threshold)
+        frames = self.quantized(values)
         (probabilities,) = self.probabilities([torch.from_numpy(frames)])
         answer = find_spans(video_id, len(frames), probabilities, self.vocabulary, query)
         return Result(**vars(answer), probabilities=probabilities, vocabulary=self.vocabulary, threshold=threshold)
@@ -269,10 +278,21 @@ def load(
     given = [Path(path) for path in ([models] if isinstance(models, FolderPath) else models)]
     if not given:
         raise UserError("models: no folder given")
+    for folder in given:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; expected that of a model, or one that contains such folders")
+    if not shifts:
+        raise UserError("shifts: none given; 0 is no shift")
+    if offset is not None and offset < 0:
+        raise UserError(f"offset: {offset}, expected at least 0")
     paths = [path for folder in given for path in ([folder] if _is_model(folder) else list_folders(folder))]
     named = named_vocabulary(None if vocabulary is None else Path(vocabulary))
-    where = resolve_device(device)
-    computation = Computation(where, resolve_half(amp, where), tuple(sorted(shifts)), EVERYTHING)
+    try:
+        where = resolve_device(device)
+        half = resolve_half(amp, where)
+    except UserError as error:  # it names an option
+        raise UserError(str(error).removeprefix("--")) from None
+    computation = Computation(where, half, tuple(sorted(shifts)), EVERYTHING)
     return Localizer([open_folder(path, named) for path in paths], computation, offset)
 
 

@@ -22,10 +22,9 @@ from yt8m.data.index import load_index
 from yt8m.data.partitions import FOLDERS, N_FOLDS, NAMES_FILE, PARTITIONS
 from yt8m.data.vocabulary import LabelRow, RatingRow, save_names
 from yt8m.making.feature_arrays import Survey, array_path, read_array, survey
-from yt8m.making.shard_writing import NewFolder, Rating, VideoRecord, write_shard
+from yt8m.making.shard_writing import SHARD_VIDEOS, NewFolder, Rating, VideoRecord, write_shard
 
 LOGGER = logging.getLogger(__name__)
-SHARD_VIDEOS = 1000
 _LARGEST_RECORD = 2**31 - 2**20  # bytes: protobuf holds 2 GiB, and a record has more in it than frames
 _SHUFFLING = 17  # separates this from other uses of the same seed
 _TYPICAL_WIDTHS = frozenset((64, 128, 192, 256, 384, 512, 640, 768, 1024, 1152, 1280, 1536, 2048, 4096))
@@ -164,29 +163,29 @@ def contract_of(features: Sequence[Feature], trim: tuple[int, int]) -> FeatureCo
     Without one they are assumed to be quantized like the published data set. `trim`: seconds at the beginning and the
     end of a video that are not ranked. Raises `UserError` for a `features.json` about other arrays.
     """
-    told = {feature.key: find_contract(feature.arrays.folder) for feature in features}
-    meanings = {feature.key: _meaning(feature, told[feature.key]) for feature in features}
-    extractors = [None if contract is None else contract.extractor for contract in told.values()]
+    contracts = {feature.key: find_contract(feature.arrays.folder) for feature in features}
+    meanings = {feature.key: _meaning(feature, contracts[feature.key]) for feature in features}
+    extractors = [None if contract is None else contract.extractor for contract in contracts.values()]
     if extractors[0] != extractors[-1]:
         folders = " and ".join(str(feature.arrays.folder) for feature in features)
         raise UserError(f"{folders}: their {CONTRACT_NAME} name different extractors; take both features from one")
     return FeatureContract(**meanings, extractor=extractors[0], trim=trim)
 
 
-def _meaning(feature: Feature, told: FeatureContract | None) -> FeatureMeaning:
-    """The meaning of a feature's bytes; `told`: the contract of its arrays, if any."""
+def _meaning(feature: Feature, contract: FeatureContract | None) -> FeatureMeaning:
+    """The meaning of a feature's bytes; `contract`: of its arrays, if any."""
     bounds = PUBLISHED_RANGE if feature.scale is None else (feature.scale.low, feature.scale.high)
     found = FeatureMeaning(width=feature.width, range=bounds)
-    if told is None:
+    if contract is None:
         return found
-    said: FeatureMeaning | None = getattr(told, feature.key)
-    if said is None or said.width != found.width or feature.scale is not None:
+    known: FeatureMeaning | None = getattr(contract, feature.key)
+    if known is None or known.width != found.width or feature.scale is not None:
         kind = "float" if feature.scale is not None else "uint8"
         raise UserError(
             f"{feature.arrays.folder / CONTRACT_NAME}: is not about the {feature.key} features here, {kind} and "
             f"{found.width} wide; it belongs to other arrays: replace or remove it"
         )
-    return said
+    return known
 
 
 def count_frames(features: Sequence[Feature], video_ids: Sequence[str]) -> dict[str, int]:

@@ -5,14 +5,22 @@ Concepts come in pairs of look-alikes, told apart by a faint difference or by th
 look like concepts but are never labelled; some labels lie outside the rated vocabulary.
 """
 
+import csv
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from helperbot.files import replacing
 
+from yt8m.common.progress import Progress
 from yt8m.data.frames import CANDIDATES, HEAD_SEGMENTS, SEGMENT_SECONDS
-from yt8m.making.shard_writing import Rating
+from yt8m.data.partitions import N_LABELS, NAME_COLUMNS, NAMES_FILE, PARTITIONS, SUFFIX, Partition
+from yt8m.data.vocabulary import LABEL_COLUMNS, RATING_COLUMNS
+from yt8m.making.shard_writing import Rating, VideoRecord, write_shard
 
-N_LABELS = 3862  # ids of the video-level label space
+LOGGER = logging.getLogger(__name__)
 RGB, AUDIO = 1024, 128
 _N_SCENES, _N_DISTRACTORS = 12, 6
 _NOISE, _DRIFT = 0.6, 0.06
@@ -55,7 +63,7 @@ class World:
         rated = np.sort(rng.choice(len(ids), n_classes, replace=False))
         self.labels = np.concatenate([ids[rated], np.delete(ids, rated)])  # the rated ones first
         self.n_classes = n_classes
-        self._seed = seed
+        self.seed = seed
         self._scenes = rng.normal(0, 0.2, (_N_SCENES, RGB + AUDIO))
         patterns = rng.normal(0, _STRENGTH, (len(ids) + _N_DISTRACTORS, RGB + AUDIO))
         for first in range(0, n_classes - 1, 2):
@@ -72,7 +80,7 @@ class World:
 
     def video(self, number: int, seconds: tuple[int, int]) -> Video:
         """Video `number`, of a length drawn from the closed range `seconds`; deterministic."""
-        rng = np.random.default_rng((self._seed, 1, number))
+        rng = np.random.default_rng((self.seed, 1, number))
         n_frames = int(rng.integers(seconds[0], seconds[1] + 1))
         frames = self._background(rng, n_frames)
         n_concepts = len(self.labels)
@@ -88,7 +96,7 @@ class World:
             self._plant(rng, frames, self._patterns[n_concepts + distractor])
         frames += rng.normal(0, _NOISE, frames.shape)
         quantized = np.clip((frames + 2) * 255 / 4, 0, 255).round().astype(np.uint8)
-        return Video(_video_id(self._seed, number), quantized, sorted(self.labels[chosen].tolist()), present)
+        return Video(_video_id(self.seed, number), quantized, sorted(self.labels[chosen].tolist()), present)
 
     def _background(self, rng: np.random.Generator, n_frames: int) -> np.ndarray:
         """Up to three scenes in sequence, each with its own slow drift; (n, 1152)."""
@@ -127,7 +135,7 @@ class World:
 
     def ratings(self, video: Video, number: int) -> list[Rating]:
         """About five ratings of a video, most of them for one of its labels, about half positive."""
-        rng = np.random.default_rng((self._seed, 2, number))
+        rng = np.random.default_rng((self.seed, 2, number))
         truth = self.truth(video)
         classes = rng.permutation(np.flatnonzero(np.isin(self.labels[: self.n_classes], video.labels)))
         ratings = []
@@ -167,3 +175,68 @@ def _video_id(seed: int, number: int) -> str:
     base = len(_ID_LETTERS)
     scrambled = (number * 7_919_077 + seed * 104_729) % base**4  # the factor is coprime to 62^4
     return "".join(_ID_LETTERS[[scrambled // base**place % base for place in range(4)]])
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a data set: videos in each of `PARTITIONS`, videos per shard, and the range of their lengths."""
+
+    videos: tuple[int, int, int, int]
+    shard_videos: int
+    seconds: tuple[int, int]
+
+
+class _TestSet:
+    """The truth and the labels of test videos, which their records lack."""
+
+    def __init__(self, world: World, first: int) -> None:
+        """`first`: the number of the first test video."""
+        self._world, self._rng = world, np.random.default_rng((world.seed, 3, first))
+        self.truth: list[tuple[str, int, int, int]] = []
+        self.labels: list[tuple[str, int]] = []
+
+    def add(self, video: Video) -> None:
+        """Add the rows of a video."""
+        self.truth += self._world.rate_test(video, self._rng)
+        self.labels += [(video.video_id, label) for label in video.labels]
+
+
+def write_demo_data(data_dir: Path, world: World, sizes: Sizes) -> int:
+    """Write the shards, `vocabulary.csv`, and the test set's `truth.csv` and `test_labels.csv`.
+
+    Returns the number of test ratings.
+    """
+    test = _TestSet(world, sum(sizes.videos[:-1]))
+    first = 0
+    with Progress("making videos", sum(sizes.videos), "video", LOGGER) as progress:
+        for partition, size in zip(PARTITIONS, sizes.videos):
+            numbers = range(first, first + size)
+            for shard, start in enumerate(range(0, size, sizes.shard_videos)):
+                path = data_dir / partition.folder / f"{partition.stem}{shard:04d}{SUFFIX}"
+                own = numbers[start : start + sizes.shard_videos]
+                write_shard(path, _records(world, own, sizes.seconds, partition, test, progress))
+            first += size
+    _write_csv(data_dir / NAMES_FILE, NAME_COLUMNS, world.vocabulary_rows())
+    _write_csv(data_dir / "test_labels.csv", LABEL_COLUMNS, test.labels)
+    _write_csv(data_dir / "truth.csv", RATING_COLUMNS, test.truth)
+    return len(test.truth)
+
+
+def _records(
+    world: World, numbers: range, seconds: tuple[int, int], partition: Partition, test: _TestSet, progress: Progress
+) -> Iterator[VideoRecord]:
+    for number in numbers:
+        video = world.video(number, seconds)
+        ratings = world.ratings(video, number) if partition.folder == "segment/train" else []
+        labels = video.labels if partition.labelled else None
+        yield VideoRecord(video.video_id, {"rgb": video.rgb, "audio": video.audio}, labels, ratings)
+        if not partition.labelled:
+            test.add(video)
+        progress.update(1)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

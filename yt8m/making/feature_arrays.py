@@ -15,7 +15,7 @@ import numpy as np
 from yt8m.common.errors import SHOWN, Faults, UserError, did_you_mean
 from yt8m.common.progress import Progress
 from yt8m.data.features import pieces
-from yt8m.data.records import RULE, composed, unfit_ids
+from yt8m.data.records import ID_RULE, composed, unfit_ids
 
 _TAILS = 0.001, 0.999  # quantiles: values beyond them would use up most of the 256 steps
 _SAMPLED_VALUES = 2**21
@@ -98,7 +98,7 @@ def list_arrays(folder: Path) -> list[str]:
 
 def check_ids(video_ids: Sequence[str], source: object) -> None:
     """Raise `UserError` for ids that a submission cannot hold, or that are not file names."""
-    faults = Faults(source, f"{RULE}; nor a slash, since it names files")
+    faults = Faults(source, f"{ID_RULE}; nor a slash, since it names files")
     for video_id in video_ids:
         if "/" in video_id or unfit_ids([video_id.encode(errors="surrogatepass")]):
             faults.add(f"video id {video_id!r}")
@@ -141,7 +141,7 @@ def read_array(folder: Path, video_id: str, values: bool = True) -> np.ndarray:
         array = np.load(path, mmap_mode=None if values else "r", allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
+    except Exception as error:  # whatever a damaged header raises
         if "pickle" in str(error):  # what numpy takes every foreign file for; its hint to load it is no remedy
             raise UserError(f"{path}: cannot be read as an array of numbers; save one with numpy.save") from None
         raise UserError(f"{path}: cannot be read as an array ({' '.join(str(error).split())})") from None

@@ -15,6 +15,8 @@ from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.records import framed
 from yt8m.data.sequence_example import messages
 
+SHARD_VIDEOS = 1000  # of a shard, if nothing else is said
+
 
 @dataclass(frozen=True)
 class Rating:

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from yt8m.common.config import DEFAULT_OFFSET, FeatureContract, read_yaml
 from yt8m.common.errors import UserError
 from yt8m.data.features import feature_contract
-from yt8m.data.vocabulary import FILE_NAME as VOCABULARY_NAME
-from yt8m.data.vocabulary import Vocabulary, challenge_vocabulary
+from yt8m.data.vocabulary import VOCABULARY_FILE, Vocabulary, challenge_vocabulary
 from yt8m.models.classifiers import (
     ContextAgnosticModel,
     ContextAwareModel,
@@ -117,7 +116,7 @@ def open_folder(path: Path, named: Vocabulary | None = None) -> ModelFolder:
     segment = sections.get("segment_w_context") or sections.get("pure_segment") or {}
     offset = _mapping(segment.get("training") or {}, f"{source}: training").get("offset", DEFAULT_OFFSET)
     if config.vocabulary is not None and named is not None:
-        LOGGER.info("%s: says which its classes are; --vocabulary does not count for it", path)
+        LOGGER.info("%s: lists its classes; --vocabulary is ignored for it", path)
     if not isinstance(offset, int) or offset < 0:
         raise UserError(f"{source}: training.offset: expected a number of frames, found {offset!r}")
     base = config.video or required(config.context_base)
@@ -182,7 +181,7 @@ def _log_assumed_classes(path: Path) -> None:
     LOGGER.info(
         "%s: does not say what its outputs are; assuming the challenge's 1,000 classes, in the order of its %s",
         path,
-        VOCABULARY_NAME,
+        VOCABULARY_FILE,
     )
 
 
@@ -259,7 +258,9 @@ def _count_classes(folder: ModelFolder, state: dict[str, Tensor]) -> int:
         raise UserError(f"{problem}no {key}")
     n_classes, rest = divmod(len(state[key]), per_class)
     if rest:
-        raise UserError(f"{problem}{len(state[key])} rows of {key} are no multiple of {per_class}, the rows per class")
+        raise UserError(
+            f"{problem}{len(state[key])} rows of {key} are not a multiple of {per_class}, the rows per class"
+        )
     return n_classes
 
 

@@ -109,9 +109,7 @@ class Portable(nn.Module, ABC, Generic[Model]):
         self.trim = trim
         model.requires_grad_(False)
         for layer in model.modules():
-            if isinstance(
-                layer, SEGating
-            ):  # uses an autograd function, which cannot be exported, for a bare batch norm
+            if isinstance(layer, SEGating):  # its autograd function for a bare batch norm cannot be exported
                 layer.bn1 = nn.Sequential(layer.bn1)
 
     @abstractmethod
@@ -302,8 +300,8 @@ def _quiet() -> Iterator[None]:
     levels = {
         "onnxscript": logging.WARNING,
         "onnx_ir": logging.WARNING,
-        "torch.onnx._internal.exporter._registration": logging.ERROR,
-    }  # warns if torchvision is missing
+        "torch.onnx._internal.exporter._registration": logging.ERROR,  # warns if torchvision is missing
+    }
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
     before = {logger: logger.level for logger in loggers}
     try:

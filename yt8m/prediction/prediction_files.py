@@ -142,7 +142,7 @@ class PredictionFile:
             raise UserError(f"{self.path}: no such predictions; {_PREDICT_AGAIN}")
         try:
             values = np.lib.format.open_memmap(self.path, "r")  # refuses pickled objects
-        except Exception as error:  # pylint: disable=broad-exception-caught  # whatever a damaged header raises
+        except Exception as error:  # whatever a damaged header raises
             raise UserError(f"{self.path}: cannot be read as a memory map ({error}); {_PREDICT_AGAIN}") from None
         if values.shape != (candidates.n_rows, n_classes) or values.dtype != np.int16 or not values.flags.c_contiguous:
             raise UserError(

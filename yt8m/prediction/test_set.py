@@ -60,7 +60,7 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Work:
+class VideoGroup:
     """A group of consecutive videos, and the numbers of the models that have yet to predict it."""
 
     videos: slice
@@ -122,9 +122,7 @@ def _outdated(
         origin = origin_of_model(folder.path) | {
             "test_meta": candidates.digest,
             "vocabulary": vocabulary.digest,
-            "outputs": folder.vocabulary(
-                vocabulary
-            ).digest,  # of a folder without a list of classes, as the user has named them
+            "outputs": folder.vocabulary(vocabulary).digest,  # as named by the user, if the folder lists no classes
             "offset": folder.offset if offset is None else offset,
             "shifts": list(computation.shifts),
             "amp": str(computation.amp),
@@ -176,7 +174,7 @@ def _fill(
             LOGGER.info("wrote %s", ", ".join(str(file.file.path) for file in files))
 
 
-def remaining_work(candidates: Candidates, batch_size: int, journals: list[np.ndarray]) -> list[Work]:
+def remaining_work(candidates: Candidates, batch_size: int, journals: list[np.ndarray]) -> list[VideoGroup]:
     """The groups (see `video_groups`) that some model has yet to predict.
 
     `journals` (videos,) of each model: 1 where a video has been predicted; unreadable ones are tried again.
@@ -185,7 +183,7 @@ def remaining_work(candidates: Candidates, batch_size: int, journals: list[np.nd
     for videos in video_groups(candidates.row_ends, batch_size):
         members = [number for number, journal in enumerate(journals) if (journal[videos] != 1).any()]
         if members:
-            work.append(Work(videos, members))
+            work.append(VideoGroup(videos, members))
     return work
 
 
@@ -194,14 +192,18 @@ def _n_rows(candidates: Candidates, videos: slice) -> int:
 
 
 def _predict(
-    files: list[PartialPredictions], predictor: Predictor, dataset: WholeVideoDataset, work: list[Work], workers: int
+    files: list[PartialPredictions],
+    predictor: Predictor,
+    dataset: WholeVideoDataset,
+    work: list[VideoGroup],
+    workers: int,
 ) -> None:
     """Do this process's part of the work; an error or Ctrl-C loses nothing that is done."""
     candidates = files[0].candidates
     keys = [[(0, video) for video in range(item.videos.start, item.videos.stop)] for item in work]
     loader = BatchLoader(dataset, keys, workers, predictor.computation.device)
 
-    def arrivals() -> Iterator[tuple[tuple[Work, list[int]], Arrival]]:
+    def arrivals() -> Iterator[tuple[tuple[VideoGroup, list[int]], Arrival]]:
         for item, group in zip(work, loader, strict=True):
             numbers = [number for number, _ in group]
             predicted = [torch.empty(0, files[0].n_classes, dtype=torch.int16)] * len(item.members)

@@ -60,22 +60,22 @@ class Fusion:
     class's rows that a row is not behind; "reciprocal-rank": the mean of 1 / (60 + rank). A rank is that of a row among
     all rows of a class in one model, the middle one for ties.
 
-    `weights` (M,) of the models, at least 0, not all 0; `maps` then holds only the models whose weight is not 0.
+    `weights` (M,) of the models, at least 0, not all 0; `models` then holds only the models whose weight is not 0.
     `factors` (videos, C) float32 multiply the scores of a video's rows, `row_videos` (rows,); NaN excludes them from
     the candidates.
     """
 
     def __init__(
         self,
-        maps: Sequence[Scores],
+        models: Sequence[Scores],
         kind: FusionKind = "mean",
         weights: Sequence[float] | None = None,
         factors: np.ndarray | None = None,
         row_videos: np.ndarray | None = None,
     ) -> None:
-        whole = whole_weights([1] * len(maps) if weights is None else weights)
-        self.maps = [values for values, weight in zip(maps, whole) if weight]
-        self.shape = maps[0].shape
+        whole = whole_weights([1] * len(models) if weights is None else weights)
+        self.models = [values for values, weight in zip(models, whole) if weight]
+        self.shape = models[0].shape
         self._kind = kind
         self._weights = [weight for weight in whole if weight]
         self._factors, self._row_videos = factors, row_videos
@@ -85,10 +85,10 @@ class Fusion:
             logarithms = np.log(np.maximum(np.arange(SCALE + 1), 0.5) / SCALE)
             self._tables = [(share * logarithms).astype(np.float32) for share in shares]
         elif kind != "mean":
-            self._tables = [share * self._by_rank(values) for share, values in zip(shares, self.maps)]
+            self._tables = [share * self._by_rank(values) for share, values in zip(shares, self.models)]
 
     def fuse(self, start: int, blocks: Sequence[np.ndarray], classes: slice) -> np.ndarray:
-        """Fused scores (R, C') of rows from `start` on for some classes, from the scores (R, C') in each of `maps`."""
+        """Fused scores (R, C') of rows from `start` on for some classes, from those (R, C') of each of `models`."""
         if self._kind == "mean":
             scores = self._sum(blocks)
         else:

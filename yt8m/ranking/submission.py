@@ -111,7 +111,7 @@ def _unquoted(text: bytes) -> bytes:
 
 @dataclass
 class Findings:
-    """The result of a check: the count and first example of each fault, and counts that are no faults."""
+    """The result of a check: the count and first example of each fault, and other counts."""
 
     faults: dict[str, tuple[int, str]] = field(default_factory=dict)
     n_lines: int = 0

@@ -104,7 +104,7 @@ def top_rows(
     n_rows, n_classes = fusion.shape
     ends = np.linspace(0, n_classes, min(WORKERS, n_classes) + 1).astype(int).tolist()
     parts = [BestRows(range(*span), n_rows, min(top_k, n_rows), seed) for span in zip(ends, ends[1:])]
-    size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (2 * n_classes * len(fusion.maps))))
+    size = max(1, min(BLOCK_ROWS, BLOCK_BYTES // (2 * n_classes * len(fusion.models))))
     with ThreadPoolExecutor(len(parts)) as pool:
         for start, blocks in _blocks(fusion, size):
             jobs = [pool.submit(_add, part, fusion, start, blocks) for part in parts]
@@ -115,10 +115,10 @@ def top_rows(
 
 
 def _blocks(fusion: Fusion, size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """Read ahead blocks of `size` rows: the first row, and the scores (R, C) of each map."""
+    """Read ahead blocks of `size` rows: the first row, and the scores (R, C) of each model."""
 
     def read(start: int) -> tuple[int, list[np.ndarray]]:
-        return start, [values[start : start + size] for values in fusion.maps]
+        return start, [values[start : start + size] for values in fusion.models]
 
     return map_ahead(read, range(0, fusion.shape[0], size), READERS, READERS)
 

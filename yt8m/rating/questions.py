@@ -12,14 +12,14 @@ from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.data.vocabulary import LabelRow, Vocabulary, plain_label
 from yt8m.localization.spans import find_classes, suggestion
 from yt8m.rating.choice import Questions
-from yt8m.rating.films import Film
-from yt8m.rating.ratings_file import Key
+from yt8m.rating.film_list import ListedFilm
+from yt8m.rating.ratings_file import RatedSegment
 
 LOGGER = logging.getLogger(__name__)
 
 
 def classes_of_films(
-    films: Sequence[Film], rows: Sequence[LabelRow] | None, wanted: Sequence[str] | None, source: Path | None
+    films: Sequence[ListedFilm], rows: Sequence[LabelRow] | None, wanted: Sequence[str] | None, source: Path | None
 ) -> list[list[str]]:
     """The classes to rate each film for: its labels among the `wanted` ones, in any case, None for all labels; without
     labels all wanted ones, as first spelled.
@@ -67,7 +67,9 @@ def classes_of_films(
     return [own[film.video_id] for film in films]
 
 
-def check_other_ratings(keys: Collection[Key], labels: Sequence[str], films: Sequence[Film], source: Path) -> None:
+def check_other_ratings(
+    keys: Collection[RatedSegment], labels: Sequence[str], films: Sequence[ListedFilm], source: Path
+) -> None:
     """Warn of ratings in the file `source` that are of none of the films, or beyond the end of their film.
 
     Raises `UserError` if the file has a class of `labels` in another case: new ratings would be of another class.
@@ -102,7 +104,7 @@ class Judgement:
 
 
 def list_questions(
-    films: Sequence[Film], classes: Sequence[Sequence[str]], judgement: Judgement | None = None
+    films: Sequence[ListedFilm], classes: Sequence[Sequence[str]], judgement: Judgement | None = None
 ) -> tuple[Questions, list[str]]:
     """The questions about all full segments of films, each for its `classes`, and the sorted names of all classes.
 
@@ -132,7 +134,7 @@ def list_questions(
 
 
 def _say_what_is_unknown(
-    films: Sequence[Film], labels: Sequence[str], columns: Sequence[int | None], judgement: Judgement
+    films: Sequence[ListedFilm], labels: Sequence[str], columns: Sequence[int | None], judgement: Judgement
 ) -> None:
     """Warn of films and classes that a model cannot judge. Raises `UserError` if it can judge none."""
     films_unknown = [film.video_id for film in films if film.video_id not in judgement.probabilities]

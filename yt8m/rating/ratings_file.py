@@ -14,7 +14,7 @@ from yt8m.data.vocabulary import RATING_COLUMNS, read_ratings
 
 LOGGER = logging.getLogger(__name__)
 HEADER = ",".join(RATING_COLUMNS) + "\n"
-Key = tuple[str, int, str]  # video id, start second, label
+RatedSegment = tuple[str, int, str]  # video id, start second, label
 
 
 class RatingsFile:
@@ -29,7 +29,7 @@ class RatingsFile:
         `ids`: as for `read_labels`; the file then has the ids. Raises `UserError` for a file of another format.
         """
         self.path = path
-        self.scores: dict[Key, int] = {}
+        self.scores: dict[RatedSegment, int] = {}
         content = path.read_bytes() if path.exists() else b""
         header = content.partition(b"\n")[0]
         if b"\n" in content and header.decode("utf-8-sig", "replace").strip() != HEADER.strip():
@@ -49,7 +49,7 @@ class RatingsFile:
         if whole != _table(self.scores):
             self._replace(self.scores)
 
-    def add(self, key: Key, score: int) -> None:
+    def add(self, key: RatedSegment, score: int) -> None:
         """Write a rating, 0 or 1, replacing one of the same key. A failure leaves the file unchanged."""
         if key in self.scores:
             self.remove(key)
@@ -68,22 +68,22 @@ class RatingsFile:
             os.close(handle)
         self.scores[key] = score
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: RatedSegment) -> None:
         """Remove a rating. A failure leaves the file unchanged."""
         self._replace({other: score for other, score in self.scores.items() if other != key})
 
-    def _replace(self, scores: dict[Key, int]) -> None:
+    def _replace(self, scores: dict[RatedSegment, int]) -> None:
         with replacing(self.path) as temporary:
             temporary.write_bytes(_table(scores))
         self.scores = scores
 
 
-def _table(scores: dict[Key, int]) -> bytes:
+def _table(scores: dict[RatedSegment, int]) -> bytes:
     """The whole file."""
     return HEADER.encode() + _lines(scores)
 
 
-def _lines(scores: dict[Key, int]) -> bytes:
+def _lines(scores: dict[RatedSegment, int]) -> bytes:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows((*key, score) for key, score in scores.items())
     return text.getvalue().encode()

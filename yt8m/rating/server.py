@@ -38,13 +38,13 @@ _HEADERS = {
 _LARGEST_REQUEST = 4096  # bytes
 _LONGEST_NAME = 64  # of a window
 
-Answer = dict[str, Any]
+PageState = dict[str, Any]
 
 
 class _QuietHandler(WSGIRequestHandler):
     """Prints no line per request: the address is a secret."""
 
-    def log(self, type: str, message: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
+    def log(self, type: str, message: str, *args: Any) -> None:
         """See `WSGIRequestHandler`."""
         LOGGER.debug(message, *args)
 
@@ -72,7 +72,7 @@ class RatingServer:
         self.address = f"http://{place}/{token}/"
 
     def serve(self) -> None:
-        """Answer requests until `stop` or Ctrl-C."""
+        """PageState requests until `stop` or Ctrl-C."""
         self._server.serve_forever()
 
     def stop(self) -> None:
@@ -112,7 +112,7 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
         return Response(status=error.code)
 
     @app.errorhandler(OSError)
-    def say_why(error: OSError) -> tuple[Answer, int]:
+    def say_why(error: OSError) -> tuple[PageState, int]:
         """Respond to an answer that could not be written."""
         LOGGER.error("%s: %s", error.filename or windows.file.path, error.strerror or error)
         return {"error": f"{windows.file.path}: {error.strerror or error}"}, 507
@@ -132,7 +132,7 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
             abort(404)
         return send_file(path, conditional=True)
 
-    def told(kind: type, name: str) -> Any:
+    def field(kind: type, name: str) -> Any:
         """A value of this type from the request's JSON. Aborts the request if it is missing."""
         value = content.get(name) if isinstance(content := request.get_json(silent=True), dict) else None
         if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
@@ -141,43 +141,43 @@ def create_app(windows: RatingWindows, folder: Path, title: str, token: str, pla
             abort(400)
         return value
 
-    def reply(act: Callable[[str], Answer]) -> tuple[Answer, int]:
+    def reply(act: Callable[[str], PageState]) -> tuple[PageState, int]:
         """The page's state after an action of its window; 409 for an answer to a question it was not asked."""
-        window = told(str, "window")
+        window = field(str, "window")
         try:
             return act(window) | {"title": title}, 200
         except NotAskedError:
             return windows.ask(window) | {"title": title}, 409
 
     @app.post(f"/{token}/ask")
-    def ask() -> tuple[Answer, int]:
+    def ask() -> tuple[PageState, int]:
         """The window's question."""
         return reply(windows.ask)
 
     @app.post(f"/{token}/answer")
-    def answer() -> tuple[Answer, int]:
+    def answer() -> tuple[PageState, int]:
         """Yes or no."""
-        return reply(lambda window: windows.answer(window, told(int, "question"), int(told(bool, "yes"))))
+        return reply(lambda window: windows.answer(window, field(int, "question"), int(field(bool, "yes"))))
 
     @app.post(f"/{token}/skip")
-    def skip() -> tuple[Answer, int]:
+    def skip() -> tuple[PageState, int]:
         """Neither."""
-        return reply(lambda window: windows.answer(window, told(int, "question"), None))
+        return reply(lambda window: windows.answer(window, field(int, "question"), None))
 
     @app.post(f"/{token}/undo")
-    def undo() -> tuple[Answer, int]:
+    def undo() -> tuple[PageState, int]:
         """Take back the last answer."""
         return reply(windows.undo)
 
     @app.post(f"/{token}/unplayable")
-    def unplayable() -> tuple[Answer, int]:
+    def unplayable() -> tuple[PageState, int]:
         """The browser cannot play the film of a question."""
-        return reply(lambda window: windows.give_up(window, told(int, "question")))
+        return reply(lambda window: windows.give_up(window, field(int, "question")))
 
     @app.post(f"/{token}/leave")
     def leave() -> Response:
         """The window is closed."""
-        windows.leave(told(str, "window"))
+        windows.leave(field(str, "window"))
         return Response(status=204)
 
     return app

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from yt8m.data.frames import SEGMENT_SECONDS
-from yt8m.fitting.least import LEAST_RATINGS
+from yt8m.fitting.minimum import LEAST_RATINGS
 from yt8m.rating.choice import Chooser
-from yt8m.rating.films import Film
-from yt8m.rating.ratings_file import Key, RatingsFile
+from yt8m.rating.film_list import ListedFilm
+from yt8m.rating.ratings_file import RatedSegment, RatingsFile
 
 OPEN, NO, YES, SKIPPED = -1, 0, 1, 2  # states of a question
 LEASE_SECONDS = 900.0  # of silence after which another window may get a window's question
@@ -41,7 +41,7 @@ class RatingWindows:
 
     def __init__(
         self,
-        films: Sequence[Film],
+        films: Sequence[ListedFilm],
         labels: Sequence[str],
         names: Sequence[str],
         chooser: Chooser,
@@ -127,7 +127,7 @@ class RatingWindows:
         if window is not None:
             self._before += window.answered
 
-    def _key(self, question: int) -> Key:
+    def _key(self, question: int) -> RatedSegment:
         film, start, label = self._row(question)
         return self.films[film].video_id, start, self.labels[label]
 

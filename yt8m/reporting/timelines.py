@@ -35,8 +35,8 @@ from yt8m.prediction.inference import (
 )
 from yt8m.prediction.prediction_files import PREDICTIONS_NAME, SCALE, prediction_files
 from yt8m.ranking.fusion import Fusion, Scores
-from yt8m.reporting.film_files import PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE, film_source, films_by_id, look_into
-from yt8m.scoring.held_out import training_of
+from yt8m.reporting.film_previews import PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE, film_source, films_by_id, look_into
+from yt8m.scoring.held_out import trained_on
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth
 
 LOGGER = logging.getLogger(__name__)
@@ -104,9 +104,9 @@ class PredictedTimelines:
     """Timelines of test videos, from prediction files and their mean."""
 
     def __init__(
-        self, maps: Sequence[Scores], candidates: Candidates, vocabulary: Vocabulary, truth: Ratings | None
+        self, scores: Sequence[Scores], candidates: Candidates, vocabulary: Vocabulary, truth: Ratings | None
     ) -> None:
-        self._maps, self._meta = maps, candidates
+        self._scores, self._candidates = scores, candidates
         self._names = vocabulary.names
         self._ids = [video_id.decode(errors="replace") for video_id in candidates.video_ids.tolist()]
         self._numbers = {video_id: number for number, video_id in enumerate(self._ids)}
@@ -123,12 +123,12 @@ class PredictedTimelines:
     def timeline(self, video_id: str) -> Timeline:
         """The timeline of a test video."""
         number = self._numbers[video_id]
-        rows = slice(int(self._meta.row_starts[number]), int(self._meta.row_ends[number]))
-        return self._timeline(number, np.mean([values[rows] for values in self._maps], axis=0) / SCALE)
+        rows = slice(int(self._candidates.row_starts[number]), int(self._candidates.row_ends[number]))
+        return self._timeline(number, np.mean([values[rows] for values in self._scores], axis=0) / SCALE)
 
     def _timeline(self, number: int, probabilities: np.ndarray) -> Timeline:
         """Only candidate segments are predicted; the last one may be shorter than assumed here."""
-        trim, video_id = self._meta.trim, self._ids[number]
+        trim, video_id = self._candidates.trim, self._ids[number]
         seconds = (trim.head + len(probabilities) + trim.tail) * SEGMENT_SECONDS
         start = trim.head * SEGMENT_SECONDS
         return Timeline(video_id, start, seconds, probabilities, self._marks.get(video_id, []))
@@ -142,16 +142,16 @@ class PredictedTimelines:
         top, n_kept = self._room(top)
         videos: list[ShownVideo] = []
         peaks, means, best, seconds = (np.empty(len(self._ids)) for _ in range(4))
-        fusion = Fusion(self._maps)
-        for group in video_groups(self._meta.row_ends, BLOCK_ROWS):
-            first, last = int(self._meta.row_starts[group.start]), int(self._meta.row_ends[group.stop - 1])
-            blocks = [values[first:last] for values in self._maps]
+        fusion = Fusion(self._scores)
+        for group in video_groups(self._candidates.row_ends, BLOCK_ROWS):
+            first, last = int(self._candidates.row_starts[group.start]), int(self._candidates.row_ends[group.stop - 1])
+            blocks = [values[first:last] for values in self._scores]
             mean = fusion.fuse(first, blocks, slice(0, len(self._names))) / (len(blocks) * SCALE)
             for number in range(group.start, group.stop):
-                own = mean[self._meta.row_starts[number] - first : self._meta.row_ends[number] - first]
+                own = mean[self._candidates.row_starts[number] - first : self._candidates.row_ends[number] - first]
                 segment, best[number] = divmod(int(own.argmax()), own.shape[1])
                 peaks[number], means[number] = own.max(), own.max(axis=1).mean()
-                seconds[number] = (self._meta.trim.head + segment) * SEGMENT_SECONDS
+                seconds[number] = (self._candidates.trim.head + segment) * SEGMENT_SECONDS
                 if number < n_kept:
                     videos.append(self._timeline(number, own).condensed(top))
         notes = {}
@@ -183,7 +183,7 @@ class PredictedTimelines:
 
     def _room(self, top: int) -> tuple[int, int]:
         """How many of the `top` classes per video, and how many videos, fit into the page."""
-        lengths = self._meta.row_ends - self._meta.row_starts
+        lengths = self._candidates.row_ends - self._candidates.row_starts
         rated = np.array([len({mark.class_index for mark in self._marks.get(own, ())}) for own in self._ids])
         fewer = next((number for number in range(top, 1, -1) if (lengths * (rated + number)).sum() <= MOST_BYTES), 1)
         return fewer, int(np.searchsorted(np.cumsum(lengths * (rated + fewer)), MOST_BYTES, side="right"))
@@ -221,7 +221,7 @@ class RatedTimelines:
         if not n_frames:
             raise UserError(f"{self._index.path(record)}: video {video_id} has no frames; choose another of --videos")
         shard = self._index.shard[record : record + 1]
-        folders = [folder for folder in self._folders if training_of(folder.path, self._index).has_not_seen(shard)]
+        folders = [folder for folder in self._folders if trained_on(folder.path, self._index).has_not_seen(shard)]
         names = ", ".join(folder.name for folder in folders)
         note = f"a rated video, by {names}, which were not trained on it"
         if not folders:
@@ -279,8 +279,8 @@ def select_videos(
     test = None
     if _are_predictions(cache, models.names, needed=ratings is not None or (bool(models.names) and video_ids is None)):
         candidates = load_candidates(cache)
-        maps = [file.read(candidates, vocabulary) for file in prediction_files(cache, models.names)]
-        test = PredictedTimelines(maps, candidates, vocabulary, ratings)
+        scores = [file.read(candidates, vocabulary) for file in prediction_files(cache, models.names)]
+        test = PredictedTimelines(scores, candidates, vocabulary, ratings)
     if video_ids is None:
         return Selection([], {}, []) if test is None else test.select(n_videos, top)
     rated = None

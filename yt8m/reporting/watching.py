@@ -12,7 +12,14 @@ import numpy as np
 
 from yt8m.data.frames import SEGMENT_SECONDS
 from yt8m.localization.spans import Localization, Span
-from yt8m.reporting.film_files import PICTURES_OF_A_FILM, PICTURES_OF_A_PAGE, REAL_ID, FilmLook, film_source, look_into
+from yt8m.reporting.film_previews import (
+    PICTURES_OF_A_FILM,
+    PICTURES_OF_A_PAGE,
+    REAL_ID,
+    FilmLook,
+    film_source,
+    look_into,
+)
 from yt8m.reporting.pages import fill_page, write_page
 
 

@@ -312,6 +312,11 @@ def write_evaluation(evaluation: Evaluation, prefix: Path) -> list[Path]:
     return paths
 
 
+def evaluation_files(cache_dir: Path) -> list[Path]:
+    """The JSON files of evaluations and cross-validations in a cache folder."""
+    return [path for pattern in ("evaluation*.json", "cross-validation*.json") for path in cache_dir.glob(pattern)]
+
+
 def _without_nan(value: Any) -> Any:
     """Replace NaN, which JSON lacks, by None."""
     if isinstance(value, dict):

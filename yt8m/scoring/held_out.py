@@ -35,7 +35,7 @@ CHECKED_AT_ONCE = 64  # videos
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainedOn:
     """Which rated shards a model was trained on, according to its folder.
 
     `held_out`: rows of `index.shards` that it has not seen, None if unknown; `text`: the same for messages.
@@ -49,17 +49,17 @@ class Training:
         return self.held_out is not None and bool(np.isin(shards, self.held_out).all())
 
 
-def training_of(folder: Path, index: Index) -> Training:
+def trained_on(folder: Path, index: Index) -> TrainedOn:
     """Read `run.json`; the 2019 release wrote none, and its folds depended on the order of files on disk."""
     origin = read_origin(folder)
     if origin is None or "fold" not in origin:
-        return Training(None, "it is not known which shards it was trained on")
+        return TrainedOn(None, "it is not known which shards it was trained on")
     if origin.get("segment/train") != index.digest:
-        return Training(None, f"was trained when {index.folder} held other shards")
+        return TrainedOn(None, f"was trained when {index.folder} held other shards")
     if origin["fold"] == NO_FOLD:
-        return Training(np.empty(0, np.int64), "was trained on all shards")
+        return TrainedOn(np.empty(0, np.int64), "was trained on all shards")
     text = f"was trained on all shards except fold {origin['fold']}"
-    return Training(split_fold(index, origin["fold"])[1], text)
+    return TrainedOn(split_fold(index, origin["fold"])[1], text)
 
 
 class HeldOutRatings:
@@ -120,12 +120,12 @@ class HeldOutRatings:
             share_context_encoders(models)
             for model in models:
                 fuse(model)
-            sound = np.flatnonzero(~np.isin(dataset.records, self._damaged))
-            batches = [[(0, example) for example in part.tolist()] for part in _parts(sound, batch_size)]
+            readable = np.flatnonzero(~np.isin(dataset.records, self._damaged))
+            batches = [[(0, example) for example in part.tolist()] for part in _parts(readable, batch_size)]
             loader = BatchLoader(dataset, batches, workers, device)
             names = ", ".join(folders[number].name for number in numbers)
             parts = []
-            with Progress(f"predicting with {names}", len(sound), "rating", LOGGER) as progress:
+            with Progress(f"predicting with {names}", len(readable), "rating", LOGGER) as progress:
                 for batch in loader:
                     parts.append(_predict(models, batch, device))
                     progress.update(len(batch.examples))
@@ -135,7 +135,7 @@ class HeldOutRatings:
                     raise UserError(
                         f"{folders[number].path}: predicts values that are not numbers; its weights are unusable"
                     )
-            probabilities[np.ix_(np.array(numbers), np.flatnonzero(chosen)[sound])] = found
+            probabilities[np.ix_(np.array(numbers), np.flatnonzero(chosen)[readable])] = found
         return probabilities[:, self._examples]
 
 

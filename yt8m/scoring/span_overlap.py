@@ -14,7 +14,6 @@ from yt8m.films.film_files import plain_id
 
 FOUND_COLUMNS = ("video_id", "label", "class", "start", "end")
 
-Key = tuple[str, str]  # (video id, label)
 Spans = list[tuple[float, float]]  # start and end in seconds
 
 
@@ -68,9 +67,9 @@ def mean_iou(overlaps: Sequence[Overlap]) -> float:
     return sum(overlap.iou for overlap in overlaps) / len(overlaps)
 
 
-def _read_spans(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> dict[Key, Spans]:
+def _read_spans(path: Path, columns: Sequence[str], may_be_empty: bool = False) -> dict[tuple[str, str], Spans]:
     faults = Faults(path)
-    spans: dict[Key, Spans] = {}
+    spans: dict[tuple[str, str], Spans] = {}
     for line, (video_id, label, *_, start_text, end_text) in read_table(path, columns, may_be_empty=may_be_empty):
         start, end = _seconds(start_text), _seconds(end_text)
         if start is None or end is None or start >= end:

@@ -29,7 +29,7 @@ from yt8m.ranking.fusion import Fusion, Scores, weights_text
 from yt8m.ranking.submission import read_submission
 from yt8m.ranking.top_k import top_rows
 from yt8m.scoring.evaluation import Subject, SubjectKind
-from yt8m.scoring.held_out import HeldOutRatings, training_of
+from yt8m.scoring.held_out import HeldOutRatings, trained_on
 from yt8m.scoring.mean_average_precision import NOT_LISTED, places_by_score
 from yt8m.scoring.ratings import Ratings, ratings_of_table, read_truth, read_video_labels
 from yt8m.scoring.weights import BestWeights, best_weights, model_digest
@@ -105,7 +105,7 @@ class PlacedRatings:
         found = order[np.searchsorted(names, wanted, sorter=order).clip(max=len(names) - 1)]
         self.rows = np.where(names[found] == wanted, found, -1)
         self.classes = vocabulary.classes(ratings.label)
-        self._meta, self._vocabulary = candidates, vocabulary
+        self._candidates, self._vocabulary = candidates, vocabulary
         self._shape = (candidates.n_rows, len(vocabulary))
         lost = (self.rows < 0) | (self.classes < 0)
         if lost.all():
@@ -123,13 +123,13 @@ class PlacedRatings:
                 _rule(candidates.trim),
             )
 
-    def subject(self, name: str, kind: SubjectKind, maps: Sequence[Scores], top_k: int, seed: int) -> Subject:
+    def subject(self, name: str, kind: SubjectKind, scores: Sequence[Scores], top_k: int, seed: int) -> Subject:
         """The subject for a model, or for the mean of several, from their prediction files."""
         return Subject(
             name,
             kind,
-            self.places(Fusion(maps), top_k, seed),
-            np.mean([self._probabilities(values) for values in maps], axis=0),
+            self.places(Fusion(scores), top_k, seed),
+            np.mean([self._probabilities(values) for values in scores], axis=0),
         )
 
     def baselines(self, labels: pd.DataFrame | None, top_k: int, seed: int) -> list[Subject]:
@@ -140,13 +140,13 @@ class PlacedRatings:
         if labels is not None:
             numbers = {
                 video_id.decode(errors="replace"): number
-                for number, video_id in enumerate(self._meta.video_ids.tolist())
+                for number, video_id in enumerate(self._candidates.video_ids.tolist())
             }
             classes = self._vocabulary.classes(labels["label"].to_numpy())
             known = labels["vid"].isin(numbers).to_numpy() & (classes >= 0)
             factors = np.ones((len(numbers), self._shape[1]), np.float32)
             factors[labels["vid"][known].map(numbers), classes[known]] = 2
-            fusion = Fusion([equal], factors=factors, row_videos=self._meta.row_videos())
+            fusion = Fusion([equal], factors=factors, row_videos=self._candidates.row_videos())
             subjects.append(Subject("video labels only", "baseline", self.places(fusion, top_k, seed)))
         return subjects
 
@@ -245,14 +245,14 @@ def on_test_set(
         subjects += test.baselines(labels, top_k, seed)
         if predicted:
             files = prediction_files(cache, model_names)
-            maps = [file.read(candidates, vocabulary) for file in files]
-            models = [test.subject(file.path.stem, "model", [scores], top_k, seed) for file, scores in zip(files, maps)]
+            scores = [file.read(candidates, vocabulary) for file in files]
+            models = [test.subject(file.path.stem, "model", [own], top_k, seed) for file, own in zip(files, scores)]
             subjects += models
-            if len(maps) > 1:
-                subjects.append(test.subject(_MEAN, "ensemble", maps, top_k, seed))
+            if len(scores) > 1:
+                subjects.append(test.subject(_MEAN, "ensemble", scores, top_k, seed))
                 found = best_weights(ratings, _stacked(models), len(ratings), seed)
                 subjects.append(
-                    _weighted(models, found, lambda weights: test.places(Fusion(maps, weights=weights), top_k, seed))
+                    _weighted(models, found, lambda weights: test.places(Fusion(scores, weights=weights), top_k, seed))
                 )
                 digests = {file.path.stem: model_digest(file) for file in files}
                 weights = _written_weights(models, found, digests, out_of_fold=False)
@@ -393,10 +393,10 @@ def _models_for(
     models: ModelChoice, fold: int, index: Index, shards: np.ndarray, include_trained: bool
 ) -> tuple[list[ModelFolder], dict[str, str]]:
     """The models to measure on the shards of a fold, and a note on each by name; logs which are left out."""
-    candidates = models.open_all()
+    found = models.open_all()
     folders, notes = [], {}
-    for folder in candidates:
-        training = training_of(folder.path, index)
+    for folder in found:
+        training = trained_on(folder.path, index)
         unseen = training.has_not_seen(shards)
         if not unseen:
             LOGGER.warning(
@@ -412,7 +412,7 @@ def _models_for(
             notes[folder.name] = _UNSEEN if unseen else _SEEN
     if not folders:
         raise UserError(
-            f"{models.directory}: none of {len(candidates)} models is known to have been trained without the "
+            f"{models.directory}: none of {len(found)} models is known to have been trained without the "
             f"shards of fold {fold}; choose another --fold, or --include-trained"
         )
     return folders, notes
@@ -421,7 +421,7 @@ def _models_for(
 def _out_of_fold_model(folder: ModelFolder, index: Index, shards: np.ndarray) -> ModelFolder:
     """Return the model if it has not seen these shards, else raise `UserError`."""
     path = folder.path
-    training = training_of(path, index)
+    training = trained_on(path, index)
     if not training.has_not_seen(shards):
         raise UserError(
             f"{path}: {training.text}, so it cannot be tested fairly on that fold; retrain it with "

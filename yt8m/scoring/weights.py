@@ -18,13 +18,12 @@ from yt8m.common.errors import UserError
 from yt8m.common.progress import Progress
 from yt8m.data.partitions import N_FOLDS, NO_FOLD
 from yt8m.prediction.prediction_files import PredictionFile
-from yt8m.scoring.evaluation import FORMAT_VERSION
+from yt8m.scoring.evaluation import FORMAT_VERSION, evaluation_files
 from yt8m.scoring.mean_average_precision import NOT_LISTED, Ranking, places_by_score
 from yt8m.scoring.ratings import Ratings
 
 LOGGER = logging.getLogger(__name__)
 STEPS = 20  # models that the search adds, from each start
-PATTERNS = ("evaluation*.json", "cross-validation*.json")
 _FOLDS = (*map(str, range(N_FOLDS)), NO_FOLD)
 
 
@@ -116,8 +115,7 @@ def newest_weights(data_dir: Path, files: Sequence[PredictionFile]) -> WrittenWe
         raise UserError(f"--weights auto: there is only one model, {next(iter(digests))}, which needs no weight")
     cache = data_dir / "cache"
     outdated = []
-    paths = [path for pattern in PATTERNS for path in cache.glob(pattern)]
-    for path, document in sorted(_evaluations(paths), key=lambda item: item[1]["time"], reverse=True):
+    for path, document in sorted(_evaluations(evaluation_files(cache)), key=lambda item: item[1]["time"], reverse=True):
         weights = _weights_for(list(digests), document["weights"])
         if weights is None:
             continue

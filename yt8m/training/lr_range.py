@@ -31,7 +31,7 @@ from yt8m.training.experiments import (
     require_parts,
     video_experiment,
 )
-from yt8m.training.trainer import Options, describe_device, examples_remedy
+from yt8m.training.trainer import TrainingOptions, describe_device, examples_remedy
 
 LOGGER = logging.getLogger(__name__)
 BETA = 0.9  # of the moving average of the loss
@@ -66,7 +66,7 @@ class Rates:
         return np.geomspace(self.start, self.end, self.steps)
 
 
-def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, options: Options) -> str:
+def run_range_test(build: Builder, rates: Rates, picture: Path, data_dir: Path, options: TrainingOptions) -> str:
     """Run the test on the experiment that `build` makes; write `picture` (PNG) and a CSV beside it.
 
     Only the options for a single short run apply. Returns a line about the result. Raises `UserError`.

@@ -52,7 +52,7 @@ class Columns:
     def _write(self) -> None:
         try:
             if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self.folder)  # pylint: disable=consider-using-with
+                self._file = tempfile.TemporaryFile(dir=self.folder)
             self._file.write(self._block.data)
             self._file.flush()
         except OSError as error:

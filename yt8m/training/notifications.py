@@ -1,8 +1,8 @@
 """Telegram messages about long runs: started, finished, crashed or stopped.
 
-    with reporting("cache/video/dbof-3: 100000 steps") as report:
+    with RunNotifier("cache/video/dbof-3: 100000 steps") as notifier:
         ...
-        report.result = "loss 0.0028"  # optional: the end of the message about a normal end
+        notifier.result = "loss 0.0028"  # optional: the end of the message about a normal end
 
 Environment variables set the destination: TELEGRAM_BOT_TOKEN (from @BotFather) and TELEGRAM_CHAT_ID (a number or
 @channel); without both, nothing is sent. TELEGRAM_API_URL sets another Bot API server: the part of its URLs before the
@@ -37,11 +37,12 @@ _TOKEN = re.compile(r"[0-9]+:[A-Za-z0-9_-]{20,}")
 _LIBRARIES = {"telegram", "httpx", "httpcore", "anyio", "asyncio"}
 
 
-class Report:
-    """A context that reports its start and end; `result`, if set, is added to the message about a normal end.
+class RunNotifier:
+    """A context that sends messages about its start and end, if configured in the environment.
 
-    It raises nothing itself and passes on exceptions of its block. The end of the block waits at most `WAIT_SECONDS`
-    for unsent messages.
+    `result`, if set, is added to the message about a normal end. It raises nothing itself and passes on exceptions of
+    its block. An incomplete configuration, and each message that cannot be sent, is logged as one warning. The end of
+    the block waits at most `WAIT_SECONDS` for unsent messages.
     """
 
     def __init__(self, title: str) -> None:
@@ -50,7 +51,7 @@ class Report:
         self._start = 0.0
         self._sender: _Sender | None = None
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> "RunNotifier":
         self._start = time.monotonic()
         self._sender = _start_sender()
         if self._sender is not None:
@@ -70,14 +71,6 @@ class Report:
             return f"finished: {self.title} in {duration}" + (f": {self.result}" if self.result else "")
         verb = "crashed" if isinstance(error, Exception) else "stopped"  # Ctrl-C and sys.exit are not crashes
         return f"{verb}: {self.title} after {duration}: {_describe(error)}"
-
-
-def reporting(title: str) -> Report:
-    """Report the run of the `with` block by Telegram, if configured in the environment; raises nothing.
-
-    An incomplete configuration, and each message that cannot be sent, is logged as one warning.
-    """
-    return Report(title)
 
 
 def _describe(error: BaseException) -> str:

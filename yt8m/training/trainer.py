@@ -44,7 +44,7 @@ from yt8m.models.model_files import WEIGHTS_NAME
 from yt8m.models.model_folders import save_model
 from yt8m.training.curves import plot_curves
 from yt8m.training.experiments import LEAST_EXAMPLES, Builder, Experiment, Sources, require_parts
-from yt8m.training.notifications import reporting
+from yt8m.training.notifications import RunNotifier
 from yt8m.training.resume import begin_run
 
 LOGGER = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ IDS_SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """Options of a run.
 
     `device` and `amp`: as for `resolve_device` and `resolve_half`; `workers`: reading threads, None for the device's
@@ -79,7 +79,7 @@ class Options:
     console_level: int = logging.INFO
 
 
-def train(folder: Path, data_dir: Path, build: Builder, options: Options) -> None:
+def train(folder: Path, data_dir: Path, build: Builder, options: TrainingOptions) -> None:
     """Train the experiment that `build` makes and export its model to `folder`; resume an interrupted run.
 
     Raises `UserError`. After signal n, saves the state of the run and exits with status 128 + n.
@@ -122,8 +122,8 @@ def train(folder: Path, data_dir: Path, build: Builder, options: Options) -> Non
                 return
             if rank() > 0:
                 torch.manual_seed(options.seed + rank())  # own dropout; the weights come from rank 0
-            with reporting(f"{folder}, {experiment.settings.steps} steps") as report:
-                report.result = _train(folder, experiment, options, device, amp)
+            with RunNotifier(f"{folder}, {experiment.settings.steps} steps") as notifier:
+                notifier.result = _train(folder, experiment, options, device, amp)
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def _train(
-    folder: Path, experiment: Experiment[Any], options: Options, device: torch.device, amp: torch.dtype | None
+    folder: Path, experiment: Experiment[Any], options: TrainingOptions, device: torch.device, amp: torch.dtype | None
 ) -> str:
     """Train and export; return a description of the outcome."""
     settings, task = experiment.settings, experiment.task
@@ -225,7 +225,7 @@ def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: B
 def _make_bot(
     folder: Path,
     experiment: Experiment[Any],
-    options: Options,
+    options: TrainingOptions,
     device: torch.device,
     amp: torch.dtype | None,
     best: BestCheckpoints | None,

@@ -1,8 +1,9 @@
-"""The interface of extractors, and their registry.
+"""Extractors: their interface, their registry, and opening them by name.
 
 Dimensions: N seconds of a film, H and W pixels of a frame, V visual features, A audio features.
 """
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from yt8m.common.errors import UserError, did_you_mean
+
 SAMPLE_RATE = 16_000  # of extractors' sound, in hertz
 Range = tuple[float, float]
+_MODULES = {  # that register these names
+    "efficientnet-lite0": "efficientnet",
+    "hf": "huggingface",
+    "onnx": "onnx_model",
+    "yt8m": "youtube8m",
+}
+_FORMS = {"hf": "hf:NAME_OR_FOLDER", "onnx": "onnx:MODEL.onnx"}  # of names with a colon
+_TRIAL_FRAME = (96, 160, 3)
 
 
 @dataclass(frozen=True)
@@ -71,3 +82,34 @@ def register(name: str) -> Callable[[Opener], Opener]:
         return opener
 
     return add
+
+
+def open_extractor(name: str, options: Options) -> Extractor:
+    """The extractor of a name, such as "yt8m" or "hf:FOLDER", tried on one frame and one second of sound.
+
+    Raises `UserError` for an unknown name, for packages and files that are missing or wrong, and for an extractor whose
+    features are not finite.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in _MODULES:
+        importlib.import_module(f"yt8m.films.extractors.{_MODULES[kind]}")
+    if kind not in EXTRACTORS:
+        names = sorted({*_MODULES, *EXTRACTORS})
+        known = ", ".join(_FORMS.get(known, known) for known in names)
+        hint = did_you_mean(kind, names)
+        raise UserError(f"extractor {name}: expected one of {known}" + (f" ({hint})" if hint else ""))
+    extractor = EXTRACTORS[kind](rest, options)
+    rng = np.random.default_rng(0)
+    rgb = extractor.encode_frames([rng.integers(0, 256, _TRIAL_FRAME, np.uint8)])
+    audio = extractor.encode_sound(rng.uniform(-0.1, 0.1, (1, SAMPLE_RATE)).astype(np.float32))
+    require_finite(name, rgb, audio)
+    return extractor
+
+
+def require_finite(name: str, *features: np.ndarray) -> None:
+    """Raise `UserError`, which names the extractor, for features that are not finite."""
+    if not all(np.isfinite(values).all() for values in features):
+        raise UserError(
+            f"extractor {name}: its features are not finite; its weights are damaged, or its settings (mean, std, "
+            "scale) are not those it was trained with"
+        )

@@ -56,12 +56,6 @@ class EfficientNetLite(LogMelExtractor):
             parts = [self._encode_many(frames[start : start + _BATCH]) for start in range(0, len(frames), _BATCH)]
         return np.concatenate(parts) if parts else np.empty((0, self.visual), np.float32)
 
-    def classify(self, frame: np.ndarray) -> np.ndarray:
-        """The logits (1000,) of the ImageNet classes for a frame."""
-        with torch.inference_mode(), exactly():
-            features = torch.from_numpy(self.encode_frames([frame])).to(self._device)
-            return self._network._fc(features)[0].cpu().numpy()  # pylint: disable=protected-access
-
     def _encode_many(self, frames: Sequence[np.ndarray]) -> np.ndarray:
         filled = [*frames, *[frames[-1]] * (_BATCH - len(frames))]
         return self._encode(filled)[: len(frames)]

@@ -90,13 +90,13 @@ class OnnxModel(LogMelExtractor):
         options.log_severity_level = 4
         try:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # pylint: disable=broad-exception-caught  # no common base class
+        except Exception as error:  # no common base class
             raise UserError(f"{path}: onnxruntime cannot read it ({first_line(error)})") from None
         self._input = _input(path, self._session, self._preprocessing.size)
         self._output = _output(path, self._session, self._preprocessing.output)
         try:
             shape = self._run(np.zeros((*self._preprocessing.size, 3), np.uint8)).shape
-        except Exception as error:  # pylint: disable=broad-exception-caught
+        except Exception as error:
             problem = f"cannot be run on a frame of size {self._preprocessing.size} ({first_line(error)})"
             raise UserError(f"{path}: {problem}; check size: in {path.with_suffix('.yaml')}") from None
         if len(shape) != 2 or shape[0] != 1 or not shape[1]:
@@ -145,7 +145,7 @@ def _weights(path: Path, name: str) -> dict[str, bytes | Path]:
     onnx = required_package("onnx", name, _REMEDY)
     try:
         graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # pylint: disable=broad-exception-caught  # protobuf's have no common base class
+    except Exception as error:  # protobuf's have no common base class
         raise UserError(f"{path}: not an ONNX model ({first_line(error)})") from None
     elsewhere = {
         entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from yt8m.common.errors import UserError, import_package
-from yt8m.films.extractors.base import SAMPLE_RATE, Extractor
+from yt8m.common.errors import import_package
+from yt8m.films.extractors.base import SAMPLE_RATE, Extractor, require_finite
 from yt8m.films.log_mel import BANDS, statistics
 
 Item = TypeVar("Item")
@@ -42,15 +42,6 @@ def one_by_one(items: Iterable[Item], width: int, encode: Callable[[Item], np.nd
     result = np.stack(vectors) if vectors else np.empty((0, width), np.float32)
     require_finite(name, result)
     return result
-
-
-def require_finite(name: str, *features: np.ndarray) -> None:
-    """Raise `UserError`, which names the extractor, for features that are not finite."""
-    if not all(np.isfinite(values).all() for values in features):
-        raise UserError(
-            f"extractor {name}: its features are not finite; its weights are damaged, or its settings (mean, std, "
-            "scale) are not those it was trained with"
-        )
 
 
 @contextmanager

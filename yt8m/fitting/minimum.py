@@ -1,4 +1,4 @@
-"""The least that a fit can learn from. Imports nothing heavy, for `--help`."""
+"""The minimum of data that a fit needs. Imports nothing heavy, for `--help`."""
 
 LEAST_CLASSES = 2
 LEAST_VIDEOS = 5  # with a class's label, and without it

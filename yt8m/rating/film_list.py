@@ -8,13 +8,13 @@ from yt8m.common.errors import Faults, UserError
 from yt8m.data.records import composed
 from yt8m.data.tables import read_table
 from yt8m.films.film_files import find_films, name_films
-from yt8m.films.film_folder import COLUMNS
+from yt8m.films.film_folder import FILMS_COLUMNS
 
 LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Film:
+class ListedFilm:
     """A film: `video_id` as in the features, `path` of the file, `name` relative to the folder, and duration in
     `seconds` from its first frame, which is on screen when the browser's player is at second `begins`."""
 
@@ -41,7 +41,7 @@ class Film:
         return path.resolve() if is_inside(path, folder) else None
 
 
-def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
+def list_films(folder: Path, listing: Path | None = None) -> list[ListedFilm]:
     """The films in a folder and its subfolders, sorted by name.
 
     `listing`: the table of films by `extract_features`, or None; other films get the ids that `extract_features` would
@@ -60,7 +60,8 @@ def list_films(folder: Path, listing: Path | None = None) -> list[Film]:
         if times is not None:
             seconds, begins = times
             _, listed_seconds = known.get(path, ("", seconds))
-            film = Film(ids[path], path, path.relative_to(root).as_posix(), min(seconds, listed_seconds), begins)
+            name = path.relative_to(root).as_posix()
+            film = ListedFilm(ids[path], path, name, min(seconds, listed_seconds), begins)
             copied = film_times(film.converted) if is_inside(film.converted, root) else None
             films.append(film if copied is None else replace(film, begins=copied[1]))
     if not films:
@@ -109,7 +110,7 @@ def film_times(path: Path) -> tuple[float, float] | None:
                 if packet is not None and packet.pts is not None and packet.time_base is not None
             ]
             return max(ends, default=0.0) - begins.file, begins.browser
-    except av.FFmpegError as error:  # pylint: disable=no-member  # of a compiled package
+    except av.FFmpegError as error:
         LOGGER.warning("%s: cannot be read as a film (%s); left out", path, error.strerror)
     except UserError as error:
         LOGGER.warning("%s; left out", error)
@@ -120,7 +121,7 @@ def _read_listing(path: Path) -> dict[Path, tuple[str, float]]:
     """Ids and seconds of the films of a listing, by absolute path."""
     known: dict[Path, tuple[str, float]] = {}
     faults = Faults(path)
-    for line, (video_id, name, text) in read_table(path, COLUMNS[:3]):
+    for line, (video_id, name, text) in read_table(path, FILMS_COLUMNS[:3]):
         try:
             seconds = float(text)
         except ValueError:

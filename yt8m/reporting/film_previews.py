@@ -95,7 +95,7 @@ def _picture_at(film: "av.container.InputContainer", video: "av.VideoStream", ti
 
     try:
         film.seek(round(time * av.time_base))
-    except av.FFmpegError as error:  # pylint: disable=no-member  # made when av is imported
+    except av.FFmpegError as error:
         LOGGER.debug("%s: second %g: %s", film.name, time, error)
     chosen = None
     for frame in Track(film, video).frames():
