@@ -91,7 +91,7 @@ def test_files_and_output_of_a_refit(command: Command, data_dir: Path, tmp_path:
     outcome = command(*line)
     assert outcome.status == 0, outcome.err
     folder = data_dir / "cache" / "segment" / "x_none"
-    said = f"{folder}: exported the weights of the last step 6, trained on all {len(rated(data_dir).shards)} shards"
+    said = f"{folder}: exported the weights of the last step 6, trained on {len(rated(data_dir).shards)} shards, none held out"
     assert said in outcome.err.splitlines()[-1]
     log = (folder / "train.log").read_text(encoding="utf-8")
     assert said in log and "evaluation" not in log
@@ -140,11 +140,11 @@ def test_one_shard_is_enough_also_for_the_range_test(command: Command, data_dir:
         shard.unlink()
     module, *line = arguments("agnostic", tmp_path, data_dir)
     refused = command(module, *line[:-1], 0)
-    assert refused.status == 2 and "1 shards cannot be split into 8 folds" in refused.err
+    assert refused.status == 2 and "1 shard cannot be split into 8 folds" in refused.err
     assert "--fold none, needs no folds" in refused.err
     outcome = command(module, *line)
     assert outcome.status == 0, outcome.err
-    assert "trained on all 1 shards" in outcome.err
+    assert "trained on 1 shard, none held out" in outcome.err
     tested = command("find_lr", *line[:2], "--fold", "none", "--data-dir", data_dir, "--device", "cpu", "--steps", 10)
     assert tested.status == 0, tested.err
     assert "ratings in 1 shard;" in tested.err

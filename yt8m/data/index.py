@@ -20,7 +20,7 @@ import joblib
 import numpy as np
 from helperbot.files import replacing
 
-from yt8m.common.errors import Faults, ForeignRecordError, RecordError, UserError, listed
+from yt8m.common.errors import Faults, ForeignRecordError, RecordError, UserError, counted, listed
 from yt8m.common.progress import Progress
 from yt8m.data.partitions import FOLD_SEED, N_FOLDS, NO_FOLD, SUFFIX, official_name
 from yt8m.data.records import (
@@ -132,7 +132,7 @@ def split_fold(index: Index, fold: int) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"--fold {fold}: folds are numbered 0 to {N_FOLDS - 1}")
     if n_shards < N_FOLDS:
         raise UserError(
-            f"{index.folder}: {n_shards} shards cannot be split into {N_FOLDS} folds; "
+            f"{index.folder}: {counted(n_shards, 'shard')} cannot be split into {N_FOLDS} folds; "
             f"at least {N_FOLDS} are needed; training on all of them, --fold {NO_FOLD}, needs no folds"
         )
     return fold_rows(n_shards, fold)

@@ -256,12 +256,18 @@ def read_labels(path: Path, ids: Mapping[str, str] | None = None) -> list[LabelR
     rows: dict[tuple[str, str], LabelRow] = {}
     for line, (video_id, label) in read_table(path, LABEL_COLUMNS):
         row = LabelRow(line, _id_of(video_id, ids), plain_label(label))
-        for column, value in (("vid", row.video_id), ("label", row.label)):
-            if not value:
-                faults.add(f"line {line}: {column} is empty")
+        _check_names(row, faults)
         rows.setdefault((row.video_id, row.label), row)
     faults.raise_any()
     return list(rows.values())
+
+
+def _check_names(row: LabelRow | RatingRow, faults: Faults) -> None:
+    for column, value in (("vid", row.video_id), ("label", row.label)):
+        if not value:
+            faults.add(f"line {row.line}: {column} is empty")
+    if not row.label.isprintable():
+        faults.add(f"line {row.line}: label {row.label!r} has a line break or another unprintable character")
 
 
 def _id_of(text: str, ids: Mapping[str, str] | None) -> str:
@@ -282,10 +288,8 @@ def read_ratings(path: Path, ids: Mapping[str, str] | None = None) -> list[Ratin
             faults.add(f"line {line}: start: expected a multiple of {SEGMENT_SECONDS} seconds, found {start_text!r}")
         if score not in (0, 1):
             faults.add(f"line {line}: score: expected 0 or 1, found {score_text!r}")
-        for column, value in (("vid", video_id), ("label", label)):
-            if not value.strip():
-                faults.add(f"line {line}: {column} is empty")
         row = RatingRow(line, _id_of(video_id, ids), start or 0, plain_label(label), int(score == 1))
+        _check_names(row, faults)
         before = rows.setdefault((row.video_id, row.start, row.label), row)
         if before.score != row.score:
             faults.add(f"line {line}: rates the segment and label of line {before.line} again, with another score")

@@ -44,8 +44,6 @@ def classes_of_films(
                 f"--classes {label}: no video of {source} has this label; {suggestion(label, sorted(known))}"
             )
     for row in rows:
-        if not row.label.isprintable():
-            raise UserError(f"{source}: line {row.line}: label {row.label!r} has unprintable characters")
         if row.video_id in own and (wanted is None or row.label.casefold() in chosen):
             own[row.video_id].append(row.label)
     strangers = list(dict.fromkeys(row.video_id for row in rows if row.video_id not in own))

@@ -37,7 +37,7 @@ from yt8m.common.devices import (
     resolve_half,
     resolve_workers,
 )
-from yt8m.common.errors import UserError
+from yt8m.common.errors import UserError, counted
 from yt8m.data.partitions import NO_FOLD
 from yt8m.data.records import RAISE, Damage
 from yt8m.models.model_files import WEIGHTS_NAME
@@ -208,7 +208,7 @@ def _choose_weights(folder: Path, experiment: Experiment[Any], bot: Bot, best: B
     """Load the weights to export into the experiment's model, at least in process 0; return a description of them."""
     if best is None:
         n_shards = len(experiment.training.dataset.index.shards)
-        return f"the last step {bot.step}, trained on all {n_shards} shards"
+        return f"the last step {bot.step}, trained on {counted(n_shards, 'shard')}, none held out"
     try:
         score, step, _ = best.best
     except LookupError as error:
