@@ -77,7 +77,7 @@ def _print_faults(faults: "list[RecordError]") -> None:
             first, *others = [error for error in foreign if error.path.parent == folder]
             print(first, *[f"{folder}: and {len(others):,} more"] * bool(others), sep="\n")
     if damage:
-        print(f"\ndamage, {len(damage)} records or remainders of shards:", *damage, sep="\n")
+        print(f"\ndamage, {len(damage)} records or ends of shards:", *damage, sep="\n")
         shards = sorted({error.path for error in damage if DOWNLOAD in error.what})
         if shards:
             print(f"\ndownload again, {counted(len(shards), 'shard')}:", *shards, sep="\n")

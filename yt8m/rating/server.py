@@ -72,7 +72,7 @@ class RatingServer:
         self.address = f"http://{place}/{token}/"
 
     def serve(self) -> None:
-        """PageState requests until `stop` or Ctrl-C."""
+        """Answer requests until `stop` or Ctrl-C."""
         self._server.serve_forever()
 
     def stop(self) -> None:
