@@ -25,7 +25,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 import yt8m
 from tests.browser import DESKTOP, PHONE, running_browser
 from tests.conftest import Outcome
-from tests.films import regular, tone, write_film
+from tests.films import CLOCK, regular, tone, write_film
 from tests.processes import run_command, start, wait_for
 from tests.shards import AUDIO, RGB, make_video, write_videos
 from tests.small_models import DBOF, NEXTVLAD, agnostic_folder, small_vocabulary, video_folder
@@ -361,14 +361,44 @@ def test_a_film_that_the_browser_cannot_play(films: Path, browser: Browser, tmp_
     assert film.played(folder) == Path(film.conversion[-1])
 
 
+@pytest.mark.parametrize("late", [0, 3])
+@pytest.mark.parametrize(
+    ("name", "codec", "clock"),
+    [
+        ("film.mp4", "libx264", CLOCK),
+        ("film.mkv", "libx264", CLOCK),
+        ("film.webm", "libvpx-vp9", CLOCK),
+        ("film.flv", "flv1", CLOCK),
+        ("film.wmv", "wmv2", CLOCK),
+        ("film.ts", "libx264", 90_000),
+    ],
+)
+def test_films_last_as_long_as_their_pictures(tmp_path: Path, name: str, codec: str, clock: int, late: int) -> None:
+    """However long their sound is."""
+    times = [late + time for time in regular(100, 10)]
+    write_film(tmp_path / name, times, codec=codec, rate=10, sound=tone(30), clock=clock)
+    (film,) = list_films(tmp_path)
+    assert film.seconds == pytest.approx(10, abs=0.01) and film.begins == pytest.approx(late, abs=0.05)
+    assert list_questions([film], [["dog"]])[0].starts.tolist() == [0, 5]
+
+
+def test_a_copy_begins_by_the_clock_of_other_players(tmp_path: Path) -> None:
+    """FFmpeg, which makes it, moves what begins first to 0."""
+    times = [8 + time for time in regular(70, 10)]
+    write_film(tmp_path / "film.ts", times, rate=10, sound=tone(9), sound_start=5, clock=90_000)
+    windows = make_windows(tmp_path, tmp_path / "ratings.csv", "dog")
+    assert windows.ask("w")["question"]["begins"] == pytest.approx(8, abs=0.05)
+    (film,) = list_films(tmp_path)
+    shutil.copyfile(film.path, film.converted)  # while the page is open
+    assert windows.ask("w")["question"]["begins"] == pytest.approx(3, abs=0.05)
+
+
 def test_a_film_whose_pictures_begin_late(browser: Browser, tmp_path: Path) -> None:
     """Second 0 is its first frame, as for its features; its sound begins earlier and ends later."""
     folder = tmp_path / "films"
     times = [3 + time for time in regular(70, 10)]
     for name, codec in (("late.mp4", "libx264"), ("late.webm", "libvpx-vp9")):
-        write_film(folder / name, times, codec=codec, rate=10, sound=tone(10 if codec == "libvpx-vp9" else 30))
-    for film in list_films(folder):
-        assert film.seconds == pytest.approx(7, abs=0.05) and film.begins == pytest.approx(3, abs=0.01)
+        write_film(folder / name, times, codec=codec, rate=10, sound=tone(30))
     with serving(make_windows(folder, tmp_path / "ratings.csv", "dog"), folder) as address:
         tab = Tab(browser.new_context(), address)
         for _ in range(2):

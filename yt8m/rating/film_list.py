@@ -1,8 +1,10 @@
 """The films of a folder: their ids, durations, and the files for the browser."""
 
 import logging
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from yt8m.common.errors import Faults, UserError
 from yt8m.data.records import composed
@@ -16,13 +18,15 @@ LOGGER = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class ListedFilm:
     """A film: `video_id` as in the features, `path` of the file, `name` relative to the folder, and duration in
-    `seconds` from its first frame, which is on screen when the browser's player is at second `begins`."""
+    `seconds` from its first frame, which is on screen when the browser's player is at second `begins`, or `copy_begins`
+    of a copy that browsers play."""
 
     video_id: str
     path: Path
     name: str
     seconds: float
     begins: float = 0.0
+    copy_begins: float = 0.0
 
     @property
     def converted(self) -> Path:
@@ -34,6 +38,11 @@ class ListedFilm:
         """The command that makes the copy."""
         codecs = "-c:v", "libx264", "-pix_fmt", "yuv420p", "-c:a", "aac"
         return ("ffmpeg", "-i", str(self.path), *codecs, str(self.converted))
+
+    @property
+    def played_begins(self) -> float:
+        """The browser's time at the first frame of the file to play, see `played`."""
+        return self.copy_begins if self.converted.exists() else self.begins
 
     def played(self, folder: Path) -> Path | None:
         """The file to play, the copy if it exists; None if it is missing or outside `folder`."""
@@ -58,12 +67,10 @@ def list_films(folder: Path, listing: Path | None = None) -> list[ListedFilm]:
     for path in paths:
         times = film_times(path)
         if times is not None:
-            seconds, begins = times
-            _, listed_seconds = known.get(path, ("", seconds))
+            _, listed_seconds = known.get(path, ("", times.seconds))
+            seconds = min(times.seconds, listed_seconds)
             name = path.relative_to(root).as_posix()
-            film = ListedFilm(ids[path], path, name, min(seconds, listed_seconds), begins)
-            copied = film_times(film.converted) if is_inside(film.converted, root) else None
-            films.append(film if copied is None else replace(film, begins=copied[1]))
+            films.append(ListedFilm(ids[path], path, name, seconds, times.begins, times.copy_begins))
     if not films:
         raise UserError(f"--videos {folder}: no readable film in it")
     return films
@@ -81,12 +88,17 @@ def _is_own(path: Path, folder: Path) -> bool:
     return own
 
 
-def film_times(path: Path) -> tuple[float, float] | None:
-    """The seconds from a film's first frame to its end, and the browser's time at the first frame.
+class FilmTimes(NamedTuple):
+    """The `seconds` from a film's first frame to its last one's end; the others as in `ListedFilm`."""
 
-    None, with a warning, for an unreadable file or one without moving pictures.
-    """
-    from yt8m.films.container import Track, find_beginning, open_container
+    seconds: float
+    begins: float
+    copy_begins: float
+
+
+def film_times(path: Path) -> FilmTimes | None:
+    """The times of a film; None, with a warning, for an unreadable file or one without moving pictures."""
+    from yt8m.films.container import find_beginning, open_container
     from yt8m.films.decoding import find_pictures
     from yt8m.films.pyav import av
 
@@ -95,26 +107,36 @@ def film_times(path: Path) -> tuple[float, float] | None:
             if not container.streams.video:
                 LOGGER.warning("%s: has no moving pictures; left out", path)
                 return None
-            stream = find_pictures(container, path)
-            begins = find_beginning(container, stream)
-            if stream.duration is not None and stream.time_base is not None:  # sound may be longer
-                return float(stream.duration * stream.time_base), begins.browser
-            if container.duration is not None:
-                from_zero = container.format.name.startswith("matroska")  # others: from the first picture or sound
-                late = begins.file if from_zero else begins.player
-                return container.duration / av.time_base - late, begins.browser
-        with open_container(path) as container:
-            ends = [
-                float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                for packet in Track(container, find_pictures(container, path)).packets()
-                if packet is not None and packet.pts is not None and packet.time_base is not None
-            ]
-            return max(ends, default=0.0) - begins.file, begins.browser
+            begins = find_beginning(container, find_pictures(container, path))
+        return FilmTimes(round(_end_of_pictures(path) - begins.file, 2), begins.browser, begins.player)
     except av.FFmpegError as error:
         LOGGER.warning("%s: cannot be read as a film (%s); left out", path, error.strerror)
     except UserError as error:
         LOGGER.warning("%s; left out", error)
     return None
+
+
+def _end_of_pictures(path: Path) -> float:
+    """The end of a film's last frame by the file's clock; 0 if its frames have no times."""
+    from yt8m.films.container import Track, open_container
+    from yt8m.films.decoding import find_pictures
+    from yt8m.films.pyav import av
+
+    for from_the_end in (True, False):  # if seeking led nowhere, the whole file is read
+        with open_container(path) as container:
+            stream = find_pictures(container, path)
+            if from_the_end and container.duration is not None:
+                with suppress(av.FFmpegError):
+                    container.seek((container.start_time or 0) + container.duration)  # the last keyframe before it
+            interval = 1 / stream.guessed_rate if stream.guessed_rate else 0
+            ends = [
+                float(packet.pts * packet.time_base + ((packet.duration or 0) * packet.time_base or interval))
+                for packet in Track(container, stream).packets()
+                if packet is not None and packet.pts is not None and packet.time_base is not None
+            ]
+        if ends:
+            return max(ends)
+    return 0.0
 
 
 def _read_listing(path: Path) -> dict[Path, tuple[str, float]]:

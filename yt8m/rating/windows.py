@@ -173,7 +173,7 @@ class RatingWindows:
             "name": self.films[film].name,
             "start": start,
             "end": start + SEGMENT_SECONDS,
-            "begins": self.films[film].begins,
+            "begins": self.films[film].played_begins,
             "class": self.names[label],
         }
 

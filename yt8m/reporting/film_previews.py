@@ -29,13 +29,14 @@ _JPEG_QUANTIZER = 6  # from 2 (best) to 31; about 5 KB per picture
 
 @dataclass(frozen=True)
 class FilmLook:
-    """JPEG `pictures` of a film by second, its `format` as text, whether it has moving pictures, and the second of
-    browsers' clock at which it `begins`. Empty for an unreadable file."""
+    """JPEG `pictures` of a film by second, its `format` as text, whether it has moving pictures, and the time of
+    browsers' clock at second 0: `begins`, and `copy_begins` of a copy by FFmpeg. Empty for an unreadable file."""
 
     pictures: dict[float, bytes] = field(default_factory=dict)
     format: str = ""
     is_visual: bool = True
     begins: float = 0.0
+    copy_begins: float = 0.0
 
     def address(self, second: float) -> str | None:
         """The picture at a second, as a data URL."""
@@ -82,7 +83,7 @@ def look_into(path: Path, seconds: Sequence[float]) -> FilmLook:
             begins = find_beginning(film, video)
             pictures = {second: _picture_at(film, video, begins.file + second) for second in sorted(set(seconds))}
             known = {second: picture for second, picture in pictures.items() if picture is not None}
-            return FilmLook(known, kind, begins=round(begins.browser, 6))
+            return FilmLook(known, kind, True, round(begins.browser, 6), round(begins.player, 6))
     except UserError as error:
         LOGGER.warning("%s; the page has no pictures of it", error)
         return FilmLook()
@@ -136,6 +137,7 @@ def film_source(film: Path, page: Path, look: FilmLook) -> dict[str, Any]:
         "format": look.format,
         "visual": look.is_visual,
         "begins": look.begins,
+        "copy_begins": look.copy_begins,
         "convert": f"ffmpeg -i {shlex.quote(film.name)} -c:v libx264 -pix_fmt yuv420p -c:a aac -movflags +faststart "
         f"{shlex.quote(film.stem + '-for-browsers.mp4')}",
     }

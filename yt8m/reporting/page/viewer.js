@@ -1,7 +1,8 @@
 // A film's timeline, under a player. A film is {
 //   name, seconds,
-//   source: null, or { file, name, format, visual, begins, convert } (a relative address, the player's time at second 0,
-//           and the command for a copy that browsers play), or { youtube, embed } (an id, and whether to embed the player),
+//   source: null, or { file, name, format, visual, begins, copy_begins, convert } (a relative address, the player's time at
+//           second 0, of the film and of a copy that browsers play, and the command for the copy), or { youtube, embed }
+//           (an id, and whether to embed the player),
 //   rows: [{ name, start, values, spans, marks }], one per class: `values` are the probabilities of its segments from
 //         second `start` on, or null; a span is { start, end, mean, highest, at, below, picture }, `below` if it does not
 //         reach the threshold; a mark is { start, positive }, a rated segment }.
@@ -345,7 +346,8 @@ function createViewer(everywhere) {
   }
 
   function openFile(address, name, source) {
-    return filePlayer(stage, address, name, film.source?.begins ?? 0, moved, (entirely) => {
+    const begins = name === film.source?.name ? film.source.begins : film.source?.copy_begins;
+    return filePlayer(stage, address, name, begins ?? 0, moved, (entirely) => {
       if (!entirely && source?.visual === false) return;
       const kind = source?.format ? ` (${source.format})` : "";
       tellOfPlayer(entirely
