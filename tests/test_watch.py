@@ -300,6 +300,27 @@ def test_films_that_a_browser_cannot_play_are_named(opened: OpenPage) -> None:
     expect(note).to_be_hidden()
 
 
+def test_a_chosen_copy_plays_by_its_own_clock(browser: Browser, tmp_path: Path) -> None:
+    """FFmpeg, which makes it, moves what begins first to 0."""
+    times = [8 + time for time in regular(100, 10)]
+    film = write_timed_film(tmp_path / "film.ts", times, rate=10, clock=90_000, sound=tone(10), sound_start=5)
+    values = np.full((10, 6), 0.1)
+    values[4, 0] = 0.9
+    found = find_spans("film", 10, values, VOCABULARY, Query(None, 1, 0.5), 1)
+    write_watch_page(tmp_path / "page.html", [FilmAnswer(found, film)])
+    copy = tmp_path / "film-for-browsers.mp4"
+    write_timed_film(copy, [time - 5 for time in times], rate=10, sound=tone(10))
+    page = OpenPage(browser, tmp_path / "page.html", viewport=DESKTOP).page
+    expect(page.locator("#convert-line")).to_contain_text(copy.name)
+    page.keyboard.press("n")
+    with page.expect_file_chooser() as chooser:
+        page.click("#choose-file")
+    chooser.value.set_files(copy)
+    wait_for(page, "Math.abs(document.querySelector('video')?.currentTime - 7) < 0.1")
+    expect(page.locator("#now")).to_contain_text("0:04 of 0:10")
+    page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_fits_a_phone_in_light_and_dark(browser: Browser, folder: Path, scheme: str) -> None:
     opened = OpenPage(browser, folder / "page.html", viewport=PHONE, color_scheme=scheme)
