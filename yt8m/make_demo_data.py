@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     """Write shards, the vocabulary, and the test set's `truth.csv` and `test_labels.csv`. Raises `UserError`."""
     from yt8m.common.errors import UserError
-    from yt8m.making.demo_data import Sizes, World, write_demo_data
+    from yt8m.making.demo_data import DemoSizes, World, write_demo_data
 
     if args.min_seconds > args.max_seconds:
         raise UserError(f"--min-seconds {args.min_seconds} is more than --max-seconds {args.max_seconds}")
@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
         if (args.data_dir / name).exists():
             raise UserError(f"{args.data_dir / name}: exists already; remove it or choose another --data-dir")
     videos = args.train_videos, args.valid_videos, args.rated_videos, args.test_videos
-    sizes = Sizes(videos, args.shard_videos, (args.min_seconds, args.max_seconds))
+    sizes = DemoSizes(videos, args.shard_videos, (args.min_seconds, args.max_seconds))
     n_ratings = write_demo_data(args.data_dir, World(args.classes, args.seed), sizes)
     print(f"{args.data_dir}: {sum(videos)} videos, {args.classes} rated classes, {n_ratings} test ratings")
 

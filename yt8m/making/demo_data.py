@@ -178,8 +178,8 @@ def _video_id(seed: int, number: int) -> str:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of a data set: videos in each of `PARTITIONS`, videos per shard, and the range of their lengths."""
+class DemoSizes:
+    """Sizes of a demo: videos in each of `PARTITIONS`, videos per shard, and the range of their lengths."""
 
     videos: tuple[int, int, int, int]
     shard_videos: int
@@ -201,7 +201,7 @@ class _TestSet:
         self.labels += [(video.video_id, label) for label in video.labels]
 
 
-def write_demo_data(data_dir: Path, world: World, sizes: Sizes) -> int:
+def write_demo_data(data_dir: Path, world: World, sizes: DemoSizes) -> int:
     """Write the shards, `vocabulary.csv`, and the test set's `truth.csv` and `test_labels.csv`.
 
     Returns the number of test ratings.
