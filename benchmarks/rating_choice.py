@@ -121,7 +121,7 @@ class Trial:
         command("train_video", config, *options, "--data-dir", self.folder)
         self._write_pool()
         self._make_records(self.folder / "pool-records", "segment/test")
-        films = [ListedFilm(video.video_id, Path(), "", float(len(video.frames))) for video in self.pool]
+        films = [ListedFilm(video.video_id, Path(video.video_id), "", float(len(video.frames))) for video in self.pool]
         labels = World(self.seed).labels
         classes = [[str(label) for label in labels[video.classes].tolist()] for video in self.pool]
         judge = SegmentJudge(self.base, "cpu")
