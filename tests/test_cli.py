@@ -17,6 +17,7 @@ import sys
 import termios
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +36,7 @@ from yt8m.__main__ import COMMANDS, GROUPS, build_command_parser
 from yt8m.__main__ import main as yt8m
 from yt8m.cli import run
 from yt8m.common.errors import UserError, counted
-from yt8m.common.exits import STATUSES
+from yt8m.common.exits import STATUSES, Terminated, raised_terminations
 
 Command = Callable[..., Outcome]
 PACKAGE = Path(importlib.import_module("yt8m").__file__ or "").parent
@@ -547,3 +548,47 @@ def test_other_save_intervals_are_refused(text: str, command: Command, tmp_path:
         "argument --save-every: expected a number of steps, such as 500, or a time, such as 30s, 10m or 2h, "
         f"both above 0, found {text!r}"
     )
+
+
+def test_a_second_signal_ends_a_command_at_once() -> None:
+    """The first raises, so that the command cleans up; the second acts as before the block, here by default."""
+    code = (
+        "import os, signal, sys\n"
+        "from yt8m.common.exits import raised_terminations\n"
+        "with raised_terminations():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    finally:\n"
+        "        print('cleaning up', flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGHUP)\n"
+        "        print('still there', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGHUP, "cleaning up\n", "")
+
+
+def test_signals_raise_in_nested_blocks_and_never_outside() -> None:
+    heard: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        heard.append(number)
+
+    def handler_within() -> object:
+        with raised_terminations():
+            return signal.getsignal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        with raised_terminations():
+            with pytest.raises(Terminated), raised_terminations():
+                os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(ValueError), raised_terminations():
+                raise ValueError
+            with pytest.raises(Terminated) as ended:
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == note
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(handler_within).result() == note  # only the main thread can handle signals
+        assert not heard
+    finally:
+        signal.signal(signal.SIGTERM, before)
