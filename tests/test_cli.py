@@ -584,11 +584,11 @@ def test_signals_raise_in_nested_blocks_and_never_outside() -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             with pytest.raises(ValueError), raised_terminations():
                 raise ValueError
-            with pytest.raises(Terminated) as ended:
+            with pytest.raises(Terminated) as outer:
                 os.kill(os.getpid(), signal.SIGTERM)
-        assert ended.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) == note
+        assert outer.value.code == 128 + signal.SIGTERM and signal.getsignal(signal.SIGTERM) is note
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(handler_within).result() == note  # only the main thread can handle signals
+            assert pool.submit(handler_within).result() is note  # only the main thread can handle signals
         assert not heard
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -377,7 +377,7 @@ def test_films_last_as_long_as_their_pictures(tmp_path: Path, name: str, codec: 
     """However long their sound is."""
     times = [late + time for time in regular(100, 10)]
     write_film(tmp_path / name, times, codec=codec, rate=10, sound=tone(30), clock=clock)
-    (film,) = list_films(tmp_path)
+    film = list_films(tmp_path)[0]
     assert film.seconds == pytest.approx(10, abs=0.01) and film.begins == pytest.approx(late, abs=0.05)
     assert list_questions([film], [["dog"]])[0].starts.tolist() == [0, 5]
 
@@ -388,7 +388,7 @@ def test_a_copy_begins_by_the_clock_of_other_players(tmp_path: Path) -> None:
     write_film(tmp_path / "film.ts", times, rate=10, sound=tone(9), sound_start=5, clock=90_000)
     windows = make_windows(tmp_path, tmp_path / "ratings.csv", "dog")
     assert windows.ask("w")["question"]["begins"] == pytest.approx(8, abs=0.05)
-    (film,) = list_films(tmp_path)
+    film = list_films(tmp_path)[0]
     shutil.copyfile(film.path, film.converted)  # while the page is open
     assert windows.ask("w")["question"]["begins"] == pytest.approx(3, abs=0.05)
 
