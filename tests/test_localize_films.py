@@ -210,6 +210,9 @@ def test_nothing_but_damage_is_an_error(localize: Command, tmp_path: Path, caplo
             (line,) = outcome.err.splitlines()
             assert f"{where}: all videos are left out because of damage; copy or download them again" in line
     assert not output.exists() and not page.exists()
+    write_film(tmp_path / "fine.mp4", regular(50, 10), rate=10)
+    (line,) = localize(tmp_path, *skip, "--videos", "broken").err.splitlines()
+    assert f"{broken}: all videos are left out because of damage" in line
     assert "left out because of damage: 2 records, ends of shards or films, all named above, of 2 files" in caplog.text
 
 

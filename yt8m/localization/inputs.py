@@ -314,6 +314,7 @@ def localize_all(
                 raise UserError(f"--videos {video_id}: no such video in {where}; {suggestion(video_id, sorted(there))}")
         chosen = [[video_id for video_id in wanted if video_id in own] for own in known]
     used = [(own, ids) for own, ids in zip(inputs, chosen) if ids]
+    asked = inputs if video_ids is None else [own for own, _ in used]
     LOGGER.info(
         "localizing in %s with %s on %s",
         counted(sum(len(ids) for _, ids in used), "video"),
@@ -321,7 +322,7 @@ def localize_all(
         localizer.predictor.computation.device,
     )
     ways = [own.answers(localizer, query, ids) for own, ids in used]  # checks widths before the first answer
-    return sum(len(ids) for _, ids in used), _some(chain.from_iterable(ways), inputs)
+    return sum(len(ids) for _, ids in used), _some(chain.from_iterable(ways), asked)
 
 
 def _some(answers: Iterable[Answer], inputs: Sequence[Input]) -> Iterator[Answer]:
