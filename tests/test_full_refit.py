@@ -91,7 +91,8 @@ def test_files_and_output_of_a_refit(command: Command, data_dir: Path, tmp_path:
     outcome = command(*line)
     assert outcome.status == 0, outcome.err
     folder = data_dir / "cache" / "segment" / "x_none"
-    said = f"{folder}: exported the weights of the last step 6, trained on {len(rated(data_dir).shards)} shards, none held out"
+    shards = f"{len(rated(data_dir).shards)} shards"
+    said = f"{folder}: exported the weights of the last step 6, trained on {shards}, none held out"
     assert said in outcome.err.splitlines()[-1]
     log = (folder / "train.log").read_text(encoding="utf-8")
     assert said in log and "evaluation" not in log
