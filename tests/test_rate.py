@@ -818,7 +818,7 @@ def test_labels_and_ratings_of_other_films_are_named(
     outcome = command("rate", *arguments)
     assert outcome.status == 0 and ratings.read_bytes() == before
     assert [record.message for record in caplog.records] == [
-        f"{labels}: labels of 1 video without a film here are not used: garden.mp4 (did you mean garden?)",
+        f"{labels}: has labels of 1 video without a film here: garden.mp4 (did you mean garden?)",
         f"{ratings}: has ratings of 1 video without a film here: garden.mp4 (did you mean garden?)",
         f"{ratings}: 2 ratings beyond the end of a film: garden at 100, street at 500",
     ]

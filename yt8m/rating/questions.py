@@ -53,13 +53,7 @@ def classes_of_films(
             f"{source}: has no label of any film; the films' ids are {listed(list(own))}, those in the table "
             f"{listed(list(dict.fromkeys(row.video_id for row in rows)))}"
         )
-    if strangers:
-        LOGGER.warning(
-            "%s: labels of %s without a film here are not used: %s",
-            source,
-            counted(len(strangers), "video"),
-            with_suggestions(strangers, own),
-        )
+    _warn_of_strangers("labels", strangers, own, source)
     if bare:
         LOGGER.info("%s without a label in %s left out: %s", counted(len(bare), "film"), source, listed(bare))
     return [own[film.video_id] for film in films]
@@ -82,15 +76,17 @@ def check_other_ratings(
     seconds = {film.video_id: film.seconds for film in films}
     strangers = list(dict.fromkeys(video_id for video_id, _, _ in keys if video_id not in seconds))
     late = [f"{video_id} at {start}" for video_id, start, _ in keys if start >= seconds.get(video_id, np.inf)]
-    if strangers:
-        LOGGER.warning(
-            "%s: has ratings of %s without a film here: %s",
-            source,
-            counted(len(strangers), "video"),
-            with_suggestions(strangers, seconds),
-        )
+    _warn_of_strangers("ratings", strangers, seconds, source)
     if late:
         LOGGER.warning("%s: %s beyond the end of a film: %s", source, counted(len(late), "rating"), listed(late))
+
+
+def _warn_of_strangers(what: str, strangers: Sequence[str], known: Collection[str], source: Path | None) -> None:
+    if strangers:
+        videos = counted(len(strangers), "video")
+        LOGGER.warning(
+            "%s: has %s of %s without a film here: %s", source, what, videos, with_suggestions(strangers, known)
+        )
 
 
 @dataclass(frozen=True)
